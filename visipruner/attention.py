@@ -1,0 +1,177 @@
+"""Attention by plan, and one query's attention row, on any backend and without an N x N matrix.
+
+A plan says, span of queries by span of queries, which keys are scored and whose values are zeroed or
+replaced. Zeroing a weight after softmax is attention with that key's value zeroed; merging weights
+into one token is attention with the values replaced by that token's. So each span is one ordinary
+scaled_dot_product_attention.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface
+from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
+
+from visipruner.layout import Range
+
+PLANNED = "visipruner_plan"  # the name under which transformers finds `planned_attention`
+
+
+@dataclass(frozen=True)
+class Span:
+    """Queries that share a rule. All ranges index the rows that the layer computes.
+
+    A key is visible to a query when it is among `keys` and not later than the query.
+    """
+
+    queries: tuple[Range, ...]
+    keys: tuple[Range, ...]
+    zeroed: tuple[Range, ...] = ()  # scored, but their values count as nothing
+    merged: tuple[Range, ...] = ()  # scored, but their values are that of row `merge_into`
+    merge_into: int = 0
+
+    @property
+    def scored_pairs(self) -> int:
+        """Pairs as a full rectangle: what a kernel without causal skipping computes."""
+        return size(self.queries) * size(self.keys)
+
+
+Plan = tuple[Span, ...]
+
+
+def size(ranges: tuple[Range, ...]) -> int:
+    return sum(stop - start for start, stop in ranges)
+
+
+def rows_of(ranges: tuple[Range, ...], device=None) -> Tensor:
+    """The row numbers in `ranges`, one after the other."""
+    return torch.cat([torch.arange(start, stop, device=device) for start, stop in ranges])
+
+
+def visible_visual_pairs(plan: Plan, visual: Tensor) -> int:
+    """Causal query-key pairs of the plan with a visual member.
+
+    Args:
+        visual: (rows,) bool on the CPU.
+    """
+    total = 0
+    for span in plan:
+        queries, keys = rows_of(span.queries), rows_of(span.keys)
+        seen = torch.searchsorted(keys, queries, right=True)  # keys not later than the query
+        visual_keys = torch.cat([torch.zeros(1, dtype=torch.long), visual[keys].cumsum(0)])
+        total += int(torch.where(visual[queries], seen, visual_keys[seen]).sum())
+    return total
+
+
+def planned_attention(
+    module, query, key, value, attention_mask, scaling, attention_plan: Plan = (), **kwargs
+) -> tuple[Tensor, None]:
+    """Attention function in transformers' sense. The plan carries causality; the mask is not read.
+
+    Args:
+        query: (1, heads, rows, head width); key and value: (1, kv heads, rows, head width).
+
+    Returns:
+        (1, rows, heads, head width), and None in place of weights.
+    """
+    groups = query.shape[1] // key.shape[1]
+    output = torch.empty_like(query)
+    for span in attention_plan:
+        span_key = _take(key, span.keys).repeat_interleave(groups, dim=1)
+        span_value = _values(value, span).repeat_interleave(groups, dim=1)
+        result = scaled_dot_product_attention(
+            _take(query, span.queries),
+            span_key,
+            span_value,
+            scale=scaling,
+            **_causality(span, query.device),
+        )
+        done = 0
+        for start, stop in span.queries:
+            output[:, :, start:stop] = result[:, :, done : done + stop - start]
+            done += stop - start
+    return output.transpose(1, 2), None
+
+
+# transformers' public door for attention functions. Only layers whose config names PLANNED use it;
+# masks are still made by the model's own backend, whose name stays in the model's config.
+AttentionInterface.register(PLANNED, planned_attention)
+
+
+def _take(states: Tensor, ranges: tuple[Range, ...]) -> Tensor:
+    if len(ranges) == 1:
+        return states[:, :, slice(*ranges[0])]
+    return torch.cat([states[:, :, start:stop] for start, stop in ranges], dim=2)
+
+
+def _values(value: Tensor, span: Span) -> Tensor:
+    if span.zeroed or span.merged:
+        carrier = value[:, :, span.merge_into : span.merge_into + 1].clone()
+        value = value.clone()
+        for start, stop in span.zeroed:
+            value[:, :, start:stop] = 0
+        for start, stop in span.merged:
+            value[:, :, start:stop] = carrier
+    return _take(value, span.keys)
+
+
+def _causality(span: Span, device) -> dict:
+    """How sdpa is told who sees whom: a mask only where nothing cheaper says the same."""
+    if span.queries == span.keys:
+        return {"is_causal": True}
+    if span.keys[-1][1] <= span.queries[0][0] + 1:  # no key is later than the first query
+        return {}
+    mask = rows_of(span.queries, device)[:, None] >= rows_of(span.keys, device)[None, :]
+    return {"attn_mask": mask}
+
+
+def attention_row(
+    attention, hidden: Tensor, position_embeddings: tuple[Tensor, Tensor], key: Tensor
+) -> Tensor:
+    """Softmax weights of the last token over all keys, in float32, whatever the backend.
+
+    Args:
+        attention: a Llama-like attention module; `q_proj` is called, never read (it may be 4-bit).
+        hidden: (1, rows, width), the module's input.
+        position_embeddings: cosine and sine, (1, rows, head width).
+        key: (1, kv heads, rows, head width), rotated, from the cache.
+
+    Returns:
+        (heads, rows).
+    """
+    head_width = key.shape[-1]
+    last = hidden[:, -1:]
+    query = attention.q_proj(last).view(1, 1, -1, head_width).transpose(1, 2)
+    cos, sin = (part[:, -1:].to(query.device) for part in position_embeddings)
+    query, _ = apply_rotary_pos_emb(query, query, cos, sin)
+    kv_heads = key.shape[1]
+    query = query.float().view(kv_heads, -1, head_width)  # (kv heads, group, head width)
+    scores = query @ key[0].float().transpose(1, 2) * attention.scaling
+    return scores.softmax(-1).flatten(0, 1)
+
+
+def influence(weights: Tensor, value: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The influence test: what the last token's attention output loses without each row.
+
+    O is the concatenation over heads of the weighted values, before o_proj; O'_j is O with row j's
+    weight set to zero and nothing renormalised. All in float32. Source: arXiv 2510.17205.
+
+    Args:
+        weights: (heads, keys); value: (1, kv heads, keys, head width); rows: (tested,).
+
+    Returns:
+        cosine(O, O'_j) and ||O - O'_j||_2, each (tested,), and ||O||_2, a scalar.
+    """
+    value = value[0].float()
+    heads, kv_heads = weights.shape[0], value.shape[0]
+    grouped = weights.view(kv_heads, heads // kv_heads, -1)
+    output = (grouped @ value).flatten(0, 1)  # (heads, head width)
+    part = grouped[:, :, rows, None] * value[:, None, rows]  # (kv heads, group, tested, head width)
+    part = part.flatten(0, 1).transpose(0, 1).flatten(1)  # (tested, heads * head width)
+    output = output.flatten()
+    cos = torch.cosine_similarity(output[None], output[None] - part, dim=-1)
+    return cos, part.norm(dim=-1), output.norm()

@@ -1,0 +1,405 @@
+"""prune(): hooks on a stock model. The only file that knows transformers' layers, caches and masks."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import SimpleNamespace
+
+import torch
+from torch import Tensor, nn
+from transformers.cache_utils import DynamicLayer
+
+from visipruner.attention import PLANNED, attention_row, influence, visible_visual_pairs
+from visipruner.layout import TokenLayout
+from visipruner.methods.base import LayerInput, PruningMethod
+from visipruner.trace import NOBODY, Cut, Influence, LayerRecord, PruningTrace, Selection
+
+
+@contextmanager
+def prune(
+    model: nn.Module,
+    method: PruningMethod,
+    layout: TokenLayout,
+    *,
+    on_layer: Callable[[LayerRecord], None] | None = None,
+    probe: bool = False,
+) -> Iterator[PruningTrace]:
+    """Prune one prompt while it runs through `model`, by `generate()` or a bare forward loop.
+
+    Hidden states are cut between layers, caches become shorter, positions stay true. When the block
+    ends, also by an exception, the model is as before.
+
+    Args:
+        model: a loaded Llama-like causal LM or LLaVA of transformers, on any attention backend.
+        method: which tokens to drop; `PruningMethod()` drops none and only keeps the trace.
+        layout: of the one prompt that will run.
+        on_layer: called after every layer in prefill; an exception that it raises stops the run.
+        probe: run the influence test after every layer, whatever the method does.
+
+    Raises:
+        ValueError: for what cannot be pruned exactly: a batch, left padding, a prompt in pieces, a
+            second prompt, another `prune` on the same model, a cache that cannot be shortened.
+    """
+    decoder = _decoder_of(model)
+    run = _Run(model, decoder, method, layout, on_layer, probe)
+    try:
+        run.install()
+        yield run.trace
+    finally:
+        run.remove()
+
+
+def _decoder_of(model: nn.Module) -> nn.Module:
+    """The stack of decoder layers inside a causal LM or a LLaVA."""
+    decoder = model.get_decoder() if hasattr(model, "get_decoder") else model
+    decoder = getattr(decoder, "language_model", decoder)
+    attention = getattr(decoder, "layers", [None])[0]
+    attention = getattr(attention, "self_attn", None)
+    parts = ("q_proj", "k_proj", "v_proj", "scaling")
+    if not hasattr(decoder, "rotary_emb") or not all(hasattr(attention, p) for p in parts):
+        raise ValueError(
+            f"{type(model).__name__} is not a Llama-like model: its layers have no separate q, k and "
+            "v projections with rotary positions."
+        )
+    if hasattr(attention, "q_norm"):
+        raise ValueError(f"{type(model).__name__} normalises its queries; that is not supported.")
+    return decoder
+
+
+@dataclass(frozen=True)
+class LayerView(LayerInput):
+    """What a method may look at after a layer (or, at the door, before the first)."""
+
+    hidden: Tensor  # (1, rows, width): the layer's output, or the embeddings at the door
+    attention: nn.Module | None = None
+    attention_input: tuple | None = None  # normed hidden states and (cosine, sine)
+    cache: DynamicLayer | None = None
+
+    @property
+    def keys(self) -> Tensor:
+        """(1, kv heads, rows, head width), rotated."""
+        return self.cache.keys
+
+    @property
+    def values(self) -> Tensor:
+        """(1, kv heads, rows, head width)."""
+        return self.cache.values
+
+    def attention_row(self) -> Tensor:
+        """(heads, rows) float32: softmax weights of the last prompt token in this layer."""
+        hidden, position_embeddings = self.attention_input
+        row = attention_row(self.attention, hidden, position_embeddings, self.keys)
+        heads, rows = row.shape
+        query_width = heads * self.keys.shape[-1]
+        self.record.probe_flops += 2 * query_width * (hidden.shape[-1] + rows)
+        return row
+
+    def influence(self) -> Influence:
+        """The influence test on every visual token present; also noted in the layer's record."""
+        if self.record.influence is None:
+            row = self.attention_row()
+            visual = self.visual_rows.to(row.device)
+            cos, l2, norm = influence(row, self.values, visual)
+            self.record.probe_flops += 2 * row.numel() * self.values.shape[-1]
+            # One copy to the host per tested layer: the decision needs the numbers there.
+            cos, l2, norm = torch.cat([cos, l2, norm[None]]).cpu().split([len(cos), len(l2), 1])
+            self.record.influence = Influence(
+                self.patches.tolist(), cos.tolist(), l2.tolist(), norm.item()
+            )
+        return self.record.influence
+
+
+class _Run:
+    """One prompt's life: hooks in, prefill, decode steps, hooks out."""
+
+    def __init__(self, model, decoder, method, layout, on_layer, probe):
+        self.model, self.decoder, self.method, self.layout = model, decoder, method, layout
+        self.on_layer, self.probe = on_layer, probe
+        self.trace = PruningTrace.begin(method.name, method.settings, layout)
+        self.memory = SimpleNamespace()
+        self.handles: list = []
+        self.stock_configs: dict[nn.Module, object] = {}  # attention modules whose config is swapped
+        self.cache = None  # the Cache object of this prompt
+        self.started = False
+        self.steps = 0
+        self.positions = torch.arange(layout.length)  # of the rows that the next layer computes
+        self.rows: list[Tensor] = []  # per layer, positions of the rows that it computed
+        self.compact = False
+        self.next_position: list[int] = []  # per layer, of the first decoded token
+        self.fitted: dict = {}  # prefill arguments cut to the present rows, kept from layer to layer
+        self.view_parts: dict = {}  # what the running layer's attention was given
+        is_visual = torch.zeros(layout.length, dtype=torch.bool)
+        is_visual[list(layout.visual)] = True
+        self.is_visual = is_visual
+        self.patch_of = is_visual.cumsum(0) - 1  # position -> patch, where visual
+
+    # -- hooks in and out
+
+    def install(self):
+        if any(isinstance(hook, _RunHook) for hook in self.decoder._forward_pre_hooks.values()):
+            raise ValueError("This model is being pruned already: one prune() at a time per model.")
+        self._hook(self.decoder.register_forward_pre_hook, self.before_forward)
+        for index, layer in enumerate(self.decoder.layers):
+            self._hook(layer.register_forward_pre_hook, self.before_layer, index)
+            self._hook(layer.self_attn.register_forward_pre_hook, self.before_attention, index)
+            self._hook(layer.self_attn.register_forward_hook, self.after_attention, index)
+            self._hook(layer.register_forward_hook, self.after_layer, index)
+        lm_head = self.model.get_output_embeddings() if self.model is not self.decoder else None
+        if lm_head is not None:
+            self.handles.append(lm_head.register_forward_pre_hook(self.before_lm_head))
+
+    def _hook(self, register, function, index=None):
+        self.handles.append(register(_RunHook(function, index), with_kwargs=True))
+
+    def remove(self):
+        for handle in self.handles:
+            handle.remove()
+        for attention, config in self.stock_configs.items():
+            attention.config = config
+        self.stock_configs.clear()
+        self.view_parts.clear()
+        self.fitted.clear()
+        self.cache = None
+
+    # -- the whole stack
+
+    def before_forward(self, _index, decoder, args, kwargs):
+        tokens = kwargs.get("inputs_embeds")
+        if tokens is None:
+            tokens = kwargs["input_ids"] if "input_ids" in kwargs else args[0]
+        batch, length = tokens.shape[:2]
+        if batch != 1:
+            raise ValueError(
+                f"prune() runs one prompt at a time, not a batch of {batch} (beam search and several "
+                "return sequences make batches too)."
+            )
+        if not self.started:
+            self._check_prompt(length, kwargs)
+            self.started = True
+            return None
+        if length != 1 or not self.trace.complete or kwargs.get("past_key_values") is not self.cache:
+            raise ValueError(
+                "One `with prune(...)` is for one prompt: after its prefill, only one token at a time "
+                "with the same cache can follow. Open a new one for the next prompt."
+            )
+        # Stock code would count from layer 0's cache, which may be shorter than the prompt.
+        position = self.layout.length + self.steps
+        position_ids = torch.full((1, 1), position, device=tokens.device)
+        self.trace.decode_positions.append(position)
+        self.trace.decode_kv.append([0] * len(decoder.layers))
+        self.steps += 1
+        return args, {**kwargs, "position_ids": position_ids, "attention_mask": None}
+
+    def _check_prompt(self, length: int, kwargs: dict):
+        cache, mask = kwargs.get("past_key_values"), kwargs.get("attention_mask")
+        if cache is not None and cache.get_seq_length() > 0:
+            raise ValueError("prune() must see the prompt from its first token: the cache is not empty.")
+        if cache is None and kwargs.get("use_cache", self.decoder.config.use_cache) is False:
+            raise ValueError("prune() needs the key-value cache: call the model with use_cache=True.")
+        if length != self.layout.length:
+            raise ValueError(
+                f"The layout is for a prompt of {self.layout.length} tokens, but {length} arrived; a "
+                "prompt cannot be given in pieces."
+            )
+        if isinstance(mask, Tensor) and (mask.dim() != 2 or not bool(mask.all())):
+            raise ValueError("prune() needs a prompt without padding and without a mask of its own.")
+
+    def before_lm_head(self, _module, args):
+        if not self.steps:
+            self.trace.prefill_logits += args[0].shape[1]
+
+    # -- one layer
+
+    def before_layer(self, index, layer, args, kwargs):
+        hidden = args[0] if args else kwargs["hidden_states"]
+        if self.steps:
+            kwargs = self._decode_arguments(index, hidden, kwargs)
+            return args, kwargs
+        if index == 0:
+            self.cache = kwargs.get("past_key_values")
+            self._check_cache()
+            hidden = self._apply_encode(hidden)
+        kwargs = self._prefill_arguments(kwargs)
+        if args:
+            args = (hidden, *args[1:])
+        else:
+            kwargs = {**kwargs, "hidden_states": hidden}
+        rows = len(self.positions)
+        visual = int(self.is_visual[self.positions].sum())
+        self.trace.layers.append(LayerRecord(index, rows, visual, _plain_stage(visual, self.layout)))
+        self.rows.append(self.positions)
+        self.next_position.append(rows if self.compact else self.layout.length)
+        return args, kwargs
+
+    def _check_cache(self):
+        layers = getattr(self.cache, "layers", None)
+        if layers is None or any(type(layer) is not DynamicLayer for layer in layers):
+            raise ValueError(
+                "prune() needs a DynamicCache without sliding windows (transformers' default): its "
+                "layers are shortened one by one."
+            )
+
+    def _apply_encode(self, hidden: Tensor) -> Tensor:
+        if not self.layout.num_visual:
+            return hidden
+        view = LayerView(*self._view_fields(-1, None), hidden=hidden)
+        selection = self.method.encode(view)
+        return hidden if selection is None else self._cut(selection, -1, hidden)
+
+    def _prefill_arguments(self, kwargs: dict) -> dict:
+        """Cut masks, rotary tables and position ids to the rows that are still here."""
+        if len(self.positions) == self.layout.length:
+            return kwargs
+        if not self.fitted:
+            place = torch.arange(len(self.positions)) if self.compact else self.positions
+            cos, sin = kwargs["position_embeddings"]
+            place = place.to(cos.device)
+            self.fitted["position_embeddings"] = (cos[:, place], sin[:, place])
+            mask = kwargs.get("attention_mask")
+            if mask is not None:  # eager: the stock causal mask without the dropped rows and columns
+                rows = self.positions.to(mask.device)
+                mask = mask[:, :, rows][:, :, :, rows]
+            self.fitted["attention_mask"] = mask
+            if kwargs.get("position_ids") is not None:
+                self.fitted["position_ids"] = kwargs["position_ids"][:, place]
+        return {**kwargs, **self.fitted}
+
+    def _decode_arguments(self, index: int, hidden: Tensor, kwargs: dict) -> dict:
+        """One new token sees everything in this layer's own cache; no mask is needed for that."""
+        step = self.steps - 1
+        kwargs = {**kwargs, "attention_mask": None}
+        position = self.next_position[index] + step
+        if position != self.layout.length + step:  # this layer's tokens were renumbered
+            position_ids = torch.full((1, 1), position, device=hidden.device)
+            kwargs["position_ids"] = position_ids
+            kwargs["position_embeddings"] = self.decoder.rotary_emb(hidden, position_ids)
+        return kwargs
+
+    def before_attention(self, index, attention, args, kwargs):
+        if self.steps:
+            return None
+        hidden = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
+        self.view_parts = {
+            "attention": attention,
+            "attention_input": (hidden, kwargs["position_embeddings"]),
+        }
+        record, rows = self.trace.layers[-1], len(self.positions)
+        plan = None
+        if record.visual_tokens:
+            plan = self.method.attend(LayerInput(*self._view_fields(index, record)))
+        if plan is None:
+            record.pairs = rows * rows
+            visual = record.visual_tokens
+            is_visual = self.is_visual[self.positions]
+            seen = torch.arange(1, rows + 1)
+            record.visual_pairs = int(torch.where(is_visual, seen, is_visual.cumsum(0)).sum())
+            return None
+        record.pairs = sum(span.scored_pairs for span in plan)
+        record.visual_pairs = visible_visual_pairs(plan, self.is_visual[self.positions])
+        # Only this module gets a config that names our attention function, and only for this call,
+        # so that the masks of the others are still made by their own backend.
+        self.stock_configs[attention] = attention.config
+        attention.config = copy.copy(attention.config)
+        attention.config._attn_implementation = PLANNED
+        return args, {**kwargs, "attention_plan": plan}
+
+    def after_attention(self, _index, attention, _args, _kwargs, _output):
+        if attention in self.stock_configs:
+            attention.config = self.stock_configs.pop(attention)
+
+    def after_layer(self, index, layer, _args, _kwargs, hidden):
+        cache = self.cache.layers[index]
+        if self.steps:
+            self.trace.decode_kv[-1][index] = cache.get_seq_length()
+            return None
+        record = self.trace.layers[-1]
+        selection = None
+        if record.visual_tokens or self.trace.cuts:
+            fields = self._view_fields(index, record)
+            view = LayerView(*fields, hidden=hidden, cache=cache, **self.view_parts)
+            if self.probe and record.visual_tokens:
+                view.influence()
+            selection = self.method.select(view)
+        self.view_parts = {}
+        output = None
+        is_last = index == len(self.decoder.layers) - 1
+        if selection is not None:
+            # After the last layer there is nothing left to save: the logits keep all their rows.
+            output = self._cut(selection, index, None if is_last else hidden)
+        if is_last:
+            self._finish_prefill()
+        if self.on_layer is not None:
+            self.on_layer(record)
+        return output
+
+    # -- decisions
+
+    def _view_fields(self, index: int, record: LayerRecord | None) -> tuple:
+        visual_rows = self.is_visual[self.positions].nonzero().flatten()
+        patches = self.patch_of[self.positions[visual_rows]]
+        return (
+            index,
+            len(self.decoder.layers),
+            self.layout,
+            self.positions,
+            visual_rows,
+            patches,
+            self.memory,
+            self.trace,
+            record,
+        )
+
+    def _cut(self, selection: Selection, after_layer: int, hidden: Tensor | None) -> Tensor | None:
+        """Note the decision and return the hidden states of the tokens that go on."""
+        keep = torch.tensor(selection.keep, dtype=torch.long)
+        rows = torch.isin(self.positions, keep).nonzero().flatten()
+        if len(rows) != len(keep):
+            raise ValueError(f"{self.method.name} wants to keep tokens that are not there any more.")
+        if not len(rows) or int(self.positions[rows[-1]]) != int(self.positions[-1]):
+            raise ValueError(f"{self.method.name} must keep the last prompt token: it answers.")
+        kept = self.patch_of[keep[self.is_visual[keep]]].tolist()
+        owner = selection.owner
+        if owner is None:
+            survivors = set(kept)
+            owner = [p if i in survivors else NOBODY for i, p in enumerate(self.layout.visual)]
+        scores = list(selection.scores) if selection.scores is not None else None
+        self.trace.cuts.append(Cut(after_layer, selection.stage, kept, list(owner), scores))
+        if hidden is None:
+            return None
+        self.compact |= selection.compact
+        if len(rows) < len(self.positions):
+            self.positions, self.fitted = keep, {}
+            hidden = hidden[:, rows.to(hidden.device)]
+        return hidden if selection.hidden is None else selection.hidden
+
+    def _finish_prefill(self):
+        """Shorten the caches of layers whose tokens turned out not to be needed."""
+        for index, record in enumerate(self.trace.layers):
+            layer, rows = self.cache.layers[index], self.rows[index]
+            patches = self.method.cached(index, self.trace)
+            if patches is not None:
+                keep = ~self.is_visual[rows]
+                keep |= torch.isin(self.patch_of[rows], torch.tensor(patches)) & self.is_visual[rows]
+                if not bool(keep.all()):
+                    kept = keep.nonzero().flatten().to(layer.keys.device)
+                    layer.keys, layer.values = layer.keys[:, :, kept], layer.values[:, :, kept]
+            record.kv_tokens = layer.get_seq_length()
+
+
+class _RunHook:
+    """A bound step of a run, with the layer's number; its type tells that a model is being pruned."""
+
+    def __init__(self, function, index):
+        self.function, self.index = function, index
+
+    def __call__(self, *args):
+        return self.function(self.index, *args)
+
+
+def _plain_stage(visual: int, layout: TokenLayout) -> str:
+    if visual == layout.num_visual:
+        return "full"
+    return "reduced" if visual else "text only"

@@ -1,0 +1,103 @@
+"""Where a prompt's system, visual and question tokens lie. The only place that finds `<image>`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+Range = tuple[int, int]  # first, past-the-last
+
+
+def to_ranges(indices: Iterable[int]) -> tuple[Range, ...]:
+    """Ascending indices as the fewest half-open ranges: [3, 4, 5, 9] -> ((3, 6), (9, 10))."""
+    ranges: list[list[int]] = []
+    for index in indices:
+        if ranges and ranges[-1][1] == index:
+            ranges[-1][1] = index + 1
+        else:
+            ranges.append([index, index + 1])
+    return tuple((start, stop) for start, stop in ranges)
+
+
+@dataclass(frozen=True)
+class TokenLayout:
+    """The tokens of one prompt, as the language model sees them.
+
+    A *position* is an index into the whole prompt; a *patch* is an index into its visual tokens,
+    in the order in which they stand in the prompt (row by row for each picture).
+
+    Args:
+        length: tokens in the prompt.
+        spans: ranges of positions that hold visual tokens, ascending and disjoint.
+        grids: (rows, columns) of patches, one per picture; empty when it is not known.
+
+    Raises:
+        ValueError: if the spans do not fit the prompt or the grids do not fit the spans.
+    """
+
+    length: int
+    spans: tuple[Range, ...] = ()
+    grids: tuple[tuple[int, int], ...] = ()
+    visual: tuple[int, ...] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self):
+        end = 0
+        for start, stop in self.spans:
+            if not end <= start < stop <= self.length:
+                raise ValueError(
+                    f"Visual span {(start, stop)} does not fit a prompt of {self.length} tokens."
+                )
+            end = stop
+        visual = tuple(position for span in self.spans for position in range(*span))
+        object.__setattr__(self, "visual", visual)
+        patches = sum(rows * columns for rows, columns in self.grids)
+        if self.grids and patches != len(visual):
+            raise ValueError(
+                f"The patch grids hold {patches} patches, but the prompt has {len(visual)} "
+                "visual tokens."
+            )
+
+    @classmethod
+    def from_ids(
+        cls,
+        input_ids: torch.Tensor | Sequence[int],
+        image_token_id: int,
+        grid: tuple[int, int] | None = None,
+    ) -> TokenLayout:
+        """Read the layout off token ids in which every visual token has its own placeholder.
+
+        Args:
+            input_ids: (tokens,) or (1, tokens), as LlavaProcessor gives them.
+            image_token_id: `model.config.image_token_id`.
+            grid: patches (rows, columns) of one picture, for drawing.
+        """
+        ids = torch.as_tensor(input_ids)
+        if ids.dim() == 2 and ids.shape[0] != 1:
+            raise ValueError(f"One prompt at a time: got a batch of {ids.shape[0]}.")
+        ids = ids.flatten()
+        visual = (ids == image_token_id).nonzero().flatten().tolist()
+        grids: tuple[tuple[int, int], ...] = ()
+        if grid is not None:
+            pictures, rest = divmod(len(visual), grid[0] * grid[1])
+            if rest:
+                raise ValueError(
+                    f"{len(visual)} visual tokens are not a whole number of "
+                    f"{grid[0]} x {grid[1]} pictures."
+                )
+            grids = (grid,) * pictures
+        return cls(len(ids), to_ranges(visual), grids)
+
+    @property
+    def num_visual(self) -> int:
+        return len(self.visual)
+
+    @property
+    def num_text(self) -> int:
+        return self.length - len(self.visual)
+
+    @property
+    def prefix(self) -> int:
+        """Text tokens before the first picture; all of them if there is no picture."""
+        return self.spans[0][0] if self.spans else self.length

@@ -1,0 +1,44 @@
+"""Random tokens: the baseline that every method must beat, and often hardly does."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from visipruner.methods.base import PruningMethod, required
+
+
+@dataclass(frozen=True)
+class Random(PruningMethod):
+    """Keep `keep` visual tokens drawn by `seed`.
+
+    Args:
+        keep: visual tokens that stay; all, if there are no more.
+        after_layer: the cut is made after this layer; -1: before the language model.
+        seed: the same seed draws the same patches.
+    """
+
+    name: ClassVar[str] = "random"
+
+    keep: int = 144
+    after_layer: int = -1
+    seed: int = 0
+
+    def __post_init__(self):
+        required("keep", self.keep, 0, 1_000_000, whole=True)
+        required("after_layer", self.after_layer, -1, 1000, whole=True)
+        required("seed", self.seed, 0, 2**63 - 1, whole=True)
+
+    def encode(self, view):
+        return self._draw(view) if self.after_layer == -1 else None
+
+    def select(self, view):
+        return self._draw(view) if self.after_layer == view.layer else None
+
+    def _draw(self, view):
+        generator = torch.Generator().manual_seed(self.seed)
+        drawn = torch.randperm(len(view.patches), generator=generator)[: self.keep]
+        view.trace.why = f"{len(drawn)} visual tokens were drawn by seed {self.seed}."
+        return view.keep_patches(view.patches[drawn.sort().values], "random")

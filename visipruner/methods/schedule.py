@@ -1,0 +1,51 @@
+"""A fixed schedule: so many tokens after one layer, none after another. For benchmarks and teaching."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from visipruner.methods.base import PruningMethod, required
+
+
+@dataclass(frozen=True)
+class Schedule(PruningMethod):
+    """Keep evenly spread patches by the clock, whatever the picture shows.
+
+    Args:
+        keep: visual tokens that stay after `keep_after`; all, if there are no more.
+        keep_after: the layer after which the others are dropped; -1: before the language model.
+        none_after: the layer after which no visual token is left; None: they stay to the end.
+    """
+
+    name: ClassVar[str] = "schedule"
+
+    keep: int = 10
+    keep_after: int = 14
+    none_after: int | None = 22
+
+    def __post_init__(self):
+        required("keep", self.keep, 0, 1_000_000, whole=True)
+        required("keep_after", self.keep_after, -1, 1000, whole=True)
+        if self.none_after is not None:
+            required("none_after", self.none_after, self.keep_after + 1, 1000, whole=True)
+
+    def encode(self, view):
+        return self._spread(view) if self.keep_after == -1 else None
+
+    def select(self, view):
+        if view.layer == self.keep_after:
+            return self._spread(view)
+        if view.layer == self.none_after:
+            return view.keep_patches(view.patches[:0], "exit")
+        return None
+
+    def _spread(self, view):
+        present, keep = len(view.patches), min(self.keep, len(view.patches))
+        # The middles of `keep` equal parts.
+        chosen = (torch.arange(keep) * 2 + 1) * present // (2 * keep) if keep else torch.arange(0)
+        leave = "stay to the end" if self.none_after is None else f"leave after layer {self.none_after}"
+        view.trace.why = f"By the clock: {keep} tokens go on after layer {self.keep_after} and {leave}."
+        return view.keep_patches(view.patches[chosen], "schedule")

@@ -1,0 +1,255 @@
+"""VisiPruner (arXiv 2510.17205): sinks in shallow layers, a few tokens in the middle, none in deep ones.
+
+Two semantics by name. "paper" is the text of the paper with its gaps filled (paper.md, section 7);
+"official" is the published code (EIT-NLP/VisiPruner, commit d778622) with its quirks, each named here:
+
+* the influence test starts one layer later than the shallow edits end (a strict comparison);
+* attention is zeroed after softmax without renormalising, in prefill only; caches stay whole;
+* only layer 0 touches what visual tokens see; for 13B it blocks half of the picture, merges nothing;
+* calm layers are counted and never reset, an empty kept set counts as calm, and a run in which every
+  token was kept never exits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from visipruner.attention import Plan, Span
+from visipruner.layout import to_ranges
+from visipruner.methods.base import LayerInput, PruningMethod, required
+
+STAGES = ("shallow", "middle", "deep")
+CALM_LAYERS_BEFORE_EXIT = 2  # "two consecutive layers", paper section 5
+
+
+@dataclass(frozen=True)
+class VisiPruner(PruningMethod):
+    """Prune by measured influence on the last prompt token.
+
+    Args:
+        semantics: "paper" or "official".
+        stages: any of "shallow", "middle", "deep".
+        shallow_layers: how many layers, from layer 0, have their attention edited.
+        layer_threshold: the filtering layer is the first tested one where a visual token's cosine
+            falls below this.
+        tokens_threshold: there, tokens with at least this L2 influence stay.
+        relative: measure L2 in units of ||O||, for models of another scale than LLaVA-1.5. Below
+            sqrt(1 - layer_threshold^2) it never empties the kept set.
+        exit_threshold: a layer is calm when no kept token's cosine falls below this. The paper does
+            not give it; 0.999 is the published code's.
+        merge_index: the visual token whose value stands for all of them in layer 0 (paper: any does).
+        cache_before_filter: "kept" or "full": what layers up to the filtering layer cache (paper only).
+        blind_half: official layer 0 for 13B: question to the first half of the picture is cut instead
+            of merged (official only).
+
+    Raises:
+        ValueError: for a value out of its range, naming both.
+    """
+
+    name: ClassVar[str] = "visipruner"
+
+    semantics: str = "paper"
+    stages: tuple[str, ...] = STAGES
+    shallow_layers: int = 7
+    layer_threshold: float = 0.995
+    tokens_threshold: float = 0.2
+    relative: bool = False
+    exit_threshold: float = 0.999
+    merge_index: int = 0
+    cache_before_filter: str = "kept"
+    blind_half: bool = False
+
+    def __post_init__(self):
+        object.__setattr__(self, "stages", tuple(self.stages))
+        for name, value, allowed in (
+            ("semantics", self.semantics, ("paper", "official")),
+            ("cache_before_filter", self.cache_before_filter, ("kept", "full")),
+            *(("stages", stage, STAGES) for stage in self.stages),
+        ):
+            if value not in allowed:
+                raise ValueError(f"{name} must be one of {', '.join(allowed)}, not {value!r}.")
+        required("shallow_layers", self.shallow_layers, 0, 1000, whole=True)
+        required("layer_threshold", self.layer_threshold, -1, 1)
+        required("tokens_threshold", self.tokens_threshold, 0, 1e9)
+        required("exit_threshold", self.exit_threshold, -1, 1)
+        required("merge_index", self.merge_index, 0, 1_000_000, whole=True)
+        if "deep" in self.stages and "middle" not in self.stages and not self.official:
+            raise ValueError("The deep stage needs the middle stage: it watches the tokens kept there.")
+
+    @classmethod
+    def from_official_config(cls, config: Mapping, model_size: str = "7b") -> VisiPruner:
+        """From the dictionary that users of the published code have.
+
+        Args:
+            config: {"mode": [...], "shallow_mid_layer": 6, "layer_threshold": 0.995,
+                "tokens_threshold": 0.2}; modes that are off need no values.
+            model_size: "7b" or "13b"; the published code reads it from the model's path.
+        """
+        if model_size not in ("7b", "13b"):
+            raise ValueError(f"model_size must be 7b or 13b, not {model_size!r}.")
+        if not isinstance(config, Mapping) or not isinstance(config.get("mode"), (list, tuple)):
+            raise ValueError("The configuration needs 'mode': a list of shallow, middle, deep.")
+        mode = tuple(config["mode"])
+        needed = ["shallow_mid_layer"] if {"shallow", "middle"} & set(mode) else []
+        needed += ["layer_threshold", "tokens_threshold"] if "middle" in mode else []
+        missing = [key for key in needed if config.get(key) is None]
+        if missing:
+            raise ValueError(f"The configuration lacks {', '.join(missing)}, which {mode} needs.")
+        return cls(
+            semantics="official",
+            stages=mode,
+            shallow_layers=config["shallow_mid_layer"] if needed else 0,
+            layer_threshold=config.get("layer_threshold") if "middle" in mode else 0.995,
+            tokens_threshold=config.get("tokens_threshold") if "middle" in mode else 0.2,
+            blind_half=model_size == "13b",
+        )
+
+    @property
+    def official(self) -> bool:
+        return self.semantics == "official"
+
+    @property
+    def first_tested(self) -> int:
+        return self.shallow_layers + (1 if self.official else 0)
+
+    # -- shallow: who sees whom
+
+    def attend(self, view: LayerInput) -> Plan | None:
+        if "shallow" not in self.stages or view.layer >= self.shallow_layers:
+            return None
+        view.record.stage = "shallow"
+        return self._official_plan(view) if self.official else self._paper_plan(view)
+
+    def _paper_plan(self, view: LayerInput) -> Plan:
+        text, visual = view.text_rows.tolist(), view.visual_rows.tolist()
+        text_ranges = to_ranges(text)
+        plan = []
+        for start, stop in to_ranges(visual):
+            before = to_ranges(row for row in text if row < start)
+            if not before:
+                raise ValueError("The shallow stage needs a text token (such as <s>) before the picture.")
+            plan.append(Span(queries=((start, stop),), keys=before))
+        if view.layer > 0:
+            return (*plan, Span(queries=text_ranges, keys=text_ranges))
+        for start, stop in text_ranges:
+            seen = [row for row in visual if row < start]
+            merged = to_ranges(seen)
+            carrier = seen[min(self.merge_index, len(seen) - 1)] if seen else 0
+            plan.append(Span(((start, stop),), ((0, stop),), merged=merged, merge_into=carrier))
+        return tuple(plan)
+
+    def _official_plan(self, view: LayerInput) -> Plan:
+        visual = view.visual_rows.tolist()
+        text_after = [row for row in view.text_rows.tolist() if row > visual[0]]
+        others = to_ranges(sorted({*range(len(view.positions))} - set(text_after)))
+        all_visual = to_ranges(visual)
+        end = others[-1][1]
+        blind = all_visual if view.layer == 0 else ()
+        plan = [Span(queries=others, keys=((0, end),), zeroed=blind)]
+        if not text_after:
+            return tuple(plan)
+        rows = {"queries": to_ranges(text_after), "keys": ((0, text_after[-1] + 1),)}
+        if view.layer > 0:
+            plan.append(Span(**rows, zeroed=all_visual))
+        elif self.blind_half:
+            plan.append(Span(**rows, zeroed=to_ranges(visual[: len(visual) // 2])))
+        else:
+            plan.append(Span(**rows, merged=all_visual, merge_into=visual[0]))
+        return tuple(plan)
+
+    # -- middle and deep: which tokens stay
+
+    def select(self, view):
+        memory = view.memory
+        if not hasattr(memory, "filtered_at"):
+            memory.filtered_at, memory.calm = None, 0
+        if memory.filtered_at is None:
+            selection = self._search(view)
+        else:
+            selection = self._watch(view)
+        if self.official:
+            view.trace.calm_layers.append(memory.calm)
+        if view.layer == view.num_layers - 1:
+            self._explain(view)
+        return selection
+
+    def _search(self, view):
+        if "middle" not in self.stages or view.layer < self.first_tested:
+            return None
+        found = view.influence()
+        view.record.stage = "search"
+        if not min(found.cos) < self.layer_threshold:
+            return None
+        unit = found.norm if self.relative else 1.0
+        kept = [p for p, l2 in zip(found.patches, found.l2) if l2 >= self.tokens_threshold * unit]
+        view.memory.filtered_at, view.memory.kept = view.layer, len(kept)
+        view.trace.filtering_layer = view.layer
+        view.record.stage = "filter"
+        if not kept and "deep" in self.stages and not self.official:
+            view.trace.exit_layer = view.layer
+        return view.keep_patches(torch.tensor(kept, dtype=torch.long), "filter", scores=tuple(found.l2))
+
+    def _watch(self, view):
+        """Count calm layers after the filtering layer; the second lets vision leave."""
+        memory, present = view.memory, len(view.patches)
+        if present:
+            view.record.stage = "middle"
+        if "deep" not in self.stages:
+            return None
+        if self.official and memory.kept == view.layout.num_visual:
+            return None
+        if not present:
+            # The published code goes on counting an empty kept set, though nothing is left to drop.
+            memory.calm += self.official and memory.kept == 0
+            return None
+        if min(view.influence().cos) < self.exit_threshold:
+            memory.calm = memory.calm if self.official else 0
+            return None
+        memory.calm += 1
+        if memory.calm < CALM_LAYERS_BEFORE_EXIT:
+            return None
+        view.trace.exit_layer = view.layer
+        view.record.stage = "exit"
+        return view.keep_patches(view.patches[:0], "exit")
+
+    # -- afterwards
+
+    def cached(self, layer, trace):
+        if self.official:
+            return None
+        if layer < self.shallow_layers and "shallow" in self.stages:
+            return []
+        filtered = trace.filtering_layer
+        if filtered is None or layer > filtered or self.cache_before_filter == "full":
+            return None
+        return next(cut.kept for cut in trace.cuts if cut.after_layer == filtered)
+
+    def _explain(self, view):
+        trace, filtered = view.trace, view.trace.filtering_layer
+        edited = self.shallow_layers if "shallow" in self.stages else 0
+        trace.attention_free_layers = edited if filtered is None else filtered + 1
+        if "middle" not in self.stages:
+            trace.why = "The middle stage is off: no layer was tested and no token was dropped."
+        elif filtered is None:
+            nearest = trace.most_influential
+            trace.why = (
+                "No layer was tested: the model has too few layers for these settings."
+                if nearest is None
+                else f"Nothing was filtered: no visual token's cosine fell below "
+                f"{self.layer_threshold:g}. The nearest was {nearest[0]:.5f} in layer {nearest[1]}."
+            )
+        elif not view.memory.kept:
+            trace.why = (
+                f"Nothing was kept: after layer {filtered} no token's influence reached the threshold "
+                f"{self.tokens_threshold:g}, so vision left there."
+            )
+        else:
+            trace.why = f"Layer {filtered} filtered: {view.memory.kept} visual tokens stayed."
+            if trace.exit_layer is not None:
+                trace.why += f" Vision left after layer {trace.exit_layer}."
+            elif "deep" in self.stages:
+                trace.why += " It never left: no two calm layers followed."
