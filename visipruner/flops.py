@@ -1,0 +1,143 @@
+"""FLOPs from a model's shape and a trace. Pure functions; three ways of counting that never mix.
+
+* `paper_macs`: the paper's formula, multiply-adds of the visual tokens only (appendix M).
+* `executed`: every matrix product that ran, 2 FLOPs per multiply-add, attention as full rectangles and
+  the method's own test included; equal to torch's FlopCounterMode where that sees the products.
+* `attention_share`: the share of visual attention that is left, as the paper counts it and as executed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from visipruner.trace import PruningTrace
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """What of a model's configuration costs FLOPs. Widths in numbers, everything per layer."""
+
+    layers: int
+    width: int
+    query_width: int  # heads * head width
+    kv_width: int  # key-value heads * head width
+    ffn_width: int
+    vocabulary: int
+
+    @classmethod
+    def of(cls, config) -> ModelShape:
+        """From a Llama-like configuration, or a LLaVA's, whose language model counts."""
+        config = config.get_text_config()
+        head_width = getattr(config, "head_dim", None)
+        head_width = head_width or config.hidden_size // config.num_attention_heads
+        return cls(
+            config.num_hidden_layers,
+            config.hidden_size,
+            config.num_attention_heads * head_width,
+            config.num_key_value_heads * head_width,
+            config.intermediate_size,
+            config.vocab_size,
+        )
+
+    def token_macs(self) -> int:
+        """Multiply-adds of one token in one layer, without attention scores."""
+        projections = 2 * self.width * (self.query_width + self.kv_width)
+        return projections + 3 * self.width * self.ffn_width
+
+    def pair_macs(self) -> int:
+        """Multiply-adds of one query-key pair: its score and its weighted value."""
+        return 2 * self.query_width
+
+
+@dataclass(frozen=True)
+class ExecutedFlops:
+    """FLOPs that ran, apart. `probe` is a part of `prefill`."""
+
+    prefill: int
+    probe: int
+    decode: int
+
+
+def executed(shape: ModelShape, trace: PruningTrace) -> ExecutedFlops:
+    """FLOPs of the language model in one run, from what the trace says ran."""
+    probe = sum(record.probe_flops for record in trace.layers)
+    macs = trace.prefill_logits * shape.width * shape.vocabulary
+    for record in trace.layers:
+        macs += record.tokens * shape.token_macs() + record.pairs * shape.pair_macs()
+    decode_macs = 0
+    for keys_per_layer in trace.decode_kv:
+        decode_macs += shape.width * shape.vocabulary
+        decode_macs += sum(shape.token_macs() + n * shape.pair_macs() for n in keys_per_layer)
+    return ExecutedFlops(2 * macs + probe, probe, 2 * decode_macs)
+
+
+def layer_flops(shape: ModelShape, trace: PruningTrace) -> list[int]:
+    """Prefill FLOPs layer by layer, the method's test included, lm_head not."""
+    return [
+        2 * (r.tokens * shape.token_macs() + r.pairs * shape.pair_macs()) + r.probe_flops
+        for r in trace.layers
+    ]
+
+
+def vision_flops(config, pictures: int) -> int:
+    """FLOPs of CLIP's tower and LLaVA's projector for so many pictures, each `image_size` square."""
+    vision, text = config.vision_config, config.get_text_config()
+    patches = (vision.image_size // vision.patch_size) ** 2
+    tokens, width = patches + 1, vision.hidden_size
+    macs = patches * vision.num_channels * vision.patch_size**2 * width
+    layer = tokens * (4 * width**2 + 2 * width * vision.intermediate_size) + 2 * tokens**2 * width
+    macs += vision.num_hidden_layers * layer
+    projected = patches if config.vision_feature_select_strategy == "default" else tokens
+    features = config.vision_feature_layer
+    features = 1 if isinstance(features, int) else len(features)
+    macs += projected * (features * width * text.hidden_size + text.hidden_size**2)
+    return 2 * macs * pictures
+
+
+def paper_macs(shape: ModelShape, trace: PruningTrace) -> int:
+    """The paper's formula: 4nd^2 + 2n^2 d + 3ndm per layer for n visual tokens (d_kv where it differs).
+
+    For VisiPruner, layers up to the filtering layer count without the attention term, as appendix M
+    does although that attention runs; the trace says how many layers that is.
+    """
+    macs = 0
+    for record in trace.layers:
+        n = record.visual_tokens
+        macs += n * shape.token_macs()
+        if record.layer >= trace.attention_free_layers:
+            macs += n * n * shape.pair_macs()
+    return macs
+
+
+def attention_share(trace: PruningTrace) -> tuple[float, float]:
+    """Visual attention left, by the paper's count and as executed, each from 0 to 1.
+
+    The paper's count looks only at layers after the filtering layer; as printed its R has no matching
+    dimensions, so it is read as L'(n'^2 + n' n_t) / (L (n^2 + n n_t)). The executed share counts causal
+    query-key pairs with a visual member whose score was computed.
+    """
+    layers, visual = len(trace.layers), trace.num_visual
+    if not visual or not layers:
+        return 1.0, 1.0
+    text = trace.length - visual
+    after = [
+        r.visual_tokens for r in trace.layers if r.layer >= trace.attention_free_layers
+    ]
+    paper = sum(n * n + n * text for n in after) / (layers * (visual**2 + visual * text))
+    return paper, sum(r.visual_pairs for r in trace.layers) / (layers * _visual_pairs(trace))
+
+
+def _visual_pairs(trace: PruningTrace) -> int:
+    """Causal pairs with a visual member in one layer that sees everything."""
+    position, pairs, visual_before = 0, 0, 0
+    for start, stop in [*trace.spans, (trace.length, trace.length)]:
+        pairs += (start - position) * visual_before  # text rows see the visual tokens before them
+        pairs += sum(range(start + 1, stop + 1))  # visual rows see everything before them
+        visual_before += stop - start
+        position = stop
+    return pairs
+
+
+def kv_bytes(shape: ModelShape, trace: PruningTrace, element_bytes: int) -> int:
+    """Size of the key-value cache when prefill ends."""
+    return 2 * shape.kv_width * element_bytes * sum(record.kv_tokens for record in trace.layers)

@@ -1,0 +1,125 @@
+"""How hard to prune, as one number or word, for every method. The only place where a level gets meaning."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import fields
+from pathlib import Path
+
+from visipruner.inputs import check_choice, check_number
+from visipruner.methods import METHODS, FastV, PruningMethod, Random, Schedule, VisiPruner
+from visipruner.models import VLM
+
+PRESETS = {"gentle": 0.25, "balanced": 0.5, "aggressive": 0.75}
+SEMANTICS = ("paper", "official")
+
+# Share of the visual tokens that budget methods keep at levels 0, 0.25, 0.5, 0.75 and 1.
+_KEEP = (1.0, 0.5, 0.25, 0.1, 0.0)
+_STEPS = (0.0, 0.25, 0.5, 0.75, 1.0)
+
+# VisiPruner's thresholds at the same five levels for LLaVA-1.5; "balanced" is the paper's setting. A
+# checkpoint that ships a `presets.json` brings its own, as calibrated for it.
+_LLAVA = {
+    "shallow_layers": {"paper": 7, "official": 6},
+    "relative": False,
+    "layer_threshold": (0.5, 0.99, 0.995, 0.998, 0.9999),
+    "tokens_threshold": (0.0, 0.1, 0.2, 0.4, 1.0),
+    "exit_threshold": (1.0, 0.9995, 0.999, 0.995, 0.9),
+}
+
+
+def level_number(level: float | str) -> float:
+    """0 (keep everything) to 1 (the hardest) for a preset's name or a number.
+
+    Raises:
+        ValueError: one sentence with the value and what is allowed.
+    """
+    if isinstance(level, str) and level in PRESETS:
+        return PRESETS[level]
+    try:
+        number = float(level) if isinstance(level, str) else level
+    except ValueError:
+        raise ValueError(
+            f"The level must be {', '.join(PRESETS)} or a number from 0 to 1, not {level!r}."
+        ) from None
+    return float(check_number("level", number, 0, 1))
+
+
+def method_at(
+    vlm: VLM,
+    name: str,
+    level: float | str = "balanced",
+    semantics: str = "paper",
+    num_visual: int | None = None,
+    **overrides,
+) -> PruningMethod:
+    """The method of this name at this level for this model.
+
+    Args:
+        num_visual: visual tokens of the prompt, for methods with a budget; None: one picture.
+        overrides: fields of the method that replace what the level says.
+
+    Raises:
+        ValueError: for an unknown name, a level or field out of range.
+    """
+    check_choice("method", name, METHODS)
+    check_choice("semantics", semantics, SEMANTICS)
+    number = level_number(level)
+    method = METHODS[name]
+    values = _values(vlm, method, number, semantics, num_visual or math.prod(vlm.grid))
+    known = {field.name for field in fields(method)}
+    for field_name in overrides:
+        check_choice(f"field of {name}", field_name, known)
+    return method(**{**values, **overrides})
+
+
+def _values(vlm: VLM, method, level: float, semantics: str, num_visual: int) -> dict:
+    layers = vlm.model.config.get_text_config().num_hidden_layers
+    keep = round(num_visual * _between(_KEEP, level))
+    if method is VisiPruner:
+        return _visipruner(vlm, level, semantics)
+    if method is FastV or method is Random:
+        return {"keep": keep}
+    if method is Schedule:
+        # LLaVA-1.5's averages in the paper: 15 full layers of 32, vision gone after 23.
+        return {
+            "keep": keep,
+            "keep_after": round(layers * 15 / 32) - 1,
+            "none_after": round(layers * 23 / 32) - 1 if level > 0 else None,
+        }
+    return {}
+
+
+def _visipruner(vlm: VLM, level: float, semantics: str) -> dict:
+    if level == 0:
+        return {"semantics": semantics, "stages": (), "shallow_layers": 0}
+    table = _presets_of(vlm).get(semantics) or _presets_of(vlm)
+    shallow = table["shallow_layers"]
+    cosines = {
+        name: 1 - _between([1 - value for value in table[name]], level)
+        for name in ("layer_threshold", "exit_threshold")
+    }
+    return {
+        "semantics": semantics,
+        "shallow_layers": shallow[semantics] if isinstance(shallow, dict) else shallow,
+        "relative": table["relative"],
+        "tokens_threshold": _between(table["tokens_threshold"], level),
+        "blind_half": semantics == "official" and "13b" in vlm.spec.name,
+        **cosines,
+    }
+
+
+def _presets_of(vlm: VLM) -> dict:
+    path = Path(vlm.spec.path) / "presets.json"
+    return json.loads(path.read_text()) if path.is_file() else _LLAVA
+
+
+def _between(values, level: float) -> float:
+    """Straight lines between the five given levels."""
+    for step in range(len(_STEPS) - 1):
+        low, high = _STEPS[step], _STEPS[step + 1]
+        if level <= high:
+            share = (level - low) / (high - low)
+            return values[step] + share * (values[step + 1] - values[step])
+    return values[-1]

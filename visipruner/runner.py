@@ -1,0 +1,476 @@
+"""ask(), compare(): one question, one or several methods; streamed events, honest clocks.
+
+The model runs in a thread of its own and puts its events in a queue, so no clock ever runs while
+somebody draws. Leaving the generator early stops the computation at the next layer.
+"""
+
+from __future__ import annotations
+
+import difflib
+import queue
+import statistics
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+
+import torch
+from transformers.generation.streamers import BaseStreamer
+
+from visipruner.engine import prune
+from visipruner.flops import (
+    ExecutedFlops,
+    ModelShape,
+    attention_share,
+    executed,
+    kv_bytes,
+    layer_flops,
+    paper_macs,
+    vision_flops,
+)
+from visipruner.inputs import check_number
+from visipruner.methods import PruningMethod
+from visipruner.models import VLM, Prompt
+from visipruner.trace import LayerRecord, PruningTrace
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to answer. Temperature 0 is greedy decoding.
+
+    Raises:
+        ValueError: for a value out of its range.
+    """
+
+    max_new_tokens: int = 96
+    temperature: float = 0.0
+    seed: int = 0
+    probe: bool = True  # also measure influence in every layer of the full model, untimed
+
+    def __post_init__(self):
+        check_number("max_new_tokens", self.max_new_tokens, 1, 1024, integer=True)
+        check_number("temperature", self.temperature, 0, 5)
+        check_number("seed", self.seed, 0, 2**31 - 1, integer=True)
+
+
+@dataclass(frozen=True)
+class Times:
+    """Milliseconds, measured once. First token and total include the vision tower's share."""
+
+    vision: float
+    prefill: float
+    first_token: float
+    per_token: float | None  # median over the decoded tokens; None: there was none
+    total: float
+
+
+@dataclass(frozen=True)
+class Counts:
+    """FLOPs and bytes of one answer. The names say which way of counting it is."""
+
+    executed: ExecutedFlops
+    executed_per_layer: list[int]
+    vision: int
+    paper_macs: int
+    attention_paper: float
+    attention_executed: float
+    kv_bytes: int
+    peak_bytes: int | None  # measured above what was there before; None: not measured on a CPU
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What one method said, what it cost and how it came about."""
+
+    text: str
+    tokens: list[int]
+    times: Times
+    counts: Counts
+    trace: PruningTrace
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Answers to one question, the baseline first."""
+
+    prompt: Prompt
+    answers: list[Answer]
+    probe: PruningTrace | None  # influence in every layer of the full model, from an untimed run
+    machine: dict
+
+    @property
+    def same(self) -> bool:
+        """Did the last answer say the same as the first, but for case and outer blanks?"""
+        first, last = (self.answers[i].text.strip().casefold() for i in (0, -1))
+        return first == last
+
+    @property
+    def word_diff(self) -> list[tuple[str, str]]:
+        """The two answers word by word: ("same" | "full" | "pruned", words)."""
+        first, last = (self.answers[i].text.split() for i in (0, -1))
+        parts = []
+        for kind, a, b, c, d in difflib.SequenceMatcher(None, first, last).get_opcodes():
+            if kind == "equal":
+                parts.append(("same", " ".join(first[a:b])))
+                continue
+            parts += [("full", " ".join(first[a:b]))] if a < b else []
+            parts += [("pruned", " ".join(last[c:d]))] if c < d else []
+        return parts
+
+    @property
+    def flops_ratio(self) -> float:
+        """Executed prefill FLOPs of the language model, first over last: how many times fewer."""
+        first, last = (self.answers[i].counts.executed.prefill for i in (0, -1))
+        return first / last
+
+    @property
+    def first_token_ratio(self) -> float:
+        first, last = (self.answers[i].times.first_token for i in (0, -1))
+        return first / last
+
+    def to_json(self) -> dict:
+        return {
+            "question": self.prompt.question,
+            "notes": list(self.prompt.notes),
+            "same_answer": self.same,
+            "flops_ratio": self.flops_ratio,
+            "first_token_ratio": self.first_token_ratio,
+            "answers": [asdict(answer) for answer in self.answers],
+            "probe": self.probe.to_json() if self.probe else None,
+            "machine": self.machine,
+        }
+
+
+@dataclass(frozen=True)
+class Event:
+    """One thing that happened. `side` is the method's place in the list; -1 for all together.
+
+    kind: "encoded" (the picture), "layer" (record), "token" (text so far), "answer" (answer), "probed"
+    (a layer of the untimed probe),
+    "compared" (comparison).
+    """
+
+    kind: str
+    side: int = -1
+    record: LayerRecord | None = field(default=None, repr=False)
+    text: str = ""
+    answer: Answer | None = field(default=None, repr=False)
+    comparison: Comparison | None = field(default=None, repr=False)
+
+
+class Stopped(Exception):
+    """Raised inside a run that nobody waits for any more."""
+
+
+def ask(
+    vlm: VLM, prompt: Prompt, method: PruningMethod, options: Options | None = None
+) -> Iterator[Event]:
+    """Answer with one method. Yields layers, tokens and last an "answer" event."""
+    options = options or Options()
+
+    def work(emit):
+        with vlm.lock:
+            features, vision_ms = _encode(vlm, prompt)
+            _warm_up(vlm, prompt, features)
+            _answer(vlm, prompt, method, options, features, vision_ms, 0, emit)
+
+    return _stream(work)
+
+
+def compare(
+    vlm: VLM, prompt: Prompt, methods: list[PruningMethod], options: Options | None = None
+) -> Iterator[Event]:
+    """Answer with several methods, one after the other; the picture is encoded once for all.
+
+    The first method is the baseline. Who runs first alternates from comparison to comparison. Yields
+    events of both sides and last a "compared" event.
+    """
+    options = options or Options()
+
+    def work(emit):
+        with vlm.lock:
+            features, vision_ms = _encode(vlm, prompt)
+            _warm_up(vlm, prompt, features)
+            emit(Event("encoded"))
+            order = list(range(len(methods)))
+            if vlm.runs % 2:
+                order.reverse()
+            answers: list = [None] * len(methods)
+            for side in order:
+                answers[side] = _answer(
+                    vlm, prompt, methods[side], options, features, vision_ms, side, emit
+                )
+            probe = _probe(vlm, prompt, features, emit) if options.probe else None
+            vlm.runs += 1
+        emit(Event("compared", comparison=Comparison(prompt, answers, probe, machine(vlm))))
+
+    return _stream(work)
+
+
+def last_event(events: Iterator[Event]) -> Event:
+    """Run to the end without looking; the last event holds the result."""
+    event = None
+    for event in events:
+        pass
+    return event
+
+
+def measure(
+    vlm: VLM, prompt: Prompt, methods: list[PruningMethod], options: Options, rounds: int = 5
+) -> list[dict[str, float]]:
+    """Medians of `rounds` interleaved silent runs, per method: the fields of `Times` in ms."""
+    check_number("rounds", rounds, 1, 100, integer=True)
+    samples: list[list[Times]] = [[] for _ in methods]
+    with vlm.lock:
+        for turn in range(rounds):
+            features, vision_ms = _encode(vlm, prompt)
+            _warm_up(vlm, prompt, features)
+            order = range(len(methods))
+            for side in reversed(order) if turn % 2 else order:
+                arguments = (vlm, prompt, methods[side], options, features, vision_ms, side)
+                samples[side].append(_answer(*arguments, lambda event: None).times)
+    names = ("vision", "prefill", "first_token", "per_token", "total")
+    return [
+        {name: statistics.median(getattr(t, name) or 0.0 for t in taken) for name in names}
+        for taken in samples
+    ]
+
+
+def machine(vlm: VLM) -> dict:
+    """Where and with what something was measured."""
+    import platform
+
+    import transformers
+
+    device = vlm.device
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor_name()
+    return {
+        "model": vlm.spec.name,
+        "device": name,
+        "threads": torch.get_num_threads(),
+        "dtype": str(vlm.dtype).removeprefix("torch."),
+        "attention": vlm.model.config.get_text_config()._attn_implementation,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+    }
+
+
+def _processor_name() -> str:
+    import platform
+
+    try:
+        with open("/proc/cpuinfo") as lines:
+            return next(line.split(":")[1].strip() for line in lines if "model name" in line)
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+# -- the thread and its queue
+
+
+def _stream(work: Callable[[Callable[[Event], None]], None]) -> Iterator[Event]:
+    """Run `work(emit)` in a thread and yield what it emits; leaving early makes emit raise Stopped."""
+    events: queue.SimpleQueue = queue.SimpleQueue()
+    stop = threading.Event()
+    done = object()
+
+    def emit(event: Event):
+        if stop.is_set():
+            raise Stopped
+        events.put(event)
+
+    def body():
+        try:
+            work(emit)
+            events.put(done)
+        except Stopped:
+            pass
+        except BaseException as error:  # handed to whoever listens
+            events.put(error)
+
+    thread = threading.Thread(target=body, name="visipruner-run", daemon=True)
+    thread.start()
+    try:
+        while (event := events.get()) is not done:
+            if isinstance(event, BaseException):
+                raise event
+            yield event
+    finally:
+        stop.set()
+        thread.join()
+
+
+# -- one answer
+
+
+class _Tokens(BaseStreamer):
+    """Receives tokens from generate(), notes when, and passes on the text so far."""
+
+    def __init__(self, tokenizer, emit: Callable[[str], None]):
+        self.tokenizer, self.emit = tokenizer, emit
+        self.ids: list[int] = []
+        self.times: list[float] = []
+        self.saw_prompt = False
+
+    def put(self, value):
+        if not self.saw_prompt:  # generate() sends the prompt first
+            self.saw_prompt = True
+            return
+        self.ids += value.flatten().tolist()
+        self.times.append(time.perf_counter())
+        self.emit(self.text)
+
+    def end(self):
+        pass
+
+    @property
+    def text(self) -> str:
+        return self.tokenizer.decode(self.ids, skip_special_tokens=True).strip()
+
+
+@torch.inference_mode()
+def _answer(vlm, prompt, method, options, features, vision_ms, side, emit) -> Answer:
+    tokens = _Tokens(
+        vlm.processor.tokenizer, lambda text: emit(Event("token", side, text=text))
+    )
+    before = _memory_mark(vlm)
+    with (
+        _prefill_clock(vlm) as clock,
+        _fixed_seed(vlm, options.seed),
+        prune(
+            vlm.model,
+            method,
+            prompt.layout,
+            on_layer=lambda record: emit(Event("layer", side, record=record)),
+        ) as trace,
+    ):
+        start = _now(vlm)
+        _generate(vlm, prompt, features, options, tokens)
+        end = _now(vlm)
+    steps = [b - a for a, b in zip(tokens.times, tokens.times[1:])]
+    times = Times(
+        vision_ms,
+        _milliseconds(*clock),
+        vision_ms + 1000 * (tokens.times[0] - start),
+        1000 * statistics.median(steps) if steps else None,
+        vision_ms + 1000 * (end - start),
+    )
+    counts = _count(vlm, prompt, trace, _memory_peak(vlm, before))
+    answer = Answer(tokens.text, tokens.ids, times, counts, trace)
+    emit(Event("answer", side, answer=answer))
+    return answer
+
+
+def _generate(vlm, prompt, features, options, streamer=None):
+    sampling = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
+    if options.temperature:
+        sampling = {"do_sample": True, "temperature": options.temperature, "top_p": 1.0, "top_k": 0}
+    return vlm.model.generate(
+        input_ids=prompt.inputs["input_ids"],
+        attention_mask=prompt.inputs["attention_mask"],
+        mm_encoder_outputs={"image": features},
+        max_new_tokens=options.max_new_tokens,
+        streamer=streamer,
+        **sampling,
+    )
+
+
+def _encode(vlm: VLM, prompt: Prompt):
+    start = _now(vlm)
+    features = vlm.encode(prompt)
+    return features, 1000 * (_now(vlm) - start)
+
+
+@torch.inference_mode()
+def _warm_up(vlm, prompt, features):
+    """Once per model and prompt length: the first run of a shape pays for what later ones find."""
+    if prompt.layout.length not in vlm.warm:
+        _generate(vlm, prompt, features, Options(max_new_tokens=2))
+        vlm.warm.add(prompt.layout.length)
+
+
+@torch.inference_mode()
+def _probe(vlm, prompt, features, emit) -> PruningTrace:
+    """Influence in every layer of the unpruned model; a run of its own, so that no clock sees it."""
+    on_layer = lambda record: emit(Event("probed", record=record))  # noqa: E731 - lets Stop through
+    with prune(vlm.model, PruningMethod(), prompt.layout, probe=True, on_layer=on_layer) as trace:
+        _generate(vlm, prompt, features, Options(max_new_tokens=1))
+    return trace
+
+
+def _count(vlm, prompt, trace, peak) -> Counts:
+    shape = ModelShape.of(vlm.model.config)
+    share_paper, share_executed = attention_share(trace)
+    return Counts(
+        executed(shape, trace),
+        layer_flops(shape, trace),
+        vision_flops(vlm.model.config, len(prompt.layout.grids)),
+        paper_macs(shape, trace),
+        share_paper,
+        share_executed,
+        kv_bytes(shape, trace, vlm.dtype.itemsize),
+        peak,
+    )
+
+
+# -- clocks and seeds
+
+
+def _now(vlm: VLM) -> float:
+    if vlm.device.type == "cuda":
+        torch.cuda.synchronize(vlm.device)
+    return time.perf_counter()
+
+
+@contextmanager
+def _prefill_clock(vlm: VLM):
+    """[start, end] of the language model's first pass, from its first layer to its logits."""
+    marks: list = []
+
+    def mark(*_):
+        if len(marks) < 2:
+            marks.append(_mark(vlm))
+
+    handles = [
+        vlm.model.model.language_model.register_forward_pre_hook(mark),
+        vlm.model.lm_head.register_forward_hook(mark),
+    ]
+    try:
+        yield marks
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _mark(vlm: VLM):
+    """A point in time: an event in the GPU's own stream, so that nothing waits, or the clock."""
+    if vlm.device.type != "cuda":
+        return time.perf_counter()
+    event = torch.cuda.Event(enable_timing=True)
+    event.record()
+    return event
+
+
+def _milliseconds(start, end) -> float:
+    return start.elapsed_time(end) if hasattr(start, "elapsed_time") else 1000 * (end - start)
+
+
+@contextmanager
+def _fixed_seed(vlm: VLM, seed: int):
+    devices = [vlm.device] if vlm.device.type == "cuda" else []
+    with torch.random.fork_rng(devices):
+        torch.manual_seed(seed)
+        yield
+
+
+def _memory_mark(vlm: VLM) -> int | None:
+    if vlm.device.type != "cuda":
+        return None
+    torch.cuda.reset_peak_memory_stats(vlm.device)
+    return torch.cuda.memory_allocated(vlm.device)
+
+
+def _memory_peak(vlm: VLM, before: int | None) -> int | None:
+    return None if before is None else torch.cuda.max_memory_allocated(vlm.device) - before
