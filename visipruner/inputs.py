@@ -1,0 +1,233 @@
+"""Everything a user hands in is made safe here: the picture, the question, choices and numbers.
+
+Every refusal is a `ValueError` whose text is one plain sentence, fit to be shown as it is.
+"""
+
+import io
+import math
+import re
+import unicodedata
+from collections.abc import Iterable
+from numbers import Real
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from PIL import Image, ImageOps
+
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
+MAX_PIXELS = 25_000_000
+# Pictures are padded to a square later on; with this longest side the square stays within
+# MAX_PIXELS too, however narrow the picture is.
+MAX_SIDE = math.isqrt(MAX_PIXELS)
+MAX_QUESTION = 1_000
+
+# Text that steers a LLaVA-style prompt, and how a person may still read it in a question.
+MARKERS = ("<image>", "</s>", "<s>", "<unk>", "<pad>")
+ROLES = ("USER:", "ASSISTANT:")
+
+_HEAD_BYTES = 4096
+_MAGIC = (b"\xff\xd8", b"\x89PNG", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"RIFF")
+_DAMAGED = "This picture is damaged or incomplete; save it again as JPEG or PNG."
+_NO_PICTURE = "No picture was given; choose a picture first."
+
+
+def open_picture(source) -> Image.Image:
+    """Returns the picture as an upright RGB image that depends on no file and carries no metadata.
+
+    `source` is a path, the bytes of a file, an open PIL image, or a uint8 array of shape
+    (height, width[, 3 or 4]). A longest side above `MAX_SIDE` is shrunk to it.
+    Raises ValueError with a sentence for a lay person.
+    """
+    if source is None or (isinstance(source, str) and not source.strip()):
+        raise ValueError(_NO_PICTURE)
+    if isinstance(source, Image.Image):
+        return _decode(source)
+    if isinstance(source, np.ndarray):
+        return _decode(_from_array(source))
+    if isinstance(source, (bytes, bytearray)):
+        stream = io.BytesIO(source)
+    elif isinstance(source, (str, Path)):
+        try:
+            stream = _open_file(Path(source))
+        except OSError:  # no right to read it, or a name that is too long
+            raise ValueError("This file cannot be opened; check its name and rights.") from None
+    else:
+        raise ValueError(f"A picture must be a file, not {_shown(source)}.")
+    with stream, _open_stream(stream) as image:
+        return _decode(image)
+
+
+def _open_file(path: Path) -> BinaryIO:
+    name = _shown(path.name)
+    if path.is_dir():
+        raise ValueError(f"{name} is a folder; choose a picture file in it.")
+    if not path.is_file():  # devices and pipes, which may never end, are kept out here too
+        raise ValueError(f"There is no picture file {name}; check its name and folder.")
+    return path.open("rb")
+
+
+def _open_stream(stream: BinaryIO) -> Image.Image:
+    """Reads the header only: no pixel is decoded before the size is known."""
+    head = stream.read(_HEAD_BYTES)
+    stream.seek(0)
+    try:
+        return Image.open(stream, formats=FORMATS)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        # Pillow's own limit, far above ours, strikes before the size can be asked for.
+        raise ValueError(_too_many(f"more than {Image.MAX_IMAGE_PIXELS:,} pixels")) from None
+    except Exception:  # hostile headers raise nearly anything, from SyntaxError to OverflowError
+        raise ValueError(_why_unreadable(head)) from None
+
+
+def _why_unreadable(head: bytes) -> str:
+    if not head:
+        return "This picture file is empty; choose another file."
+    if head[4:8] == b"ftyp" and head[8:11] in (b"hei", b"hev", b"mif", b"msf"):
+        return "HEIC pictures cannot be read here; save it as JPEG or PNG."
+    if b"<svg" in head.lower():
+        return "SVG drawings cannot be read here; save it as PNG."
+    if head.startswith(b"%PDF"):
+        return "PDF files cannot be read here; save the page as PNG."
+    if head.startswith(_MAGIC) or head[4:12] == b"ftypavif":
+        return _DAMAGED
+    return (
+        "This file is not a picture that can be read here; "
+        f"choose a {', '.join(FORMATS[:-1])} or {FORMATS[-1]} file."
+    )
+
+
+def _too_many(size: str) -> str:
+    return f"This picture has {size}; at most {MAX_PIXELS:,} are allowed, so make it smaller first."
+
+
+def _check_size(width: int, height: int) -> None:
+    if width < 1 or height < 1:
+        raise ValueError(f"This picture is {width} x {height} pixels and so holds nothing to see.")
+    if width * height > MAX_PIXELS:
+        raise ValueError(_too_many(f"{width * height:,} pixels ({width} x {height})"))
+
+
+def _from_array(array: np.ndarray) -> Image.Image:
+    channels = array.shape[2:]
+    if array.dtype != np.uint8 or array.ndim not in (2, 3) or channels not in ((), (3,), (4,)):
+        raise ValueError(
+            "A picture array must be uint8 of shape (height, width), (height, width, 3) or "
+            f"(height, width, 4), not {array.dtype} of shape {array.shape}."
+        )
+    _check_size(array.shape[1], array.shape[0])
+    return Image.fromarray(array)
+
+
+def _decode(image: Image.Image) -> Image.Image:
+    _check_size(*image.size)
+    try:
+        image.load()
+        image = _to_rgb(_upright(image))
+        image.thumbnail((MAX_SIDE, MAX_SIDE))
+    except Exception:  # decoders raise nearly anything on a damaged file
+        raise ValueError(_DAMAGED) from None
+    # EXIF may tell where and when a photograph was taken: it must not travel on to downloads.
+    image.info = {}
+    return image
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # a picture is still a picture when its EXIF block is broken
+        return image
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    """A new RGB image; what is transparent turns white, as on a page."""
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        image = _to_8_bit(image)
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image)
+    return image.convert("RGB")
+
+
+def _to_8_bit(image: Image.Image) -> Image.Image:
+    """Scales grey values of more than 8 bits, where Pillow alone would clip them to white."""
+    grey = np.nan_to_num(np.asarray(image, dtype=np.float32), posinf=0, neginf=0)  # (height, width)
+    # 16 bits have a fixed white; 32-bit and float files have none, so their brightest is taken.
+    low, high = (0, 65535) if image.mode.startswith("I;16") else (grey.min(), grey.max())
+    scaled = (grey - low) * (255 / max(high - low, 1e-9))
+    return Image.fromarray(np.rint(scaled).astype(np.uint8))
+
+
+def clean_question(text) -> tuple[str, list[str]]:
+    """Returns the question on one line, and a note for each piece that is read as plain text.
+
+    Emoji and right-to-left text stay as they are. Raises ValueError with a sentence.
+    """
+    if text is None:
+        raise ValueError("No question was given; type one first.")
+    if not isinstance(text, str):
+        raise ValueError(f"A question must be text, not {_shown(text)}.")
+    # Controls, lone surrogates (which no tokenizer can encode) and line ends become blanks.
+    unwanted = {"Cc", "Cs", "Zl", "Zp"}
+    plain = "".join(" " if unicodedata.category(c) in unwanted else c for c in text)
+    plain = " ".join(plain.split())
+    # Zero-width characters (Cf) hold emoji together but are nothing to read on their own.
+    if all(unicodedata.category(c) in ("Cf", "Zs") for c in plain):
+        raise ValueError("The question is empty; type at least one word.")
+    if len(plain) > MAX_QUESTION:
+        raise ValueError(
+            f"The question has {len(plain):,} characters; 1 to {MAX_QUESTION:,} are allowed."
+        )
+    found = [piece for piece in (*MARKERS, *ROLES) if piece in plain]
+    return plain, [f"“{piece}” in your question is read as plain text." for piece in found]
+
+
+def literal(text: str, special_tokens: Iterable[str] = ()) -> str:
+    """Returns `text` with its special tokens broken by a blank, so that no tokenizer matches them.
+
+    A token gets the blank after its first character ("< image>"), a role word before its colon
+    ("USER :"). `MARKERS` and `ROLES` are always broken; tokens of one character are left alone.
+    A person reads the same. No tokenizer can turn the result into a special token; a role word is
+    ordinary text to every tokenizer, so for it this is a weaker hint to the model.
+    """
+    tokens = {token.strip() for token in (*MARKERS, *special_tokens)}
+    # Breaking one token can leave another one whole, so repeat until none is left.
+    while found := [token for token in tokens if len(token) > 1 and token in text]:
+        for token in found:
+            text = text.replace(token, f"{token[0]} {token[1:]}")
+    return re.sub(rf"\b({'|'.join(role[:-1] for role in ROLES)}):", r"\1 :", text)
+
+
+def check_choice(name: str, value, allowed: Iterable):
+    """Returns `value` if it is one of `allowed`; ValueError otherwise."""
+    allowed = list(allowed)
+    if not any(type(value) is type(choice) and value == choice for choice in allowed):
+        choices = ", ".join(map(str, allowed))
+        raise ValueError(f"{name} must be one of {choices}, not {_shown(value)}.")
+    return value
+
+
+def check_number(name: str, value, low: float, high: float, integer: bool = False):
+    """Returns `value` as float, or int with `integer`, if low <= value <= high; else ValueError."""
+    is_number = isinstance(value, Real) and not isinstance(value, bool)
+    # NaN fails every comparison, and infinity is no number to compute with.
+    in_range = is_number and low <= value <= high and abs(value) != math.inf
+    if not in_range or (integer and value != int(value)):
+        kind = "a whole number" if integer else "a number"
+        raise ValueError(f"{name} must be {kind} from {low} to {high}, not {_shown(value)}.")
+    return int(value) if integer else float(value)
+
+
+def _shown(value) -> str:
+    """A short form of whatever was handed in, for a sentence."""
+    if value is None:
+        return "nothing"
+    if isinstance(value, str):
+        value = "".join(c if c.isprintable() else " " for c in value[:41])
+        return f"“{value[:39]}…”" if len(value) > 40 else f"“{value}”"
+    if isinstance(value, int) and abs(value) > 10**18:
+        return "a huge number"
+    if isinstance(value, Real):
+        return str(value)
+    return f"a value of type {type(value).__name__}"
