@@ -1,0 +1,41 @@
+"""Start the page: python app.py [--host 0.0.0.0] [--port 7860] [--model-path DIR]"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from pathlib import Path
+
+# Before gradio and transformers are imported: nothing is reported or fetched, ever.
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+
+STYLE = Path(__file__).parent / "visipruner" / "ui"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Serve until interrupted. Returns 1 after one sentence if that is not possible."""
+    parser = argparse.ArgumentParser(description="Visual-token pruning, shown side by side.")
+    parser.add_argument("--host", help="address to listen on; 0.0.0.0 serves a whole class room")
+    parser.add_argument("--port", type=int, help="port; the default is the first free one from 7860")
+    parser.add_argument("--model-path", metavar="DIR", help="also offer this LLaVA-1.5-style checkpoint")
+    args = parser.parse_args(arguments)
+
+    from visipruner.ui.layout import build, launch
+    from visipruner.ui.store import Models
+
+    try:
+        launch(build(Models(args.model_path)), args.host, args.port)
+    except (ValueError, OSError) as error:
+        sys.stderr.write(f"error: {str(error).splitlines()[0]}\n")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

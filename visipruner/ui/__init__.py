@@ -1,0 +1,1 @@
+"""The page: components, words, style and the plain functions behind them."""

@@ -1,0 +1,153 @@
+"""What happens behind the page, without gradio: check the form, run, and keep count as events come."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from visipruner.flops import ModelShape, layer_flops
+from visipruner.levels import method_at
+from visipruner.methods import PruningMethod
+from visipruner.models import VLM, Prompt
+from visipruner.runner import Comparison, Event, Options, compare
+from visipruner.trace import LayerRecord
+from visipruner.ui.scenes import Truth
+from visipruner.ui.store import Models
+
+FULL, PRUNED = 0, 1
+LAYER_PAUSE = 0.1  # seconds between two yields for layers; tokens are never held back
+
+
+@dataclass(frozen=True)
+class Form:
+    """Everything that the page or the API hands in, unchecked."""
+
+    picture: object = None
+    question: object = None
+    model: object = "tiny"
+    method: object = "visipruner"
+    level: object = "balanced"
+    semantics: object = "paper"
+    picture_mode: object = "pad"
+    backend: object = "sdpa"
+    precision: object = "auto"
+    fields: dict = field(default_factory=dict)  # of the method, where they replace the level's
+    options: dict = field(default_factory=dict)  # of runner.Options
+
+
+@dataclass(frozen=True)
+class Job:
+    """A checked form: everything that `compare` needs."""
+
+    vlm: VLM
+    prompt: Prompt
+    methods: list[PruningMethod]
+    options: Options
+    form: Form
+    truth: Truth | None = None
+    notes: tuple[str, ...] = ()
+
+    def run(self) -> Iterator[Event]:
+        return compare(self.vlm, self.prompt, self.methods, self.options)
+
+
+@dataclass
+class Side:
+    """One column while it runs."""
+
+    records: list[LayerRecord] = field(default_factory=list)
+    text: str = ""
+    answer: object = None
+    flops: int = 0
+
+
+@dataclass
+class Progress:
+    """What has happened so far, for drawing; `news` is the last thing that did."""
+
+    layers: int
+    shape: ModelShape
+    sides: tuple[Side, Side] = field(default_factory=lambda: (Side(), Side()))
+    news: str = "waiting"
+    now: int = FULL
+    probed: int = 0
+    comparison: Comparison | None = None
+
+    def take(self, event: Event):
+        """Remember one event."""
+        self.news = event.kind
+        if event.comparison:
+            self.comparison = event.comparison
+        if event.kind == "probed":
+            self.probed += 1
+        if event.side < 0:
+            return
+        side, self.now = self.sides[event.side], event.side
+        if event.kind == "layer":
+            side.records.append(event.record)
+            side.flops += layer_flops(self.shape, _Layers([event.record]))[0]
+        elif event.kind == "token":
+            side.text = event.text
+        elif event.kind == "answer":
+            side.answer, side.text = event.answer, event.answer.text
+
+
+@dataclass
+class _Layers:
+    """As much of a trace as counting one layer needs."""
+
+    layers: list[LayerRecord]
+
+
+def check(models: Models, form: Form, truth: Truth | None = None) -> Job:
+    """Turn what was handed in into a job.
+
+    Raises:
+        ValueError: one plain sentence about the first thing that is wrong.
+    """
+    vlm = models.get(form.model, form.backend, form.precision)
+    options = _options(form.options)
+    prompt = vlm.prepare(form.picture, form.question, form.picture_mode)
+    method = method_at(
+        vlm, form.method, form.level, form.semantics, prompt.layout.num_visual, **form.fields
+    )
+    notes = list(prompt.notes)
+    if form.model == "tiny":
+        notes += world_notes(prompt)
+    return Job(vlm, prompt, [PruningMethod(), method], options, form, truth, tuple(notes))
+
+
+def _options(given: dict) -> Options:
+    known = set(Options.__dataclass_fields__)
+    if unknown := sorted(set(given) - known):
+        raise ValueError(f"There is no option {unknown[0]!r}; known are {', '.join(sorted(known))}.")
+    return Options(**given)
+
+
+def world_notes(prompt: Prompt) -> list[str]:
+    """Kind words where the bundled model is asked for what it never learnt."""
+    from visipruner.ui import scenes
+
+    return scenes.limits(prompt.seen, prompt.question)
+
+
+def follow(job: Job) -> Iterator[Progress]:
+    """Run a job; yields the same growing Progress at a pace that a browser can draw.
+
+    Closing this generator stops the model at its next layer.
+    """
+    config = job.vlm.model.config
+    progress = Progress(config.get_text_config().num_hidden_layers, ModelShape.of(config))
+    yield progress
+    drawn, events = 0.0, job.run()
+    try:
+        for event in events:
+            progress.take(event)
+            often = event.kind in ("layer", "probed")
+            if often and time.monotonic() - drawn < LAYER_PAUSE:
+                continue
+            yield progress
+            drawn = time.monotonic()
+    finally:
+        events.close()

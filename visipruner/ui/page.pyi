@@ -1,0 +1,109 @@
+"""The parts of gradio that this page makes stricter: what comes in, and what an error may say."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import logging
+
+import gradio as gr
+from gradio.data_classes import ImageData
+from gradio_client.utils import is_http_url_like, traverse
+
+from visipruner.ui import text
+
+log = logging.getLogger("visipruner")
+
+
+def sorry(sentence: str) -> gr.Error:
+    """An error that a visitor reads, and that leaves no trace in the log."""
+    return gr.Error(sentence, duration=12, print_exception=False)
+
+
+def plainly(function):
+    """Every failure of an event ends in one sentence; only what nobody foresaw reaches the log."""
+    body = _in_words_streamed if inspect.isgeneratorfunction(function) else _in_words
+    return functools.wraps(function)(functools.partial(body, function))
+
+
+def _in_words(function, *args, **kwargs):
+    try:
+        return function(*args, **kwargs)
+    except Exception as error:
+        raise _translated(error) from None
+
+
+def _in_words_streamed(function, *args, **kwargs):
+    try:
+        yield from function(*args, **kwargs)
+    except Exception as error:
+        raise _translated(error) from None
+
+
+def _translated(error: Exception) -> gr.Error:
+    if isinstance(error, gr.Error):
+        return error
+    if isinstance(error, ValueError):
+        return sorry(str(error).splitlines()[0])
+    # The message may quote a visitor's words, so only kind and place are logged.
+    frame = error.__traceback__
+    while frame and frame.tb_next:
+        frame = frame.tb_next
+    place = f"{frame.tb_frame.f_code.co_filename}:{frame.tb_lineno}" if frame else "?"
+    log.error("unforeseen %s at %s", type(error).__name__, place)
+    return sorry(text.BROKEN)
+
+from gradio.events import Dependency
+
+class Picture(gr.Image):
+    """An upload whose file is handed on as it is: `inputs.open_picture` decides what it is."""
+
+    def get_block_name(self) -> str:
+        return "image"
+
+    def preprocess(self, payload: ImageData | None) -> str | None:
+        return payload.path if payload else None
+    from typing import Callable, Literal, Sequence, Any, TYPE_CHECKING
+    from gradio.blocks import Block
+    if TYPE_CHECKING:
+        from gradio.components import Timer
+        from gradio.components.base import Component
+
+
+class Page(gr.Blocks):
+    """Blocks that answer malformed requests with a sentence and never fetch an address."""
+
+    def get_block_name(self) -> str:
+        return "blocks"
+
+    async def preprocess_data(self, block_fn, inputs, state, explicit_call=False):
+        try:
+            _refuse_addresses(inputs)
+            return await super().preprocess_data(block_fn, inputs, state, explicit_call)
+        except gr.Error as error:
+            raise sorry(str(error.message).splitlines()[0]) from None
+        except Exception as error:
+            raise sorry(text.BAD_REQUEST.format(what=_what(error))) from None
+
+
+def _what(error: Exception) -> str:
+    if "receive enough input values" in str(error):
+        return text.TOO_FEW
+    if "path" in str(error).lower() or "upload" in str(error).lower():
+        return text.NOT_UPLOADED
+    return text.WRONG_KIND
+
+
+def _refuse_addresses(inputs):
+    """Gradio would fetch an http address that is given in place of an uploaded file."""
+
+    def refuse(path):
+        raise sorry(text.NO_ADDRESS)
+
+    traverse(
+        inputs,
+        refuse,
+        lambda value: isinstance(value, dict)
+        and isinstance(value.get("path"), str)
+        and is_http_url_like(value["path"]),
+    )

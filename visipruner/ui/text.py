@@ -1,0 +1,142 @@
+"""All words on the page. Nothing else in the page's code is meant to be read by visitors."""
+
+TITLE = "What does the answer really look at?"
+LEAD = (
+    "A vision-language model cuts a picture into hundreds of patches and reads every one of them. "
+    "Ask a question: it is answered twice, once with all patches and once with the few that matter."
+)
+MODEL_READY = "{title} · {grid} patches · {layers} layers · {device}"
+MODEL_WAITING = "{title} · is loaded when you press Run"
+
+PICTURE = "Picture"
+QUESTION = "Question"
+QUESTION_HINT = "Ask about the picture, then press Enter or Run"
+RUN = "Run"
+STOP = "Stop"
+RESET = "Reset"
+EXAMPLES = "Examples"
+EXAMPLE_ALT = "Example {number}: a drawing of {what}. {question}"
+SCENE = "New scene"
+SCENE_SEED = "Scene number"
+ANOTHER_QUESTION = "Another question"
+METHOD = "Method"
+METHODS = {
+    "visipruner": "VisiPruner: by measured influence",
+    "fastv": "FastV: by attention in an early layer",
+    "random": "Random patches",
+    "schedule": "Fixed schedule",
+    "none": "No pruning (both sides the same)",
+}
+MODEL = "Model"
+LEVEL = "How hard to prune"
+LEVEL_INFO = "0 keeps everything, 1 is the hardest"
+PRESET = "Level"
+PRESET_OWN = "own"
+
+ADVANCED = "Advanced"
+SEMANTICS = "Rules of VisiPruner"
+SEMANTICS_INFO = "as the paper says, or as the published code does it"
+PICTURE_MODE = "Fit the picture to the model's square"
+PICTURE_MODES = {"pad": "pad (nothing is lost)", "crop": "crop the middle"}
+MAX_NEW_TOKENS = "Longest answer (tokens)"
+TEMPERATURE = "Temperature"
+TEMPERATURE_INFO = "0 always takes the likeliest word"
+SEED = "Seed for drawing words"
+BACKEND = "Attention backend"
+PRECISION = "Precision"
+FIELDS_HEAD = "Every setting of **{method}**. Empty follows the level."
+FIELD_INFO = {
+    "stages": "which of the three stages act",
+    "shallow_layers": "first layers in which the question does not read single patches",
+    "layer_threshold": "a patch matters when its cosine falls below this",
+    "tokens_threshold": "influence (L2) that a patch needs to stay",
+    "relative": "measure L2 in units of the output's length",
+    "exit_threshold": "a layer is calm when no cosine falls below this",
+    "merge_index": "the patch that stands for all in layer 0",
+    "cache_before_filter": "what early layers keep in the cache",
+    "blind_half": "the published code's rule for 13B models",
+    "keep": "patches that stay",
+    "before_layer": "first layer that runs without the rest",
+    "start_shift": "1 repeats the published scripts' shift by one token",
+    "after_layer": "cut after this layer; -1: before the first",
+    "seed": "draws the patches",
+    "keep_after": "drop the others after this layer; -1: before the first",
+    "none_after": "no patch is left after this layer",
+}
+FROM_LEVEL = "from level"
+PROMPT = "The prompt as the model gets it"
+
+FULL = "With all patches"
+PRUNED = "With the patches that matter"
+NO_ANSWER_YET = "…"
+EMPTY_ANSWER = "(the model ended without a word)"
+
+HOW = (
+    ("Look", "The picture becomes a grid of patches. Each patch is one visual token."),
+    ("Prune", "Layer by layer, the method tests which patches still move the answer."),
+    ("Compare", "Both answers, what they cost, and the patches that were enough."),
+)
+HOW_END = "Press **Run**: an example is ready."
+
+WAITING = "Waiting for the model…"
+READING = "Looking at the picture…"
+LAYERS = "{side}: reading picture and question, layer {layer} of {layers}, {visual} patches left"
+WRITING = "{side}: writing"
+PROBING = "Measuring every layer of the full model for the picture below: {layer} of {layers}"
+DONE = "Done. {verdict}"
+STOPPED = "Stopped. Nothing was kept; press Run to start again."
+
+SAME = "Same answer"
+DIFFERENT = "Different answers"
+RIGHT = "right"
+WRONG = "wrong"
+TRUE_ANSWER = "True answer: {answer}"
+FEWER_FLOPS = "less computing"
+FEWER_FLOPS_WHY = "to read the prompt: {full} → {pruned}"
+FASTER = "faster first word"
+SLOWER = "slower first word"
+NO_DIFFERENCE = "no measurable difference"
+FIRST_TOKEN_WHY = "first word after {full} → {pruned}"
+TOKENS = "visual tokens"
+TOKENS_WHY = "after layer {layer}{then}"
+TOKENS_THEN = ", none after layer {layer}"
+TOKENS_NONE = "nothing was dropped"
+
+FORMULA, EXECUTED, MEASURED = "formula", "executed", "measured"
+MARKS = {
+    FORMULA: "the paper's formula: multiply-adds of the visual tokens only",
+    EXECUTED: "counted from what really ran",
+    MEASURED: "a clock or memory counter, one run",
+}
+COUNTERS = {
+    "vision": "Vision tower (shared)",
+    "prefill": "Reading the prompt",
+    "first": "First word after",
+    "token": "Each further token",
+    "total": "Whole answer",
+    "flops": "Reading the prompt",
+    "probe": "of that, the method's own test",
+    "decode": "Writing the answer",
+    "macs": "Visual tokens, as the paper counts",
+    "attention": "Visual attention left",
+    "attention_paper": "Visual attention left, as the paper counts",
+    "kv": "Key-value cache",
+    "memory": "Peak memory of this run",
+}
+NO_MEMORY = "not measured on a CPU"
+MACHINE = (
+    "Measured once on {device}, {threads} threads, {dtype}, {attention} attention, "
+    "torch {torch}, transformers {transformers}. The full model's untimed probe is not counted."
+)
+MEASURE = "Measure again × 5"
+MEASURING = "Measuring both sides five times, in turn…"
+MEDIANS = "Medians of five silent runs in turn"
+
+GONE = "This visit's result is gone; press Run once more."
+FULL_QUEUE = "Many people are asking right now; please try again in a moment."
+BROKEN = "Something went wrong on the server, and it has been noted there. Please try again."
+BAD_REQUEST = "This request cannot be read: {what}"
+TOO_FEW = "some of its values are missing."
+NOT_UPLOADED = "the picture must be uploaded first."
+WRONG_KIND = "a value is of the wrong kind."
+NO_ADDRESS = "Addresses are not fetched; upload the picture itself."

@@ -1,0 +1,224 @@
+"""HTML for the verdict, the two columns and the status line. Strings in, strings out."""
+
+from __future__ import annotations
+
+from html import escape
+
+from visipruner.runner import Comparison
+from visipruner.ui import text
+from visipruner.ui.handlers import FULL, PRUNED, Progress, Side
+from visipruner.ui.scenes import Truth
+
+NAMES = (text.FULL, text.PRUNED)
+
+
+def count(number: float) -> str:
+    """1234567 -> 1.23 M: three digits and a letter."""
+    for size, letter in ((1e12, " T"), (1e9, " G"), (1e6, " M"), (1e3, " k")):
+        if abs(number) >= size:
+            return f"{number / size:.3g}{letter}"
+    return f"{number:.3g}"
+
+
+def flops(number: float) -> str:
+    value, _, letter = count(number).partition(" ")
+    return f"{value} {letter}FLOP"
+
+
+def duration(milliseconds: float | None) -> str:
+    if milliseconds is None:
+        return "–"
+    if milliseconds >= 1000:
+        return f"{milliseconds / 1000:.2f} s"
+    return f"{milliseconds:.0f} ms" if milliseconds >= 10 else f"{milliseconds:.1f} ms"
+
+
+def times(ratio: float) -> str:
+    return f"{ratio:.1f}×" if ratio < 10 else f"{ratio:.0f}×"
+
+
+# -- status
+
+
+def status(progress: Progress) -> str:
+    """One line for eyes and screen readers; it changes with the stage, not with every token."""
+    side = progress.sides[progress.now]
+    if progress.comparison:
+        line = text.DONE.format(verdict=_headline(progress.comparison) + ".")
+    elif progress.probed:
+        line = text.PROBING.format(layer=progress.probed, layers=progress.layers)
+    elif side.text:
+        line = text.WRITING.format(side=NAMES[progress.now])
+    elif side.records:
+        record = side.records[-1]
+        line = text.LAYERS.format(
+            side=NAMES[progress.now],
+            layer=record.layer + 1,
+            layers=progress.layers,
+            visual=record.visual_tokens,
+        )
+    else:
+        line = text.READING if progress.news == "encoded" else text.WAITING
+    return says(line, busy=not progress.comparison)
+
+
+def says(line: str, busy: bool = False) -> str:
+    kind = "busy" if busy else "still"
+    return f'<p class="vp-status {kind}" role="status">{escape(line)}</p>'
+
+
+# -- verdict
+
+
+def verdict(comparison: Comparison, truth: Truth | None = None) -> str:
+    """The sentence and the three numbers that can be read from the last row."""
+    kind = "same" if comparison.same else "different"
+    return (
+        f'<section class="vp-verdict {kind}" aria-label="Verdict">'
+        f"<h2>{escape(_headline(comparison))}</h2>"
+        f"{_words(comparison)}{_truth(comparison, truth)}"
+        f'<div class="vp-numbers">{_numbers(comparison)}</div></section>'
+    )
+
+
+def _headline(comparison: Comparison) -> str:
+    return text.SAME if comparison.same else text.DIFFERENT
+
+
+def _words(comparison: Comparison) -> str:
+    if comparison.same:
+        return ""
+    tags = {"same": "span", "full": "del", "pruned": "ins"}
+    words = " ".join(
+        f"<{tags[kind]}>{escape(words)}</{tags[kind]}>" for kind, words in comparison.word_diff
+    )
+    return f'<p class="vp-diff">{words}</p>'
+
+
+def _truth(comparison: Comparison, truth: Truth | None) -> str:
+    if truth is None:
+        return ""
+    marks = " ".join(
+        f"<span>{escape(name)}: {mark(truth.fits(answer.text))}</span>"
+        for name, answer in zip(NAMES, comparison.answers)
+    )
+    sentence = escape(text.TRUE_ANSWER.format(answer=truth.answer))
+    return f'<p class="vp-truth"><b>{sentence}</b> {marks}</p>'
+
+
+def mark(right: bool) -> str:
+    word, sign = (text.RIGHT, "✓") if right else (text.WRONG, "✗")
+    return f'<span class="vp-mark {word}"><span aria-hidden="true">{sign}</span> {word}</span>'
+
+
+def _numbers(comparison: Comparison) -> str:
+    full, pruned = comparison.answers
+    before, after = (a.counts.executed.prefill for a in comparison.answers)
+    why = text.FEWER_FLOPS_WHY.format(full=flops(before), pruned=flops(after))
+    cells = [_number(times(comparison.flops_ratio), text.FEWER_FLOPS, why, text.EXECUTED)]
+    cells.append(_number(*_speed(comparison), text.MEASURED))
+    cells.append(_number(*_tokens(pruned.trace), text.EXECUTED))
+    return "".join(cells)
+
+
+def _number(value: str, label: str, why: str, source: str) -> str:
+    size = "long" if len(value) > 7 else ""
+    return (
+        f'<div class="vp-number"><strong class="{size}">{escape(value)}</strong>'
+        f"<b>{escape(label)}</b><small>{escape(why)} {tag(source)}</small></div>"
+    )
+
+
+def _speed(comparison: Comparison) -> tuple[str, str, str]:
+    ratio = comparison.first_token_ratio
+    full, pruned = (duration(answer.times.first_token) for answer in comparison.answers)
+    why = text.FIRST_TOKEN_WHY.format(full=full, pruned=pruned)
+    if ratio >= 1.05:
+        return times(ratio), text.FASTER, why
+    if ratio >= 1:
+        return "≈", text.NO_DIFFERENCE, why
+    return times(1 / ratio), text.SLOWER, why
+
+
+def kept(trace) -> int:
+    """Patches that the method's first cut left; all of them if it made none."""
+    return len(trace.cuts[0].kept) if trace.cuts else trace.num_visual
+
+
+def _tokens(trace) -> tuple[str, str, str]:
+    if not trace.cuts:
+        return str(trace.num_visual), text.TOKENS, text.TOKENS_NONE
+    gone = next((cut.after_layer for cut in trace.cuts[1:] if not cut.kept), None)
+    then = "" if gone is None else text.TOKENS_THEN.format(layer=gone)
+    first = trace.cuts[0]
+    why = text.TOKENS_WHY.format(layer=first.after_layer, then=then)
+    return f"{trace.num_visual} → {len(first.kept)}", text.TOKENS, why
+
+
+def tag(source: str) -> str:
+    return f'<span class="vp-tag {source}" title="{escape(text.MARKS[source])}">{source}</span>'
+
+
+# -- the two columns
+
+
+def column(progress: Progress, side: int, truth: Truth | None = None) -> str:
+    """One answer with its counters, finished or on its way."""
+    shown = progress.sides[side]
+    words = escape(shown.text) or (text.EMPTY_ANSWER if shown.answer else text.NO_ANSWER_YET)
+    busy = "busy" if side == progress.now and not shown.answer else ""
+    right = mark(truth.fits(shown.answer.text)) if truth and shown.answer else ""
+    rows = _final(shown) if shown.answer else _live(progress, shown)
+    return (
+        f'<article class="vp-side {"pruned" if side == PRUNED else "full"} {busy}">'
+        f"<h3>{escape(NAMES[side])} {right}</h3>"
+        f'<p class="vp-answer">{words}</p><dl>{"".join(rows)}</dl></article>'
+    )
+
+
+def row(name: str, value: str, source: str) -> str:
+    label = escape(text.COUNTERS[name])
+    return f"<div><dt>{label}</dt><dd>{escape(value)} {tag(source)}</dd></div>"
+
+
+def _live(progress: Progress, side: Side) -> list[str]:
+    last = side.records[-1] if side.records else None
+    tokens = f"{last.visual_tokens}" if last else "–"
+    layer = f"{last.layer + 1} / {progress.layers}" if last else f"0 / {progress.layers}"
+    return [
+        f"<div><dt>Layer</dt><dd>{layer}</dd></div>",
+        f"<div><dt>Visual tokens</dt><dd>{tokens}</dd></div>",
+        row("flops", flops(side.flops) if side.flops else "–", text.EXECUTED),
+    ]
+
+
+def _final(side: Side) -> list[str]:
+    clock, counts = side.answer.times, side.answer.counts
+    memory = text.NO_MEMORY if counts.peak_bytes is None else f"{count(counts.peak_bytes)}B"
+    return [
+        row("vision", duration(clock.vision), text.MEASURED),
+        row("prefill", duration(clock.prefill), text.MEASURED),
+        row("first", duration(clock.first_token), text.MEASURED),
+        row("token", duration(clock.per_token), text.MEASURED),
+        row("total", duration(clock.total), text.MEASURED),
+        row("flops", flops(counts.executed.prefill), text.EXECUTED),
+        row("probe", flops(counts.executed.probe), text.EXECUTED),
+        row("decode", flops(counts.executed.decode), text.EXECUTED),
+        row("attention", f"{counts.attention_executed:.1%}", text.EXECUTED),
+        row("kv", f"{count(counts.kv_bytes)}B", text.EXECUTED),
+        row("macs", f"{count(counts.paper_macs)}MAC", text.FORMULA),
+        row("attention_paper", f"{counts.attention_paper:.1%}", text.FORMULA),
+        row("memory", memory, text.MEASURED),
+    ]
+
+
+def small_print(comparison: Comparison) -> str:
+    return f'<p class="vp-small">{escape(text.MACHINE.format(**comparison.machine))}</p>'
+
+
+def notes(sentences) -> str:
+    items = "".join(f"<li>{escape(sentence)}</li>" for sentence in sentences)
+    return f'<ul class="vp-notes">{items}</ul>' if items else ""
+
+
+__all__ = ["FULL", "PRUNED", "column", "notes", "small_print", "status", "verdict"]
