@@ -1,0 +1,1 @@
+"""Everything that is drawn. Drawing knows pictures and traces, never models."""

@@ -1,0 +1,215 @@
+"""The annotated picture for download: four stages side by side, with everything needed to read them."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Collection
+
+from PIL import Image, ImageDraw, ImageFont, ImageOps
+
+from visipruner.render import palette
+from visipruner.trace import PruningTrace
+
+_MARGIN = 24
+_VEIL = 0.66  # how much of a dropped patch is covered by ink
+
+
+def draw_survivors(
+    picture: Image.Image,
+    trace: PruningTrace,
+    layer: int | None = None,
+    size: int = 420,
+    title: str = "",
+    small_print: str = "",
+) -> Image.Image:
+    """Draw which patches survive where.
+
+    Args:
+        picture: the picture as the model sees it (`Prompt.seen`).
+        trace: what happened.
+        layer: one layer only, as a single panel; None: a strip of up to four stages.
+        size: side of a panel in pixels.
+        title: the line above; None of it by default but the method's name and its outcome.
+        small_print: model and versions, below.
+    """
+    chosen = [(f"Layer {layer}", trace.patches_at(layer))] if layer is not None else panels(trace)
+    if layer is not None and not 0 <= layer < max(1, len(trace.layers)):
+        raise ValueError(f"layer must be from 0 to {len(trace.layers) - 1}, not {layer}.")
+    cells = [_panel(picture, trace, name, set(kept), size) for name, kept in chosen]
+    width = (
+        max(2 * size, sum(cell.width for cell in cells) + _MARGIN * (len(cells) - 1)) + 2 * _MARGIN
+    )
+    head = _text_block(title or default_title(trace), width, size // 16, palette.INK)
+    foot = _legend(trace, width, size // 24)
+    small = _text_block(
+        "\n".join(filter(None, [settings_line(trace), small_print])), width, size // 30, "#4a4f57"
+    )
+    parts = [head, _row(cells, width), foot, small]
+    sheet = Image.new("RGB", (width, sum(part.height for part in parts) + _MARGIN), palette.PAPER)
+    top = _MARGIN // 2
+    for part in parts:
+        sheet.paste(part, (0, top))
+        top += part.height
+    return sheet
+
+
+def panels(trace: PruningTrace) -> list[tuple[str, list[int]]]:
+    """Title and patches of each stage worth a picture: the input, then what every cut left."""
+    found = [(f"Input: {_tokens(trace.num_visual)}", list(range(trace.num_visual)))]
+    last = trace.num_visual
+    for cut in trace.cuts:
+        if len(cut.kept) == last or len(found) == 4:
+            continue
+        last = len(cut.kept)
+        where = "Before layer 0" if cut.after_layer < 0 else f"After layer {cut.after_layer}"
+        word = {"filter": "filtered", "exit": "vision leaves"}.get(cut.stage, "chosen")
+        found.append((f"{where}, {word}: {_tokens(last)}", list(cut.kept)))
+        if cut.stage == "filter" and cut.kept and _middle_layer(trace) is not None:
+            middle = _middle_layer(trace)
+            found.append((f"Layer {middle}, middle: {_tokens(last)}", trace.patches_at(middle)))
+    if len(found) == 1 and trace.layers:
+        end = trace.layers[-1].layer
+        found.append((f"Layer {end}, nothing dropped: {_tokens(last)}", trace.patches_at(end)))
+    return found[:4]
+
+
+def default_title(trace: PruningTrace) -> str:
+    return (
+        f"{trace.method}. {trace.why}".strip()
+        if trace.why
+        else f"{trace.method}: all patches stay."
+    )
+
+
+def settings_line(trace: PruningTrace) -> str:
+    """Every setting of the method, as it ran."""
+    values = ", ".join(f"{name} = {_short(value)}" for name, value in trace.settings.items())
+    return f"method {trace.method}" + (f" ({values})" if values else "")
+
+
+def _middle_layer(trace: PruningTrace) -> int | None:
+    """Half way through the layers that ran with the kept patches only, if there are several."""
+    middle = [record.layer for record in trace.layers if record.stage == "middle"]
+    return middle[len(middle) // 2] if len(middle) > 2 else None
+
+
+def _tokens(number: int) -> str:
+    return f"{number} visual token{'' if number == 1 else 's'}"
+
+
+def _short(value) -> str:
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return "+".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
+# -- drawing
+
+
+def _panel(
+    picture, trace: PruningTrace, name: str, kept: Collection[int], size: int
+) -> Image.Image:
+    drawn = veiled(picture, trace.grids[0] if trace.grids else None, kept, trace.num_visual, size)
+    label = _text_block(name, drawn.width + 2 * _MARGIN, size // 20, palette.INK)
+    label = label.crop((_MARGIN, 0, drawn.width + _MARGIN, label.height))
+    panel = Image.new("RGB", (drawn.width, label.height + drawn.height), palette.PAPER)
+    panel.paste(label, (0, 0))
+    panel.paste(drawn, (0, label.height))
+    return panel
+
+
+def veiled(picture, grid, kept: Collection[int], num_visual: int, size: int) -> Image.Image:
+    """The picture with every patch outside `kept` greyed, darkened and hatched, the kept ones framed."""
+    drawn = ImageOps.contain(picture.convert("RGB"), (size, size)).resize(
+        _fit(picture.size, size), Image.Resampling.LANCZOS
+    )
+    if grid is None or len(kept) == num_visual:
+        return drawn
+    rows, columns = grid
+    boxes = _boxes(drawn.size, rows, columns)
+    mask = Image.new("L", drawn.size, 0)
+    pen = ImageDraw.Draw(mask)
+    for patch, (left, top, right, bottom) in enumerate(boxes):
+        if patch not in kept:
+            pen.rectangle((left, top, right - 1, bottom - 1), fill=255)
+    drawn.paste(_veil(drawn, columns), (0, 0), mask)
+    _frame(drawn, boxes, rows, columns, kept)
+    return drawn
+
+
+def _fit(picture_size: tuple[int, int], size: int) -> tuple[int, int]:
+    scale = size / max(picture_size)
+    return tuple(max(1, round(edge * scale)) for edge in picture_size)
+
+
+def _boxes(size: tuple[int, int], rows: int, columns: int) -> list[tuple[int, int, int, int]]:
+    width, height = size
+    xs = [round(column * width / columns) for column in range(columns + 1)]
+    ys = [round(row * height / rows) for row in range(rows + 1)]
+    return [
+        (xs[column], ys[row], xs[column + 1], ys[row + 1])
+        for row in range(rows)
+        for column in range(columns)
+    ]
+
+
+def _veil(picture: Image.Image, columns: int) -> Image.Image:
+    # Half its colour stays: one can still see what the model no longer looks at.
+    pale = Image.blend(picture, ImageOps.grayscale(picture).convert("RGB"), 0.5)
+    dark = Image.blend(pale, Image.new("RGB", picture.size, palette.INK), _VEIL)
+    pen = ImageDraw.Draw(dark)
+    step = max(4, picture.width // columns // 2)
+    for start in range(-picture.height, picture.width, step):
+        pen.line((start, picture.height, start + picture.height, 0), fill="#565b64")
+    return dark
+
+
+def _frame(drawn: Image.Image, boxes, rows: int, columns: int, kept: Collection[int]):
+    """Outline groups of kept patches, light on dark, so that they show on any picture."""
+    pen = ImageDraw.Draw(drawn)
+    edges = []
+    for patch in kept:
+        if patch >= len(boxes):
+            continue
+        left, top, right, bottom = boxes[patch]
+        row, column = divmod(patch, columns)
+        sides = (
+            (row == 0 or patch - columns not in kept, (left, top, right, top)),
+            (row == rows - 1 or patch + columns not in kept, (left, bottom, right, bottom)),
+            (column == 0 or patch - 1 not in kept, (left, top, left, bottom)),
+            (column == columns - 1 or patch + 1 not in kept, (right, top, right, bottom)),
+        )
+        edges += [line for outer, line in sides if outer]
+    for colour, width in ((palette.INK, 5), (palette.KEPT, 3)):
+        for line in edges:
+            pen.line(line, fill=colour, width=width)
+
+
+def _row(cells: list[Image.Image], width: int) -> Image.Image:
+    row = Image.new("RGB", (width, max(cell.height for cell in cells) + _MARGIN), palette.PAPER)
+    bottom = row.height - _MARGIN
+    left = _MARGIN
+    for cell in cells:
+        row.paste(cell, (left, bottom - cell.height))
+        left += cell.width + _MARGIN
+    return row
+
+
+def _legend(trace: PruningTrace, width: int, size: int) -> Image.Image:
+    if not trace.num_visual:
+        return _text_block("This prompt holds no visual tokens.", width, size, palette.INK)
+    text = "Framed: the model still has this patch.   Dark and hatched: its token was dropped."
+    return _text_block(text, width, size, palette.INK)
+
+
+def _text_block(text: str, width: int, size: int, colour: str) -> Image.Image:
+    """Text wrapped to the width, on a strip of its own height."""
+    font = ImageFont.load_default(max(10, size))
+    per_line = max(10, int((width - 2 * _MARGIN) / font.getlength("abcdefghij nopqrst") * 18))
+    lines = [part for line in text.splitlines() for part in textwrap.wrap(line, per_line) or [""]]
+    high = round(font.size * 1.35)
+    block = Image.new("RGB", (width, high * len(lines) + 10), palette.PAPER)
+    pen = ImageDraw.Draw(block)
+    for number, line in enumerate(lines):
+        pen.text((_MARGIN, 4 + number * high), line, font=font, fill=colour)
+    return block

@@ -1,0 +1,66 @@
+"""All colours and the words for stages, in one place; Python hands them to the JavaScript as props.
+
+Categorical colours are Okabe and Ito's, which people with any colour blindness can tell apart; numbers
+are shown by viridis, which grows evenly lighter. No meaning hangs on a colour alone.
+"""
+
+from __future__ import annotations
+
+FULL = "#0072B2"
+PRUNED = "#E69F00"
+THRESHOLD = "#D55E00"
+EXIT = "#CC79A7"
+KEPT = (
+    "#F0E442"  # outlines on the picture, always with a dark edge so that they show on any picture
+)
+INK = "#12151c"  # dark edge, veil over dropped patches
+PAPER = "#ffffff"
+NEUTRAL = "#7a7f87"  # text and axes that must be readable on white and on black
+
+STAGE_COLOURS = {
+    "shallow": "#56B4E9",
+    "search": FULL,
+    "filter": PRUNED,
+    "middle": "#009E73",
+    "exit": EXIT,
+    "text only": "#9a9a9a",
+    "full": "#56B4E9",
+    "reduced": "#009E73",
+}
+
+STAGE_TITLES = {
+    "shallow": "Shallow",
+    "search": "Searching",
+    "filter": "Filtering",
+    "middle": "Middle",
+    "exit": "Exit",
+    "text only": "Deep: words only",
+    "full": "All patches",
+    "reduced": "Chosen patches",
+}
+
+# Viridis at nine even steps (matplotlib's table).
+HEAT = (
+    "#440154",
+    "#472d7b",
+    "#3b528b",
+    "#2c728e",
+    "#21918c",
+    "#28ae80",
+    "#5ec962",
+    "#addc30",
+    "#fde725",
+)
+
+
+def as_props() -> dict:
+    """What the viewer's JavaScript needs."""
+    return {
+        "kept": KEPT,
+        "ink": INK,
+        "paper": PAPER,
+        "exit": EXIT,
+        "threshold": THRESHOLD,
+        "stages": dict(STAGE_COLOURS),
+        "heat": list(HEAT),
+    }

@@ -1,0 +1,65 @@
+"""Numbers per layer, ready to be drawn by plotly or as SVG. Nothing here draws."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from visipruner.render import palette
+from visipruner.trace import PruningTrace
+
+
+def sides(comparison) -> tuple:
+    """The baseline's answer and the last one, which is the pruned one."""
+    return comparison.answers[0], comparison.answers[-1]
+
+
+def settings_of(comparison) -> dict:
+    return sides(comparison)[1].trace.settings
+
+
+def layer_spans(values: Sequence) -> list[tuple[int, int, object]]:
+    """Runs of equal values: [576, 576, 3] -> [(0, 1, 576), (2, 2, 3)]."""
+    runs: list[tuple[int, int, object]] = []
+    for index, value in enumerate(values):
+        if runs and runs[-1][2] == value:
+            runs[-1] = (runs[-1][0], index, value)
+        else:
+            runs.append((index, index, value))
+    return runs
+
+
+def marks(trace: PruningTrace) -> list[tuple[int, str, str]]:
+    """Layers after which something was dropped: (layer, words, colour)."""
+    found = []
+    for cut in trace.cuts:
+        before = trace.cut_before(cut.after_layer)
+        present = trace.num_visual if before is None else len(before.kept)
+        if len(cut.kept) == present:
+            continue
+        word = "exit" if not cut.kept else "filtering"
+        colour = palette.EXIT if not cut.kept else palette.THRESHOLD
+        found.append((cut.after_layer, f"{word}: {present} → {len(cut.kept)}", colour))
+    return found
+
+
+def influence_series(comparison) -> tuple[dict, dict | None]:
+    """Per layer the largest 1 - cosine and the largest L2, of the pruned run and of the full model.
+
+    L2 is divided by the output's norm where the method does so. None where nothing was tested.
+    """
+    relative = bool(settings_of(comparison).get("relative"))
+    pruned = _strongest(sides(comparison)[1].trace, "pruned run", relative)
+    probe = comparison.probe
+    return pruned, None if probe is None else _strongest(probe, "full model", relative)
+
+
+def _strongest(trace: PruningTrace, name: str, relative: bool) -> dict:
+    series: dict = {"name": name, "layers": [], "change": [], "l2": []}
+    for record in trace.layers:
+        tested = record.influence if record.influence and record.influence.cos else None
+        series["layers"].append(record.layer)
+        # At least 1e-9: float32 cosines may pass 1, and the axes are logarithmic.
+        series["change"].append(max(1 - min(tested.cos), 1e-9) if tested else None)
+        unit = tested.norm if tested and relative and tested.norm else 1.0
+        series["l2"].append(max(max(tested.l2) / unit, 1e-9) if tested else None)
+    return series

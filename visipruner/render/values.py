@@ -1,0 +1,239 @@
+"""What the patch viewer shows, as one small JSON value. Everything in it comes from traces."""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from PIL import Image
+
+from visipruner.render.stages import most_telling_layer, steps
+from visipruner.trace import Influence, LayerRecord, PruningTrace
+
+MAX_SIDE = 672  # pixels of the picture that is sent; the patch grid needs no more
+MAX_PICTURE_BYTES = 60_000
+
+# Numbers travel as 16-bit codes, evenly spaced in their logarithm: 0.05 % of the value is a tenth of
+# what the page prints, and a layer of 576 patches takes 1.5 kB. Code 0 is "this or less".
+LOG_LOW, LOG_HIGH = -9.0, 4.0
+_CODES = 65_535
+
+
+def viewer_start(prompt, layers: int = 0) -> dict:
+    """The value before anything ran: the picture as the model sees it, and its patches.
+
+    Args:
+        prompt: a `models.Prompt`.
+        layers: decoder layers of the model, when known, so that the layer strip has its final length.
+    """
+    grids = prompt.layout.grids
+    return {
+        "kind": "start",
+        "picture": picture_uri(prompt.seen),
+        "size": list(prompt.seen.size),
+        "grid": list(grids[0]) if grids else None,
+        "num_visual": prompt.layout.num_visual,
+        "pictures": len(grids),
+        "padding": list(prompt.padding),
+        "num_layers": layers,
+        "question": prompt.question,
+        "layers": [],
+        "masks": [],
+        "steps": [],
+        "note": _note(prompt.layout.num_visual, grids),
+        "why": "",
+    }
+
+
+def viewer_live(start: dict, records: Sequence[LayerRecord], label: str = "") -> dict:
+    """The value while prefill runs: counts, and patches where a test has told which are there.
+
+    Args:
+        start: what `viewer_start` gave; made once, since it holds the picture.
+        records: the layers so far, as they came with the events.
+        label: what is running, for the line above the picture.
+    """
+    masks = _Masks(start["num_visual"])
+    layers = [_layer(record, _present(record, start["num_visual"]), masks) for record in records]
+    for layer in layers:
+        layer["influence"] = None  # counts only: thousands of numbers per layer would not be cheap
+    layer = records[-1].layer if records else 0
+    return {
+        **start,
+        "kind": "live",
+        "layers": layers,
+        "masks": masks.packed,
+        "first": layer,
+        "label": label,
+    }
+
+
+def viewer_value(comparison, side: int = -1) -> dict:
+    """Everything that the viewer shows about one answer of a comparison.
+
+    Args:
+        comparison: a `runner.Comparison`.
+        side: which of its answers; the last by default.
+    """
+    trace = comparison.answers[side].trace
+    return viewer_answer(comparison.prompt, trace, comparison.probe)
+
+
+def viewer_answer(prompt, trace: PruningTrace, probe: PruningTrace | None = None) -> dict:
+    """The value for one finished trace; `probe` adds the full model's influence."""
+    masks = _Masks(trace.num_visual)
+    layers = [_layer(record, trace.patches_at(record.layer), masks) for record in trace.layers]
+    return {
+        **viewer_start(prompt, len(trace.layers)),
+        "kind": "done",
+        "method": trace.method,
+        "layers": layers,
+        "steps": steps(trace),
+        "first": most_telling_layer(trace),
+        "why": trace.why,
+        "filtering": trace.filtering_layer,
+        "exit": trace.exit_layer,
+        "thresholds": _thresholds(trace.settings),
+        "cuts": [_cut(cut, trace, masks) for cut in trace.cuts],
+        "probe": probe and [_influence(record.influence, masks) for record in probe.layers],
+        "scale": _scale(trace, probe),
+        "masks": masks.packed,
+    }
+
+
+def picture_uri(picture: Image.Image, max_side: int = MAX_SIDE) -> str:
+    """The picture as a data URI that needs no file and no server."""
+    small = picture.convert("RGB")
+    small.thumbnail((max_side, max_side))
+    for quality in (90, 75, 50, 30, 10):
+        stream = io.BytesIO()
+        small.save(stream, "WEBP", quality=quality)
+        if stream.tell() <= MAX_PICTURE_BYTES:
+            break
+    return "data:image/webp;base64," + base64.b64encode(stream.getvalue()).decode()
+
+
+# -- packing
+
+
+def pack_bits(patches: Iterable[int], length: int) -> str:
+    """Which of `length` patches are in the set: one bit each, first patch first, in base64."""
+    bits = np.zeros(length, dtype=bool)
+    bits[list(patches)] = True
+    return base64.b64encode(np.packbits(bits).tobytes()).decode()
+
+
+def unpack_bits(packed: str, length: int) -> list[int]:
+    """The set that `pack_bits` packed."""
+    raw = np.frombuffer(base64.b64decode(packed), dtype=np.uint8)
+    return np.flatnonzero(np.unpackbits(raw)[:length]).tolist()
+
+
+def pack_numbers(values: Sequence[float]) -> str:
+    """Numbers of at least 0 as 16-bit logarithmic codes, little-endian, in base64."""
+    logs = np.log10(np.clip(np.nan_to_num(np.asarray(values, dtype=float)), 1e-30, None))
+    codes = np.round((logs - LOG_LOW) / (LOG_HIGH - LOG_LOW) * _CODES).clip(0, _CODES)
+    return base64.b64encode(codes.astype("<u2").tobytes()).decode()
+
+
+def unpack_numbers(packed: str) -> np.ndarray:
+    """What `pack_numbers` packed, to within 0.05 %."""
+    codes = np.frombuffer(base64.b64decode(packed), dtype="<u2")
+    return 10 ** (LOG_LOW + codes / _CODES * (LOG_HIGH - LOG_LOW))
+
+
+class _Masks:
+    """Sets of patches, each sent once; layers name them by number."""
+
+    def __init__(self, length: int):
+        self.length = length
+        self.packed: list[str] = []
+
+    def number(self, patches: Iterable[int]) -> int:
+        packed = pack_bits(patches, self.length)
+        if packed not in self.packed:
+            self.packed.append(packed)
+        return self.packed.index(packed)
+
+
+# -- parts of the value
+
+
+def _layer(record: LayerRecord, present: Sequence[int] | None, masks: _Masks) -> dict:
+    return {
+        "stage": record.stage,
+        "tokens": record.tokens,
+        "visual": record.visual_tokens,
+        "mask": None if present is None else masks.number(present),
+        "influence": _influence(record.influence, masks),
+    }
+
+
+def _present(record: LayerRecord, num_visual: int) -> Sequence[int] | None:
+    """The patches of a layer as far as its record alone tells."""
+    if record.influence:
+        return record.influence.patches
+    return range(record.visual_tokens) if record.visual_tokens in (0, num_visual) else None
+
+
+def _influence(influence: Influence | None, masks: _Masks) -> dict | None:
+    """`change` is 1 - cosine: how far the attention output turns when the patch is left out."""
+    if influence is None or not influence.patches:
+        return None
+    order = np.argsort(influence.patches)
+    return {
+        "at": masks.number(influence.patches),
+        "change": pack_numbers(1 - np.asarray(influence.cos, dtype=float)[order]),
+        "l2": pack_numbers(np.asarray(influence.l2, dtype=float)[order]),
+        "norm": float(f"{influence.norm:.6g}"),
+    }
+
+
+def _cut(cut, trace: PruningTrace, masks: _Masks) -> dict:
+    before = trace.cut_before(cut.after_layer)
+    present = range(trace.num_visual) if before is None else before.kept
+    scores = cut.scores if cut.scores and len(cut.scores) == len(present) else None
+    return {
+        "after": cut.after_layer,
+        "stage": cut.stage,
+        "kept": masks.number(cut.kept),
+        "at": masks.number(present),
+        "scores": pack_numbers(scores) if scores else None,
+        "carried": sum(1 for owner in cut.owner if owner >= 0) - len(cut.kept),
+    }
+
+
+def _thresholds(settings: dict) -> dict:
+    names = ("layer_threshold", "tokens_threshold", "exit_threshold", "relative")
+    return {name: settings[name] for name in names if name in settings}
+
+
+def _scale(*traces: PruningTrace | None) -> list[int]:
+    """Whole decades of 1 - cosine that hold nearly every value of every layer, for one colour scale."""
+    changes = np.concatenate(
+        [[1e-3]]
+        + [
+            1 - np.asarray(record.influence.cos, dtype=float)
+            for trace in traces
+            if trace
+            for record in trace.layers
+            if record.influence and record.influence.cos
+        ]
+    )
+    # Below 1e-7 float32 cosines are rounding; the lowest tenth says nothing that the rest does not.
+    low = max(1e-7, float(np.quantile(changes, 0.1)))
+    high = max(low * 10, float(changes.max()))
+    return [math.floor(math.log10(low)), math.ceil(math.log10(high))]
+
+
+def _note(num_visual: int, grids: Sequence) -> str:
+    if not num_visual:
+        return "This prompt holds no visual tokens."
+    if not grids:
+        return "How this model's patches lie on the picture is not known, so no grid is drawn."
+    if len(grids) > 1:
+        return f"This prompt holds {len(grids)} pictures; the first is shown."
+    return ""

@@ -1,0 +1,55 @@
+"""The patch viewer: one gr.HTML component that answers every hover, click and key in the browser."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from visipruner.render.palette import as_props
+from visipruner.render.values import (
+    LOG_HIGH,
+    LOG_LOW,
+    viewer_answer,
+    viewer_live,
+    viewer_start,
+    viewer_value,
+)
+
+_HERE = Path(__file__).parent
+EMPTY: dict = {"kind": "empty", "layers": [], "masks": [], "steps": []}
+
+
+def viewer_parts() -> dict[str, str]:
+    """The viewer's markup, style and script, as the page and the report use them."""
+    script = "\n".join(
+        (_HERE / f"viewer_{part}.js").read_text() for part in ("data", "draw", "page")
+    )
+    return {
+        "html_template": (_HERE / "viewer.html").read_text(),
+        "css_template": (_HERE / "viewer.css").read_text(),
+        "js_on_load": script,
+    }
+
+
+def viewer_props() -> dict:
+    """What does not change from run to run."""
+    return {"palette": as_props(), "log_range": [LOG_LOW, LOG_HIGH]}
+
+
+def PatchViewer(**kwargs):
+    """A `gr.HTML` whose value is what `viewer_value` (or `viewer_start`, `viewer_live`) returns."""
+    import gradio as gr  # the values and the report need no gradio
+
+    arguments = {"value": EMPTY, "apply_default_css": False, "elem_classes": ["patch-viewer"]}
+    return gr.HTML(**{**arguments, **viewer_parts(), **viewer_props(), **kwargs})
+
+
+__all__ = [
+    "EMPTY",
+    "PatchViewer",
+    "viewer_answer",
+    "viewer_live",
+    "viewer_parts",
+    "viewer_props",
+    "viewer_start",
+    "viewer_value",
+]

@@ -1,0 +1,201 @@
+// From the value to plain arrays and sentences. No drawing, no page.
+
+function bytesOf(packed) {
+  const text = atob(packed);
+  const bytes = new Uint8Array(text.length);
+  for (let i = 0; i < text.length; i++) bytes[i] = text.charCodeAt(i);
+  return bytes;
+}
+
+// The numbers of the patches whose bit is set, ascending.
+function patchesOf(packed, length) {
+  const bytes = bytesOf(packed), patches = [];
+  for (let i = 0; i < length; i++) if (bytes[i >> 3] & (128 >> (i & 7))) patches.push(i);
+  return patches;
+}
+
+function numbersOf(packed, range) {
+  const bytes = bytesOf(packed), numbers = new Float64Array(bytes.length / 2);
+  for (let i = 0; i < numbers.length; i++) {
+    const code = bytes[2 * i] + 256 * bytes[2 * i + 1];
+    numbers[i] = code === 0 ? 0 : 10 ** (range[0] + (code / 65535) * (range[1] - range[0]));
+  }
+  return numbers;
+}
+
+// One number per patch of the picture; NaN where there is none.
+function spread(numbers, patches, length) {
+  const all = new Float64Array(length).fill(NaN);
+  patches.forEach((patch, i) => { all[patch] = numbers[i]; });
+  return all;
+}
+
+class Story {
+  constructor(value, logRange) {
+    Object.assign(this, value);
+    this.length = value.num_visual || 0;
+    [this.rows, this.columns] = value.grid || [0, 0];
+    this.perPicture = this.rows * this.columns;
+    this.range = logRange;
+    this.sets = (value.masks || []).map((mask) => patchesOf(mask, this.length));
+    this.layers = value.layers || [];
+    this.steps = value.steps || [];
+    this.cuts = value.cuts || [];
+    this.thresholds = value.thresholds || {};
+    this.influences = new Map();
+  }
+
+  // Patches in a layer as 0/1 per patch, or null while that is not known yet.
+  present(layer) {
+    const record = this.layers[layer];
+    return record && record.mask !== null ? this.flags(this.sets[record.mask]) : null;
+  }
+
+  flags(patches) {
+    const flags = new Uint8Array(this.length);
+    for (const patch of patches) flags[patch] = 1;
+    return flags;
+  }
+
+  cutAfter(layer) {
+    return this.cuts.filter((cut) => cut.after === layer).pop() || null;
+  }
+
+  // Patches that go on from a layer; the same as present() unless something is dropped after it.
+  staying(layer) {
+    const cut = this.cutAfter(layer);
+    return cut ? this.flags(this.sets[cut.kept]) : this.present(layer);
+  }
+
+  // {change, l2} per patch of a layer in this run ("run") or the full model ("probe"), or null.
+  influence(layer, source) {
+    const packed = source === "probe" ? this.probe && this.probe[layer]
+      : this.layers[layer] && this.layers[layer].influence;
+    if (!packed) return null;
+    const key = source + layer;
+    if (!this.influences.has(key)) {
+      const at = this.sets[packed.at];
+      this.influences.set(key, {
+        change: spread(numbersOf(packed.change, this.range), at, this.length),
+        l2: spread(numbersOf(packed.l2, this.range), at, this.length),
+        unit: this.thresholds.relative ? packed.norm : 1,
+      });
+    }
+    return this.influences.get(key);
+  }
+
+  stepOf(layer) {
+    return this.steps.find((step) => step.first <= layer && layer <= step.last) || null;
+  }
+
+  place(patch) {
+    return `Row ${Math.floor(patch / this.columns) + 1}, column ${(patch % this.columns) + 1}`;
+  }
+
+  // The cut that took a patch away, or null.
+  death(patch) {
+    let before = true;
+    for (const cut of this.cuts) {
+      const stays = this.sets[cut.kept].includes(patch);
+      if (before && !stays) return cut;
+      before = stays;
+    }
+    return null;
+  }
+
+  numbers(influence, patch) {
+    if (!influence || Number.isNaN(influence.change[patch])) return "";
+    const l2 = influence.l2[patch] / influence.unit;
+    const relative = this.thresholds.relative ? "relative " : "";
+    return `cosine ${cosineText(influence.change[patch])}, ${relative}L2 ${shortNumber(l2)}`;
+  }
+
+  fate(patch) {
+    const cut = this.death(patch);
+    if (this.kind !== "done") return "";
+    if (!cut) return this.cuts.length ? "stays to the end" : "nothing is dropped in this run";
+    const where = cut.after < 0 ? "dropped before layer 0" : `dropped after layer ${cut.after}`;
+    const influence = this.influence(cut.after, "run");
+    if (cut.stage === "filter" && influence) return `${where}: ${this.verdict(influence, patch)}`;
+    if (cut.stage === "exit") return `${where}, when vision left`;
+    if (cut.scores) {
+      const scores = numbersOf(cut.scores, this.range), at = this.sets[cut.at];
+      const own = scores[at.indexOf(patch)];
+      const rank = scores.reduce((above, score) => above + (score > own), 1);
+      return `${where}: rank ${rank} of ${at.length} by the method's score`;
+    }
+    return where;
+  }
+
+  verdict(influence, patch) {
+    const { tokens_threshold: limit, layer_threshold: cosine } = this.thresholds;
+    const l2 = influence.l2[patch] / influence.unit;
+    const relative = this.thresholds.relative ? "relative " : "";
+    const weak = `${relative}L2 ${shortNumber(l2)} < ${limit}, too weak to stay`;
+    const turn = influence.change[patch];
+    const sign = turn > 1 - cosine ? `< ${cosine}` : `≥ ${cosine} → no influence`;
+    return `cosine ${cosineText(turn)} (${sign}), ${weak}`;
+  }
+
+  // The whole line about one patch, as seen from a layer.
+  patchLine(patch, layer, withProbe) {
+    if (patch < 0) return "Point at a patch, tap it, or use the arrow keys.";
+    const padding = this.padding && this.padding.includes(patch) ? " (only padding)" : "";
+    const parts = [`${this.place(patch)}${padding}`];
+    const fate = this.fate(patch);
+    if (fate) parts.push(` — ${fate}`);
+    if (!this.layers.length) return parts.join("") + ".";
+    const death = this.death(patch);
+    const now = this.numbers(this.influence(layer, "run"), patch);
+    if (death && layer > death.after) parts.push(`. Layer ${layer}: no longer there`);
+    else if (now && !(death && death.after === layer && death.stage === "filter")) {
+      parts.push(`. Layer ${layer}: ${now}`);
+    } else if (!now) parts.push(`. Layer ${layer}: not tested${this.whyUntested(layer)}`);
+    const full = withProbe && this.numbers(this.influence(layer, "probe"), patch);
+    if (full) parts.push(`. Full model, layer ${layer}: ${full}`);
+    return parts.join("") + ".";
+  }
+
+  whyUntested(layer) {
+    const record = this.layers[layer];
+    if (!record) return "";
+    if (!record.visual) return " (no visual token is left)";
+    if (record.stage === "shallow") return " (shallow: the question does not read single patches yet)";
+    return " (the method measures nothing here)";
+  }
+
+  // What a screen reader hears about the picture.
+  pictureLabel(layer) {
+    if (!this.picture) return "No picture yet";
+    const grid = this.rows ? `, ${this.rows} by ${this.columns} patches` : "";
+    const record = this.layers[layer];
+    if (!record) return `The picture as the model sees it${grid}`;
+    const staying = this.present(layer);
+    const few = staying && record.visual && record.visual <= 12
+      ? " at " + [...staying.keys()].filter((p) => staying[p])
+        .map((p) => this.place(p).toLowerCase()).join("; ") : "";
+    return `The picture as the model sees it${grid}. Layer ${layer}: ` +
+      `${record.visual} of ${this.length} visual tokens are left${few}.`;
+  }
+}
+
+function cosineText(change) {
+  const cosine = 1 - change;
+  return change > 0 && change < 5e-6 ? (1 - change).toFixed(7) : cosine.toFixed(5);
+}
+
+function shortNumber(number) {
+  if (!(number > 0)) return "0";
+  return number >= 100 ? number.toFixed(0) : number >= 0.001 ? String(+number.toPrecision(2))
+    : number.toExponential(0);
+}
+
+function moved(patch, key, rows, columns) {
+  if (patch < 0) return 0;
+  let row = Math.floor(patch / columns), column = patch % columns;
+  if (key === "ArrowUp") row = Math.max(0, row - 1);
+  if (key === "ArrowDown") row = Math.min(rows - 1, row + 1);
+  if (key === "ArrowLeft") column = Math.max(0, column - 1);
+  if (key === "ArrowRight") column = Math.min(columns - 1, column + 1);
+  return row * columns + column;
+}
