@@ -1,9 +1,9 @@
-"""Attention by plan, and one query's attention row, on any backend and without an N x N matrix.
+"""Attention by plan, and one query's attention row; any backend, no N x N matrix.
 
-A plan says, span of queries by span of queries, which keys are scored and whose values are zeroed or
-replaced. Zeroing a weight after softmax is attention with that key's value zeroed; merging weights
-into one token is attention with the values replaced by that token's. So each span is one ordinary
-scaled_dot_product_attention.
+A plan says, span of queries by span of queries, which keys are scored and whose values are zeroed
+or replaced. Zeroing a weight after softmax is attention with that key's value zeroed; merging
+weights into one token is attention with the values replaced by that token's. So each span is one
+ordinary scaled_dot_product_attention.
 """
 
 from __future__ import annotations

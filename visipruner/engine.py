@@ -1,4 +1,4 @@
-"""prune(): hooks on a stock model. The only file that knows transformers' layers, caches and masks."""
+"""prune(): hooks on a stock model. Only this file knows transformers' layers, caches and masks."""
 
 from __future__ import annotations
 
@@ -61,8 +61,8 @@ def _decoder_of(model: nn.Module) -> nn.Module:
     parts = ("q_proj", "k_proj", "v_proj", "scaling")
     if not hasattr(decoder, "rotary_emb") or not all(hasattr(attention, p) for p in parts):
         raise ValueError(
-            f"{type(model).__name__} is not a Llama-like model: its layers have no separate q, k and "
-            "v projections with rotary positions."
+            f"{type(model).__name__} is not a Llama-like model: its layers have no "
+            "separate q, k and v projections with rotary positions."
         )
     if hasattr(attention, "q_norm"):
         raise ValueError(f"{type(model).__name__} normalises its queries; that is not supported.")
@@ -121,7 +121,9 @@ class _Run:
         self.trace = PruningTrace.begin(method.name, method.settings, layout)
         self.memory = SimpleNamespace()
         self.handles: list = []
-        self.stock_configs: dict[nn.Module, object] = {}  # attention modules whose config is swapped
+        self.stock_configs: dict[
+            nn.Module, object
+        ] = {}  # attention modules whose config is swapped
         self.cache = None  # the Cache object of this prompt
         self.started = False
         self.steps = 0
@@ -129,7 +131,7 @@ class _Run:
         self.rows: list[Tensor] = []  # per layer, positions of the rows that it computed
         self.compact = False
         self.next_position: list[int] = []  # per layer, of the first decoded token
-        self.fitted: dict = {}  # prefill arguments cut to the present rows, kept from layer to layer
+        self.fitted: dict = {}  # prefill arguments, cut once for all layers until the next cut
         self.view_parts: dict = {}  # what the running layer's attention was given
         is_visual = torch.zeros(layout.length, dtype=torch.bool)
         is_visual[list(layout.visual)] = True
@@ -173,17 +175,21 @@ class _Run:
         batch, length = tokens.shape[:2]
         if batch != 1:
             raise ValueError(
-                f"prune() runs one prompt at a time, not a batch of {batch} (beam search and several "
-                "return sequences make batches too)."
+                f"prune() runs one prompt at a time, not a batch of {batch} (beam search "
+                "and several return sequences make batches too)."
             )
         if not self.started:
             self._check_prompt(length, kwargs)
             self.started = True
             return None
-        if length != 1 or not self.trace.complete or kwargs.get("past_key_values") is not self.cache:
+        if (
+            length != 1
+            or not self.trace.complete
+            or kwargs.get("past_key_values") is not self.cache
+        ):
             raise ValueError(
-                "One `with prune(...)` is for one prompt: after its prefill, only one token at a time "
-                "with the same cache can follow. Open a new one for the next prompt."
+                "One `with prune(...)` is for one prompt: after its prefill, only one token "
+                "at a time with the same cache can follow. Open a new one for the next prompt."
             )
         # Stock code would count from layer 0's cache, which may be shorter than the prompt.
         position = self.layout.length + self.steps
@@ -196,16 +202,22 @@ class _Run:
     def _check_prompt(self, length: int, kwargs: dict):
         cache, mask = kwargs.get("past_key_values"), kwargs.get("attention_mask")
         if cache is not None and cache.get_seq_length() > 0:
-            raise ValueError("prune() must see the prompt from its first token: the cache is not empty.")
+            raise ValueError(
+                "prune() must see the prompt from its first token: the cache is not empty."
+            )
         if cache is None and kwargs.get("use_cache", self.decoder.config.use_cache) is False:
-            raise ValueError("prune() needs the key-value cache: call the model with use_cache=True.")
+            raise ValueError(
+                "prune() needs the key-value cache: call the model with use_cache=True."
+            )
         if length != self.layout.length:
             raise ValueError(
-                f"The layout is for a prompt of {self.layout.length} tokens, but {length} arrived; a "
-                "prompt cannot be given in pieces."
+                f"The layout is for a prompt of {self.layout.length} tokens, but {length} arrived; "
+                "a prompt cannot be given in pieces."
             )
         if isinstance(mask, Tensor) and (mask.dim() != 2 or not bool(mask.all())):
-            raise ValueError("prune() needs a prompt without padding and without a mask of its own.")
+            raise ValueError(
+                "prune() needs a prompt without padding and without a mask of its own."
+            )
 
     def before_lm_head(self, _module, args):
         if not self.steps:
@@ -229,7 +241,9 @@ class _Run:
             kwargs = {**kwargs, "hidden_states": hidden}
         rows = len(self.positions)
         visual = int(self.is_visual[self.positions].sum())
-        self.trace.layers.append(LayerRecord(index, rows, visual, _plain_stage(visual, self.layout)))
+        self.trace.layers.append(
+            LayerRecord(index, rows, visual, _plain_stage(visual, self.layout))
+        )
         self.rows.append(self.positions)
         self.next_position.append(rows if self.compact else self.layout.length)
         return args, kwargs
@@ -259,7 +273,9 @@ class _Run:
             place = place.to(cos.device)
             self.fitted["position_embeddings"] = (cos[:, place], sin[:, place])
             mask = kwargs.get("attention_mask")
-            if mask is not None:  # eager: the stock causal mask without the dropped rows and columns
+            if (
+                mask is not None
+            ):  # eager: the stock causal mask without the dropped rows and columns
                 rows = self.positions.to(mask.device)
                 mask = mask[:, :, rows][:, :, :, rows]
             self.fitted["attention_mask"] = mask
@@ -292,7 +308,6 @@ class _Run:
             plan = self.method.attend(LayerInput(*self._view_fields(index, record)))
         if plan is None:
             record.pairs = rows * rows
-            visual = record.visual_tokens
             is_visual = self.is_visual[self.positions]
             seen = torch.arange(1, rows + 1)
             record.visual_pairs = int(torch.where(is_visual, seen, is_visual.cumsum(0)).sum())
@@ -357,7 +372,9 @@ class _Run:
         keep = torch.tensor(selection.keep, dtype=torch.long)
         rows = torch.isin(self.positions, keep).nonzero().flatten()
         if len(rows) != len(keep):
-            raise ValueError(f"{self.method.name} wants to keep tokens that are not there any more.")
+            raise ValueError(
+                f"{self.method.name} wants to keep tokens that are not there any more."
+            )
         if not len(rows) or int(self.positions[rows[-1]]) != int(self.positions[-1]):
             raise ValueError(f"{self.method.name} must keep the last prompt token: it answers.")
         kept = self.patch_of[keep[self.is_visual[keep]]].tolist()
@@ -382,7 +399,9 @@ class _Run:
             patches = self.method.cached(index, self.trace)
             if patches is not None:
                 keep = ~self.is_visual[rows]
-                keep |= torch.isin(self.patch_of[rows], torch.tensor(patches)) & self.is_visual[rows]
+                keep |= (
+                    torch.isin(self.patch_of[rows], torch.tensor(patches)) & self.is_visual[rows]
+                )
                 if not bool(keep.all()):
                     kept = keep.nonzero().flatten().to(layer.keys.device)
                     layer.keys, layer.values = layer.keys[:, :, kept], layer.values[:, :, kept]
@@ -390,7 +409,7 @@ class _Run:
 
 
 class _RunHook:
-    """A bound step of a run, with the layer's number; its type tells that a model is being pruned."""
+    """A step of a run, with the layer's number; its type tells that a model is being pruned."""
 
     def __init__(self, function, index):
         self.function, self.index = function, index

@@ -1,9 +1,10 @@
 """FLOPs from a model's shape and a trace. Pure functions; three ways of counting that never mix.
 
 * `paper_macs`: the paper's formula, multiply-adds of the visual tokens only (appendix M).
-* `executed`: every matrix product that ran, 2 FLOPs per multiply-add, attention as full rectangles and
-  the method's own test included; equal to torch's FlopCounterMode where that sees the products.
-* `attention_share`: the share of visual attention that is left, as the paper counts it and as executed.
+* `executed`: every matrix product that ran, 2 FLOPs per multiply-add, attention as full rectangles
+  and the method's own test included; equal to torch's FlopCounterMode where that sees the products.
+* `attention_share`: the share of visual attention that is left, as the paper counts it and as
+executed.
 """
 
 from __future__ import annotations
@@ -80,7 +81,7 @@ def layer_flops(shape: ModelShape, trace: PruningTrace) -> list[int]:
 
 
 def vision_flops(config, pictures: int) -> int:
-    """FLOPs of CLIP's tower and LLaVA's projector for so many pictures, each `image_size` square."""
+    """FLOPs of CLIP's tower and LLaVA's projector for so many square pictures."""
     vision, text = config.vision_config, config.get_text_config()
     patches = (vision.image_size // vision.patch_size) ** 2
     tokens, width = patches + 1, vision.hidden_size
@@ -95,7 +96,7 @@ def vision_flops(config, pictures: int) -> int:
 
 
 def paper_macs(shape: ModelShape, trace: PruningTrace) -> int:
-    """The paper's formula: 4nd^2 + 2n^2 d + 3ndm per layer for n visual tokens (d_kv where it differs).
+    """The paper's formula: 4nd^2 + 2n^2 d + 3ndm per layer for n visual tokens.
 
     For VisiPruner, layers up to the filtering layer count without the attention term, as appendix M
     does although that attention runs; the trace says how many layers that is.
@@ -110,19 +111,17 @@ def paper_macs(shape: ModelShape, trace: PruningTrace) -> int:
 
 
 def attention_share(trace: PruningTrace) -> tuple[float, float]:
-    """Visual attention left, by the paper's count and as executed, each from 0 to 1.
+    """Visual attention left, by the paper's count and as executed, from 0 to 1.
 
-    The paper's count looks only at layers after the filtering layer; as printed its R has no matching
-    dimensions, so it is read as L'(n'^2 + n' n_t) / (L (n^2 + n n_t)). The executed share counts causal
-    query-key pairs with a visual member whose score was computed.
+    The paper's count looks only at layers after the filtering layer; as printed its R has no
+    matching dimensions, so it is read as L'(n'^2 + n' n_t) / (L (n^2 + n n_t)). The executed share
+    counts causal query-key pairs with a visual member whose score was computed.
     """
     layers, visual = len(trace.layers), trace.num_visual
     if not visual or not layers:
         return 1.0, 1.0
     text = trace.length - visual
-    after = [
-        r.visual_tokens for r in trace.layers if r.layer >= trace.attention_free_layers
-    ]
+    after = [r.visual_tokens for r in trace.layers if r.layer >= trace.attention_free_layers]
     paper = sum(n * n + n * text for n in after) / (layers * (visual**2 + visual * text))
     return paper, sum(r.visual_pairs for r in trace.layers) / (layers * _visual_pairs(trace))
 

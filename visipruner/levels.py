@@ -1,4 +1,4 @@
-"""How hard to prune, as one number or word, for every method. The only place where a level gets meaning."""
+"""How hard to prune: the only place where a level, one number or word, gets a meaning."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ SEMANTICS = ("paper", "official")
 _KEEP = (1.0, 0.5, 0.25, 0.1, 0.0)
 _STEPS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
-# VisiPruner's thresholds at the same five levels for LLaVA-1.5; "balanced" is the paper's setting. A
-# checkpoint that ships a `presets.json` brings its own, as calibrated for it.
+# VisiPruner's thresholds at the same five levels for LLaVA-1.5; "balanced" is the paper's setting.
+# A checkpoint that ships a `presets.json` brings its own, as calibrated for it.
 _LLAVA = {
     "shallow_layers": {"paper": 7, "official": 6},
     "relative": False,
@@ -82,11 +82,11 @@ def _values(vlm: VLM, method, level: float, semantics: str, num_visual: int) -> 
     if method is FastV or method is Random:
         return {"keep": keep}
     if method is Schedule:
-        # LLaVA-1.5's averages in the paper: 15 full layers of 32, vision gone after 23.
+        # LLaVA-1.5 in the paper: 15 full layers of 32, the last one with visual tokens is 23.
         return {
             "keep": keep,
             "keep_after": round(layers * 15 / 32) - 1,
-            "none_after": round(layers * 23 / 32) - 1 if level > 0 else None,
+            "none_after": round(layers * 24 / 32) - 1 if level > 0 else None,
         }
     return {}
 

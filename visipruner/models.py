@@ -1,4 +1,4 @@
-"""Which models there are, how they are loaded, and how picture and question become their input."""
+"""Which models there are, how they load, and how picture and question become their input."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from visipruner.layout import TokenLayout
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
 
-# LLaVA-1.5 was trained with Vicuna's system sentence, which its chat template leaves out unless given.
+# LLaVA-1.5 was trained with this sentence, which its chat template leaves out unless given.
 SYSTEM = (
     "A chat between a curious human and an artificial intelligence assistant. The assistant gives "
     "helpful, detailed, and polite answers to the human's questions."
@@ -60,7 +60,7 @@ class Prompt:
 
 @dataclass
 class VLM:
-    """A loaded model with its processor. `lock` is held by whoever runs it: hooks belong to the model."""
+    """A loaded model with its processor. Hooks belong to the model: who runs it holds `lock`."""
 
     spec: ModelSpec
     model: LlavaForConditionalGeneration
@@ -100,7 +100,9 @@ class VLM:
         tokenizer = self.processor.tokenizer
         text = self._prompt_text(literal(question, tokenizer.all_special_tokens))
         side = self.model.config.vision_config.image_size
-        square, padding_box = _square(picture, side, mode, self.processor.image_processor.image_mean)
+        square, padding_box = _square(
+            picture, side, mode, self.processor.image_processor.image_mean
+        )
         inputs = self.processor(images=square, text=text, return_tensors="pt")
         inputs["pixel_values"] = inputs["pixel_values"].to(self.model.dtype)
         layout = TokenLayout.from_ids(
@@ -186,13 +188,17 @@ def _check_checkpoint(path: Path):
     except (OSError, ValueError, KeyError):
         raise ValueError(f"{path} holds no model: its config.json is missing or damaged.") from None
     if kind != "llava":
-        raise ValueError(f"{path} holds a {kind!r} model; only LLaVA-1.5-style models can be opened.")
+        raise ValueError(
+            f"{path} holds a {kind!r} model; only LLaVA-1.5-style models can be opened."
+        )
     if not any(path.glob("*.safetensors")):
-        raise ValueError(f"{path} holds no weights in safetensors format, the only one that is read.")
+        raise ValueError(
+            f"{path} holds no weights in safetensors format, the only one that is read."
+        )
 
 
 def _square(picture: Image.Image, side: int, mode: str, mean) -> tuple[Image.Image, tuple]:
-    """The square that the model sees, and the box (left, top, right, bottom) that is picture in it."""
+    """The square that the model sees, and the box (left, top, right, bottom) of the picture."""
     if mode == "crop":
         return ImageOps.fit(picture, (side, side), Image.Resampling.BICUBIC), (0, 0, side, side)
     colour = tuple(round(255 * channel) for channel in mean)

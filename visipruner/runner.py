@@ -7,6 +7,7 @@ somebody draws. Leaving the generator early stops the computation at the next la
 from __future__ import annotations
 
 import difflib
+import itertools
 import queue
 import statistics
 import threading
@@ -146,8 +147,8 @@ class Comparison:
 class Event:
     """One thing that happened. `side` is the method's place in the list; -1 for all together.
 
-    kind: "encoded" (the picture), "layer" (record), "token" (text so far), "answer" (answer), "probed"
-    (a layer of the untimed probe),
+    kind: "encoded" (the picture), "layer" (record), "token" (text so far), "answer" (answer),
+    "probed" (a layer of the untimed probe),
     "compared" (comparison).
     """
 
@@ -183,8 +184,8 @@ def compare(
 ) -> Iterator[Event]:
     """Answer with several methods, one after the other; the picture is encoded once for all.
 
-    The first method is the baseline. Who runs first alternates from comparison to comparison. Yields
-    events of both sides and last a "compared" event.
+    The first method is the baseline. Who runs first alternates from comparison to comparison.
+    Yields events of both sides and last a "compared" event.
     """
     options = options or Options()
 
@@ -211,7 +212,7 @@ def compare(
 def last_event(events: Iterator[Event]) -> Event:
     """Run to the end without looking; the last event holds the result."""
     event = None
-    for event in events:
+    for event in events:  # noqa: B007 - the last one is what is wanted
         pass
     return event
 
@@ -271,7 +272,7 @@ def _processor_name() -> str:
 
 
 def _stream(work: Callable[[Callable[[Event], None]], None]) -> Iterator[Event]:
-    """Run `work(emit)` in a thread and yield what it emits; leaving early makes emit raise Stopped."""
+    """Run `work(emit)` in a thread and yield what it emits; leaving early stops the work."""
     events: queue.SimpleQueue = queue.SimpleQueue()
     stop = threading.Event()
     done = object()
@@ -332,9 +333,7 @@ class _Tokens(BaseStreamer):
 
 @torch.inference_mode()
 def _answer(vlm, prompt, method, options, features, vision_ms, side, emit) -> Answer:
-    tokens = _Tokens(
-        vlm.processor.tokenizer, lambda text: emit(Event("token", side, text=text))
-    )
+    tokens = _Tokens(vlm.processor.tokenizer, lambda text: emit(Event("token", side, text=text)))
     before = _memory_mark(vlm)
     with (
         _prefill_clock(vlm) as clock,
@@ -349,7 +348,7 @@ def _answer(vlm, prompt, method, options, features, vision_ms, side, emit) -> An
         start = _now(vlm)
         _generate(vlm, prompt, features, options, tokens)
         end = _now(vlm)
-    steps = [b - a for a, b in zip(tokens.times, tokens.times[1:])]
+    steps = [b - a for a, b in itertools.pairwise(tokens.times)]
     times = Times(
         vision_ms,
         _milliseconds(*clock),
@@ -393,7 +392,7 @@ def _warm_up(vlm, prompt, features):
 
 @torch.inference_mode()
 def _probe(vlm, prompt, features, emit) -> PruningTrace:
-    """Influence in every layer of the unpruned model; a run of its own, so that no clock sees it."""
+    """Influence in every layer of the unpruned model, in a run of its own that no clock sees."""
     on_layer = lambda record: emit(Event("probed", record=record))  # noqa: E731 - lets Stop through
     with prune(vlm.model, PruningMethod(), prompt.layout, probe=True, on_layer=on_layer) as trace:
         _generate(vlm, prompt, features, Options(max_new_tokens=1))

@@ -16,8 +16,8 @@ class Selection:
     """A method's decision: which tokens go on.
 
     Args:
-        keep: ascending *positions* (indices into the prompt) of the tokens that stay; text included.
-        stage: a word for this decision, shown on the page ("filter", "exit", ...).
+        keep: ascending *positions* (indices into the prompt) of the tokens that stay; text
+        included. stage: a word for this decision, shown on the page ("filter", "exit", ...).
         owner: for every patch the position of the token that carries it, or NOBODY. None: every
             kept patch carries itself.
         scores: one number per visual token that was present, best is largest; for the page.
@@ -93,7 +93,12 @@ class PruningTrace:
     @classmethod
     def begin(cls, method: str, settings: dict, layout: TokenLayout) -> PruningTrace:
         return cls(
-            method, settings, layout.length, list(layout.spans), list(layout.grids), layout.num_visual
+            method,
+            settings,
+            layout.length,
+            list(layout.spans),
+            list(layout.grids),
+            layout.num_visual,
         )
 
     @property
@@ -122,7 +127,9 @@ class PruningTrace:
     @property
     def most_influential(self) -> tuple[float, int] | None:
         """Smallest cosine that any test saw, and its layer: how near a decision came."""
-        seen = [(min(r.influence.cos), r.layer) for r in self.layers if r.influence and r.influence.cos]
+        seen = [
+            (min(r.influence.cos), r.layer) for r in self.layers if r.influence and r.influence.cos
+        ]
         return min(seen) if seen else None
 
     def to_json(self) -> dict:

@@ -1,8 +1,7 @@
-"""What a pruning method is: hyper-parameters and up to four moments, all of which may stay silent."""
+"""What a pruning method is: hyper-parameters and four moments, all of which may stay silent."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict, dataclass
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, ClassVar
@@ -10,8 +9,8 @@ from typing import TYPE_CHECKING, ClassVar
 from torch import Tensor
 
 from visipruner.attention import Plan
-from visipruner.layout import Range, TokenLayout
-from visipruner.trace import Influence, LayerRecord, PruningTrace, Selection
+from visipruner.layout import TokenLayout
+from visipruner.trace import LayerRecord, PruningTrace, Selection
 
 if TYPE_CHECKING:
     from visipruner.engine import LayerView
@@ -69,20 +68,9 @@ class PruningMethod:
         """After a layer: which tokens go on to the next. None: all."""
 
     def cached(self, layer: int, trace: PruningTrace) -> list[int] | None:
-        """When prefill ends: patches that `layer` keeps in its cache. None: all that it computed."""
+        """When prefill ends: patches that `layer` keeps in its cache. None: all it computed."""
 
     @property
     def settings(self) -> dict:
-        return asdict(self)
-
-
-def required(name: str, value, low: float, high: float, whole: bool = False):
-    """`value` if it is a finite number in [low, high], else a ValueError that says the range."""
-    kind = "a whole number" if whole else "a number"
-    right_type = isinstance(value, int if whole else (int, float)) and not isinstance(value, bool)
-    if not right_type or not math.isfinite(value) or not low <= value <= high:
-        raise ValueError(f"{name} must be {kind} from {low} to {high}, not {value!r}.")
-    return value
-
-
-__all__ = ["Influence", "LayerInput", "PruningMethod", "Range", "Selection", "required"]
+        """The fields as JSON knows them."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}

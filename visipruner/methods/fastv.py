@@ -1,9 +1,10 @@
-"""FastV (ECCV 2024, arXiv 2403.06764): keep what the last prompt token attends to in an early layer.
+"""FastV (ECCV 2024, arXiv 2403.06764): keep what the last prompt token attends to early on.
 
-Source of the rule: pkunlp-icler/FastV d1659729. Scores are the head-mean attention row of the last prompt
-token in layer index K - 1 (the paper's text speaks of average attention; the code uses this row), and the
-rest is dropped once, at the input of layer index K. Positions stay. The code's "mask mode" takes the same
-decision and hides the tokens instead of dropping them, which gives the same answer and saves nothing.
+Source of the rule: pkunlp-icler/FastV d1659729. Scores are the head-mean attention row of the last
+prompt token in layer index K - 1 (the paper's text speaks of average attention; the code uses this
+row), and the rest is dropped once, at the input of layer index K. Positions stay. The code's "mask
+mode" takes the same decision and hides the tokens instead of dropping them, which gives the same
+answer and saves nothing.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from visipruner.methods.base import PruningMethod, required
+from visipruner.inputs import check_number
+from visipruner.methods.base import PruningMethod
 from visipruner.trace import Selection
 
 
@@ -25,8 +27,8 @@ class FastV(PruningMethod):
     Args:
         keep: visual tokens that stay; all, if there are no more.
         before_layer: K, the first layer that runs without the rest; at least 1.
-        start_shift: 1 reproduces the published scripts, whose visual range starts one token late: the
-            first visual token always stays and the first text token after the picture competes.
+        start_shift: 1 reproduces the published scripts, whose visual range starts one token late:
+            the first visual token always stays and the first text token after the picture competes.
     """
 
     name: ClassVar[str] = "fastv"
@@ -36,9 +38,9 @@ class FastV(PruningMethod):
     start_shift: int = 0
 
     def __post_init__(self):
-        required("keep", self.keep, 0, 1_000_000, whole=True)
-        required("before_layer", self.before_layer, 1, 1000, whole=True)
-        required("start_shift", self.start_shift, 0, 1, whole=True)
+        check_number("keep", self.keep, 0, 1_000_000, integer=True)
+        check_number("before_layer", self.before_layer, 1, 1000, integer=True)
+        check_number("start_shift", self.start_shift, 0, 1, integer=True)
 
     def select(self, view):
         if view.layer != self.before_layer - 1:
@@ -53,7 +55,9 @@ class FastV(PruningMethod):
         keep = view.positions[stays | chosen].tolist()
         if view.layer == view.num_layers - 1:
             return None
-        view.trace.why = f"The {self.keep} most attended visual tokens of layer {view.layer} stayed."
+        view.trace.why = (
+            f"The {self.keep} most attended visual tokens of layer {view.layer} stayed."
+        )
         return Selection(tuple(keep), "fastv", scores=tuple(score.tolist()))
 
 

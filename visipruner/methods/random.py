@@ -7,7 +7,8 @@ from typing import ClassVar
 
 import torch
 
-from visipruner.methods.base import PruningMethod, required
+from visipruner.inputs import check_number
+from visipruner.methods.base import PruningMethod
 
 
 @dataclass(frozen=True)
@@ -27,9 +28,9 @@ class Random(PruningMethod):
     seed: int = 0
 
     def __post_init__(self):
-        required("keep", self.keep, 0, 1_000_000, whole=True)
-        required("after_layer", self.after_layer, -1, 1000, whole=True)
-        required("seed", self.seed, 0, 2**63 - 1, whole=True)
+        check_number("keep", self.keep, 0, 1_000_000, integer=True)
+        check_number("after_layer", self.after_layer, -1, 1000, integer=True)
+        check_number("seed", self.seed, 0, 2**63 - 1, integer=True)
 
     def encode(self, view):
         return self._draw(view) if self.after_layer == -1 else None

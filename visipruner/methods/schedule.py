@@ -1,4 +1,4 @@
-"""A fixed schedule: so many tokens after one layer, none after another. For benchmarks and teaching."""
+"""A fixed schedule: so many tokens after one layer, none after another; to measure and teach."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import ClassVar
 
 import torch
 
-from visipruner.methods.base import PruningMethod, required
+from visipruner.inputs import check_number
+from visipruner.methods.base import PruningMethod
 
 
 @dataclass(frozen=True)
@@ -24,13 +25,13 @@ class Schedule(PruningMethod):
 
     keep: int = 10
     keep_after: int = 14
-    none_after: int | None = 22
+    none_after: int | None = 23
 
     def __post_init__(self):
-        required("keep", self.keep, 0, 1_000_000, whole=True)
-        required("keep_after", self.keep_after, -1, 1000, whole=True)
+        check_number("keep", self.keep, 0, 1_000_000, integer=True)
+        check_number("keep_after", self.keep_after, -1, 1000, integer=True)
         if self.none_after is not None:
-            required("none_after", self.none_after, self.keep_after + 1, 1000, whole=True)
+            check_number("none_after", self.none_after, self.keep_after + 1, 1000, integer=True)
 
     def encode(self, view):
         return self._spread(view) if self.keep_after == -1 else None
@@ -46,6 +47,10 @@ class Schedule(PruningMethod):
         present, keep = len(view.patches), min(self.keep, len(view.patches))
         # The middles of `keep` equal parts.
         chosen = (torch.arange(keep) * 2 + 1) * present // (2 * keep) if keep else torch.arange(0)
-        leave = "stay to the end" if self.none_after is None else f"leave after layer {self.none_after}"
-        view.trace.why = f"By the clock: {keep} tokens go on after layer {self.keep_after} and {leave}."
+        leave = (
+            "stay to the end" if self.none_after is None else f"leave after layer {self.none_after}"
+        )
+        view.trace.why = (
+            f"By the clock: {keep} tokens go on after layer {self.keep_after} and {leave}."
+        )
         return view.keep_patches(view.patches[chosen], "schedule")

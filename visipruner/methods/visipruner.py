@@ -1,13 +1,14 @@
-"""VisiPruner (arXiv 2510.17205): sinks in shallow layers, a few tokens in the middle, none in deep ones.
+"""VisiPruner (arXiv 2510.17205): sinks in shallow layers, a few tokens in the middle, then none.
 
 Two semantics by name. "paper" is the text of the paper with its gaps filled (paper.md, section 7);
-"official" is the published code (EIT-NLP/VisiPruner, commit d778622) with its quirks, each named here:
+"official" is the published code (EIT-NLP/VisiPruner, commit d778622) with its quirks, each named
+here:
 
 * the influence test starts one layer later than the shallow edits end (a strict comparison);
 * attention is zeroed after softmax without renormalising, in prefill only; caches stay whole;
-* only layer 0 touches what visual tokens see; for 13B it blocks half of the picture, merges nothing;
-* calm layers are counted and never reset, an empty kept set counts as calm, and a run in which every
-  token was kept never exits.
+* only layer 0 touches what visual tokens see; for 13B it blocks half of the picture, merges
+nothing; * calm layers are counted and never reset, an empty kept set counts as calm, and a run in
+  which every token was kept never exits.
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ from typing import ClassVar
 import torch
 
 from visipruner.attention import Plan, Span
+from visipruner.inputs import check_number
 from visipruner.layout import to_ranges
-from visipruner.methods.base import LayerInput, PruningMethod, required
+from visipruner.methods.base import LayerInput, PruningMethod
 
 STAGES = ("shallow", "middle", "deep")
 CALM_LAYERS_BEFORE_EXIT = 2  # "two consecutive layers", paper section 5
@@ -41,10 +43,10 @@ class VisiPruner(PruningMethod):
             sqrt(1 - layer_threshold^2) it never empties the kept set.
         exit_threshold: a layer is calm when no kept token's cosine falls below this. The paper does
             not give it; 0.999 is the published code's.
-        merge_index: the visual token whose value stands for all of them in layer 0 (paper: any does).
-        cache_before_filter: "kept" or "full": what layers up to the filtering layer cache (paper only).
-        blind_half: official layer 0 for 13B: question to the first half of the picture is cut instead
-            of merged (official only).
+        merge_index: the visual token whose value stands for all of them in layer 0 (paper: any
+        does). cache_before_filter: "kept" or "full": what layers up to the filtering layer cache
+        (paper only). blind_half: official layer 0 for 13B: question to the first half of the
+            picture is cut instead of merged (official only).
 
     Raises:
         ValueError: for a value out of its range, naming both.
@@ -72,13 +74,15 @@ class VisiPruner(PruningMethod):
         ):
             if value not in allowed:
                 raise ValueError(f"{name} must be one of {', '.join(allowed)}, not {value!r}.")
-        required("shallow_layers", self.shallow_layers, 0, 1000, whole=True)
-        required("layer_threshold", self.layer_threshold, -1, 1)
-        required("tokens_threshold", self.tokens_threshold, 0, 1e9)
-        required("exit_threshold", self.exit_threshold, -1, 1)
-        required("merge_index", self.merge_index, 0, 1_000_000, whole=True)
+        check_number("shallow_layers", self.shallow_layers, 0, 1000, integer=True)
+        check_number("layer_threshold", self.layer_threshold, -1, 1)
+        check_number("tokens_threshold", self.tokens_threshold, 0, 1e9)
+        check_number("exit_threshold", self.exit_threshold, -1, 1)
+        check_number("merge_index", self.merge_index, 0, 1_000_000, integer=True)
         if "deep" in self.stages and "middle" not in self.stages and not self.official:
-            raise ValueError("The deep stage needs the middle stage: it watches the tokens kept there.")
+            raise ValueError(
+                "The deep stage needs the middle stage: it watches the tokens kept there."
+            )
 
     @classmethod
     def from_official_config(cls, config: Mapping, model_size: str = "7b") -> VisiPruner:
@@ -131,7 +135,9 @@ class VisiPruner(PruningMethod):
         for start, stop in to_ranges(visual):
             before = to_ranges(row for row in text if row < start)
             if not before:
-                raise ValueError("The shallow stage needs a text token (such as <s>) before the picture.")
+                raise ValueError(
+                    "The shallow stage needs a text token (such as <s>) before the picture."
+                )
             plan.append(Span(queries=((start, stop),), keys=before))
         if view.layer > 0:
             return (*plan, Span(queries=text_ranges, keys=text_ranges))
@@ -185,13 +191,16 @@ class VisiPruner(PruningMethod):
         if not min(found.cos) < self.layer_threshold:
             return None
         unit = found.norm if self.relative else 1.0
-        kept = [p for p, l2 in zip(found.patches, found.l2) if l2 >= self.tokens_threshold * unit]
+        bar = self.tokens_threshold * unit
+        kept = [p for p, l2 in zip(found.patches, found.l2, strict=True) if l2 >= bar]
         view.memory.filtered_at, view.memory.kept = view.layer, len(kept)
         view.trace.filtering_layer = view.layer
         view.record.stage = "filter"
         if not kept and "deep" in self.stages and not self.official:
             view.trace.exit_layer = view.layer
-        return view.keep_patches(torch.tensor(kept, dtype=torch.long), "filter", scores=tuple(found.l2))
+        return view.keep_patches(
+            torch.tensor(kept, dtype=torch.long), "filter", scores=tuple(found.l2)
+        )
 
     def _watch(self, view):
         """Count calm layers after the filtering layer; the second lets vision leave."""
@@ -244,8 +253,8 @@ class VisiPruner(PruningMethod):
             )
         elif not view.memory.kept:
             trace.why = (
-                f"Nothing was kept: after layer {filtered} no token's influence reached the threshold "
-                f"{self.tokens_threshold:g}, so vision left there."
+                f"Nothing was kept: after layer {filtered} no token's influence reached the "
+                f"threshold {self.tokens_threshold:g}, so vision left there."
             )
         else:
             trace.why = f"Layer {filtered} filtered: {view.memory.kept} visual tokens stayed."

@@ -1,0 +1,241 @@
+"""Pruning in the plainest words: full matrices, masks, no cache, on the weights of a stock Llama.
+
+Nothing here is shared with the engine, so that the two can disagree.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+
+@dataclass
+class Outcome:
+    """What the reference decided and computed."""
+
+    logits: Tensor  # (tokens, vocabulary)
+    hidden: list[Tensor]  # per layer, (tokens, width)
+    filtering_layer: int | None = None
+    exit_layer: int | None = None
+    kept: list[int] = field(default_factory=list)
+    calm: list[int] = field(default_factory=list)
+    cos: dict[int, Tensor] = field(default_factory=dict)  # per tested layer
+    l2: dict[int, Tensor] = field(default_factory=dict)
+
+
+def rotate(states: Tensor, theta: float) -> Tensor:
+    """RoPE by its definition: pairs (i, i + d/2) turned by position * theta^(-2i/d)."""
+    tokens, width = states.shape[-2:]
+    angles = torch.arange(tokens)[:, None] * theta ** (-torch.arange(0, width, 2) / width)
+    cos, sin = angles.cos(), angles.sin()
+    first, second = states[..., : width // 2], states[..., width // 2 :]
+    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
+
+
+def weights_and_values(layer, hidden: Tensor, config):
+    """Scores before the mask (heads, tokens, tokens) and values (heads, tokens, head width)."""
+    attention, tokens = layer.self_attn, hidden.shape[0]
+    normed = layer.input_layernorm(hidden)
+    groups = config.num_attention_heads // config.num_key_value_heads
+
+    def heads(projection):
+        return projection(normed).view(tokens, -1, attention.head_dim).transpose(0, 1)
+
+    theta = config.rope_parameters["rope_theta"]
+    query = rotate(heads(attention.q_proj), theta)
+    key = rotate(heads(attention.k_proj), theta).repeat_interleave(groups, 0)
+    value = heads(attention.v_proj).repeat_interleave(groups, 0)
+    return query @ key.transpose(1, 2) / attention.head_dim**0.5, value
+
+
+def influence(weights: Tensor, value: Tensor, last: int, tested: list[int]):
+    """Zero one weight, compute the output again, compare: (cos, l2) per tested token."""
+    row = weights[:, last]  # (heads, tokens)
+    output = torch.einsum("hk,hkd->hd", row, value).flatten()
+    cos, l2 = [], []
+    for token in tested:
+        without = row.clone()
+        without[:, token] = 0
+        changed = torch.einsum("hk,hkd->hd", without, value).flatten()
+        cos.append(torch.dot(output, changed) / output.norm() / changed.norm())
+        l2.append((output - changed).norm())
+    return torch.stack(cos), torch.stack(l2)
+
+
+@torch.no_grad()
+def forward(model, embeds: Tensor, rule, present, after_layer=None) -> Outcome:
+    """All tokens through all layers; what is dropped is masked.
+
+    Args:
+        embeds: (tokens, width), the prompt and any decoded tokens.
+        rule: (layer, scores, visible) -> softmaxed weights (heads, tokens, tokens), edits made.
+        present: (layer, tokens) -> bool (tokens, tokens): the columns that each row may still see.
+        after_layer: (layer, weights, value) called with every layer's attention.
+    """
+    config, tokens = model.config, embeds.shape[0]
+    causal = torch.ones(tokens, tokens, dtype=torch.bool).tril()
+    outcome, hidden = Outcome(embeds, []), embeds
+    for index, layer in enumerate(model.model.layers):
+        scores, value = weights_and_values(layer, hidden, config)
+        weights = rule(index, scores, causal & present(index, tokens))
+        if after_layer is not None:
+            after_layer(index, weights, value)
+        attended = (weights @ value).transpose(0, 1).flatten(1)
+        hidden = hidden + layer.self_attn.o_proj(attended)
+        hidden = hidden + layer.mlp(layer.post_attention_layernorm(hidden))
+        outcome.hidden.append(hidden)
+    outcome.logits = model.lm_head(model.model.norm(hidden))
+    return outcome
+
+
+def softmax(scores: Tensor, visible: Tensor) -> Tensor:
+    weights = scores.masked_fill(~visible, float("-inf")).softmax(-1)
+    return weights.nan_to_num(0.0)  # a row that sees nothing is a row that was dropped
+
+
+class VisiPrunerReference:
+    """paper.md, sections 3 (official) and 7 (paper), sentence by sentence, on full matrices."""
+
+    def __init__(self, model, layout, method):
+        self.model, self.layout, self.method = model, layout, method
+        self.layers = len(model.model.layers)
+
+    def run(self, prompt: Tensor, decoded: Tensor) -> Outcome:
+        """First the prompt alone, for the decisions; then all of it, with the decisions known.
+
+        Args:
+            prompt: (tokens, width); decoded: (steps, width), the embeddings of generated tokens.
+        """
+        self.decided = Outcome(prompt, [])
+        forward(self.model, prompt, self.rule, self.present, self.decide)
+        everything = torch.cat([prompt, decoded])
+        outcome = forward(self.model, everything, self.rule, self.present)
+        for name in ("filtering_layer", "exit_layer", "kept", "calm", "cos", "l2"):
+            setattr(outcome, name, getattr(self.decided, name))
+        return outcome
+
+    @property
+    def visual(self) -> list[int]:
+        return list(self.layout.visual)
+
+    def is_visual(self, tokens: int) -> Tensor:
+        mark = torch.zeros(tokens, dtype=torch.bool)
+        mark[self.visual] = True
+        return mark
+
+    # -- what later layers do not see any more
+
+    def present(self, layer: int, tokens: int) -> Tensor:
+        decided, prompt = self.decided, self.layout.length
+        gone = torch.zeros(tokens, dtype=torch.bool)
+        if decided.filtering_layer is not None and layer > decided.filtering_layer:
+            gone[self.visual] = True
+            gone[[self.visual[patch] for patch in decided.kept]] = False
+        if decided.exit_layer is not None and layer > decided.exit_layer:
+            gone[self.visual] = True
+        present = (~gone).repeat(tokens, 1)
+        present[prompt:, :prompt] &= ~self.not_cached(layer)
+        return present
+
+    def not_cached(self, layer: int) -> Tensor:
+        """Visual columns that decoded tokens cannot see in this layer."""
+        method, decided = self.method, self.decided
+        gone = torch.zeros(self.layout.length, dtype=torch.bool)
+        if method.semantics == "official":
+            return gone
+        if "shallow" in method.stages and layer < method.shallow_layers:
+            gone[self.visual] = True
+        elif decided.filtering_layer is not None and layer <= decided.filtering_layer:
+            if method.cache_before_filter == "kept":
+                gone[self.visual] = True
+                gone[[self.visual[patch] for patch in decided.kept]] = False
+        return gone
+
+    # -- shallow
+
+    def rule(self, layer: int, scores: Tensor, visible: Tensor) -> Tensor:
+        method, prompt = self.method, self.layout.length
+        if "shallow" not in method.stages or layer >= method.shallow_layers or not self.visual:
+            return softmax(scores, visible)
+        tokens = scores.shape[-1]
+        visual = self.is_visual(tokens)
+        in_prompt = torch.arange(tokens) < prompt
+        if method.semantics == "official":
+            return self.official_edit(layer, softmax(scores, visible), visual, in_prompt)
+        visible = visible.clone()
+        visible[(visual & in_prompt)[:, None] & visual[None]] = False
+        if layer > 0:
+            visible[(~visual & in_prompt)[:, None] & visual[None]] = False
+            return softmax(scores, visible)
+        weights = softmax(scores, visible)
+        for row in range(prompt):
+            seen = [v for v in self.visual if v < row]
+            if visual[row] or not seen:
+                continue
+            total = weights[:, row, seen].sum(-1)
+            weights[:, row, seen] = 0
+            weights[:, row, seen[min(method.merge_index, len(seen) - 1)]] = total
+        return weights
+
+    def official_edit(self, layer, weights, visual, in_prompt):
+        first, rows = self.visual[0], torch.arange(len(visual))
+        text_after = ~visual & in_prompt & (rows > first)
+        if layer > 0:
+            weights[:, text_after[:, None] & visual[None]] = 0
+            return weights
+        weights[:, visual[:, None] & visual[None]] = 0
+        if self.method.blind_half:
+            half = torch.zeros_like(visual)
+            half[self.visual[: len(self.visual) // 2]] = True
+            weights[:, text_after[:, None] & half[None]] = 0
+            return weights
+        total = (weights * visual).sum(-1)
+        weights[:, text_after[:, None] & visual[None]] = 0
+        weights[:, text_after, first] = total[:, text_after]
+        return weights
+
+    # -- middle and deep
+
+    def decide(self, layer: int, weights: Tensor, value: Tensor):
+        method, decided = self.method, self.decided
+        official, last = method.semantics == "official", self.layout.length - 1
+        calm = decided.calm[-1] if decided.calm else 0
+        first_tested = method.shallow_layers + (1 if official else 0)
+        if "middle" not in method.stages or layer < first_tested:
+            pass
+        elif decided.filtering_layer is None:
+            cos, l2 = influence(weights, value, last, self.visual)
+            decided.cos[layer], decided.l2[layer] = cos, l2
+            if (cos < method.layer_threshold).any():
+                unit = 1.0
+                if method.relative:
+                    unit = torch.einsum("hk,hkd->hd", weights[:, last], value).norm()
+                decided.filtering_layer = layer
+                decided.kept = (l2 >= method.tokens_threshold * unit).nonzero().flatten().tolist()
+                if not decided.kept and "deep" in method.stages and not official:
+                    decided.exit_layer = layer
+        elif "deep" in method.stages and not self._left_before(layer):
+            calm = self._count(layer, weights, value, last, calm)
+        elif official and "deep" in method.stages and not decided.kept:
+            calm += 1
+        decided.calm.append(calm)
+
+    def _left_before(self, layer):
+        decided = self.decided
+        left = decided.exit_layer is not None and layer > decided.exit_layer
+        all_kept = len(decided.kept) == len(self.visual)
+        never = self.method.semantics == "official" and (all_kept or not decided.kept)
+        return left or never
+
+    def _count(self, layer, weights, value, last, calm):
+        decided, official = self.decided, self.method.semantics == "official"
+        tested = [self.visual[patch] for patch in decided.kept]
+        cos, l2 = influence(weights, value, last, tested)
+        decided.cos[layer], decided.l2[layer] = cos, l2
+        if (cos < self.method.exit_threshold).any():
+            return calm if official else 0
+        if calm + 1 == 2:
+            decided.exit_layer = layer
+        return calm + 1

@@ -1,0 +1,453 @@
+"""prune(): keeping all is untouched, dropped is masked, misuse refused, nothing stays."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import pytest
+import torch
+from reference import forward, softmax
+from test_visipruner import LAYOUTS, embeds_for, present_positions, run_pruned
+
+from visipruner import (
+    METHODS,
+    FastV,
+    PruningMethod,
+    Random,
+    Schedule,
+    TokenLayout,
+    VisiPruner,
+    prune,
+)
+from visipruner.trace import PruningTrace, Selection
+
+LAYOUT = LAYOUTS["one picture"]
+KEEP_ALL = {
+    "none": PruningMethod(),
+    "visipruner": VisiPruner(stages=("middle", "deep"), layer_threshold=-1.0, shallow_layers=1),
+    "visipruner keeps all": VisiPruner(
+        stages=("middle", "deep"),
+        layer_threshold=1.0,
+        tokens_threshold=0.0,
+        exit_threshold=1.0,
+        shallow_layers=1,
+    ),
+    "fastv": FastV(keep=1000),
+    "random": Random(keep=1000),
+    "schedule": Schedule(keep=1000, keep_after=2, none_after=None),
+}
+DROPPING = {
+    "visipruner": VisiPruner(shallow_layers=2, layer_threshold=0.9999, tokens_threshold=0.1),
+    "fastv": FastV(keep=7),
+    "fastv late": FastV(keep=3, before_layer=8),
+    "random at the door": Random(keep=9),
+    "random later": Random(keep=9, after_layer=3, seed=5),
+    "schedule": Schedule(keep=5, keep_after=2, none_after=4),
+    "schedule at the door": Schedule(keep=4, keep_after=-1, none_after=3),
+    "nothing at all": Schedule(keep=0, keep_after=0, none_after=None),
+}
+
+
+def greedy(model, embeds, **options):
+    with torch.no_grad():
+        run = model.generate(
+            inputs_embeds=embeds,
+            max_new_tokens=4,
+            do_sample=False,
+            return_dict_in_generate=True,
+            output_logits=True,
+            **options,
+        )
+    return run.sequences[0], torch.cat(run.logits)
+
+
+def test_every_method_is_in_the_matrix():
+    for table in (KEEP_ALL, DROPPING):
+        covered = {method.name for method in table.values()}
+        assert covered >= METHODS.keys() - {"none"}
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("name", KEEP_ALL)
+def test_keeping_all_is_the_untouched_model_bit_for_bit(name, attention, llama):
+    model, embeds = llama(attention), embeds_for(LAYOUT, 64)
+    ids, logits = greedy(model, embeds)
+    pruned_ids, pruned_logits, _, trace = run_pruned(model, KEEP_ALL[name], LAYOUT, embeds)
+    assert torch.equal(pruned_ids, ids) and torch.equal(pruned_logits, logits)
+    assert all(record.visual_tokens == LAYOUT.num_visual for record in trace.layers)
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("layout", ["one picture", "text between"])
+@pytest.mark.parametrize("name", [name for name in DROPPING if name != "visipruner"])
+def test_dropping_equals_masking(name, layout, attention, llama):
+    """The same decision on the unpruned model, with the dropped columns masked instead."""
+    layout = LAYOUTS[layout]
+    model, embeds = llama(attention), embeds_for(layout, 64)
+    ids, logits, hidden, trace = run_pruned(model, DROPPING[name], layout, embeds)
+    assert min(record.visual_tokens for record in trace.layers) < layout.num_visual or (
+        name == "fastv late"
+    )
+    decoded = torch.cat([embeds[0], model.model.embed_tokens(ids[:-1])])
+
+    def present(layer, tokens):
+        columns = torch.ones(tokens, dtype=torch.bool)
+        columns[list(layout.visual)] = False
+        columns[present_positions(trace, layout, layer)] = True
+        return columns.repeat(tokens, 1)
+
+    masked = forward(model, decoded, lambda _l, scores, seen: softmax(scores, seen), present)
+    expected = masked.logits[layout.length - 1 :]
+    assert (logits - expected).abs().max() < 1e-5 * masked.logits.abs().max()
+    for layer, states in enumerate(hidden):
+        rows = masked.hidden[layer][present_positions(trace, layout, layer)]
+        assert (states - rows).abs().max() < 1e-5 * rows.abs().max()
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("name", DROPPING)
+def test_a_bare_loop_equals_generate(name, attention, llama):
+    model, embeds, method = llama(attention), embeds_for(LAYOUT, 64), DROPPING[name]
+    ids, logits, _, trace = run_pruned(model, method, LAYOUT, embeds)
+    steps = []
+    with torch.no_grad(), prune(model, method, LAYOUT) as bare:
+        output = model(inputs_embeds=embeds)
+        steps.append(output.logits[:, -1])
+        for token in ids[:-1]:
+            output = model(token.view(1, 1), past_key_values=output.past_key_values)
+            steps.append(output.logits[:, -1])
+    torch.testing.assert_close(torch.cat(steps), logits, atol=1e-5, rtol=1e-5)
+    assert bare.decode_positions == trace.decode_positions == [60, 61, 62]
+    assert bare.decode_kv == trace.decode_kv
+
+
+def test_later_layers_compute_less_and_cache_less(llama):
+    model, embeds = llama(), embeds_for(LAYOUT, 64)
+    seen = []
+    handles = [
+        layer.mlp.register_forward_pre_hook(lambda _m, args: seen.append(args[0].shape[1]))
+        for layer in model.model.layers
+    ]
+    with torch.no_grad(), prune(model, Schedule(5, 2, 4), LAYOUT) as trace:
+        cache = model(inputs_embeds=embeds).past_key_values
+    for handle in handles:
+        handle.remove()
+    assert seen == [60, 60, 60, 25, 25, 20, 20, 20] == [r.tokens for r in trace.layers]
+    assert [layer.get_seq_length() for layer in cache.layers] == seen
+
+
+def test_decoding_is_right_when_the_first_layers_cache_is_the_shortest(llama):
+    """Paper semantics leave text only in layer 0; stock code would count positions from there."""
+    method = VisiPruner(shallow_layers=2, stages=("shallow",))
+    for attention in ("sdpa", "eager"):
+        trace = run_pruned(llama(attention), method, LAYOUT, embeds_for(LAYOUT, 64))[3]
+        kv = [record.kv_tokens for record in trace.layers]
+        assert kv[0] == LAYOUT.num_text < kv[-1] == LAYOUT.length
+        assert trace.decode_positions == [60, 61, 62]
+
+
+def test_random_draws_the_same_patches_by_seed(llama):
+    runs = [
+        run_pruned(llama(), Random(9, seed=seed), LAYOUT, embeds_for(LAYOUT, 64))[3].cuts[0].kept
+        for seed in (4, 4, 5)
+    ]
+    assert runs[0] == runs[1] != runs[2]
+
+
+@dataclass(frozen=True)
+class MergeAtTheDoor(PruningMethod):
+    """Averages the picture into four tokens before the language model and renumbers."""
+
+    name: ClassVar[str] = "merge"
+
+    def encode(self, view):
+        groups = view.patches.chunk(4)
+        carriers = [view.layout.visual[int(group[0])] for group in groups]
+        owner = [carrier for group, carrier in zip(groups, carriers, strict=True) for _ in group]
+        keep = sorted(view.positions[view.text_rows].tolist() + carriers)
+        hidden = view.hidden[:, keep].clone()
+        for group, carrier in zip(groups, carriers, strict=True):
+            mean = view.hidden[:, view.visual_rows[group]].mean(1)
+            hidden[:, keep.index(carrier)] = mean
+        return Selection(tuple(keep), "merge", tuple(owner), hidden=hidden, compact=True)
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_a_method_that_merges_and_renumbers_equals_the_short_prompt(attention, llama):
+    """Merging before the language model is the same as giving it the merged prompt."""
+    model, embeds = llama(attention), embeds_for(LAYOUT, 64)
+    ids, logits, _, trace = run_pruned(model, MergeAtTheDoor(), LAYOUT, embeds)
+    start, stop = LAYOUT.spans[0]
+    merged = torch.stack([part.mean(0) for part in embeds[0, start:stop].chunk(4)])
+    short = torch.cat([embeds[0, :start], merged, embeds[0, stop:]])[None]
+    short_ids, short_logits = greedy(model, short)
+    assert torch.equal(ids, short_ids)
+    torch.testing.assert_close(logits, short_logits, atol=1e-5, rtol=1e-5)
+    assert len(set(trace.cuts[0].owner)) == 4 and -1 not in trace.cuts[0].owner
+
+
+def test_layers_may_be_renumbered_in_the_middle(llama):
+    """Compact positions from a middle layer on: each layer decodes at its own next position."""
+
+    @dataclass(frozen=True)
+    class Compact(Schedule):
+        def select(self, view):
+            selection = super().select(view)
+            return selection and Selection(selection.keep, "compact", compact=True)
+
+    model, embeds = llama(), embeds_for(LAYOUT, 64)
+    seen = {}
+    handles = [
+        layer.self_attn.register_forward_pre_hook(
+            lambda _m, _a, kw, i=i: seen.setdefault(i, []).append(kw["position_ids"][0, -1].item()),
+            with_kwargs=True,
+        )
+        for i, layer in enumerate(model.model.layers)
+    ]
+    run_pruned(model, Compact(5, 2, 4), LAYOUT, embeds)
+    for handle in handles:
+        handle.remove()
+    assert seen[0] == seen[2] == [59, 60, 61, 62]
+    assert seen[3] == [24, 25, 26, 27] and seen[5] == [19, 20, 21, 22]
+
+
+# -- sampling, streamers, LLaVA
+
+
+def test_sampling_with_a_seed_gives_the_same_tokens_twice(llama):
+    model, embeds = llama(), embeds_for(LAYOUT, 64)
+
+    def sample(method):
+        torch.manual_seed(7)
+        with torch.no_grad(), prune(model, method, LAYOUT):
+            return model.generate(inputs_embeds=embeds, max_new_tokens=8, do_sample=True)[
+                0
+            ].tolist()
+
+    torch.manual_seed(7)
+    plain = model.generate(inputs_embeds=embeds, max_new_tokens=8, do_sample=True)[0].tolist()
+    assert sample(PruningMethod()) == plain
+    assert sample(DROPPING["fastv"]) == sample(DROPPING["fastv"])
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("name", DROPPING)
+def test_llava_with_pixels_equals_llava_with_ready_features(name, attention, mini, picture):
+    prompt = mini.prepare(picture, "what colour is the star?")
+    model = mini.model
+    model.set_attn_implementation(attention)
+    try:
+        results = []
+        features = mini.encode(prompt)
+        ready = {"mm_encoder_outputs": {"image": features}}
+        for extra in ({"pixel_values": prompt.inputs["pixel_values"]}, ready):
+            with torch.no_grad(), prune(model, DROPPING[name], prompt.layout) as trace:
+                run = model.generate(
+                    input_ids=prompt.inputs["input_ids"],
+                    attention_mask=prompt.inputs["attention_mask"],
+                    max_new_tokens=4,
+                    do_sample=False,
+                    **extra,
+                )
+            results.append((run.tolist(), trace.to_json()))
+        assert results[0] == results[1]
+        assert trace.num_visual == 16 and trace.complete
+    finally:
+        model.set_attn_implementation("sdpa")
+
+
+# -- misuse
+
+
+def test_what_cannot_be_exact_is_refused_with_a_sentence(llama):
+    model, embeds = llama(), embeds_for(LAYOUT, 64)
+    mask = torch.ones(1, 60, dtype=torch.long)
+    mask[0, 0] = 0
+    with torch.no_grad():
+        cache = model(inputs_embeds=embeds[:, :3]).past_key_values
+    cases = {
+        "batch": {"inputs_embeds": embeds.repeat(2, 1, 1)},
+        "pieces": {"inputs_embeds": embeds[:, :30]},
+        "padding": {"inputs_embeds": embeds, "attention_mask": mask},
+        "use_cache=True": {"inputs_embeds": embeds, "use_cache": False},
+        "not empty": {"inputs_embeds": embeds, "past_key_values": cache},
+    }
+    for words, arguments in cases.items():
+        with torch.no_grad(), pytest.raises(ValueError, match=words):
+            with prune(model, FastV(), LAYOUT):
+                model(**arguments)
+
+
+def test_generate_options_that_cannot_be_exact_are_refused(llama):
+    model, ids = llama(), torch.arange(60)[None]
+    for options, words in (
+        ({"num_beams": 2}, "batch"),
+        ({"num_return_sequences": 2, "do_sample": True}, "batch"),
+        ({"prefill_chunk_size": 16}, "pieces"),
+        ({"cache_implementation": "static"}, "DynamicCache"),
+        ({"use_cache": False}, "cache"),
+    ):
+        with pytest.raises(ValueError, match=words), prune(model, FastV(), LAYOUT):
+            model.generate(ids, max_new_tokens=3, **options)
+
+
+def test_one_with_is_one_prompt(llama):
+    model, embeds = llama(), embeds_for(LAYOUT, 64)
+    with torch.no_grad(), prune(model, FastV(keep=5), LAYOUT):
+        model(inputs_embeds=embeds)
+        with pytest.raises(ValueError, match="one prompt"):
+            model(inputs_embeds=embeds)
+        with pytest.raises(ValueError, match="one prompt"):
+            model(torch.zeros(1, 1, dtype=torch.long))
+
+
+def test_nesting_on_one_model_is_refused_and_the_outer_goes_on(llama):
+    model, embeds = llama(), embeds_for(LAYOUT, 64)
+    alone = run_pruned(model, FastV(keep=5), LAYOUT, embeds)[1]
+    with torch.no_grad(), prune(model, FastV(keep=5), LAYOUT):
+        with pytest.raises(ValueError, match="already"), prune(model, FastV(), LAYOUT):
+            pass
+        run = model.generate(
+            inputs_embeds=embeds,
+            max_new_tokens=4,
+            do_sample=False,
+            return_dict_in_generate=True,
+            output_logits=True,
+        )
+    assert torch.equal(torch.cat(run.logits), alone)
+
+
+def test_models_that_are_not_llama_like_are_refused():
+    with (
+        pytest.raises(ValueError, match="not a Llama-like"),
+        prune(torch.nn.Linear(2, 2), FastV(), LAYOUT),
+    ):
+        pass
+
+
+def test_a_prompt_without_pictures_runs_untouched(llama):
+    model, layout = llama(), TokenLayout(60)
+    embeds = embeds_for(LAYOUT, 64)
+    ids, logits = greedy(model, embeds)
+    for method in DROPPING.values():
+        pruned = run_pruned(model, method, layout, embeds)
+        assert torch.equal(pruned[0], ids) and torch.equal(pruned[1], logits)
+        assert not pruned[3].cuts
+
+
+# -- nothing stays
+
+
+def state_of(model):
+    hooks = [
+        (len(m._forward_pre_hooks), len(m._forward_hooks), len(m.__dict__)) for m in model.modules()
+    ]
+    configs = [m.config for m in model.modules() if hasattr(m, "config")]
+    backends = [config._attn_implementation for config in configs]
+    return hooks, [id(config) for config in configs], backends
+
+
+@pytest.mark.parametrize("where", ["on_layer", "plan", "select", "after prefill", "before"])
+def test_after_an_exception_the_model_is_as_before(where, llama):
+    model, embeds = llama(), embeds_for(LAYOUT, 64)
+    before, plain = state_of(model), greedy(model, embeds)
+
+    @dataclass(frozen=True)
+    class Breaks(VisiPruner):
+        def attend(self, view):
+            if where == "plan" and view.layer == 1:
+                raise ArithmeticError("planned")
+            return super().attend(view)
+
+        def select(self, view):
+            if where == "select" and view.layer == 3:
+                raise ArithmeticError("planned")
+            return super().select(view)
+
+    def on_layer(record):
+        if where == "on_layer" and record.layer == 2:
+            raise ArithmeticError("planned")
+
+    with pytest.raises(ArithmeticError, match="planned"), torch.no_grad():
+        with prune(model, Breaks(shallow_layers=2), LAYOUT, on_layer=on_layer):
+            if where == "before":
+                raise ArithmeticError("planned")
+            model(inputs_embeds=embeds)
+            raise ArithmeticError("planned")
+    assert state_of(model) == before
+    after = greedy(model, embeds)
+    assert torch.equal(after[0], plain[0]) and torch.equal(after[1], plain[1])
+
+
+def test_a_crash_inside_attention_leaves_no_config_behind(llama):
+    model, embeds = llama(), embeds_for(LAYOUT, 64)
+    before = state_of(model)
+    handle = model.model.layers[1].self_attn.o_proj.register_forward_pre_hook(
+        lambda *_: (_ for _ in ()).throw(MemoryError("planned"))
+    )
+    with (
+        pytest.raises(MemoryError),
+        torch.no_grad(),
+        prune(model, VisiPruner(shallow_layers=3), LAYOUT),
+    ):
+        model(inputs_embeds=embeds)
+    handle.remove()
+    assert state_of(model) == before
+
+
+def test_an_abandoned_generator_leaves_nothing(llama):
+    model, embeds = llama(), embeds_for(LAYOUT, 64)
+    before = state_of(model)
+
+    def tokens():
+        with torch.no_grad(), prune(model, DROPPING["visipruner"], LAYOUT):
+            output = model(inputs_embeds=embeds)
+            while True:
+                token = output.logits[:, -1].argmax(-1, keepdim=True)
+                yield token
+                output = model(token, past_key_values=output.past_key_values)
+
+    stream = tokens()
+    next(stream), next(stream)
+    stream.close()
+    assert state_of(model) == before
+
+
+# -- the trace
+
+
+def test_traces_survive_json_and_are_plain(llama):
+    import json
+
+    for name, method in DROPPING.items():
+        trace = run_pruned(llama(), method, LAYOUT, embeds_for(LAYOUT, 64))[3]
+        copy = PruningTrace.from_json(json.loads(json.dumps(trace.to_json())))
+        assert copy.to_json() == trace.to_json() and copy.layers == trace.layers, name
+
+
+def test_the_trace_says_who_survived_and_who_carries_whom(llama):
+    trace = run_pruned(llama(), DROPPING["schedule"], LAYOUT, embeds_for(LAYOUT, 64))[3]
+    kept = trace.patches_at(3)
+    assert len(kept) == 5 and trace.patches_at(2) == list(range(40)) and trace.patches_at(5) == []
+    owner = trace.cuts[0].owner
+    assert [patch for patch, carrier in enumerate(owner) if carrier != -1] == kept
+    assert [owner[patch] for patch in kept] == [LAYOUT.visual[patch] for patch in kept]
+    last = trace.last_layer_of()
+    assert {last[patch] for patch in kept} == {4}
+    assert {last[patch] for patch in range(40) if patch not in kept} == {2}
+
+
+def test_probe_measures_every_layer_and_changes_nothing(llama):
+    model, embeds = llama(), embeds_for(LAYOUT, 64)
+    plain = greedy(model, embeds)[1]
+    with torch.no_grad(), prune(model, PruningMethod(), LAYOUT, probe=True) as trace:
+        run = model.generate(
+            inputs_embeds=embeds,
+            max_new_tokens=4,
+            do_sample=False,
+            return_dict_in_generate=True,
+            output_logits=True,
+        )
+    assert torch.equal(torch.cat(run.logits), plain)
+    assert all(len(record.influence.cos) == 40 for record in trace.layers)

@@ -1,0 +1,167 @@
+"""The same job without a browser.
+
+python -m visipruner ask PICTURE "QUESTION" --model tiny --method visipruner --level balanced
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    from visipruner.levels import PRESETS, SEMANTICS
+    from visipruner.methods import METHODS
+    from visipruner.models import MODELS, PICTURE_MODES
+
+    parser = argparse.ArgumentParser(
+        prog="python -m visipruner", description=__doc__.splitlines()[0]
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    ask = commands.add_parser(
+        "ask",
+        help="answer one question with the full and the pruned model",
+        description="Answer one question about one picture with the full and the pruned model.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    ask.add_argument("picture", help="a picture file (JPEG, PNG, WEBP, GIF, BMP, TIFF, AVIF)")
+    ask.add_argument("question", help="a question about it")
+    ask.add_argument("--model", default="tiny", help=f"one of: {', '.join(MODELS)}")
+    ask.add_argument(
+        "--model-path", metavar="DIR", help="a local LLaVA-1.5-style checkpoint instead"
+    )
+    ask.add_argument("--method", default="visipruner", help=f"one of: {', '.join(METHODS)}")
+    ask.add_argument(
+        "--level", default="balanced", help=f"{', '.join(PRESETS)}, or a number from 0 to 1"
+    )
+    ask.add_argument(
+        "--semantics", default="paper", help=f"VisiPruner as in: {', '.join(SEMANTICS)}"
+    )
+    ask.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="FIELD=VALUE",
+        help="replace one field of the method, e.g. layer_threshold=0.99; may be repeated",
+    )
+    ask.add_argument("--picture-mode", default="pad", help=f"one of: {', '.join(PICTURE_MODES)}")
+    ask.add_argument("--max-new-tokens", type=int, default=96, help="longest answer, in tokens")
+    ask.add_argument("--temperature", type=float, default=0.0, help="0 is greedy decoding")
+    ask.add_argument("--seed", type=int, default=0, help="for sampling")
+    ask.add_argument("--device", help="cpu or cuda; the default is a GPU if there is one")
+    ask.add_argument("--attention", default="sdpa", choices=("sdpa", "eager"), help="backend")
+    ask.add_argument(
+        "--rounds", type=int, default=1, help="measure so often, interleaved, and give medians too"
+    )
+    ask.add_argument("--json", metavar="FILE", help="write everything here; - is standard output")
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command. Returns 0, or 2 after one plain sentence about bad input."""
+    args = build_parser().parse_args(arguments)
+    try:
+        ask_command(args)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def ask_command(args):
+    from visipruner.levels import method_at
+    from visipruner.methods import PruningMethod
+    from visipruner.models import load_vlm
+    from visipruner.runner import Options, compare, last_event, measure
+
+    options = Options(args.max_new_tokens, args.temperature, args.seed)
+    overrides = dict(_field(pair) for pair in args.set)
+    if args.json and args.json != "-" and not Path(args.json).absolute().parent.is_dir():
+        raise ValueError(f"There is no folder for {args.json!r}.")
+    vlm = load_vlm(args.model_path or args.model, device=args.device, attention=args.attention)
+    prompt = vlm.prepare(args.picture, args.question, args.picture_mode)
+    visual = prompt.layout.num_visual
+    method = method_at(vlm, args.method, args.level, args.semantics, visual, **overrides)
+    methods = [PruningMethod(), method]
+    comparison = last_event(compare(vlm, prompt, methods, options)).comparison
+    result = comparison.to_json()
+    if args.rounds > 1:
+        result["medians"] = measure(vlm, prompt, methods, options, args.rounds)
+    if args.json == "-":
+        print(json.dumps(result, indent=1))
+        return
+    print(describe(comparison, result.get("medians")))
+    if args.json:
+        _write_whole(Path(args.json), json.dumps(result, indent=1))
+
+
+def describe(comparison, medians=None) -> str:
+    """Both answers, the verdict and the counters, for a terminal."""
+    full, pruned = comparison.answers
+    lines = [*(f"note: {note}" for note in comparison.prompt.notes)]
+    for name, answer in (("full", full), (pruned.trace.method, pruned)):
+        counts, times = answer.counts, answer.times
+        per_token = f"{times.per_token:.1f} ms" if times.per_token else "-"
+        lines += [
+            f"{name}: {answer.text}",
+            f"  executed   {counts.executed.prefill / 1e9:.3f} GFLOP in prefill"
+            f" (test {counts.executed.probe / 1e9:.4f}), KV cache {counts.kv_bytes / 1e6:.2f} MB",
+            f"  formula    {counts.paper_macs / 1e9:.3f} G multiply-adds of visual tokens",
+            f"  measured   vision {times.vision:.0f} ms, prefill {times.prefill:.0f} ms, "
+            f"first token {times.first_token:.0f} ms, per token {per_token}, "
+            f"total {times.total:.0f} ms (one run)",
+        ]
+    for name, median in zip(("full", pruned.trace.method), medians or (), strict=False):
+        times = ", ".join(f"{key} {value:.1f}" for key, value in median.items())
+        lines.append(f"  medians    {name}: {times} ms")
+    visual = [str(record.visual_tokens) for record in pruned.trace.layers]
+    lines += [
+        f"visual tokens per layer: {' '.join(visual)}",
+        *([pruned.trace.why] if pruned.trace.why else []),
+        f"verdict: {'the same answer' if comparison.same else 'another answer'} with "
+        f"{comparison.flops_ratio:.2f}x fewer executed prefill FLOPs; first token "
+        f"{speed_words(comparison.first_token_ratio)}.",
+    ]
+    return "\n".join(lines)
+
+
+def speed_words(ratio: float) -> str:
+    """How much faster, said so that noise does not sound like progress."""
+    if ratio < 1:
+        return f"slower ({ratio:.2f}x)"
+    if ratio < 1.05:
+        return f"no measurable difference ({ratio:.2f}x)"
+    return f"{ratio:.2f}x faster"
+
+
+def _field(pair: str) -> tuple[str, object]:
+    name, equals, value = pair.partition("=")
+    if not equals:
+        raise ValueError(f"--set wants FIELD=VALUE, not {pair!r}.")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value
+
+
+def _write_whole(path: Path, text: str):
+    """All of it or nothing: a half-written file must not be found later."""
+    try:
+        with tempfile.NamedTemporaryFile("w", dir=path.absolute().parent, delete=False) as part:
+            part.write(text)
+        os.replace(part.name, path)
+    except OSError as error:
+        raise ValueError(f"{str(path)!r} could not be written: {error.strerror}.") from None
+
+
+if __name__ == "__main__":
+    sys.exit(main())
