@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 from PIL import Image, ImageOps
+from safetensors import SafetensorError
 from transformers import AutoProcessor, LlavaForConditionalGeneration
 
 from visipruner.inputs import clean_question, literal, open_picture
@@ -164,7 +165,7 @@ def load_vlm(
             local_files_only=True,
         )
         processor = AutoProcessor.from_pretrained(spec.path, local_files_only=True)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise ValueError(
             f"The model in {spec.path} could not be loaded: a file is missing or damaged "
             f"({str(error).splitlines()[0]})."
@@ -201,11 +202,11 @@ def _square(picture: Image.Image, side: int, mode: str, mean) -> tuple[Image.Ima
     """The square that the model sees, and the box (left, top, right, bottom) of the picture."""
     if mode == "crop":
         return ImageOps.fit(picture, (side, side), Image.Resampling.BICUBIC), (0, 0, side, side)
-    colour = tuple(round(255 * channel) for channel in mean)
-    square = ImageOps.pad(picture, (side, side), Image.Resampling.BICUBIC, colour)
     scale = side / max(picture.size)
     width, height = (min(side, max(1, round(edge * scale))) for edge in picture.size)
     left, top = (side - width) // 2, (side - height) // 2
+    square = Image.new("RGB", (side, side), tuple(round(255 * channel) for channel in mean))
+    square.paste(picture.resize((width, height), Image.Resampling.BICUBIC), (left, top))
     return square, (left, top, left + width, top + height)
 
 

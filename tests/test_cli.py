@@ -1,0 +1,85 @@
+"""python -m visipruner ask: both answers, an exit status, and one plain sentence on bad input."""
+
+import json
+
+import pytest
+
+from visipruner.__main__ import main, speed_words
+
+
+@pytest.fixture(scope="module")
+def picture_file(tmp_path_factory, picture):
+    path = tmp_path_factory.mktemp("pictures") / "picture.png"
+    picture.save(path)
+    return str(path)
+
+
+def run(capsys, *arguments):
+    status = main(["ask", *map(str, arguments)])
+    captured = capsys.readouterr()
+    return status, captured.out, captured.err
+
+
+def test_ask_answers_both_ways_and_writes_json(picture_file, mini_path, tmp_path, capsys):
+    out = tmp_path / "out.json"
+    status, text, _ = run(
+        capsys,
+        *(picture_file, "what colour is the star?", "--model-path", mini_path),
+        *("--level", "aggressive", "--max-new-tokens", 4, "--rounds", 2, "--json", out),
+        *("--set", "shallow_layers=2"),
+    )
+    assert status == 0
+    for word in ("full:", "visipruner:", "executed", "formula", "measured", "medians", "verdict:"):
+        assert word in text
+    data = json.loads(out.read_text())
+    assert data["answers"][1]["trace"]["settings"]["shallow_layers"] == 2
+    assert len(data["medians"]) == 2
+
+
+def test_json_to_standard_output_is_only_json(picture_file, mini_path, capsys):
+    arguments = (picture_file, "what?", "--model-path", mini_path, "--max-new-tokens", 2)
+    status, text, _ = run(capsys, *arguments, "--method", "fastv", "--json", "-")
+    assert status == 0 and json.loads(text)["answers"][1]["trace"]["method"] == "fastv"
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (("nothing.png", "what?"), "no picture file"),
+        (("PICTURE", "   "), "question is empty"),
+        (("PICTURE", "x" * 10_000), "10,000 characters"),
+        (("PICTURE", "what?", "--level", "nan"), "level must be"),
+        (("PICTURE", "what?", "--level", "2"), "from 0 to 1"),
+        (("PICTURE", "what?", "--method", "magic"), "method must be one of"),
+        (("PICTURE", "what?", "--semantics", "both"), "semantics must be one of"),
+        (("PICTURE", "what?", "--set", "layer_threshold=7"), "layer_threshold must be"),
+        (("PICTURE", "what?", "--set", "nonsense"), "FIELD=VALUE"),
+        (("PICTURE", "what?", "--set", "colour=1"), "colour"),
+        (("PICTURE", "what?", "--max-new-tokens", "0"), "max_new_tokens"),
+        (("PICTURE", "what?", "--picture-mode", "stretch"), "pad or crop"),
+        (("PICTURE", "what?", "--json", "/no/such/folder/out.json"), "no folder"),
+        (("PICTURE", "what?", "--model-path", "/no/such/model"), "no model"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_status_2(change, words, picture_file, mini_path, capsys):
+    arguments = [picture_file if part == "PICTURE" else part for part in change]
+    if "--model-path" not in arguments:
+        arguments += ["--model-path", mini_path]
+    status, text, error = run(capsys, *arguments)
+    assert status == 2 and not text
+    assert words in error and error.count("\n") == 1 and "Traceback" not in error
+
+
+def test_help_is_complete(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["ask", "--help"])
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    for option in ("--model", "--method", "--level", "--semantics", "--json", "--set", "--rounds"):
+        assert option in text
+
+
+def test_speed_is_named_so_that_noise_is_not_progress():
+    assert "slower" in speed_words(0.99)
+    assert "no measurable difference" in speed_words(1.04)
+    assert speed_words(1.5) == "1.50x faster"

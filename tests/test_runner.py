@@ -1,0 +1,282 @@
+"""ask(), compare(), measure(): streamed, stoppable, and the same answer alone as in a crowd."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import threading
+
+import pytest
+import torch
+from PIL import Image
+
+from visipruner import METHODS, FastV, PruningMethod, VisiPruner
+from visipruner.flops import ModelShape, executed
+from visipruner.levels import PRESETS, level_number, method_at
+from visipruner.models import SYSTEM, load_vlm
+from visipruner.runner import Options, ask, compare, last_event, measure
+
+METHOD = VisiPruner(shallow_layers=2, layer_threshold=0.9999, tokens_threshold=0.05, relative=True)
+SHORT = Options(max_new_tokens=6)
+
+
+@pytest.fixture(scope="module")
+def prompt(mini, picture):
+    return mini.prepare(picture, "what colour is the star?")
+
+
+def result(vlm, prompt, method=METHOD, options=SHORT):
+    return last_event(compare(vlm, prompt, [PruningMethod(), method], options)).comparison
+
+
+def test_events_come_in_order_and_the_last_one_holds_everything(mini, prompt):
+    events = list(compare(mini, prompt, [PruningMethod(), METHOD], SHORT))
+    kinds = [event.kind for event in events]
+    assert kinds[0] == "encoded" and kinds[-1] == "compared"
+    for side in (0, 1):
+        mine = [event for event in events if event.side == side]
+        records = [event.record.layer for event in mine if event.kind == "layer"]
+        assert records == list(range(8))
+        texts = [event.text for event in mine if event.kind == "token"]
+        answer = next(event.answer for event in mine if event.kind == "answer")
+        assert texts[-1] == answer.text and len(answer.tokens) == len(texts) <= 6
+    comparison = events[-1].comparison
+    assert comparison.probe.layers[0].influence is not None
+    assert comparison.answers[0].trace.layers[0].influence is None  # the timed run has no probe
+
+
+def test_the_streamed_answer_is_what_plain_generate_says(mini, prompt):
+    answer = result(mini, prompt).answers[0]
+    with torch.inference_mode():
+        plain = mini.model.generate(**prompt.inputs, max_new_tokens=6, do_sample=False)
+    assert answer.tokens == plain[0, prompt.layout.length :].tolist()
+
+
+def test_counts_come_from_what_ran(mini, prompt):
+    full, pruned = result(mini, prompt).answers
+    shape = ModelShape.of(mini.model.config)
+    for answer in (full, pruned):
+        assert answer.counts.executed == executed(shape, answer.trace)
+        assert len(answer.counts.executed_per_layer) == 8
+    assert pruned.counts.kv_bytes < full.counts.kv_bytes
+    assert pruned.counts.paper_macs < full.counts.paper_macs
+    assert full.counts.attention_executed == 1.0
+    assert full.times.first_token >= full.times.prefill > 0
+    assert full.times.total >= full.times.first_token
+
+
+def test_sides_take_turns_at_going_first(mini, prompt):
+    first = []
+    for _ in range(4):
+        events = compare(mini, prompt, [PruningMethod(), METHOD], SHORT)
+        first.append(next(event.side for event in events if event.kind == "layer"))
+        for _ in events:
+            pass
+    assert first in ([0, 1, 0, 1], [1, 0, 1, 0])
+
+
+def test_the_same_twice_and_sampling_by_seed(mini, prompt):
+    warm = Options(max_new_tokens=6, temperature=1.5, seed=3)
+    answers = [
+        [a.tokens for a in result(mini, prompt, options=o).answers] for o in (warm, warm, SHORT)
+    ]
+    assert answers[0] == answers[1] != answers[2]
+    # With nothing pruned, the same seed gives both sides the same words.
+    same = result(mini, prompt, FastV(keep=1000), warm)
+    assert same.same and same.word_diff == [("same", same.answers[0].text)]
+
+
+def test_an_answer_in_a_crowd_is_the_answer_alone(mini, picture):
+    prompts = [mini.prepare(picture, f"what colour is the {w}?") for w in ("star", "red", "one")]
+    alone = [[a.tokens for a in result(mini, p).answers] for p in prompts]
+    crowd = [None] * 3
+
+    def user(i):
+        crowd[i] = [a.tokens for a in result(mini, prompts[i]).answers]
+
+    threads = [threading.Thread(target=user, args=(i,)) for i in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert crowd == alone
+
+
+def test_leaving_early_stops_the_work_and_frees_the_model(mini, prompt):
+    alone = [a.tokens for a in result(mini, prompt).answers]
+    for seen in (1, 4, 12):
+        events = compare(mini, prompt, [PruningMethod(), METHOD], SHORT)
+        list(itertools.islice(events, seen))
+        events.close()
+        assert not mini.lock.locked()
+        decoder = mini.model.model.language_model
+        assert not any(m._forward_pre_hooks or m._forward_hooks for m in decoder.modules())
+    assert [a.tokens for a in result(mini, prompt).answers] == alone
+
+
+def test_an_error_inside_reaches_the_listener_and_the_next_run_works(mini, prompt):
+    events = ask(mini, prompt, VisiPruner(merge_index=0, shallow_layers=1000), SHORT)
+    assert last_event(events).kind == "answer"  # more shallow layers than layers is no error
+
+    class Broken(PruningMethod):
+        def select(self, view):
+            raise ArithmeticError("planned")
+
+    with pytest.raises(ArithmeticError, match="planned"):
+        last_event(ask(mini, prompt, Broken(), SHORT))
+    assert last_event(ask(mini, prompt, METHOD, SHORT)).kind == "answer"
+
+
+def test_comparisons_become_json(mini, prompt):
+    data = json.loads(json.dumps(result(mini, prompt).to_json()))
+    assert data["same_answer"] in (True, False)
+    assert data["answers"][1]["trace"]["method"] == "visipruner"
+    assert data["machine"]["torch"] == torch.__version__
+
+
+def test_the_diff_names_the_words_of_each_side(mini, prompt):
+    comparison = result(mini, prompt, METHODS["schedule"](keep=0, keep_after=-1, none_after=None))
+    diff = comparison.word_diff
+    assert " ".join(w for kind, w in diff if kind != "pruned") == comparison.answers[0].text
+    assert " ".join(w for kind, w in diff if kind != "full") == comparison.answers[1].text
+
+
+def test_measure_gives_medians_per_method(mini, prompt):
+    medians = measure(mini, prompt, [PruningMethod(), METHOD], SHORT, rounds=2)
+    assert all(median["prefill"] > 0 and median["total"] > 0 for median in medians)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"max_new_tokens": 0},
+        {"max_new_tokens": 2.5},
+        {"temperature": -1},
+        {"temperature": float("nan")},
+        {"seed": -1},
+        {"seed": "x"},
+    ],
+)
+def test_options_are_checked(bad):
+    with pytest.raises(ValueError, match=next(iter(bad))):
+        Options(**bad)
+
+
+# -- levels
+
+
+def test_level_zero_keeps_everything_and_more_is_never_less(mini, prompt):
+    for name in METHODS:
+        flops = []
+        for level in (0, 0.25, 0.5, 0.75, 1):
+            method = method_at(mini, name, level, num_visual=prompt.layout.num_visual)
+            comparison = result(mini, prompt, method, Options(max_new_tokens=1, probe=False))
+            flops.append(comparison.answers[1].counts.executed.prefill)
+        full = comparison.answers[0].counts.executed.prefill
+        assert flops[0] - full <= comparison.answers[1].counts.executed.probe + full * 0.02, name
+        assert flops == sorted(flops, reverse=True) or name == "visipruner", name
+
+
+def test_presets_are_levels(mini):
+    for name, number in PRESETS.items():
+        assert level_number(name) == number
+        assert method_at(mini, "visipruner", name) == method_at(mini, "visipruner", str(number))
+
+
+@pytest.mark.parametrize("level", ["hard", "", "nan", float("nan"), -0.1, 1.1, None, True, [1]])
+def test_bad_levels_are_refused_in_a_sentence(level, mini):
+    with pytest.raises(ValueError, match="level"):
+        method_at(mini, "fastv", level)
+
+
+def test_unknown_names_are_refused(mini):
+    with pytest.raises(ValueError, match="none, visipruner, fastv, random, schedule"):
+        method_at(mini, "magic")
+    with pytest.raises(ValueError, match="semantics"):
+        method_at(mini, "visipruner", semantics="both")
+    with pytest.raises(ValueError, match="keep"):
+        method_at(mini, "fastv", wrong=1)
+
+
+# -- prompts and checkpoints
+
+
+def test_the_prompt_is_llavas(mini, prompt):
+    assert prompt.text.startswith(f"<s>{SYSTEM} USER: <image>\n")
+    assert prompt.text.rstrip().endswith("what colour is the star? ASSISTANT:")
+    ids = prompt.inputs["input_ids"][0]
+    assert (ids == mini.model.config.image_token_id).sum() == 16 == prompt.layout.num_visual
+
+
+def test_special_words_in_a_question_stay_words(mini, picture):
+    question = "what <image> is </s> USER: red <s> ASSISTANT: blue"
+    plain = mini.prepare(picture, question)
+    ids = plain.inputs["input_ids"][0].tolist()
+    tokenizer = mini.processor.tokenizer
+    assert plain.layout.num_visual == 16 and plain.layout.spans == (
+        (plain.layout.prefix, 32 - 16 + plain.layout.prefix),
+    )
+    assert tokenizer.eos_token_id not in ids and ids.count(tokenizer.bos_token_id) == 1
+    assert len(plain.notes) == 5
+    assert plain.question == question
+
+
+def test_wide_pictures_are_padded_and_the_padding_is_known(mini):
+    wide = mini.prepare(Image.new("RGB", (200, 100), "red"), "what?")
+    assert wide.seen.size == (56, 56)
+    assert wide.padding == (0, 1, 2, 3, 12, 13, 14, 15)
+    assert wide.seen.getpixel((28, 28)) == (255, 0, 0)
+    cropped = mini.prepare(Image.new("RGB", (200, 100), "red"), "what?", mode="crop")
+    assert cropped.padding == () and cropped.seen.getpixel((0, 0)) == (255, 0, 0)
+    thin = mini.prepare(Image.new("RGB", (1, 5000), "red"), "what?")
+    assert thin.seen.size == (56, 56) and len(thin.padding) >= 8
+
+
+def test_what_the_model_gets_is_the_picture_that_is_shown(mini):
+    """Padding and resizing are ours; the processor only normalises what `seen` shows."""
+    prompt = mini.prepare(Image.effect_mandelbrot((120, 80), (-2, -1, 1, 1), 40), "what?")
+    processor = mini.processor.image_processor
+    pixels = prompt.inputs["pixel_values"][0].permute(1, 2, 0)
+    shown = pixels * torch.tensor(processor.image_std) + torch.tensor(processor.image_mean)
+    seen = torch.tensor(list(prompt.seen.get_flattened_data())).view(56, 56, 3) / 255
+    torch.testing.assert_close(shown, seen, atol=1e-3, rtol=0)
+
+
+class TestCheckpoints:
+    def test_an_unknown_name(self):
+        with pytest.raises(ValueError, match="choose one of tiny"):
+            load_vlm("llava-99")
+
+    def test_an_empty_folder(self, tmp_path):
+        with pytest.raises(ValueError, match=r"config\.json"):
+            load_vlm(tmp_path)
+
+    def test_another_kind_of_model(self, tmp_path):
+        (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+        with pytest.raises(ValueError, match="bert"):
+            load_vlm(tmp_path)
+
+    def test_no_safetensors(self, tmp_path):
+        (tmp_path / "config.json").write_text('{"model_type": "llava"}')
+        (tmp_path / "pytorch_model.bin").write_bytes(b"x")
+        with pytest.raises(ValueError, match="safetensors"):
+            load_vlm(tmp_path)
+
+    def test_damaged_weights(self, mini_path, tmp_path):
+        import shutil
+
+        copy = tmp_path / "copy"
+        shutil.copytree(mini_path, copy)
+        weights = copy / "model.safetensors"
+        weights.write_bytes(weights.read_bytes()[:1000])
+        with pytest.raises(ValueError, match="damaged"):
+            load_vlm(copy)
+
+    def test_a_missing_tokenizer(self, mini_path, tmp_path):
+        import shutil
+
+        copy = tmp_path / "copy"
+        shutil.copytree(mini_path, copy)
+        (copy / "tokenizer.json").unlink()
+        with pytest.raises(ValueError, match=r"missing or damaged"):
+            load_vlm(copy)
