@@ -1,54 +1,170 @@
-"""Components and wiring of the page."""
+"""The page: components on their places. What they do is in wiring.py."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from pathlib import Path
+
 import gradio as gr
 
-from visipruner.levels import PRESETS
-from visipruner.render.viewer import EMPTY, PatchViewer, viewer_start, viewer_value
-from visipruner.ui import handlers, scenes, text, views
-from visipruner.ui.handlers import FULL, PRUNED, Form
-from visipruner.ui.page import Page, Picture, plainly
+from visipruner.render.viewer import PatchViewer
+from visipruner.ui import controls, text, wiring
+from visipruner.ui.page import Page
 from visipruner.ui.store import Models
 
-MODEL_QUEUE = {"concurrency_limit": 1, "concurrency_id": "model"}
+HERE = Path(__file__).parent
+KEEP_FILES = (600, 3600)  # look every ten minutes, delete what is older than an hour
+MOST_WAITING = 24
+
+
+@dataclass
+class Results:
+    """The right side: what a run fills."""
+
+    status: gr.HTML
+    notes: gr.HTML
+    intro: gr.HTML
+    body: gr.Column
+    verdict: gr.HTML
+    full: gr.HTML
+    pruned: gr.HTML
+    viewer: gr.HTML
+    charts: gr.Column
+    plots: list[gr.Plot]
+    told: list[gr.HTML]
+    small: gr.HTML
+    medians: gr.HTML
+    measure: gr.Button
+    saves: dict[str, gr.Button]
+    payload: gr.JSON
+    result: gr.State
+
+
+@dataclass
+class Lesson:
+    """Tools for teaching and for sharing, folded away."""
+
+    find: gr.Button
+    found: gr.HTML
+    sweep: gr.Button
+    table: gr.HTML
+    repeat: gr.Accordion
+    link: gr.Textbox
+    copy: gr.Button
+    python: gr.Code
+    command: gr.Code
 
 
 def build(models: Models) -> gr.Blocks:
-    with Page(title=text.TITLE, fill_width=True, delete_cache=(600, 1800)) as page:
-        gr.Markdown(f"# {text.TITLE}\n{text.LEAD}")
-        with gr.Row():
-            with gr.Column(scale=2, min_width=320):
-                picture = Picture(label=text.PICTURE, type="filepath", sources=["upload", "clipboard", "webcam"])
-                question = gr.Textbox(label=text.QUESTION)
-                run = gr.Button(text.RUN, variant="primary", size="lg")
-                stop = gr.Button(text.STOP)
-                model = gr.Dropdown(models.choices, value=models.default, label=text.MODEL)
-                method = gr.Dropdown([(t, n) for n, t in text.METHODS.items()], value="visipruner", label=text.METHOD)
-                level = gr.Slider(0, 1, PRESETS["balanced"], step=0.05, label=text.LEVEL)
-            with gr.Column(scale=5, min_width=320):
-                status = gr.HTML()
-                verdict = gr.HTML()
-                with gr.Row():
-                    full, pruned = gr.HTML(), gr.HTML()
-                viewer = PatchViewer()
-                small = gr.HTML()
-        outputs = [status, verdict, full, pruned, viewer, small]
-
-        @plainly
-        def on_run(picture, question, model, method, level):
-            job = handlers.check(models, Form(picture, question, model, method, level))
-            for progress in handlers.follow(job):
-                yield [views.status(progress), gr.skip(), views.column(progress, FULL), views.column(progress, PRUNED), gr.skip(), gr.skip()]
-            c = progress.comparison
-            yield [gr.skip(), views.verdict(c), gr.skip(), gr.skip(), viewer_value(c), views.small_print(c)]
-
-        event = gr.on([run.click, question.submit], on_run, [picture, question, model, method, level], outputs,
-            show_progress_on=[status], api_visibility="private", **MODEL_QUEUE)
-        stop.click(lambda: views.says(text.STOPPED), None, status, cancels=[event], api_visibility="private")
+    """The whole page, not yet launched."""
+    with Page(
+        title=text.TITLE, fill_width=True, delete_cache=KEEP_FILES, analytics_enabled=False
+    ) as page:
+        head = _head()
+        with gr.Row(elem_classes="vp-columns"):
+            with gr.Column(scale=2, min_width=320, elem_classes="vp-inputs"):
+                chosen = controls.build(models)
+            with gr.Column(scale=5, min_width=320, elem_classes="vp-outputs"):
+                results = _results()
+                lesson = _lesson()
+        wiring.connect(page, models, head, chosen, results, lesson)
     return page
 
 
-def launch(page, host=None, port=None, **more):
-    page.queue(max_size=20)
-    page.launch(server_name=host, server_port=port, share=False, run_history=False, footer_links=["api"], **more)
+def _head() -> gr.HTML:
+    with gr.Row(elem_classes="vp-head"):
+        with gr.Column(scale=8, min_width=280):
+            gr.HTML(f'<h1>{text.TITLE}</h1><p class="vp-lead">{text.LEAD}</p>')
+            state = gr.HTML(elem_classes="vp-model")
+        with gr.Row(scale=1, elem_classes="vp-modes"):
+            projector = gr.Button(text.PROJECTOR, size="sm", min_width=90)
+            dark = gr.Button(text.DARK, size="sm", min_width=70)
+    projector.click(None, js="() => vp.projector()", api_visibility="private")
+    dark.click(None, js="() => vp.dark()", api_visibility="private")
+    return state
+
+
+def _results() -> Results:
+    status = gr.HTML(elem_classes="vp-statusbox")
+    notes = gr.HTML()
+    intro = gr.HTML(_intro())
+    with gr.Column(visible=False) as body:
+        verdict = gr.HTML(elem_id="vp-verdict")
+        with gr.Row(elem_classes="vp-answers", equal_height=True):
+            full, pruned = gr.HTML(min_width=280), gr.HTML(min_width=280)
+        viewer = PatchViewer()
+        plots, told = [], []
+        with gr.Column(visible=False, elem_classes="vp-charts") as charts:
+            with gr.Row():
+                for _ in range(2):
+                    with gr.Column(min_width=320):
+                        plots.append(gr.Plot(show_label=False, container=False))
+                        told.append(gr.HTML())
+            plots.append(gr.Plot(show_label=False, container=False))
+            told.append(gr.HTML())
+        small = gr.HTML()
+        with gr.Row(elem_classes="vp-tight vp-saves"):
+            measure = gr.Button(text.MEASURE, size="sm")
+            saves = {
+                kind: gr.Button(label, size="sm")
+                for kind, label in (
+                    ("png", text.SAVE_PNG),
+                    ("json", text.SAVE_JSON),
+                    ("html", text.SAVE_HTML),
+                )
+            }
+        medians = gr.HTML()
+    payload = gr.JSON(visible="hidden")
+    return Results(
+        status, notes, intro, body, verdict, full, pruned, viewer, charts, plots, told, small,
+        medians, measure, saves, payload, gr.State(None, time_to_live=3600),
+    )  # fmt: skip
+
+
+def _intro() -> str:
+    steps = "".join(f"<li><b>{name}</b><span>{what}</span></li>" for name, what in text.HOW)
+    return f'<div class="vp-intro"><ol>{steps}</ol><p>{text.HOW_END}</p></div>'
+
+
+def _lesson() -> Lesson:
+    with gr.Accordion(text.TEACHING, open=False):
+        gr.Markdown(text.FIND_INFO)
+        with gr.Row(elem_classes="vp-tight"):
+            find = gr.Button(text.FIND, size="sm")
+            sweep = gr.Button(text.SWEEP, size="sm")
+        found, table = gr.HTML(), gr.HTML()
+    with gr.Accordion(text.REPEAT, open=False) as repeat:
+        gr.Markdown(text.REPEAT_INFO)
+        link = gr.Textbox(label=text.LINK, interactive=False, info=text.LINK_INFO)
+        copy = gr.Button(text.COPY_LINK, size="sm")
+        command = gr.Code(label=text.COMMAND, language="shell", interactive=False)
+        python = gr.Code(label=text.PYTHON, language="python", interactive=False)
+    return Lesson(find, found, sweep, table, repeat, link, copy, python, command)
+
+
+def launch(page: gr.Blocks, host: str | None = None, port: int | None = None, **more):
+    """Serve the page. No account, no statistics, no run history, nothing shared.
+
+    Raises:
+        OSError: the port is taken.
+    """
+    page.queue(max_size=MOST_WAITING)
+    script = (HERE / "page.js").read_text()
+    return page.launch(
+        server_name=host,
+        server_port=port,
+        share=False,
+        run_history=False,
+        enable_monitoring=False,
+        footer_links=["api"],
+        theme=gr.themes.Soft(primary_hue="blue", neutral_hue="slate", font=_FONTS, font_mono=_MONO),
+        css=(HERE / "theme.css").read_text(),
+        head=f"<script>{script}</script>",
+        max_file_size="30mb",
+        ssr_mode=False,
+        **more,
+    )
+
+
+_FONTS = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "DejaVu Sans", "sans-serif"]
+_MONO = ["ui-monospace", "DejaVu Sans Mono", "monospace"]

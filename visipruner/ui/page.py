@@ -22,22 +22,25 @@ def sorry(sentence: str) -> gr.Error:
 
 def plainly(function):
     """Every failure of an event ends in one sentence; only what nobody foresaw reaches the log."""
-    body = _in_words_streamed if inspect.isgeneratorfunction(function) else _in_words
-    return functools.wraps(function)(functools.partial(body, function))
+    if inspect.isgeneratorfunction(function):
 
+        @functools.wraps(function)
+        def streamed(*args, **kwargs):
+            try:
+                yield from function(*args, **kwargs)
+            except Exception as error:
+                raise _translated(error) from None
 
-def _in_words(function, *args, **kwargs):
-    try:
-        return function(*args, **kwargs)
-    except Exception as error:
-        raise _translated(error) from None
+        return streamed
 
+    @functools.wraps(function)
+    def called(*args, **kwargs):
+        try:
+            return function(*args, **kwargs)
+        except Exception as error:
+            raise _translated(error) from None
 
-def _in_words_streamed(function, *args, **kwargs):
-    try:
-        yield from function(*args, **kwargs)
-    except Exception as error:
-        raise _translated(error) from None
+    return called
 
 
 def _translated(error: Exception) -> gr.Error:

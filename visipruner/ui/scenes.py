@@ -9,9 +9,18 @@ from dataclasses import dataclass
 from PIL import Image
 
 from visipruner.inputs import check_number
-from visipruner.tiny.drawing import render
-from visipruner.tiny.questions import SKILLS, Question, ask_about
-from visipruner.tiny.scenes import Scene, make_scene
+from visipruner.tiny.data import (
+    SKILLS,
+    Question,
+    Scene,
+    ask_about,
+    is_correct,
+    looks_unlike_training,
+    make_scene,
+    render,
+    unknown_words,
+)
+from visipruner.ui import text
 
 SPLIT = "heldout"  # the page never shows a picture that the model was trained on
 MAX_SEED = 9_999_999
@@ -19,14 +28,16 @@ MAX_SEED = 9_999_999
 
 @dataclass(frozen=True)
 class Truth:
-    """What is right, said as the model was taught to say it."""
+    """A question that belongs to the scene, with its true answer."""
 
-    question: str
-    answer: str
+    question: Question
+
+    @property
+    def answer(self) -> str:
+        return self.question.answer
 
     def fits(self, answer: str) -> bool:
-        """Right means: the taught answer, but for case, blanks and a full stop."""
-        return _plain(answer) == _plain(self.answer)
+        return is_correct(self.question, answer)
 
 
 def _plain(text: str) -> str:
@@ -61,7 +72,7 @@ def truth(seed, question: str) -> Truth | None:
     asked = _plain(question or "")
     for known in questions(seed):
         if _plain(known.text) == asked:
-            return Truth(known.text, known.answer)
+            return Truth(known)
     return None
 
 
@@ -74,4 +85,11 @@ def next_question(seed, question: str) -> Question:
 
 def limits(picture: Image.Image, question: str) -> list[str]:
     """Sentences about what the bundled model never learnt."""
-    return []
+    notes = []
+    if strange := unknown_words(question):
+        words = ", ".join(f"“{word}”" for word in strange[:6])
+        form = text.UNKNOWN_WORDS if len(strange) == 1 else text.UNKNOWN_MANY
+        notes.append(form.format(words=words))
+    if looks_unlike_training(picture):
+        notes.append(text.OUTSIDE)
+    return notes

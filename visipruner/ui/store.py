@@ -42,6 +42,9 @@ class Models:
         """(title, name) of every model, as a menu wants them."""
         return [(title, name) for name, title in self.titles.items()]
 
+    def is_loaded(self, name: str) -> bool:
+        return (name, BACKENDS[0], "auto") in self._loaded
+
     def get(self, name: str, backend: str = "sdpa", precision: str = "auto") -> VLM:
         """The loaded model; loads it if it is not there yet.
 

@@ -15,7 +15,7 @@ RUN = "Run"
 STOP = "Stop"
 RESET = "Reset"
 EXAMPLES = "Examples"
-EXAMPLE_ALT = "Example {number}: a drawing of {what}. {question}"
+EXAMPLE = "Example {number}: {question}"
 SCENE = "New scene"
 SCENE_SEED = "Scene number"
 ANOTHER_QUESTION = "Another question"
@@ -76,7 +76,7 @@ HOW = (
     ("Prune", "Layer by layer, the method tests which patches still move the answer."),
     ("Compare", "Both answers, what they cost, and the patches that were enough."),
 )
-HOW_END = "Press **Run**: an example is ready."
+HOW_END = "Press Run: an example is ready."
 
 WAITING = "Waiting for the model…"
 READING = "Looking at the picture…"
@@ -130,7 +130,7 @@ MACHINE = (
 )
 MEASURE = "Measure again × 5"
 MEASURING = "Measuring both sides five times, in turn…"
-MEDIANS = "Medians of five silent runs in turn"
+MEDIANS = "Medians of {done} of {rounds} silent runs in turn"
 
 GONE = "This visit's result is gone; press Run once more."
 FULL_QUEUE = "Many people are asking right now; please try again in a moment."
@@ -140,3 +140,43 @@ TOO_FEW = "some of its values are missing."
 NOT_UPLOADED = "the picture must be uploaded first."
 WRONG_KIND = "a value is of the wrong kind."
 NO_ADDRESS = "Addresses are not fetched; upload the picture itself."
+
+BAD_LINK = "The link's {name} is unknown here, so the usual one was taken."
+LINK_INFO = "Your own picture stays with you: the link carries the question and settings only."
+OPTIONS_KIND = "options must be an object of names and values."
+OPTIONS_UNKNOWN = "options holds an unknown name; known are {known}."
+FIELDS_KIND = "options.fields must be an object of names and values."
+PROBE_KIND = "options.probe must be true or false."
+PICTURE_KIND = "The picture must be an uploaded file: upload it first, then name the upload."
+UNKNOWN_WORDS = "The bundled model never learnt the word {words}; it may guess."
+UNKNOWN_MANY = "The bundled model never learnt the words {words}; it may guess."
+OUTSIDE = (
+    "This picture is outside the bundled model's world of drawn shapes and digits, so its answer is "
+    "a guess. Start the page with --model-path and a LLaVA-1.5 checkpoint for photographs."
+)
+
+TEACHING = "For a lesson"
+FIND = "Find a picture where pruning changes the answer"
+FIND_INFO = "Walks through scenes with the present method and level until the two answers differ."
+SEARCHING = "Scene {seed}, {tried} of at most {most}…"
+LAST_SAME = "The one before: both said “{answer}”."
+FOUND = "Scene {seed} changes the answer; {tried} tried. It is in the form now."
+NOT_FOUND = "Both sides agreed on all {tried} scenes. Prune harder, or go on from here."
+SWEEP = "Try ten levels on this picture"
+SWEEP_HEAD = ("Level", "Visual tokens", "Fewer FLOPs", "Answer", "")
+SWEEP_SAME, SWEEP_DIFFERENT = "same", "different"
+MEDIAN_HEAD = ("full", "pruned", "faster")
+
+SAVE = "Save"
+SAVE_PNG, SAVE_JSON, SAVE_HTML = "Picture (PNG)", "Data (JSON)", "Report (HTML)"
+REPEAT = "Repeat or share this"
+LINK = "Link that fills the form"
+COPY_LINK = "Copy link"
+PYTHON, COMMAND = "Python", "Command line"
+REPEAT_INFO = "Shows the form as it is now. Save the picture as picture.png first."
+PROJECTOR = "Projector"
+DARK = "Dark"
+CHARTS = "Layer by layer"
+
+VERDICT_WAITS = "Two answers are on their way…"
+NO_SCENE = "Another question needs a scene: press New scene first."

@@ -41,15 +41,16 @@ def times(ratio: float) -> str:
 
 
 def status(progress: Progress) -> str:
-    """One line for eyes and screen readers; it changes with the stage, not with every token."""
+    """One line for eyes and screen readers; the latter hear it when the stage changes."""
     side = progress.sides[progress.now]
     if progress.comparison:
-        line = text.DONE.format(verdict=_headline(progress.comparison) + ".")
-    elif progress.probed:
+        return says(text.DONE.format(verdict=_headline(progress.comparison) + "."))
+    if progress.probed:
         line = text.PROBING.format(layer=progress.probed, layers=progress.layers)
-    elif side.text:
-        line = text.WRITING.format(side=NAMES[progress.now])
-    elif side.records:
+        return says(line, "probing")
+    if side.text:
+        return says(text.WRITING.format(side=NAMES[progress.now]), f"writing {progress.now}")
+    if side.records:
         record = side.records[-1]
         line = text.LAYERS.format(
             side=NAMES[progress.now],
@@ -57,14 +58,14 @@ def status(progress: Progress) -> str:
             layers=progress.layers,
             visual=record.visual_tokens,
         )
-    else:
-        line = text.READING if progress.news == "encoded" else text.WAITING
-    return says(line, busy=not progress.comparison)
+        return says(line, f"reading {progress.now}")
+    return says(text.READING if progress.news == "encoded" else text.WAITING, "waiting")
 
 
-def says(line: str, busy: bool = False) -> str:
+def says(line: str, busy: str = "") -> str:
+    """The status line. A busy one names its stage, and is announced once per stage."""
     kind = "busy" if busy else "still"
-    return f'<p class="vp-status {kind}" role="status">{escape(line)}</p>'
+    return f'<p class="vp-status {kind}" data-say="{escape(busy or line)}">{escape(line)}</p>'
 
 
 # -- verdict
@@ -79,6 +80,11 @@ def verdict(comparison: Comparison, truth: Truth | None = None) -> str:
         f"{_words(comparison)}{_truth(comparison, truth)}"
         f'<div class="vp-numbers">{_numbers(comparison)}</div></section>'
     )
+
+
+def verdict_waits() -> str:
+    """The place of the verdict while there is none: it must not jump when it comes."""
+    return f'<section class="vp-verdict waits"><h2>{escape(text.VERDICT_WAITS)}</h2></section>'
 
 
 def _headline(comparison: Comparison) -> str:
@@ -214,6 +220,24 @@ def _final(side: Side) -> list[str]:
 
 def small_print(comparison: Comparison) -> str:
     return f'<p class="vp-small">{escape(text.MACHINE.format(**comparison.machine))}</p>'
+
+
+def told(sentence: str) -> str:
+    """A chart in one sentence, for those who do not see it."""
+    return f'<p class="vp-told">{escape(sentence)}</p>'
+
+
+def model_line(models, name: str) -> str:
+    """Which model answers, and whether it is ready."""
+    title = models.titles[name]
+    line = text.MODEL_WAITING.format(title=title)
+    if models.is_loaded(name):
+        vlm = models.get(name)
+        rows, columns = vlm.grid
+        layers = vlm.model.config.get_text_config().num_hidden_layers
+        grid, device = f"{rows} × {columns}", str(vlm.device).upper()
+        line = text.MODEL_READY.format(title=title, grid=grid, layers=layers, device=device)
+    return f'<p class="vp-modelline">{escape(line)}</p>'
 
 
 def notes(sentences) -> str:

@@ -1,0 +1,78 @@
+"""The one public endpoint. Everything it is given is checked here; nothing is trusted."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gradio_client.utils import is_file_obj_with_meta
+
+from visipruner.runner import last_event
+from visipruner.ui import text
+from visipruner.ui.downloads import Result, as_json
+from visipruner.ui.handlers import Form, check
+from visipruner.ui.store import Models
+
+RUN_OPTIONS = ("max_new_tokens", "temperature", "seed", "probe")
+FORM_OPTIONS = ("semantics", "picture_mode", "backend", "precision", "fields")
+
+
+def endpoint(models: Models):
+    """`/compare` for these models."""
+
+    def compare(
+        picture: Any = None,
+        question: Any = None,
+        model: Any = None,
+        method: Any = "visipruner",
+        level: Any = "balanced",
+        options: Any = None,
+    ) -> Any:
+        """Answer a question about a picture with the full and the pruned model.
+
+        Args:
+            picture: an uploaded picture file: gradio_client.handle_file("picture.png").
+            question: 1 to 1000 characters.
+            model: a model of this server's menu; null: the first.
+            method: visipruner, fastv, random, schedule or none.
+            level: gentle, balanced, aggressive, or a number from 0 (keep all) to 1.
+            options: semantics, picture_mode, backend, precision, fields {name: value},
+                max_new_tokens, temperature, seed, probe.
+
+        Returns:
+            settings, same_answer, ratios, both answers with text, times, counts and trace, machine.
+        """
+        form = read(picture, question, model or models.default, method, level, options)
+        job = check(models, form)
+        return as_json(Result(job, last_event(job.run()).comparison))
+
+    return compare
+
+
+def read(picture, question, model, method, level, options) -> Form:
+    """A form from what a caller sent.
+
+    Raises:
+        ValueError: one sentence about the first thing that is of the wrong kind.
+    """
+    options = {} if options is None else options
+    if not isinstance(options, dict):
+        raise ValueError(text.OPTIONS_KIND)
+    known = (*RUN_OPTIONS, *FORM_OPTIONS)
+    if unknown := [name for name in options if name not in known]:
+        raise ValueError(text.OPTIONS_UNKNOWN.format(known=", ".join(known)))
+    run = {name: options[name] for name in RUN_OPTIONS if name in options}
+    if not isinstance(run.get("probe", True), bool):
+        raise ValueError(text.PROBE_KIND)
+    more = {name: options[name] for name in FORM_OPTIONS if name in options}
+    if not isinstance(more.get("fields", {}), dict):
+        raise ValueError(text.FIELDS_KIND)
+    return Form(_path(picture), question, model, method, level, **more, options=run)
+
+
+def _path(picture) -> str | None:
+    """The file of an upload. Only such a file has been checked to lie in the upload folder."""
+    if picture is None:
+        return None
+    if not is_file_obj_with_meta(picture):
+        raise ValueError(text.PICTURE_KIND)
+    return picture["path"]

@@ -1,0 +1,157 @@
+"""The left side of the page: everything that can be chosen, and how it becomes a form."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import gradio as gr
+
+from visipruner.levels import PRESETS, SEMANTICS
+from visipruner.methods import METHODS
+from visipruner.ui import examples, fields, text
+from visipruner.ui.handlers import Form
+from visipruner.ui.page import Picture
+from visipruner.ui.store import BACKENDS, PRECISIONS, Models
+
+
+@dataclass
+class Controls:
+    """The components, by name. `inputs` is what a run needs, in the order of `form`."""
+
+    picture: gr.Component
+    scene: gr.State
+    seed: gr.Number
+    new_scene: gr.Button
+    examples: gr.HTML
+    question: gr.Textbox
+    another: gr.Button
+    run: gr.Button
+    stop: gr.Button
+    reset: gr.Button
+    model: gr.Dropdown
+    method: gr.Dropdown
+    preset: gr.Radio
+    level: gr.Slider
+    advanced: Advanced
+
+    @property
+    def inputs(self) -> list:
+        return [self.picture, self.scene, self.question, self.model, self.method, self.level] + [
+            *self.advanced.choices,
+            *self.advanced.fields,
+        ]
+
+
+@dataclass
+class Advanced:
+    """What is folded away."""
+
+    semantics: gr.Radio
+    picture_mode: gr.Radio
+    max_new_tokens: gr.Slider
+    temperature: gr.Slider
+    draw_seed: gr.Number
+    backend: gr.Radio
+    precision: gr.Radio
+    fields: list
+    groups: list[gr.Group]
+    prompt: gr.Textbox
+
+    @property
+    def choices(self) -> list:
+        return [
+            self.semantics,
+            self.picture_mode,
+            self.max_new_tokens,
+            self.temperature,
+            self.draw_seed,
+            self.backend,
+            self.precision,
+        ]
+
+
+def form(values) -> tuple[Form, int | None]:
+    """What the page sends, in the order of `Controls.inputs`, as a form and the scene's number."""
+    picture, scene, question, model, method, level, *rest = values
+    semantics, mode, longest, temperature, seed, backend, precision, *own = rest
+    return Form(
+        picture,
+        question,
+        model,
+        method,
+        level,
+        semantics,
+        mode,
+        backend,
+        precision,
+        fields.overrides(method, own),
+        {"max_new_tokens": longest, "temperature": temperature, "seed": seed},
+    ), scene
+
+
+def build(models: Models) -> Controls:
+    """Place everything; the first screen of a phone ends with Run."""
+    thumbnails = examples.strip()
+    picture = Picture(
+        label=text.PICTURE,
+        type="filepath",
+        sources=["upload", "clipboard", "webcam"],
+        height=320,
+        buttons=[],
+        elem_classes="vp-picture",
+    )
+    with gr.Row(elem_classes="vp-tight"):
+        seed = gr.Number(0, label=text.SCENE_SEED, precision=0, minimum=0, min_width=110)
+        new_scene = gr.Button(text.SCENE, size="sm", min_width=110)
+        another = gr.Button(text.ANOTHER_QUESTION, size="sm", min_width=110)
+    question = gr.Textbox(
+        label=text.QUESTION, placeholder=text.QUESTION_HINT, max_lines=3, elem_classes="vp-question"
+    )
+    with gr.Row(elem_classes="vp-actions"):
+        run = gr.Button(text.RUN, variant="primary", size="lg", scale=3, min_width=120, elem_id="vp-run")
+        stop = gr.Button(text.STOP, size="lg", min_width=80, elem_id="vp-stop")
+        reset = gr.Button(text.RESET, size="lg", min_width=80)
+    method = gr.Dropdown(
+        [(title, name) for name, title in text.METHODS.items()], value="visipruner", label=text.METHOD
+    )
+    preset = gr.Radio(list(PRESETS), value="balanced", label=text.PRESET)
+    level = gr.Slider(
+        0, 1, PRESETS["balanced"], step=0.05, label=text.LEVEL, info=text.LEVEL_INFO, buttons=[]
+    )
+    model = gr.Dropdown(models.choices, value=models.default, label=text.MODEL)
+    with gr.Accordion(text.ADVANCED, open=False):
+        advanced = _advanced()
+    scene = gr.State(None)
+    return Controls(
+        picture, scene, seed, new_scene, thumbnails, question, another, run, stop, reset,
+        model, method, preset, level, advanced,
+    )  # fmt: skip
+
+
+def _advanced() -> Advanced:
+    semantics = gr.Radio(
+        list(SEMANTICS), value="paper", label=text.SEMANTICS, info=text.SEMANTICS_INFO
+    )
+    boxes, groups = [], []
+    for method in METHODS:
+        with gr.Group(visible=method == "visipruner") as group:
+            if names := fields.names_of(method):
+                gr.Markdown(text.FIELDS_HEAD.format(method=method), elem_classes="vp-fieldhead")
+            boxes += [fields.widget(name) for name in names]
+        groups.append(group)
+    modes = [(title, name) for name, title in text.PICTURE_MODES.items()]
+    mode = gr.Radio(modes, value="pad", label=text.PICTURE_MODE)
+    longest = gr.Slider(1, 256, 96, step=1, label=text.MAX_NEW_TOKENS)
+    temperature = gr.Slider(
+        0, 2, 0, step=0.1, label=text.TEMPERATURE, info=text.TEMPERATURE_INFO
+    )
+    seed = gr.Number(0, label=text.SEED, precision=0, minimum=0)
+    backend = gr.Radio(list(BACKENDS), value="sdpa", label=text.BACKEND)
+    precision = gr.Radio(list(PRECISIONS), value="auto", label=text.PRECISION)
+    prompt = gr.Textbox(label=text.PROMPT, lines=4, interactive=False, buttons=["copy"])
+    return Advanced(
+        semantics, mode, longest, temperature, seed, backend, precision, boxes, groups, prompt
+    )
+
+
+__all__ = ["Advanced", "Controls", "build", "form"]

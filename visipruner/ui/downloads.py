@@ -1,0 +1,81 @@
+"""Files that are made on click and go straight to the browser: nothing is written on the server."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from dataclasses import asdict, dataclass
+
+from visipruner.render.overlay import draw_survivors
+from visipruner.runner import Comparison
+from visipruner.ui import text
+from visipruner.ui.handlers import Job
+
+
+@dataclass(frozen=True)
+class Result:
+    """The last comparison of one visit; it lives in the visit's own memory."""
+
+    job: Job
+    comparison: Comparison
+
+    @property
+    def settings(self) -> dict:
+        form = self.job.form
+        return {
+            "model": form.model,
+            "method": form.method,
+            "level": form.level,
+            "semantics": form.semantics,
+            "picture_mode": form.picture_mode,
+            "fields": self.job.methods[-1].settings,
+            "options": asdict(self.job.options),
+        }
+
+
+def as_json(result: Result) -> dict:
+    """Both answers, verdict, counters and traces with all settings and versions."""
+    body = result.comparison.to_json()
+    truth = result.job.truth
+    body["truth"] = truth and {
+        "answer": truth.answer,
+        "right": [truth.fits(answer.text) for answer in result.comparison.answers],
+    }
+    return {"settings": result.settings, **body, "notes": list(result.job.notes)}
+
+
+def json_file(result: Result | None) -> dict:
+    content = json.dumps(as_json(there(result)), indent=1).encode()
+    return _file("visipruner.json", "application/json", content)
+
+
+def png_file(result: Result | None) -> dict:
+    result = there(result)
+    comparison, stream = result.comparison, io.BytesIO()
+    small = "{model}, {dtype}, torch {torch}, transformers {transformers}"
+    picture = draw_survivors(
+        comparison.prompt.seen,
+        comparison.answers[-1].trace,
+        small_print=small.format(**comparison.machine),
+    )
+    picture.save(stream, "PNG")
+    return _file("visipruner.png", "image/png", stream.getvalue())
+
+
+def html_file(result: Result | None) -> dict:
+    from visipruner.render.report import report_html
+
+    result = there(result)
+    page = report_html(result.comparison, result.settings)
+    return _file("visipruner.html", "text/html", page.encode())
+
+
+def there(result: Result | None) -> Result:
+    if result is None:
+        raise ValueError(text.GONE)
+    return result
+
+
+def _file(name: str, kind: str, content: bytes) -> dict:
+    return {"name": name, "type": kind, "data": base64.b64encode(content).decode()}

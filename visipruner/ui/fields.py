@@ -1,0 +1,77 @@
+"""One input for every field of every method; empty means: as the level says."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+
+import gradio as gr
+
+from visipruner.levels import method_at
+from visipruner.methods import METHODS
+from visipruner.ui import text
+
+CHOICES = {
+    "stages": {
+        "shallow, middle, deep": ["shallow", "middle", "deep"],
+        "middle, deep": ["middle", "deep"],
+        "shallow, middle": ["shallow", "middle"],
+        "middle": ["middle"],
+        "shallow": ["shallow"],
+        "none": [],
+    },
+    "cache_before_filter": {"kept": "kept", "full": "full"},
+    "relative": {"yes": True, "no": False},
+    "blind_half": {"yes": True, "no": False},
+}
+SHOWN_ELSEWHERE = ("semantics",)
+
+
+def names_of(method: str) -> list[str]:
+    """The fields that the page shows for a method."""
+    return [f.name for f in fields(METHODS[method]) if f.name not in SHOWN_ELSEWHERE]
+
+
+ALL = [(method, name) for method in METHODS for name in names_of(method)]
+
+
+def widget(name: str):
+    """An input for one field."""
+    label, info = name.replace("_", " "), text.FIELD_INFO.get(name)
+    if name in CHOICES:
+        choices = [(text.FROM_LEVEL, ""), *((word, word) for word in CHOICES[name])]
+        return gr.Dropdown(choices, value="", label=label, info=info)
+    return gr.Number(None, label=label, info=info, placeholder=text.FROM_LEVEL)
+
+
+def overrides(method: str, values: list) -> dict:
+    """The fields of `method` that were filled in; `values` stand in the order of ALL."""
+    given = {}
+    for (owner, name), value in zip(ALL, values):
+        if owner != method or value is None or value == "":
+            continue
+        if name in CHOICES:
+            if value not in CHOICES[name]:
+                raise ValueError(f"{name} must be one of {', '.join(CHOICES[name])}, not {value!r}.")
+            value = CHOICES[name][value]
+        elif isinstance(value, float) and value.is_integer() and not _takes_fractions(name):
+            value = int(value)
+        given[name] = value
+    return given
+
+
+def _takes_fractions(name: str) -> bool:
+    return name.endswith("_threshold")
+
+
+def hints(vlm, method: str, level, semantics: str) -> dict[str, str]:
+    """What the level says for each field, for the placeholders."""
+    settings = method_at(vlm, method, level, semantics).settings
+    return {name: _shown(settings[name]) for name in names_of(method)}
+
+
+def _shown(value) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, (tuple, list)):
+        return ", ".join(value) or "none"
+    return f"{value:.6g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,59 @@
+// What the browser does on its own: modes, downloads, links, and words for screen readers.
+window.vp = {
+  projector() {
+    const on = document.body.classList.toggle("projector");
+    window.dispatchEvent(new Event("resize")); // plots fit themselves into the new width
+    return on;
+  },
+
+  dark() {
+    document.body.classList.toggle("dark");
+  },
+
+  reset() {
+    location.assign(location.pathname);
+  },
+
+  // On a narrow screen the answers stand below the form, so go there.
+  started() {
+    const outputs = document.querySelector(".vp-outputs");
+    if (!outputs || outputs.getBoundingClientRect().top < window.innerHeight * 0.6) return;
+    const calm = matchMedia("(prefers-reduced-motion: reduce)").matches;
+    outputs.scrollIntoView({ behavior: calm ? "auto" : "smooth" });
+  },
+
+  save(file) {
+    if (!file) return;
+    const bytes = Uint8Array.from(atob(file.data), (letter) => letter.charCodeAt(0));
+    const link = document.createElement("a");
+    link.href = URL.createObjectURL(new Blob([bytes], { type: file.type }));
+    link.download = file.name;
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(link.href), 10000);
+  },
+
+  link(query) {
+    return location.origin + location.pathname + "?" + query;
+  },
+
+  copy(link) {
+    navigator.clipboard?.writeText(link);
+  },
+};
+
+// One lasting live region: gradio replaces its HTML, which screen readers do not announce.
+function announce() {
+  const region = document.createElement("p");
+  region.setAttribute("role", "status");
+  region.className = "vp-unseen";
+  document.body.append(region);
+  new MutationObserver(() => {
+    const line = document.querySelector("[data-say]");
+    if (!line || region.dataset.key === line.dataset.say) return;
+    region.dataset.key = line.dataset.say;
+    region.textContent = line.textContent;
+  }).observe(document.body, { subtree: true, childList: true, characterData: true });
+}
+
+if (document.readyState === "loading") document.addEventListener("DOMContentLoaded", announce);
+else announce();

@@ -1,0 +1,94 @@
+"""Links that fill the form, and the present settings as Python or as a command line."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from urllib.parse import urlencode
+
+from visipruner.inputs import check_choice, clean_question
+from visipruner.levels import SEMANTICS, level_number
+from visipruner.methods import METHODS
+from visipruner.ui import scenes, text
+from visipruner.ui.handlers import Form
+from visipruner.ui.store import Models
+
+
+def query(form: Form, scene: int | None) -> str:
+    """The part of a link after the question mark. A visitor's own picture never travels in it."""
+    parts = {} if scene is None else {"seed": scene}
+    parts |= {
+        "question": form.question or "",
+        "model": form.model,
+        "method": form.method,
+        "level": f"{form.level:g}" if isinstance(form.level, float | int) else form.level,
+        "semantics": form.semantics,
+    }
+    return urlencode(parts)
+
+
+def read(parameters: Mapping[str, str], models: Models) -> tuple[dict, list[str]]:
+    """What a link says, as far as it can be understood, and a sentence for each thing that cannot.
+
+    Nothing is loaded and nothing runs.
+    """
+    readers = {
+        "seed": lambda value: int(scenes.scene(int(value)) and value),
+        "question": lambda value: clean_question(value)[0],
+        "model": lambda value: check_choice("model", value, models.paths),
+        "method": lambda value: check_choice("method", value, METHODS),
+        "level": level_number,
+        "semantics": lambda value: check_choice("semantics", value, SEMANTICS),
+    }
+    found, notes = {}, []
+    for name, reader in readers.items():
+        if name not in parameters:
+            continue
+        try:
+            found[name] = reader(parameters[name])
+        except ValueError:
+            notes.append(text.BAD_LINK.format(name=name))
+    return found, notes
+
+
+def python(form: Form, scene: int | None, local: bool = False) -> str:
+    """A script that repeats this comparison."""
+    model = '"DIR"  # your checkpoint' if local else repr(form.model)
+    picture, imports = '"picture.png"', ""
+    if scene is not None:
+        picture = f'render(make_scene({scene}, "{scenes.SPLIT}"))'
+        imports = (
+            "from visipruner.tiny.drawing import render\n"
+            "from visipruner.tiny.scenes import make_scene\n"
+        )
+    own = "".join(f", {name}={value!r}" for name, value in form.fields.items())
+    options = ", ".join(f"{name}={value!r}" for name, value in form.options.items())
+    return f"""from visipruner.levels import method_at
+from visipruner.methods import PruningMethod
+from visipruner.models import load_vlm
+from visipruner.runner import Options, compare, last_event
+{imports}
+model = {model}
+vlm = load_vlm(model)
+prompt = vlm.prepare({picture}, {form.question!r}, {form.picture_mode!r})
+visual = prompt.layout.num_visual
+method = method_at(vlm, {form.method!r}, {form.level!r}, {form.semantics!r}, visual{own})
+options = Options({options})
+comparison = last_event(compare(vlm, prompt, [PruningMethod(), method], options)).comparison
+for answer in comparison.answers:
+    print(answer.text, answer.counts.executed.prefill, answer.trace.why)
+"""
+
+
+def command_line(form: Form, local: bool = False) -> str:
+    """The same for a terminal."""
+    words = ["python", "-m", "visipruner", "ask", "picture.png", form.question or ""]
+    words += ["--model-path", "DIR"] if local else ["--model", form.model]
+    words += ["--method", form.method, "--level", f"{form.level:g}", "--semantics", form.semantics]
+    words += ["--picture-mode", form.picture_mode, "--attention", form.backend]
+    for name, value in form.options.items():
+        words += [f"--{name.replace('_', '-')}", f"{value:g}"]
+    for name, value in form.fields.items():
+        shown = ",".join(value) if isinstance(value, list) else str(value).lower()
+        words += ["--set", f"{name}={shown}"]
+    return shlex.join([*words, "--json", "out.json"])

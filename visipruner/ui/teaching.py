@@ -1,0 +1,167 @@
+"""Tools for a lesson: look for a picture where pruning changes the answer; sweep the level."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from html import escape
+
+from visipruner.levels import method_at
+from visipruner.methods import PruningMethod
+from visipruner.runner import Comparison, Options, compare, measure
+from visipruner.ui import handlers, scenes, text, views
+from visipruner.ui.handlers import Form, Job
+from visipruner.ui.store import Models
+
+MOST_SCENES = 200
+LEVELS = tuple(step / 10 for step in range(1, 11))
+ROUNDS = 5
+
+
+@dataclass
+class Search:
+    """How far the search has come; `found` is the scene where the answers differ."""
+
+    seed: int
+    question: str = ""
+    tried: int = 0
+    answers: tuple[str, str] = ("", "")
+    found: bool = False
+
+
+def search(models: Models, form: Form, seed) -> Iterator[Search]:
+    """Walk the scenes after `seed` until both sides answer differently."""
+    scenes.scene(seed)
+    first = int(seed) + 1
+    state = Search(first)
+    for state.tried in range(1, MOST_SCENES + 1):
+        state.seed = (first + state.tried - 1) % (scenes.MAX_SEED + 1)
+        state.question = scenes.questions(state.seed)[0].text
+        picture = scenes.picture(state.seed)
+        job = handlers.check(models, replace(form, picture=picture, question=state.question))
+        yield state
+        for comparison in _quick(job):  # noqa: B007 - the last one counts
+            yield state
+        state.answers = tuple(answer.text for answer in comparison.answers)
+        state.found = not comparison.same
+        if state.found:
+            break
+    yield state
+
+
+def _quick(job: Job) -> Iterator[Comparison | None]:
+    """Compare without the probe; a generator, so that Stop can close it between two events."""
+    events = compare(job.vlm, job.prompt, job.methods, replace(job.options, probe=False))
+    try:
+        for event in events:
+            yield event.comparison
+    finally:
+        events.close()
+
+
+def search_html(state: Search) -> str:
+    full, pruned = (escape(answer) for answer in state.answers)
+    if state.found:
+        line = text.FOUND.format(seed=state.seed, tried=state.tried)
+        return (
+            f'<div class="vp-found"><b>{line}</b><p>{escape(state.question)}</p>'
+            f"<p>{text.FULL}: <b>{full}</b></p><p>{text.PRUNED}: <b>{pruned}</b></p></div>"
+        )
+    if state.tried >= MOST_SCENES and full:
+        return f"<p>{text.NOT_FOUND.format(tried=state.tried)}</p>"
+    line = text.SEARCHING.format(seed=state.seed, tried=state.tried, most=MOST_SCENES)
+    last = text.LAST_SAME.format(answer=full) if full else ""
+    return f'<p>{line}</p><progress max="{MOST_SCENES}" value="{state.tried}"></progress><p>{last}</p>'
+
+
+@dataclass
+class Sweep:
+    """The answers so far: the full one first, then one per level."""
+
+    answers: dict[int, object] = field(default_factory=dict)
+
+
+def sweep(job: Job) -> Iterator[Sweep]:
+    """The same question at ten levels; the picture is encoded once."""
+    form, visual = job.form, job.prompt.layout.num_visual
+    methods = [PruningMethod()] + [
+        method_at(job.vlm, form.method, level, form.semantics, visual, **form.fields)
+        for level in LEVELS
+    ]
+    state, options = Sweep(), replace(job.options, probe=False)
+    events = compare(job.vlm, job.prompt, methods, options)
+    try:
+        for event in events:
+            if event.kind == "answer":
+                state.answers[event.side] = event.answer
+                yield state
+            elif event.kind == "layer":
+                yield state  # a place where Stop can close this generator
+    finally:
+        events.close()
+
+
+def sweep_html(state: Sweep, job: Job) -> str:
+    """A table with one row per level."""
+    full = state.answers.get(0)
+    rows = [_sweep_row(text.FULL, full, full, job)]
+    rows += [
+        _sweep_row(f"{level:g}", state.answers.get(number), full, job)
+        for number, level in enumerate(LEVELS, 1)
+    ]
+    head = "".join(f'<th scope="col">{name}</th>' for name in text.SWEEP_HEAD)
+    return (
+        f'<div class="vp-scroll" tabindex="0" role="region" aria-label="{text.SWEEP}">'
+        f'<table class="vp-table"><thead><tr>{head}</tr></thead>'
+        f"<tbody>{''.join(rows)}</tbody></table></div>"
+    )
+
+
+def _sweep_row(name: str, answer, full, job: Job) -> str:
+    if answer is None:
+        return f'<tr><th scope="row">{name}</th><td colspan="4">…</td></tr>'
+    fewer, same = "–", ""
+    if full is not None:
+        fewer = views.times(full.counts.executed.prefill / answer.counts.executed.prefill)
+        is_same = full.text.strip().casefold() == answer.text.strip().casefold()
+        same = text.SWEEP_SAME if is_same else text.SWEEP_DIFFERENT
+    if job.truth:
+        same += " " + views.mark(job.truth.fits(answer.text))
+    return (
+        f'<tr><th scope="row">{name}</th><td>{views.kept(answer.trace)}</td><td>{fewer}</td>'
+        f"<td>{escape(answer.text)}</td><td>{same}</td></tr>"
+    )
+
+
+def rounds(job: Job) -> Iterator[list[list[dict]]]:
+    """Silent runs of both sides, one round after the other; who goes first alternates."""
+    samples: list[list[dict]] = [[], []]
+    silent = Options(job.options.max_new_tokens, job.options.temperature, job.options.seed, False)
+    for turn in range(ROUNDS):
+        order = (0, 1) if turn % 2 == 0 else (1, 0)
+        found = measure(job.vlm, job.prompt, [job.methods[side] for side in order], silent, 1)
+        for side, sample in zip(order, found):
+            samples[side].append(sample)
+        yield samples
+
+
+def rounds_html(samples: list[list[dict]]) -> str:
+    """Medians so far, both sides beside each other."""
+    done = len(samples[0])
+    names = {"vision": "vision", "prefill": "prefill", "first_token": "first"}
+    names |= {"per_token": "token", "total": "total"}
+    rows = []
+    for name, label in names.items():
+        full, pruned = (statistics.median(s[name] for s in side) for side in samples)
+        rows.append(
+            f'<tr><th scope="row">{text.COUNTERS[label]}</th><td>{views.duration(full)}</td>'
+            f"<td>{views.duration(pruned)}</td><td>{views.times(full / pruned) if pruned else '–'}"
+            "</td></tr>"
+        )
+    head = "".join(f'<th scope="col">{name}</th>' for name in ("", *text.MEDIAN_HEAD))
+    title = text.MEDIANS.format(done=done, rounds=ROUNDS)
+    return (
+        f"<p><b>{title}</b> {views.tag(text.MEASURED)}</p>"
+        f'<table class="vp-table"><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table>'
+    )
