@@ -1,0 +1,136 @@
+"""Scenes and questions to tensors: many questions share one picture in one sequence.
+
+Each question sees the system sentence, the picture and itself, at the positions it would have
+alone, so what is learnt in a crowd holds for one question at a time.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from dataclasses import dataclass
+
+import torch
+
+from visipruner.tiny.config import SYSTEM
+from visipruner.tiny.phrases import WORD
+from visipruner.tiny.questions import SKILLS, Question, ask_about
+from visipruner.tiny.scenes import Scene
+from visipruner.tiny.vision import IGNORE
+
+QUESTIONS = 20  # per picture
+WEIGHTS = {"describe": 0.6, "two_digits": 2.0, "count": 1.3, "count_kind": 1.5, "relation": 1.5}
+
+
+@dataclass
+class Packed:
+    """A batch of pictures, each with a row of questions behind its visual tokens."""
+
+    patches: torch.Tensor  # (picture, kept): which visual tokens are there, by patch number
+    prefix: torch.Tensor  # (token,): the ids before the picture, the same for all
+    ids: torch.Tensor  # (picture, token): questions and answers, one after the other
+    positions: torch.Tensor  # (picture, prefix + kept + token)
+    allowed: torch.Tensor  # (picture, 1, query, key), bool
+    targets: torch.Tensor  # (picture, token): the next id where it belongs to an answer
+    weights: torch.Tensor  # (picture, token)
+
+
+class Packer:
+    """Turns scenes and their questions into a Packed batch, with one processor's ids."""
+
+    def __init__(self, processor, patches: int):
+        self.tokenizer = processor.tokenizer
+        self.count = patches
+        before, _ = user_prompt(processor, "").split(processor.image_token)
+        self.prefix = self.tokenizer(before).input_ids
+
+    def question_ids(self, text: str) -> list[int]:
+        return self.tokenizer(text + " ASSISTANT:", add_special_tokens=False).input_ids
+
+    def answer_ids(self, text: str) -> list[int]:
+        """Ids of an answer, capitals kept: the tokenizer itself reads lower case only."""
+        ids = self.tokenizer.convert_tokens_to_ids(re.findall(f"(?i){WORD}", text))
+        return [*ids, self.tokenizer.eos_token_id]
+
+    def pack(self, rows: list[list[Question]], patches: torch.Tensor) -> Packed:
+        blocks = [[self._block(question) for question in row] for row in rows]
+        length = max(sum(len(block[0]) for block in row) for row in blocks)
+        pad = self.tokenizer.pad_token_id
+        first = len(self.prefix) + self.count  # the position of every question's first token
+        ids, places, targets, weights, owners = [], [], [], [], []
+        for row in blocks:
+            line = [[], [], [], [], []]
+            for number, (tokens, goal, weight) in enumerate(row, start=1):
+                span = range(first, first + len(tokens))
+                for part, values in zip(
+                    line, (tokens, span, goal, weight, [number] * len(tokens)), strict=True
+                ):
+                    part.extend(values)
+            for part, value in zip(line, (pad, first, IGNORE, 0.0, -1), strict=True):
+                part.extend([value] * (length - len(part)))
+            for rowset, part in zip((ids, places, targets, weights, owners), line, strict=True):
+                rowset.append(part)
+        prefix = torch.tensor(self.prefix)
+        text_before = torch.arange(len(prefix)).expand(len(rows), -1)
+        before = torch.cat([text_before, patches + len(prefix)], dim=1)
+        owner = torch.cat([torch.zeros_like(before), torch.tensor(owners)], dim=1)
+        return Packed(
+            patches,
+            prefix,
+            torch.tensor(ids),
+            torch.cat([before, torch.tensor(places)], dim=1),
+            _block_mask(owner),
+            torch.tensor(targets),
+            torch.tensor(weights),
+        )
+
+    def _block(self, question: Question) -> tuple[list[int], list[int], list[float]]:
+        asked, answer = self.question_ids(question.text), self.answer_ids(question.answer)
+        tokens = asked + answer[:-1]
+        goal = [IGNORE] * (len(asked) - 1) + answer
+        # A description has fifty times the tokens of a "yes"; by root they stay comparable.
+        weight = [0.0] * (len(asked) - 1) + [len(answer) ** -0.5] * len(answer)
+        return tokens, goal, weight
+
+
+def _block_mask(owner: torch.Tensor) -> torch.Tensor:
+    """Causal, and only towards the shared part (owner 0) or the own question."""
+    length = owner.shape[1]
+    causal = torch.ones(length, length, dtype=torch.bool).tril()
+    query, key = owner[:, :, None], owner[:, None, :]
+    return (causal & ((key == 0) | (key == query)))[:, None]
+
+
+def user_prompt(processor, question: str) -> str:
+    """The prompt of one question about one picture, as the chat template writes it."""
+    text = [{"type": "text", "text": question}]
+    return processor.apply_chat_template(
+        [
+            {"role": "system", "content": [{"type": "text", "text": SYSTEM}]},
+            {"role": "user", "content": [{"type": "image"}, *text]},
+        ],
+        add_generation_prompt=True,
+    )
+
+
+def ask_many(scene: Scene, rng: random.Random, count: int = QUESTIONS) -> list[Question]:
+    """Questions of all kinds about one scene, at most one description."""
+    skills = list(SKILLS)
+    weights = [WEIGHTS.get(skill, 1.0) for skill in skills]
+    asked = []
+    for skill in rng.choices(skills, weights, k=count):
+        question = ask_about(scene, skill, rng)
+        if question and not (skill == "describe" and any(q.skill == skill for q in asked)):
+            asked.append(question)
+    return asked
+
+
+def keep_patches(labels: dict[str, torch.Tensor], kept: int, rng: random.Random) -> torch.Tensor:
+    """Patch numbers to keep, in order: patches of things are likelier than ground.
+
+    # (picture, kept)
+    """
+    generator = torch.Generator().manual_seed(rng.getrandbits(40))
+    chance = torch.rand(labels["shape"].shape, generator=generator)
+    chance += 0.45 * (labels["centre"] != IGNORE)  # a small thing must not vanish
+    return chance.topk(kept, dim=1).indices.sort(dim=1).values

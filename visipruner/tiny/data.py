@@ -1,0 +1,63 @@
+"""The small model's world in one place: scenes, pictures, questions, and what lies outside.
+
+scene = make_scene(7, "heldout")
+picture = render(scene)
+question = ask_about(scene, "colour", random.Random(0))
+"""
+
+from __future__ import annotations
+
+from visipruner.tiny.config import SYSTEM
+from visipruner.tiny.drawing import render
+from visipruner.tiny.outside import looks_unlike_training
+from visipruner.tiny.phrases import vocabulary, words
+from visipruner.tiny.questions import SKILLS, Question, ask_about
+from visipruner.tiny.scenes import (
+    COLOURS,
+    MAX_SHAPES,
+    SHAPES,
+    SIDE,
+    SIZES,
+    SPLITS,
+    UNSEEN_PAIRS,
+    Scene,
+    Thing,
+    compose,
+    make_scene,
+)
+from visipruner.tiny.scoring import facts, is_correct, score
+
+__all__ = [
+    "COLOURS",
+    "MAX_SHAPES",
+    "SHAPES",
+    "SIDE",
+    "SIZES",
+    "SKILLS",
+    "SPLITS",
+    "UNSEEN_PAIRS",
+    "Question",
+    "Scene",
+    "Thing",
+    "ask_about",
+    "compose",
+    "facts",
+    "is_correct",
+    "known_words",
+    "looks_unlike_training",
+    "make_scene",
+    "render",
+    "score",
+    "unknown_words",
+]
+
+
+def known_words() -> list[str]:
+    """Every word that a question may use."""
+    return [word for word in vocabulary(SYSTEM) if word == word.lower()]
+
+
+def unknown_words(text: str) -> list[str]:
+    """The words of a question that the model has never read, in order, each once."""
+    known = set(known_words())
+    return [word for word in dict.fromkeys(words(text)) if word not in known]

@@ -1,0 +1,231 @@
+"""The four lessons: what each trains, on what, and its loss."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from visipruner.tiny.batches import Packed, ask_many, keep_patches
+from visipruner.tiny.scenes import COLOURS, DIGIT, MAX_SHAPES, SHAPES, SIZES, make_scene
+from visipruner.tiny.vision import (
+    IGNORE,
+    label_batch,
+    patch_loss,
+    pixel_batch,
+    position_code,
+    window_features,
+)
+
+FULL_FROM = 0.85  # of the steps: whole pictures, every visual token, from here on
+CURRICULUM = ((0.06, 2), (0.14, 3), (0.25, 5))  # until which progress, at most how many shapes
+KEPT_PART = 4  # before that, one visual token of so many
+
+
+class WrittenScenes(nn.Module):
+    """A scene written as words: each patch is the sum of the words that describe it.
+
+    The language model learns its trade on these before it meets a picture. The words are those
+    of the questions, in the language model's own embedding; a place code and a mark for the
+    centre of a thing are added.
+    """
+
+    def __init__(self, tokenizer, config):
+        super().__init__()
+        width = config.text_config.hidden_size
+        grid = config.vision_config.image_size // config.vision_config.patch_size
+        self.register_buffer("code", position_code(grid), persistent=False)
+        self.place = nn.Linear(self.code.shape[1], width, bias=False)
+        self.centre = nn.Parameter(torch.zeros(width))
+        nn.init.normal_(self.place.weight, std=0.02)
+        nn.init.normal_(self.centre, std=0.07)
+        nothing = tokenizer.pad_token_id  # its embedding is zero
+        lists = {
+            "colour": [*COLOURS, "<pad>", "<pad>"],
+            "shape": [*SHAPES, DIGIT, "<pad>"],
+            "size": [*SIZES, "<pad>", "<pad>"],
+            "digit": [*map(str, range(10)), "<pad>"],
+        }
+        for name, words in lists.items():
+            ids = [tokenizer.convert_tokens_to_ids(word) for word in words]
+            self.register_buffer(name, torch.tensor(ids), persistent=False)
+        self.nothing = nothing
+
+    def forward(self, labels: dict[str, torch.Tensor], words: nn.Embedding) -> torch.Tensor:
+        """Labels, each (picture, patch) -> stand-ins for visual tokens (picture, patch, width)."""
+        total = self.place(self.code)[None]
+        for name in ("colour", "shape", "size", "digit"):
+            index = labels[name]
+            index = torch.where(index == IGNORE, len(getattr(self, name)) - 1, index)
+            ids = getattr(self, name)[index]
+            total = total + words(ids) * (ids != self.nothing)[..., None]
+        return total + self.centre * (labels["centre"] == 1)[..., None]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One lesson. `loss` gets the learner, a random source, the progress (0 to 1) and the options."""
+
+    steps: int
+    lr: float
+    parts: Callable
+    prefixes: tuple[str, ...]  # of the learner's weights that the stage changes
+    loss: Callable
+
+
+def most_things(progress: float) -> int:
+    """The curriculum: pictures fill up while the stage goes on."""
+    return next((most for until, most in CURRICULUM if progress < until), MAX_SHAPES)
+
+
+def some_scenes(rng: random.Random, count: int, **rules) -> list:
+    return [make_scene(rng.randrange(1_000_000_000), **rules) for _ in range(count)]
+
+
+def answer_loss(learner, packed: Packed, visual: torch.Tensor) -> tuple[torch.Tensor, dict]:
+    """Cross entropy of the answers, given what stands at the kept visual tokens."""
+    language, device = learner.model.model.language_model, visual.device
+    words = language.embed_tokens
+    prefix = words(packed.prefix.to(device)).expand(len(visual), -1, -1)
+    inputs = torch.cat([prefix, visual, words(packed.ids.to(device))], dim=1)
+    hidden = language(
+        inputs_embeds=inputs,
+        position_ids=packed.positions.to(device),
+        attention_mask=packed.allowed.to(device),
+        use_cache=False,
+    ).last_hidden_state[:, -packed.ids.shape[1] :]
+    targets, weights = packed.targets.to(device), packed.weights.to(device)
+    asked = targets != IGNORE
+    logits = learner.model.lm_head(hidden[asked])  # (answer token, word)
+    losses = F.cross_entropy(logits, targets[asked], reduction="none")
+    right = (logits.argmax(-1) == targets[asked]).float()
+    seen = {"tokens_right": right.mean().item(), "first_right": first_right(right, weights[asked])}
+    return (losses * weights[asked]).sum() / weights.sum(), seen
+
+
+def first_right(right: torch.Tensor, weights: torch.Tensor) -> float:
+    """Accuracy where the answer is one word and its end: the purest measure of looking."""
+    short = weights > 0.7  # a word and </s> weigh 1/sqrt(2) each
+    return right[short][::2].mean().item()
+
+
+def vision_loss(learner, rng: random.Random, progress: float, options) -> tuple:
+    """The tower says of every patch what it shows, mostly on quarters of a picture."""
+    side = learner.grid if progress >= FULL_FROM else learner.grid // 2
+    count = options.pictures or 8
+    count = count if side < learner.grid else max(1, count // 4)
+    most = 3 if side < learner.grid else MAX_SHAPES
+    scenes = some_scenes(rng, count, most=most, side=side * learner.patch)
+    pixels = pixel_batch(scenes, learner.processor.image_processor)
+    labels = label_batch(scenes, learner.patch)
+    free = learner.grid - side
+    corners = torch.tensor([[rng.randint(0, free), rng.randint(0, free)] for _ in scenes])
+    device = learner.device
+    tower = learner.model.model.vision_tower
+    features = window_features(tower, pixels.to(device), corners.to(device))
+    labels = {name: label.to(device) for name, label in labels.items()}
+    loss, right = patch_loss(learner.heads(features), labels)
+    return loss, {"loss": loss.item(), **right}
+
+
+def language_loss(learner, rng: random.Random, progress: float, options) -> tuple:
+    """The language model answers from scenes written as words."""
+    scenes = some_scenes(rng, options.pictures or 8, most=most_things(progress))
+    labels = label_batch(scenes, learner.patch)
+    patches = choose_patches(labels, learner, rng, progress)
+    packed = learner.packer.pack([ask_many(scene, rng) for scene in scenes], patches)
+    words = learner.model.model.language_model.embed_tokens
+    labels = {name: label.to(learner.device) for name, label in labels.items()}
+    visual = take(learner.written(labels, words), patches.to(learner.device))
+    loss, seen = answer_loss(learner, packed, visual)
+    return loss, {"loss": loss.item(), **seen}
+
+
+def align_loss(learner, rng: random.Random, progress: float, options) -> tuple:
+    """The projector alone: what the tower sees becomes what the language model has read."""
+    scenes = some_scenes(rng, options.pictures or 8)
+    pixels = pixel_batch(scenes, learner.processor.image_processor)
+    labels = label_batch(scenes, learner.patch)
+    labels = {name: label.to(learner.device) for name, label in labels.items()}
+    with torch.no_grad():
+        features = tower_features(learner, pixels.to(learner.device))
+        written = learner.written(labels, learner.model.model.language_model.embed_tokens)
+    loss = F.mse_loss(learner.model.model.multi_modal_projector(features), written)
+    loss = loss / written.var()
+    return loss, {"loss": loss.item()}
+
+
+def joint_loss(learner, rng: random.Random, progress: float, options) -> tuple:
+    """Everything together on pictures; the tower keeps its own lesson as a second loss."""
+    scenes = some_scenes(rng, options.pictures or 8)
+    pixels = pixel_batch(scenes, learner.processor.image_processor)
+    labels = label_batch(scenes, learner.patch)
+    patches = choose_patches(labels, learner, rng, progress)
+    packed = learner.packer.pack([ask_many(scene, rng) for scene in scenes], patches)
+    features = tower_features(learner, pixels.to(learner.device))
+    labels = {name: label.to(learner.device) for name, label in labels.items()}
+    seen_patches, right = patch_loss(learner.heads(features), labels)
+    visual = learner.model.model.multi_modal_projector(take(features, patches.to(learner.device)))
+    loss, seen = answer_loss(learner, packed, visual)
+    return loss + 0.1 * seen_patches, {"loss": loss.item(), **seen, **right}
+
+
+def tower_features(learner, pixels: torch.Tensor) -> torch.Tensor:
+    """Features of whole pictures, as LlavaModel takes them.  # (picture, patch, width)"""
+    corners = torch.zeros(len(pixels), 2, dtype=torch.long, device=pixels.device)
+    return window_features(learner.model.model.vision_tower, pixels, corners)
+
+
+def choose_patches(labels: dict, learner, rng: random.Random, progress: float) -> torch.Tensor:
+    """A quarter of the visual tokens most of the time, all of them at the end.
+
+    # (picture, kept)
+    """
+    total = learner.grid**2
+    kept = total if progress >= FULL_FROM else total // KEPT_PART
+    return keep_patches(labels, kept, rng)
+
+
+def take(visual: torch.Tensor, patches: torch.Tensor) -> torch.Tensor:
+    """The chosen rows of (picture, patch, width)."""
+    return visual.gather(1, patches[..., None].expand(-1, -1, visual.shape[-1]))
+
+
+STAGES = {
+    "vision": Stage(
+        6000,
+        1.5e-3,
+        lambda learner: [learner.model.model.vision_tower, learner.heads],
+        ("model.model.vision_tower.", "heads."),
+        vision_loss,
+    ),
+    "language": Stage(
+        4000,
+        1.5e-3,
+        lambda learner: [
+            learner.model.model.language_model,
+            learner.model.lm_head,
+            learner.written,
+        ],
+        ("model.model.language_model.", "model.lm_head.", "written."),
+        language_loss,
+    ),
+    "align": Stage(
+        300,
+        2e-3,
+        lambda learner: [learner.model.model.multi_modal_projector],
+        ("model.model.multi_modal_projector.",),
+        align_loss,
+    ),
+    "joint": Stage(
+        2000,
+        5e-4,
+        lambda learner: [learner.model, learner.heads],
+        ("model.", "heads."),
+        joint_loss,
+    ),
+}
