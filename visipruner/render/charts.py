@@ -1,4 +1,4 @@
-"""Plotly figures of a comparison, and one sentence for each that says the same to who cannot see it."""
+"""Plotly figures of a comparison, and for each a sentence that says the same without a picture."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def flops_chart(comparison) -> go.Figure:
     )
     figure = _bars(comparison, full, pruned, unit)
     _mark_layers(figure, comparison)
-    return _finish(figure, f"{unit} executed in each layer (prefill)", unit)
+    return _finish(figure, "Executed FLOPs in each layer", unit)
 
 
 def influence_chart(comparison) -> go.Figure:
@@ -63,14 +63,14 @@ def influence_chart(comparison) -> go.Figure:
                 col=1,
             )
     _thresholds(figure, comparison)
-    _untested(figure, comparison)
-    figure.update_yaxes(type="log", exponentformat="power", nticks=5)
+    untested = _untested(figure, comparison)
+    figure.update_yaxes(type="log", exponentformat="power", dtick=1)
     figure.update_yaxes(title_text="1 − cosine", row=1)
     relative = settings_of(comparison).get("relative")
     figure.update_yaxes(title_text="L2 ÷ ‖output‖" if relative else "L2", row=2)
     figure.update_xaxes(title_text="layer", row=2)
-    figure = _finish(figure, "The most influential patch of each layer", None)
-    return figure.update_layout(height=460)
+    figure = _finish(figure, "The strongest patch of each layer", None, untested)
+    return figure.update_layout(height=480)
 
 
 # -- the same in words
@@ -80,7 +80,10 @@ def describe_tokens(comparison) -> str:
     trace = sides(comparison)[1].trace
     runs = layer_spans([record.visual_tokens for record in trace.layers])
     parts = [f"{count} in {_layers(first, last)}" for first, last, count in runs]
-    return f"Visual tokens of the pruned run: {', '.join(parts)}; the full run has {trace.num_visual} in all."
+    return (
+        f"Visual tokens of the pruned run: {', '.join(parts)}; the full run has {trace.num_visual} "
+        "in every layer."
+    )
 
 
 def describe_flops(comparison) -> str:
@@ -88,8 +91,8 @@ def describe_flops(comparison) -> str:
     if not full:
         return "No layer ran."
     return (
-        f"FLOPs executed in the layers during prefill: {full:.3g} in the full run, {pruned:.3g} in the "
-        f"pruned run, {100 * pruned / full:.0f} percent of it."
+        f"FLOPs executed in the layers during prefill: {full:.3g} in the full run, {pruned:.3g} in "
+        f"the pruned run, {100 * pruned / full:.0f} percent of it."
     )
 
 
@@ -111,87 +114,105 @@ def describe_influence(comparison) -> str:
 def _bars(comparison, full: list, pruned: list, unit: str) -> go.Figure:
     """Two overlaid bars per layer: the pruned one is narrower, so both are seen without colour."""
     figure = go.Figure()
-    names = ("full", "pruned")
-    for name, values, colour, width in zip(
-        names, (full, pruned), (palette.FULL, palette.PRUNED), (0.9, 0.5), strict=True
+    for name, values, colour, width in (
+        ("full", full, palette.FULL_PALE, 0.9),
+        ("pruned", pruned, palette.PRUNED, 0.5),
     ):
         figure.add_bar(
             x=list(range(len(values))),
             y=values,
             name=name,
             width=width,
-            marker={
-                "color": colour,
-                "opacity": 0.45 if name == "full" else 1,
-                "line": {"width": 0},
-            },
+            marker={"color": colour, "line": {"width": 0}},
             hovertemplate="%{y:.4~g} " + unit,
         )
     return figure.update_layout(barmode="overlay", bargap=0)
 
 
 def _mark_layers(figure: go.Figure, comparison):
-    for layer, text, colour in marks(sides(comparison)[1].trace):
+    layers = len(figure.data[0].x)
+    for number, (layer, text, colour) in enumerate(marks(sides(comparison)[1].trace)):
+        left_half = layer < layers * 0.6
         figure.add_vline(
             x=layer + 0.5,
             line={"color": colour, "width": 2, "dash": "dash"},
-            annotation_text=text,
-            annotation_position="top right" if layer < len(figure.data[0].x) * 0.7 else "top left",
+            annotation={
+                "text": text,
+                "yanchor": "bottom",
+                "xanchor": "left" if left_half else "right",
+                "y": 1,
+                "yshift": 18 * number,  # a second mark may be only a layer away
+                "showarrow": False,
+            },
         )
 
 
 def _thresholds(figure: go.Figure, comparison):
+    """Lines that are named in the legend, where they can never cover each other's words."""
     settings = settings_of(comparison)
+    last = len(sides(comparison)[1].trace.layers) - 0.5
     lines = (
-        (1, settings.get("layer_threshold"), "filter below cosine {:g}", palette.THRESHOLD, "dash"),
-        (1, settings.get("exit_threshold"), "calm from cosine {:g}", palette.EXIT, "dot"),
-        (2, settings.get("tokens_threshold"), "stays from L2 {:g}", palette.THRESHOLD, "dash"),
+        (
+            1,
+            settings.get("layer_threshold"),
+            "filter: cosine below {:g}",
+            palette.NEUTRAL,
+            "dash",
+        ),
+        (1, settings.get("exit_threshold"), "calm: cosine from {:g}", palette.EXIT, "dot"),
+        (2, settings.get("tokens_threshold"), "stays: L2 from {:g}", palette.NEUTRAL, "dashdot"),
     )
     for row, value, text, colour, dash in lines:
         height = value if row == 2 or value is None else 1 - value
         if not height or height <= 0:
             continue
-        figure.add_hline(
-            y=height,
+        figure.add_scatter(
+            x=[-0.5, last],
+            y=[height, height],
+            name=text.format(value),
+            mode="lines",
+            line={"color": colour, "width": 2, "dash": dash},
+            hoverinfo="skip",
             row=row,
             col=1,
-            line={"color": colour, "width": 2, "dash": dash},
-            annotation_text=text.format(value),
-            annotation_position="top left",
         )
 
 
-def _untested(figure: go.Figure, comparison):
-    """Say where the pruned run has no values, instead of leaving a hole that looks like zero."""
+def _untested(figure: go.Figure, comparison) -> str:
+    """Shade where the pruned run has no values, so that no hole looks like zero; in words too."""
     pruned, _ = influence_series(comparison)
-    empty = [layer for layer, change in enumerate(pruned["change"]) if change is None]
-    for first, last, is_empty in layer_spans([layer in empty for layer in pruned["layers"]]):
-        if is_empty:
-            figure.add_vrect(
-                x0=first - 0.5,
-                x1=last + 0.5,
-                row="all",
-                col=1,
-                line_width=0,
-                fillcolor=palette.NEUTRAL,
-                opacity=0.13,
-            )
-            figure.add_annotation(
-                x=(first + last) / 2,
-                y=0,
-                yref="y2 domain",
-                yanchor="bottom",
-                showarrow=False,
-                text="not tested<br>in the pruned run" if last > first else "not<br>tested",
-            )
+    spans = [
+        (first, last)
+        for first, last, empty in layer_spans([change is None for change in pruned["change"]])
+        if empty
+    ]
+    for first, last in spans:
+        figure.add_vrect(
+            x0=first - 0.5,
+            x1=last + 0.5,
+            row="all",
+            col=1,
+            line_width=0,
+            fillcolor=palette.NEUTRAL,
+            opacity=0.15,
+        )
+    if not spans:
+        return ""
+    return f"Grey: not tested in the pruned run ({', '.join(_layers(*span) for span in spans)})"
 
 
-def _finish(figure: go.Figure, title: str, unit: str | None) -> go.Figure:
+def _finish(figure: go.Figure, title: str, unit: str | None, subtitle: str = "") -> go.Figure:
     """The one look that all charts share: readable on white, on black and from the last row."""
     figure.update_layout(
-        title={"text": title, "x": 0, "xanchor": "left", "xref": "paper", "font": {"size": 18}},
+        title={
+            "text": title,
+            "subtitle": {"text": subtitle, "font": {"size": 13}},
+            "x": 0,
+            "pad": {"l": 12},
+            "font": {"size": 17},
+        },
         height=340,
-        margin={"l": 64, "r": 16, "t": 64, "b": 76},
+        margin={"l": 64, "r": 16, "t": 92, "b": 76},
         font={"color": palette.NEUTRAL, "size": 14},
         paper_bgcolor="rgba(0,0,0,0)",
         plot_bgcolor="rgba(0,0,0,0)",

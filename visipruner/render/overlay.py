@@ -1,4 +1,4 @@
-"""The annotated picture for download: four stages side by side, with everything needed to read them."""
+"""The annotated picture for download: up to four stages side by side, and how to read them."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def _panel(
 
 
 def veiled(picture, grid, kept: Collection[int], num_visual: int, size: int) -> Image.Image:
-    """The picture with every patch outside `kept` greyed, darkened and hatched, the kept ones framed."""
+    """The picture with the patches in `kept` framed and all others pale, dark and hatched."""
     drawn = ImageOps.contain(picture.convert("RGB"), (size, size)).resize(
         _fit(picture.size, size), Image.Resampling.LANCZOS
     )

@@ -1,26 +1,26 @@
 """All colours and the words for stages, in one place; Python hands them to the JavaScript as props.
 
-Categorical colours are Okabe and Ito's, which people with any colour blindness can tell apart; numbers
-are shown by viridis, which grows evenly lighter. No meaning hangs on a colour alone.
+Categorical colours are Okabe and Ito's, which people with any colour blindness can tell apart;
+numbers are shown by viridis, which grows evenly lighter. No meaning hangs on a colour alone.
 """
 
 from __future__ import annotations
 
-FULL = "#0072B2"
-PRUNED = "#E69F00"
-THRESHOLD = "#D55E00"
+FULL = "#3A8FC7"  # their blue, lightened: contrast 3 and more on white and on black
+FULL_PALE = "rgba(58, 143, 199, 0.5)"  # behind the pruned run's bars
+PRUNED = "#D55E00"
 EXIT = "#CC79A7"
 KEPT = (
     "#F0E442"  # outlines on the picture, always with a dark edge so that they show on any picture
 )
 INK = "#12151c"  # dark edge, veil over dropped patches
 PAPER = "#ffffff"
-NEUTRAL = "#7a7f87"  # text and axes that must be readable on white and on black
+NEUTRAL = "#7a7f87"  # text, axes and thresholds: readable on white and on black
 
 STAGE_COLOURS = {
     "shallow": "#56B4E9",
-    "search": FULL,
-    "filter": PRUNED,
+    "search": "#0072B2",
+    "filter": "#E69F00",
     "middle": "#009E73",
     "exit": EXIT,
     "text only": "#9a9a9a",
@@ -60,7 +60,6 @@ def as_props() -> dict:
         "ink": INK,
         "paper": PAPER,
         "exit": EXIT,
-        "threshold": THRESHOLD,
         "stages": dict(STAGE_COLOURS),
         "heat": list(HEAT),
     }

@@ -37,7 +37,7 @@ def marks(trace: PruningTrace) -> list[tuple[int, str, str]]:
         if len(cut.kept) == present:
             continue
         word = "exit" if not cut.kept else "filtering"
-        colour = palette.EXIT if not cut.kept else palette.THRESHOLD
+        colour = palette.EXIT if not cut.kept else palette.NEUTRAL
         found.append((cut.after_layer, f"{word}: {present} → {len(cut.kept)}", colour))
     return found
 

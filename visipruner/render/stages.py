@@ -9,7 +9,7 @@ PRESENT = ("full", "shallow", "search", "filter", "middle", "exit", "reduced")
 
 
 def steps(trace: PruningTrace) -> list[dict]:
-    """Runs of layers in the same stage: stage, title, first and last layer, visual tokens, sentence."""
+    """Runs of layers in one stage: stage, title, first and last layer, visual tokens, sentence."""
     found: list[dict] = []
     for record in trace.layers:
         last = found[-1] if found else None
@@ -47,12 +47,12 @@ def _sentence(trace: PruningTrace, step: dict) -> str:
 def _shallow(trace: PruningTrace, record: LayerRecord, step: dict) -> str:
     if trace.settings.get("semantics") == "official":
         return (
-            "The question's attention to the picture is computed and then set to zero, as the published "
-            f"code does it. All {record.visual_tokens} visual tokens still pass through."
+            "The question's attention to the picture is computed and then set to zero, as the "
+            f"published code does it. All {record.visual_tokens} visual tokens still pass through."
         )
     return (
-        "The question does not read single patches yet: in the first layer all visual tokens count as "
-        f"one, after that they are skipped. All {record.visual_tokens} still pass through."
+        "The question does not read single patches yet: in the first layer all visual tokens count "
+        f"as one, after that they are skipped. All {record.visual_tokens} still pass through."
     )
 
 
@@ -96,8 +96,8 @@ def _exit(trace: PruningTrace, record: LayerRecord, step: dict) -> str:
     found = f" (every cosine at least {threshold:g})" if threshold else ""
     return (
         f"{'The last patch' if last == 1 else f'The last {last} patches'} hardly matter"
-        f"{'s' if last == 1 else ''} any more{found}. After this layer no visual token is left: vision "
-        "has done its work."
+        f"{'s' if last == 1 else ''} any more{found}. After this layer no visual token is left: "
+        "vision has done its work."
     )
 
 
@@ -109,8 +109,8 @@ def _plain(trace: PruningTrace, record: LayerRecord, step: dict) -> str:
     if record.visual_tokens == trace.num_visual:
         return f"All {record.visual_tokens} visual tokens are here; nothing has been dropped yet."
     return (
-        f"{record.visual_tokens} of {trace.num_visual} visual tokens are left, as chosen by the method "
-        f"“{trace.method}”."
+        f"{record.visual_tokens} of {trace.num_visual} visual tokens are left, as chosen by the "
+        f"method “{trace.method}”."
     )
 
 

@@ -16,8 +16,8 @@ from visipruner.trace import Influence, LayerRecord, PruningTrace
 MAX_SIDE = 672  # pixels of the picture that is sent; the patch grid needs no more
 MAX_PICTURE_BYTES = 60_000
 
-# Numbers travel as 16-bit codes, evenly spaced in their logarithm: 0.05 % of the value is a tenth of
-# what the page prints, and a layer of 576 patches takes 1.5 kB. Code 0 is "this or less".
+# Numbers travel as 16-bit codes, evenly spaced in their logarithm: their steps of 0.05 % are finer
+# than what the page prints, and a layer of 576 patches takes 1.5 kB. Code 0 is "this or less".
 LOG_LOW, LOG_HIGH = -9.0, 4.0
 _CODES = 65_535
 
@@ -27,7 +27,7 @@ def viewer_start(prompt, layers: int = 0) -> dict:
 
     Args:
         prompt: a `models.Prompt`.
-        layers: decoder layers of the model, when known, so that the layer strip has its final length.
+        layers: decoder layers of the model; when known, the layer strip has its final length.
     """
     grids = prompt.layout.grids
     return {
@@ -212,7 +212,7 @@ def _thresholds(settings: dict) -> dict:
 
 
 def _scale(*traces: PruningTrace | None) -> list[int]:
-    """Whole decades of 1 - cosine that hold nearly every value of every layer, for one colour scale."""
+    """Whole decades of 1 - cosine that hold nearly every value: one colour scale for all layers."""
     changes = np.concatenate(
         [[1e-3]]
         + [

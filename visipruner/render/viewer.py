@@ -1,4 +1,4 @@
-"""The patch viewer: one gr.HTML component that answers every hover, click and key in the browser."""
+"""The patch viewer: a gr.HTML component that answers hover, click and keys in the browser."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ EMPTY: dict = {"kind": "empty", "layers": [], "masks": [], "steps": []}
 def viewer_parts() -> dict[str, str]:
     """The viewer's markup, style and script, as the page and the report use them."""
     script = "\n".join(
-        (_HERE / f"viewer_{part}.js").read_text() for part in ("data", "draw", "page")
+        (_HERE / f"viewer_{part}.js").read_text() for part in ("data", "draw", "panel", "page")
     )
     return {
         "html_template": (_HERE / "viewer.html").read_text(),

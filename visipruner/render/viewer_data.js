@@ -191,7 +191,6 @@ function shortNumber(number) {
 }
 
 function moved(patch, key, rows, columns) {
-  if (patch < 0) return 0;
   let row = Math.floor(patch / columns), column = patch % columns;
   if (key === "ArrowUp") row = Math.max(0, row - 1);
   if (key === "ArrowDown") row = Math.min(rows - 1, row + 1);

@@ -12,8 +12,8 @@ function shareOf(change, scale) {
   return (Math.log10(Math.max(change, 1e-12)) - scale[0]) / (scale[1] - scale[0]);
 }
 
-// A grey copy, made by hand because Safari's canvas has no filters.
-function greyCopy(image) {
+// A copy with so much of its colour taken out, by hand because Safari's canvas has no filters.
+function paleCopy(image, without) {
   const copy = document.createElement("canvas");
   copy.width = image.naturalWidth;
   copy.height = image.naturalHeight;
@@ -22,7 +22,7 @@ function greyCopy(image) {
   const pixels = context.getImageData(0, 0, copy.width, copy.height);
   for (let i = 0; i < pixels.data.length; i += 4) {
     const light = 0.3 * pixels.data[i] + 0.59 * pixels.data[i + 1] + 0.11 * pixels.data[i + 2];
-    pixels.data[i] = pixels.data[i + 1] = pixels.data[i + 2] = light;
+    for (let j = i; j < i + 3; j++) pixels.data[j] += without * (light - pixels.data[j]);
   }
   context.putImageData(pixels, 0, 0);
   return copy;
@@ -34,12 +34,18 @@ class Painter {
     this.palette = palette;
     this.context = canvas.getContext("2d");
     this.image = null;
-    this.grey = null;
+    this.grey = null; // under the heat map
+    this.pale = null; // under the veil: one can still see what the model no longer looks at
   }
 
   load(source, then) {
     const image = new Image();
-    image.onload = () => { this.image = image; this.grey = greyCopy(image); then(); };
+    image.onload = () => {
+      this.image = image;
+      this.grey = paleCopy(image, 1);
+      this.pale = paleCopy(image, 0.5);
+      then();
+    };
     image.src = source;
   }
 
@@ -118,8 +124,8 @@ class Painter {
     context.save();
     context.clip(path);
     context.globalAlpha = strength;
-    context.drawImage(this.grey, 0, 0, canvas.width, canvas.height);
-    context.globalAlpha = 0.74 * strength;
+    context.drawImage(this.pale, 0, 0, canvas.width, canvas.height);
+    context.globalAlpha = 0.66 * strength;
     context.fillStyle = this.palette.ink;
     context.fillRect(0, 0, canvas.width, canvas.height);
     this.hatch(this.palette.paper, 0.13 * strength);

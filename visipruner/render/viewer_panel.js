@@ -1,0 +1,173 @@
+// What stands around the picture: chips, sentences, colour scale, the patches that are left.
+
+function show(node, text) {
+  node.textContent = text || "";
+  node.hidden = !text;
+}
+
+function build() {
+  const layers = Math.max(story.layers.length, story.num_layers || 0);
+  element.querySelector(".pv").classList.toggle("pv-has-picture", Boolean(story.picture));
+  element.querySelector(".pv").classList.toggle("pv-has-trace", story.layers.length > 0);
+  const range = find("range");
+  range.max = Math.max(0, layers - 1);
+  range.style.setProperty("--cells", Math.max(1, layers));
+  find("ribbon").replaceChildren(...Array.from({ length: layers }, (_, layer) => ribbonCell(layer)));
+  find("chips").replaceChildren(...story.steps.map(chip));
+  find("probe").hidden = !story.probe;
+  find("modes").hidden = !story.layers.some((_, i) => story.influence(i, "run")) && !story.probe;
+  for (const radio of find("modes").querySelectorAll("input")) radio.checked = radio.value === view.mode;
+  show(find("why"), story.why);
+  show(find("note"), [story.note, paddingNote()].filter(Boolean).join(" "));
+}
+
+function paddingNote() {
+  const padding = (story.padding || []).length;
+  return padding ? `${padding} patches marked × are only padding that makes the picture square.` : "";
+}
+
+function ribbonCell(layer) {
+  const cell = document.createElement("span"), record = story.layers[layer];
+  const share = record && story.length ? record.visual / story.length : 0;
+  const bar = document.createElement("i");
+  // A square root keeps ten of 576 tokens visible.
+  bar.style.height = record ? `${Math.max(6, 100 * Math.sqrt(share))}%` : "0";
+  if (record) bar.style.background = props.palette.stages[record.stage] || props.palette.stages.full;
+  cell.append(bar);
+  return cell;
+}
+
+function chip(step) {
+  const button = document.createElement("button");
+  button.type = "button";
+  button.className = "pv-chip";
+  button.style.setProperty("--stage", props.palette.stages[step.stage] || props.palette.stages.full);
+  const layers = step.first === step.last ? `layer ${step.first}` : `layers ${step.first}–${step.last}`;
+  for (const [name, text] of [["b", step.title], ["span", layers], ["span", `${step.visual} tokens`]]) {
+    button.append(Object.assign(document.createElement(name), { textContent: text }), " ");
+  }
+  button.dataset.first = step.first;
+  button.addEventListener("click", () => { stop(); go(step.first); });
+  return button;
+}
+
+// -- what the present layer says
+
+function refresh() {
+  const record = story.layers[view.layer], step = story.stepOf(view.layer);
+  find("number").textContent = countText(record);
+  find("of").textContent = story.length ? `of ${story.length} visual tokens` : "visual tokens";
+  find("where").textContent = whereText(record, step);
+  find("sentence").textContent = step ? step.sentence : waitingText(record);
+  find("range").value = view.layer;
+  find("range").setAttribute("aria-valuetext", `${whereText(record, step)}, ${record ? record.visual : 0} visual tokens`);
+  find("canvas").setAttribute("aria-label", story.pictureLabel(view.layer));
+  for (const button of find("chips").children) {
+    const on = step && Number(button.dataset.first) === step.first;
+    button.setAttribute("aria-pressed", String(Boolean(on)));
+  }
+  [...find("ribbon").children].forEach((cell, i) => cell.classList.toggle("pv-now", i === view.layer));
+  const present = story.present(view.layer), staying = story.staying(view.layer);
+  const differ = present && present.some((flag, patch) => flag !== staying[patch]);
+  find("key").hidden = !present || !(differ || present.includes(0));
+  find("key-leaving").hidden = !differ;
+  find("key-gone").hidden = !present || !present.includes(0);
+  refreshHeat();
+  refreshTray();
+  refreshPatch();
+  redraw();
+}
+
+function countText(record) {
+  if (!record) return String(story.length || "–");
+  const cut = story.cutAfter(view.layer), left = cut && story.sets[cut.kept].length;
+  return cut && left !== record.visual ? `${record.visual} → ${left}` : String(record.visual);
+}
+
+function whereText(record, step) {
+  if (!record) return story.picture ? "before the first layer" : "";
+  const live = story.kind === "live" ? `${story.label || "running"}: ` : "";
+  const last = Math.max(story.layers.length, story.num_layers || 0) - 1;
+  return `${live}layer ${view.layer} of 0–${last}${step ? " · " + step.title : ""}`;
+}
+
+function waitingText(record) {
+  if (!story.picture) return "Nothing has run yet.";
+  if (!record) return "This is the picture as the model sees it, cut into patches: one visual token each.";
+  return `${record.visual} of ${story.length} visual tokens went through this layer. ` +
+    "Which patches they are is shown as soon as the answer is there.";
+}
+
+function refreshHeat() {
+  const on = view.mode !== "picture", influence = on && story.influence(view.layer, view.mode);
+  find("legend").hidden = !on;
+  if (!on || !story.scale) return;
+  const model = view.mode === "probe" ? "Full model" : "This run";
+  find("heatnote").textContent = influence
+    ? `${model}, layer ${view.layer}: how far the last word's attention output turns when one ` +
+      "patch is left out (1 − cosine). One scale for all layers."
+    : `${model}, layer ${view.layer}: not tested` +
+      `${view.mode === "run" ? story.whyUntested(view.layer) : ""}.`;
+  const scale = find("scale"), context = scale.getContext("2d");
+  for (let x = 0; x < scale.width; x++) {
+    context.fillStyle = heatColour(x / (scale.width - 1), props.palette.heat);
+    context.fillRect(x, 0, 1, 1);
+  }
+  find("ticks").replaceChildren(...ticks());
+}
+
+function ticks() {
+  const [low, high] = story.scale, marks = [];
+  const mark = (change, text, name) => {
+    const tick = Object.assign(document.createElement("span"), { textContent: text, className: name });
+    tick.style.left = `${100 * shareOf(change, story.scale)}%`;
+    marks.push(tick);
+  };
+  const step = Math.max(1, Math.ceil((high - low) / 4));
+  for (let decade = low; decade <= high; decade += step) mark(10 ** decade, decadeText(decade), "pv-tick");
+  const threshold = story.thresholds.layer_threshold, share = shareOf(1 - threshold, story.scale);
+  const inside = threshold < 1 && share >= 0 && share <= 1;
+  if (inside) mark(1 - threshold, "", "pv-threshold");
+  find("limit").textContent = inside ? `white mark: filters below cosine ${threshold}` : "";
+  return marks;
+}
+
+function decadeText(decade) {
+  return decade >= -3 ? String(+(10 ** decade).toFixed(3)) : "10" + [...String(decade)]
+    .map((sign) => "⁰¹²³⁴⁵⁶⁷⁸⁹"[sign] || "⁻").join("");
+}
+
+const TRAY_MOST = 16;
+
+// The few patches that are left, large enough to be recognised from the last row.
+function refreshTray() {
+  const tray = find("tray"), flags = story.staying(view.layer) || story.present(view.layer);
+  const few = flags ? [...flags.keys()].filter((patch) => flags[patch] && patch < story.perPicture) : [];
+  tray.hidden = !painter.image || !few.length || few.length > TRAY_MOST || story.kind !== "done";
+  if (tray.hidden) return tray.replaceChildren();
+  painter.story = story;
+  tray.replaceChildren(...few.map((patch) => {
+    const button = document.createElement("button"), canvas = document.createElement("canvas");
+    canvas.width = canvas.height = 120;
+    painter.thumbnail(canvas, patch);
+    button.type = "button";
+    button.setAttribute("aria-label", story.place(patch));
+    button.title = story.place(patch);
+    button.append(canvas);
+    button.addEventListener("click", () => choose(patch));
+    return button;
+  }));
+}
+
+function refreshPatch() {
+  const patch = view.hover >= 0 ? view.hover : view.cursor, tip = find("tip");
+  const line = story.picture && story.perPicture
+    ? story.patchLine(patch, view.layer, view.mode === "probe") : "";
+  find("patch").textContent = line;
+  show(tip, patch >= 0 ? line : "");
+  if (tip.hidden) return;
+  // In the opposite corner, so that it never covers what it speaks of.
+  const right = patch % story.columns > story.columns / 2, low = patch / story.columns > story.rows / 2;
+  tip.classList.toggle("pv-tip-left", right);
+  tip.classList.toggle("pv-tip-top", low);
+}
