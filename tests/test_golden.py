@@ -8,8 +8,8 @@ from conftest import GOLDEN, GOLDEN_CASES, GoldenCase
 from safetensors.torch import load_file
 
 from visipruner import FastV, TokenLayout, VisiPruner, prune
-from visipruner.engine import LayerView
 from visipruner.trace import LayerRecord, PruningTrace
+from visipruner.view import LayerView
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])

@@ -5,17 +5,17 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from types import SimpleNamespace
 
 import torch
 from torch import Tensor, nn
 from transformers.cache_utils import DynamicLayer
 
-from visipruner.attention import PLANNED, attention_row, influence, visible_visual_pairs
+from visipruner.attention import PLANNED, visible_visual_pairs
 from visipruner.layout import TokenLayout
-from visipruner.methods.base import LayerInput, PruningMethod
-from visipruner.trace import NOBODY, Cut, Influence, LayerRecord, PruningTrace, Selection
+from visipruner.methods.base import PruningMethod
+from visipruner.trace import NOBODY, Cut, LayerRecord, PruningTrace, Selection
+from visipruner.view import LayerInput, LayerView
 
 
 @contextmanager
@@ -67,49 +67,6 @@ def _decoder_of(model: nn.Module) -> nn.Module:
     if hasattr(attention, "q_norm"):
         raise ValueError(f"{type(model).__name__} normalises its queries; that is not supported.")
     return decoder
-
-
-@dataclass(frozen=True)
-class LayerView(LayerInput):
-    """What a method may look at after a layer (or, at the door, before the first)."""
-
-    hidden: Tensor  # (1, rows, width): the layer's output, or the embeddings at the door
-    attention: nn.Module | None = None
-    attention_input: tuple | None = None  # normed hidden states and (cosine, sine)
-    cache: DynamicLayer | None = None
-
-    @property
-    def keys(self) -> Tensor:
-        """(1, kv heads, rows, head width), rotated."""
-        return self.cache.keys
-
-    @property
-    def values(self) -> Tensor:
-        """(1, kv heads, rows, head width)."""
-        return self.cache.values
-
-    def attention_row(self) -> Tensor:
-        """(heads, rows) float32: softmax weights of the last prompt token in this layer."""
-        hidden, position_embeddings = self.attention_input
-        row = attention_row(self.attention, hidden, position_embeddings, self.keys)
-        heads, rows = row.shape
-        query_width = heads * self.keys.shape[-1]
-        self.record.probe_flops += 2 * query_width * (hidden.shape[-1] + rows)
-        return row
-
-    def influence(self) -> Influence:
-        """The influence test on every visual token present; also noted in the layer's record."""
-        if self.record.influence is None:
-            row = self.attention_row()
-            visual = self.visual_rows.to(row.device)
-            cos, l2, norm = influence(row, self.values, visual)
-            self.record.probe_flops += 2 * row.numel() * self.values.shape[-1]
-            # One copy to the host per tested layer: the decision needs the numbers there.
-            cos, l2, norm = torch.cat([cos, l2, norm[None]]).cpu().split([len(cos), len(l2), 1])
-            self.record.influence = Influence(
-                self.patches.tolist(), cos.tolist(), l2.tolist(), norm.item()
-            )
-        return self.record.influence
 
 
 class _Run:

@@ -6,22 +6,28 @@ somebody draws. Leaving the generator early stops the computation at the next la
 
 from __future__ import annotations
 
-import difflib
 import itertools
 import queue
 import statistics
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 
 import torch
 from transformers.generation.streamers import BaseStreamer
 
+from visipruner.clocks import (
+    fixed_seed,
+    machine,
+    memory_mark,
+    memory_peak,
+    milliseconds,
+    now,
+    prefill_clock,
+)
 from visipruner.engine import prune
 from visipruner.flops import (
-    ExecutedFlops,
     ModelShape,
     attention_share,
     executed,
@@ -33,114 +39,8 @@ from visipruner.flops import (
 from visipruner.inputs import check_number
 from visipruner.methods import PruningMethod
 from visipruner.models import VLM, Prompt
+from visipruner.results import Answer, Comparison, Counts, Options, Times
 from visipruner.trace import LayerRecord, PruningTrace
-
-
-@dataclass(frozen=True)
-class Options:
-    """How to answer. Temperature 0 is greedy decoding.
-
-    Raises:
-        ValueError: for a value out of its range.
-    """
-
-    max_new_tokens: int = 96
-    temperature: float = 0.0
-    seed: int = 0
-    probe: bool = True  # also measure influence in every layer of the full model, untimed
-
-    def __post_init__(self):
-        check_number("max_new_tokens", self.max_new_tokens, 1, 1024, integer=True)
-        check_number("temperature", self.temperature, 0, 5)
-        check_number("seed", self.seed, 0, 2**31 - 1, integer=True)
-
-
-@dataclass(frozen=True)
-class Times:
-    """Milliseconds, measured once. First token and total include the vision tower's share."""
-
-    vision: float
-    prefill: float
-    first_token: float
-    per_token: float | None  # median over the decoded tokens; None: there was none
-    total: float
-
-
-@dataclass(frozen=True)
-class Counts:
-    """FLOPs and bytes of one answer. The names say which way of counting it is."""
-
-    executed: ExecutedFlops
-    executed_per_layer: list[int]
-    vision: int
-    paper_macs: int
-    attention_paper: float
-    attention_executed: float
-    kv_bytes: int
-    peak_bytes: int | None  # measured above what was there before; None: not measured on a CPU
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What one method said, what it cost and how it came about."""
-
-    text: str
-    tokens: list[int]
-    times: Times
-    counts: Counts
-    trace: PruningTrace
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Answers to one question, the baseline first."""
-
-    prompt: Prompt
-    answers: list[Answer]
-    probe: PruningTrace | None  # influence in every layer of the full model, from an untimed run
-    machine: dict
-
-    @property
-    def same(self) -> bool:
-        """Did the last answer say the same as the first, but for case and outer blanks?"""
-        first, last = (self.answers[i].text.strip().casefold() for i in (0, -1))
-        return first == last
-
-    @property
-    def word_diff(self) -> list[tuple[str, str]]:
-        """The two answers word by word: ("same" | "full" | "pruned", words)."""
-        first, last = (self.answers[i].text.split() for i in (0, -1))
-        parts = []
-        for kind, a, b, c, d in difflib.SequenceMatcher(None, first, last).get_opcodes():
-            if kind == "equal":
-                parts.append(("same", " ".join(first[a:b])))
-                continue
-            parts += [("full", " ".join(first[a:b]))] if a < b else []
-            parts += [("pruned", " ".join(last[c:d]))] if c < d else []
-        return parts
-
-    @property
-    def flops_ratio(self) -> float:
-        """Executed prefill FLOPs of the language model, first over last: how many times fewer."""
-        first, last = (self.answers[i].counts.executed.prefill for i in (0, -1))
-        return first / last
-
-    @property
-    def first_token_ratio(self) -> float:
-        first, last = (self.answers[i].times.first_token for i in (0, -1))
-        return first / last
-
-    def to_json(self) -> dict:
-        return {
-            "question": self.prompt.question,
-            "notes": list(self.prompt.notes),
-            "same_answer": self.same,
-            "flops_ratio": self.flops_ratio,
-            "first_token_ratio": self.first_token_ratio,
-            "answers": [asdict(answer) for answer in self.answers],
-            "probe": self.probe.to_json() if self.probe else None,
-            "machine": self.machine,
-        }
 
 
 @dataclass(frozen=True)
@@ -148,8 +48,7 @@ class Event:
     """One thing that happened. `side` is the method's place in the list; -1 for all together.
 
     kind: "encoded" (the picture), "layer" (record), "token" (text so far), "answer" (answer),
-    "probed" (a layer of the untimed probe),
-    "compared" (comparison).
+    "probed" (a layer of the untimed probe), "compared" (comparison).
     """
 
     kind: str
@@ -238,36 +137,6 @@ def measure(
     ]
 
 
-def machine(vlm: VLM) -> dict:
-    """Where and with what something was measured."""
-    import platform
-
-    import transformers
-
-    device = vlm.device
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor_name()
-    return {
-        "model": vlm.spec.name,
-        "device": name,
-        "threads": torch.get_num_threads(),
-        "dtype": str(vlm.dtype).removeprefix("torch."),
-        "attention": vlm.model.config.get_text_config()._attn_implementation,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-    }
-
-
-def _processor_name() -> str:
-    import platform
-
-    try:
-        with open("/proc/cpuinfo") as lines:
-            return next(line.split(":")[1].strip() for line in lines if "model name" in line)
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
-
-
 # -- the thread and its queue
 
 
@@ -334,10 +203,10 @@ class _Tokens(BaseStreamer):
 @torch.inference_mode()
 def _answer(vlm, prompt, method, options, features, vision_ms, side, emit) -> Answer:
     tokens = _Tokens(vlm.processor.tokenizer, lambda text: emit(Event("token", side, text=text)))
-    before = _memory_mark(vlm)
+    before = memory_mark(vlm)
     with (
-        _prefill_clock(vlm) as clock,
-        _fixed_seed(vlm, options.seed),
+        prefill_clock(vlm) as clock,
+        fixed_seed(vlm, options.seed),
         prune(
             vlm.model,
             method,
@@ -345,18 +214,18 @@ def _answer(vlm, prompt, method, options, features, vision_ms, side, emit) -> An
             on_layer=lambda record: emit(Event("layer", side, record=record)),
         ) as trace,
     ):
-        start = _now(vlm)
+        start = now(vlm)
         _generate(vlm, prompt, features, options, tokens)
-        end = _now(vlm)
+        end = now(vlm)
     steps = [b - a for a, b in itertools.pairwise(tokens.times)]
     times = Times(
         vision_ms,
-        _milliseconds(*clock),
+        milliseconds(*clock),
         vision_ms + 1000 * (tokens.times[0] - start),
         1000 * statistics.median(steps) if steps else None,
         vision_ms + 1000 * (end - start),
     )
-    counts = _count(vlm, prompt, trace, _memory_peak(vlm, before))
+    counts = _count(vlm, prompt, trace, memory_peak(vlm, before))
     answer = Answer(tokens.text, tokens.ids, times, counts, trace)
     emit(Event("answer", side, answer=answer))
     return answer
@@ -377,9 +246,9 @@ def _generate(vlm, prompt, features, options, streamer=None):
 
 
 def _encode(vlm: VLM, prompt: Prompt):
-    start = _now(vlm)
+    start = now(vlm)
     features = vlm.encode(prompt)
-    return features, 1000 * (_now(vlm) - start)
+    return features, 1000 * (now(vlm) - start)
 
 
 @torch.inference_mode()
@@ -414,62 +283,14 @@ def _count(vlm, prompt, trace, peak) -> Counts:
     )
 
 
-# -- clocks and seeds
-
-
-def _now(vlm: VLM) -> float:
-    if vlm.device.type == "cuda":
-        torch.cuda.synchronize(vlm.device)
-    return time.perf_counter()
-
-
-@contextmanager
-def _prefill_clock(vlm: VLM):
-    """[start, end] of the language model's first pass, from its first layer to its logits."""
-    marks: list = []
-
-    def mark(*_):
-        if len(marks) < 2:
-            marks.append(_mark(vlm))
-
-    handles = [
-        vlm.model.model.language_model.register_forward_pre_hook(mark),
-        vlm.model.lm_head.register_forward_hook(mark),
-    ]
-    try:
-        yield marks
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _mark(vlm: VLM):
-    """A point in time: an event in the GPU's own stream, so that nothing waits, or the clock."""
-    if vlm.device.type != "cuda":
-        return time.perf_counter()
-    event = torch.cuda.Event(enable_timing=True)
-    event.record()
-    return event
-
-
-def _milliseconds(start, end) -> float:
-    return start.elapsed_time(end) if hasattr(start, "elapsed_time") else 1000 * (end - start)
-
-
-@contextmanager
-def _fixed_seed(vlm: VLM, seed: int):
-    devices = [vlm.device] if vlm.device.type == "cuda" else []
-    with torch.random.fork_rng(devices):
-        torch.manual_seed(seed)
-        yield
-
-
-def _memory_mark(vlm: VLM) -> int | None:
-    if vlm.device.type != "cuda":
-        return None
-    torch.cuda.reset_peak_memory_stats(vlm.device)
-    return torch.cuda.memory_allocated(vlm.device)
-
-
-def _memory_peak(vlm: VLM, before: int | None) -> int | None:
-    return None if before is None else torch.cuda.max_memory_allocated(vlm.device) - before
+__all__ = [
+    "Answer",
+    "Comparison",
+    "Event",
+    "Options",
+    "Stopped",
+    "ask",
+    "compare",
+    "last_event",
+    "measure",
+]

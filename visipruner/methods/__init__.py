@@ -1,6 +1,6 @@
 """Every pruning method, by name. "none" is the baseline."""
 
-from visipruner.methods.base import LayerInput, PruningMethod
+from visipruner.methods.base import PruningMethod
 from visipruner.methods.fastv import FastV
 from visipruner.methods.random import Random
 from visipruner.methods.schedule import Schedule
@@ -10,4 +10,4 @@ METHODS: dict[str, type[PruningMethod]] = {
     method.name: method for method in (PruningMethod, VisiPruner, FastV, Random, Schedule)
 }
 
-__all__ = ["METHODS", "FastV", "LayerInput", "PruningMethod", "Random", "Schedule", "VisiPruner"]
+__all__ = ["METHODS", "FastV", "PruningMethod", "Random", "Schedule", "VisiPruner"]

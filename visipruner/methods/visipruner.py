@@ -22,7 +22,8 @@ import torch
 from visipruner.attention import Plan, Span
 from visipruner.inputs import check_number
 from visipruner.layout import to_ranges
-from visipruner.methods.base import LayerInput, PruningMethod
+from visipruner.methods.base import PruningMethod
+from visipruner.view import LayerInput
 
 STAGES = ("shallow", "middle", "deep")
 CALM_LAYERS_BEFORE_EXIT = 2  # "two consecutive layers", paper section 5

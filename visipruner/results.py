@@ -1,0 +1,118 @@
+"""What comes out of a run: answers with their times and counts, and the comparison of two."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import asdict, dataclass
+
+from visipruner.flops import ExecutedFlops
+from visipruner.inputs import check_number
+from visipruner.models import Prompt
+from visipruner.trace import PruningTrace
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to answer. Temperature 0 is greedy decoding.
+
+    Raises:
+        ValueError: for a value out of its range.
+    """
+
+    max_new_tokens: int = 96
+    temperature: float = 0.0
+    seed: int = 0
+    probe: bool = True  # also measure influence in every layer of the full model, untimed
+
+    def __post_init__(self):
+        check_number("max_new_tokens", self.max_new_tokens, 1, 1024, integer=True)
+        check_number("temperature", self.temperature, 0, 5)
+        check_number("seed", self.seed, 0, 2**31 - 1, integer=True)
+
+
+@dataclass(frozen=True)
+class Times:
+    """Milliseconds, measured once. First token and total include the vision tower's share."""
+
+    vision: float
+    prefill: float
+    first_token: float
+    per_token: float | None  # median over the decoded tokens; None: there was none
+    total: float
+
+
+@dataclass(frozen=True)
+class Counts:
+    """FLOPs and bytes of one answer. The names say which way of counting it is."""
+
+    executed: ExecutedFlops
+    executed_per_layer: list[int]
+    vision: int
+    paper_macs: int
+    attention_paper: float
+    attention_executed: float
+    kv_bytes: int
+    peak_bytes: int | None  # measured above what was there before; None: not measured on a CPU
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What one method said, what it cost and how it came about."""
+
+    text: str
+    tokens: list[int]
+    times: Times
+    counts: Counts
+    trace: PruningTrace
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Answers to one question, the baseline first."""
+
+    prompt: Prompt
+    answers: list[Answer]
+    probe: PruningTrace | None  # influence in every layer of the full model, from an untimed run
+    machine: dict
+
+    @property
+    def same(self) -> bool:
+        """Did the last answer say the same as the first, but for case and outer blanks?"""
+        first, last = (self.answers[i].text.strip().casefold() for i in (0, -1))
+        return first == last
+
+    @property
+    def word_diff(self) -> list[tuple[str, str]]:
+        """The two answers word by word: ("same" | "full" | "pruned", words)."""
+        first, last = (self.answers[i].text.split() for i in (0, -1))
+        parts = []
+        for kind, a, b, c, d in difflib.SequenceMatcher(None, first, last).get_opcodes():
+            if kind == "equal":
+                parts.append(("same", " ".join(first[a:b])))
+                continue
+            parts += [("full", " ".join(first[a:b]))] if a < b else []
+            parts += [("pruned", " ".join(last[c:d]))] if c < d else []
+        return parts
+
+    @property
+    def flops_ratio(self) -> float:
+        """Executed prefill FLOPs of the language model, first over last: how many times fewer."""
+        first, last = (self.answers[i].counts.executed.prefill for i in (0, -1))
+        return first / last
+
+    @property
+    def first_token_ratio(self) -> float:
+        first, last = (self.answers[i].times.first_token for i in (0, -1))
+        return first / last
+
+    def to_json(self) -> dict:
+        return {
+            "question": self.prompt.question,
+            "notes": list(self.prompt.notes),
+            "same_answer": self.same,
+            "flops_ratio": self.flops_ratio,
+            "first_token_ratio": self.first_token_ratio,
+            "answers": [asdict(answer) for answer in self.answers],
+            "probe": self.probe.to_json() if self.probe else None,
+            "machine": self.machine,
+        }

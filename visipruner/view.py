@@ -1,0 +1,89 @@
+"""What a method may look at: the state of a run before and after a layer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from types import SimpleNamespace
+
+import torch
+from torch import Tensor, nn
+from transformers.cache_utils import DynamicLayer
+
+from visipruner.attention import attention_row, influence
+from visipruner.layout import TokenLayout
+from visipruner.trace import Influence, LayerRecord, PruningTrace, Selection
+
+
+@dataclass(frozen=True)
+class LayerInput:
+    """What a method may look at before a layer runs.
+
+    Rows are the tokens that the layer computes: 0..len(positions)-1. `positions[row]` is the row's
+    place in the prompt; `visual_rows` are the rows that hold visual tokens and `patches` which.
+    """
+
+    layer: int  # -1: the door before the first layer
+    num_layers: int
+    layout: TokenLayout
+    positions: Tensor  # (rows,) on the CPU
+    visual_rows: Tensor  # (visual tokens present,) on the CPU
+    patches: Tensor  # (visual tokens present,) on the CPU
+    memory: SimpleNamespace  # the method's own, born and gone with the run
+    trace: PruningTrace
+    record: LayerRecord | None
+
+    @property
+    def text_rows(self) -> Tensor:
+        """Rows of every token that is not visual."""
+        is_text = self.positions.new_ones(len(self.positions), dtype=bool)
+        is_text[self.visual_rows] = False
+        return is_text.nonzero().flatten()
+
+    def keep_patches(self, patches: Tensor, stage: str, **more) -> Selection:
+        """The selection that keeps all text and, of the visual tokens present, these patches."""
+        visual = self.positions.new_tensor(self.layout.visual)
+        keep = [self.positions[self.text_rows], visual[patches.cpu()]]
+        return Selection(tuple(sorted(keep[0].tolist() + keep[1].tolist())), stage, **more)
+
+
+@dataclass(frozen=True)
+class LayerView(LayerInput):
+    """What a method may look at after a layer (or, at the door, before the first)."""
+
+    hidden: Tensor  # (1, rows, width): the layer's output, or the embeddings at the door
+    attention: nn.Module | None = None
+    attention_input: tuple | None = None  # normed hidden states and (cosine, sine)
+    cache: DynamicLayer | None = None
+
+    @property
+    def keys(self) -> Tensor:
+        """(1, kv heads, rows, head width), rotated."""
+        return self.cache.keys
+
+    @property
+    def values(self) -> Tensor:
+        """(1, kv heads, rows, head width)."""
+        return self.cache.values
+
+    def attention_row(self) -> Tensor:
+        """(heads, rows) float32: softmax weights of the last prompt token in this layer."""
+        hidden, position_embeddings = self.attention_input
+        row = attention_row(self.attention, hidden, position_embeddings, self.keys)
+        heads, rows = row.shape
+        query_width = heads * self.keys.shape[-1]
+        self.record.probe_flops += 2 * query_width * (hidden.shape[-1] + rows)
+        return row
+
+    def influence(self) -> Influence:
+        """The influence test on every visual token present; also noted in the layer's record."""
+        if self.record.influence is None:
+            row = self.attention_row()
+            visual = self.visual_rows.to(row.device)
+            cos, l2, norm = influence(row, self.values, visual)
+            self.record.probe_flops += 2 * row.numel() * self.values.shape[-1]
+            # One copy to the host per tested layer: the decision needs the numbers there.
+            cos, l2, norm = torch.cat([cos, l2, norm[None]]).cpu().split([len(cos), len(l2), 1])
+            self.record.influence = Influence(
+                self.patches.tolist(), cos.tolist(), l2.tolist(), norm.item()
+            )
+        return self.record.influence
