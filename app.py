@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import os
 import sys
-from pathlib import Path
 
 # Before gradio and transformers are imported: nothing is reported or fetched, ever.
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
@@ -14,8 +12,6 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-
-STYLE = Path(__file__).parent / "visipruner" / "ui"
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -96,14 +96,16 @@ def build(models: Models) -> Controls:
         label=text.PICTURE,
         type="filepath",
         sources=["upload", "clipboard", "webcam"],
-        height=320,
+        height=300,
         buttons=[],
         elem_classes="vp-picture",
     )
-    with gr.Row(elem_classes="vp-tight"):
-        seed = gr.Number(0, label=text.SCENE_SEED, precision=0, minimum=0, min_width=110)
-        new_scene = gr.Button(text.SCENE, size="sm", min_width=110)
-        another = gr.Button(text.ANOTHER_QUESTION, size="sm", min_width=110)
+    with gr.Row(elem_classes="vp-tight vp-scene"):
+        seed = gr.Number(
+            0, label=text.SCENE_SEED, precision=0, minimum=0, min_width=90, container=False
+        )
+        new_scene = gr.Button(text.SCENE, size="sm", min_width=90)
+        another = gr.Button(text.ANOTHER_QUESTION, size="sm", min_width=120)
     question = gr.Textbox(
         label=text.QUESTION, placeholder=text.QUESTION_HINT, max_lines=3, elem_classes="vp-question"
     )

@@ -8,7 +8,7 @@ import json
 from dataclasses import asdict, dataclass
 
 from visipruner.render.overlay import draw_survivors
-from visipruner.runner import Comparison
+from visipruner.results import Comparison
 from visipruner.ui import text
 from visipruner.ui.handlers import Job
 

@@ -10,7 +10,8 @@ from visipruner.flops import ModelShape, layer_flops
 from visipruner.levels import method_at
 from visipruner.methods import PruningMethod
 from visipruner.models import VLM, Prompt
-from visipruner.runner import Comparison, Event, Options, compare
+from visipruner.results import Comparison, Options
+from visipruner.runner import Event, compare
 from visipruner.trace import LayerRecord
 from visipruner.ui.scenes import Truth
 from visipruner.ui.store import Models

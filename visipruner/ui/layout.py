@@ -76,7 +76,7 @@ def _head() -> gr.HTML:
         with gr.Column(scale=8, min_width=280):
             gr.HTML(f'<h1>{text.TITLE}</h1><p class="vp-lead">{text.LEAD}</p>')
             state = gr.HTML(elem_classes="vp-model")
-        with gr.Row(scale=1, elem_classes="vp-modes"):
+        with gr.Row(elem_classes="vp-modes"):
             projector = gr.Button(text.PROJECTOR, size="sm", min_width=90)
             dark = gr.Button(text.DARK, size="sm", min_width=70)
     projector.click(None, js="() => vp.projector()", api_visibility="private")
@@ -157,7 +157,9 @@ def launch(page: gr.Blocks, host: str | None = None, port: int | None = None, **
         run_history=False,
         enable_monitoring=False,
         footer_links=["api"],
-        theme=gr.themes.Soft(primary_hue="blue", neutral_hue="slate", font=_FONTS, font_mono=_MONO),
+        theme=gr.themes.Default(
+            primary_hue="blue", neutral_hue="slate", font=_FONTS, font_mono=_MONO
+        ),
         css=(HERE / "theme.css").read_text(),
         head=f"<script>{script}</script>",
         max_file_size="30mb",

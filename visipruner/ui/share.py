@@ -66,7 +66,8 @@ def python(form: Form, scene: int | None, local: bool = False) -> str:
     return f"""from visipruner.levels import method_at
 from visipruner.methods import PruningMethod
 from visipruner.models import load_vlm
-from visipruner.runner import Options, compare, last_event
+from visipruner.results import Options
+from visipruner.runner import compare, last_event
 {imports}
 model = {model}
 vlm = load_vlm(model)

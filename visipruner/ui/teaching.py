@@ -9,7 +9,8 @@ from html import escape
 
 from visipruner.levels import method_at
 from visipruner.methods import PruningMethod
-from visipruner.runner import Comparison, Options, compare, measure
+from visipruner.results import Comparison, Options
+from visipruner.runner import compare, measure
 from visipruner.ui import handlers, scenes, text, views
 from visipruner.ui.handlers import Form, Job
 from visipruner.ui.store import Models

@@ -108,22 +108,31 @@ MARKS = {
     EXECUTED: "counted from what really ran",
     MEASURED: "a clock or memory counter, one run",
 }
+GROUPS = {
+    "time": "Time",
+    "work": "Computing",
+    "attention": "Attention to the picture that is left",
+    "memory": "Memory",
+}
 COUNTERS = {
-    "vision": "Vision tower (shared)",
-    "prefill": "Reading the prompt",
+    "layer": "Layer",
+    "tokens": "Visual tokens in it",
+    "vision": "Vision tower, shared",
+    "prefill": "Prefill: reading the prompt",
     "first": "First word after",
     "token": "Each further token",
     "total": "Whole answer",
-    "flops": "Reading the prompt",
-    "probe": "of that, the method's own test",
+    "flops": "Prefill",
+    "probe": "… of it the method's own test",
     "decode": "Writing the answer",
-    "macs": "Visual tokens, as the paper counts",
-    "attention": "Visual attention left",
-    "attention_paper": "Visual attention left, as the paper counts",
-    "kv": "Key-value cache",
-    "memory": "Peak memory of this run",
+    "tower": "Vision tower, shared",
+    "macs": "Visual tokens only",
+    "attention": "as it ran",
+    "attention_paper": "as the paper counts",
+    "kv": "Key-value cache after prefill",
+    "peak": "Peak of this run",
 }
-NO_MEMORY = "not measured on a CPU"
+NO_MEMORY = "GPU only"
 MACHINE = (
     "Measured once on {device}, {threads} threads, {dtype}, {attention} attention, "
     "torch {torch}, transformers {transformers}. The full model's untimed probe is not counted."

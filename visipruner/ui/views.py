@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from html import escape
 
-from visipruner.runner import Comparison
+from visipruner.results import Comparison
 from visipruner.ui import text
 from visipruner.ui.handlers import FULL, PRUNED, Progress, Side
 from visipruner.ui.scenes import Truth
@@ -189,11 +189,10 @@ def row(name: str, value: str, source: str) -> str:
 
 def _live(progress: Progress, side: Side) -> list[str]:
     last = side.records[-1] if side.records else None
-    tokens = f"{last.visual_tokens}" if last else "–"
     layer = f"{last.layer + 1} / {progress.layers}" if last else f"0 / {progress.layers}"
     return [
-        f"<div><dt>Layer</dt><dd>{layer}</dd></div>",
-        f"<div><dt>Visual tokens</dt><dd>{tokens}</dd></div>",
+        row("layer", layer, text.EXECUTED),
+        row("tokens", str(last.visual_tokens) if last else "–", text.EXECUTED),
         row("flops", flops(side.flops) if side.flops else "–", text.EXECUTED),
     ]
 
@@ -202,20 +201,29 @@ def _final(side: Side) -> list[str]:
     clock, counts = side.answer.times, side.answer.counts
     memory = text.NO_MEMORY if counts.peak_bytes is None else f"{count(counts.peak_bytes)}B"
     return [
+        group("time"),
         row("vision", duration(clock.vision), text.MEASURED),
         row("prefill", duration(clock.prefill), text.MEASURED),
         row("first", duration(clock.first_token), text.MEASURED),
         row("token", duration(clock.per_token), text.MEASURED),
         row("total", duration(clock.total), text.MEASURED),
+        group("work"),
         row("flops", flops(counts.executed.prefill), text.EXECUTED),
         row("probe", flops(counts.executed.probe), text.EXECUTED),
         row("decode", flops(counts.executed.decode), text.EXECUTED),
-        row("attention", f"{counts.attention_executed:.1%}", text.EXECUTED),
-        row("kv", f"{count(counts.kv_bytes)}B", text.EXECUTED),
+        row("tower", flops(counts.vision), text.EXECUTED),
         row("macs", f"{count(counts.paper_macs)}MAC", text.FORMULA),
+        group("attention"),
+        row("attention", f"{counts.attention_executed:.1%}", text.EXECUTED),
         row("attention_paper", f"{counts.attention_paper:.1%}", text.FORMULA),
-        row("memory", memory, text.MEASURED),
+        group("memory"),
+        row("kv", f"{count(counts.kv_bytes)}B", text.EXECUTED),
+        row("peak", memory, text.MEASURED),
     ]
+
+
+def group(name: str) -> str:
+    return f'<div class="vp-group"><dt>{escape(text.GROUPS[name])}</dt><dd></dd></div>'
 
 
 def small_print(comparison: Comparison) -> str:
