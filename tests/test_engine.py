@@ -9,6 +9,8 @@ import pytest
 import torch
 from reference import forward, softmax
 from test_visipruner import LAYOUTS, embeds_for, present_positions, run_pruned
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from visipruner import (
     METHODS,
@@ -451,3 +453,40 @@ def test_probe_measures_every_layer_and_changes_nothing(llama):
         )
     assert torch.equal(torch.cat(run.logits), plain)
     assert all(len(record.influence.cos) == 40 for record in trace.layers)
+
+
+# -- what it costs
+
+
+class LargestTensor(TorchDispatchMode):
+    """Remembers the largest tensor that any operation made."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, torch.Tensor):
+                self.elements = max(self.elements, tensor.numel())
+        return result
+
+
+@pytest.mark.parametrize("semantics", ["paper", "official"])
+def test_no_tensor_grows_with_the_square_of_the_tokens(semantics, llama):
+    layout = TokenLayout(1500, ((6, 1480),))
+    method = VisiPruner(semantics, shallow_layers=2, layer_threshold=0.9999, tokens_threshold=0.1)
+    with torch.no_grad(), LargestTensor() as seen, prune(llama(), method, layout) as trace:
+        llama()(inputs_embeds=embeds_for(layout, 64), logits_to_keep=1)
+    assert trace.filtering_layer is not None
+    assert seen.elements < 1500 * 1500 / 10
+
+
+def test_influence_is_computed_in_float32_whatever_the_model(llama):
+    model = llama(max_position_embeddings=333)  # a model of its own, to be cast
+    model.to(torch.bfloat16)
+    embeds = embeds_for(LAYOUT, 64).bfloat16()
+    with torch.no_grad(), prune(model, PruningMethod(), LAYOUT, probe=True) as trace:
+        model(inputs_embeds=embeds)
+    cos = torch.tensor(trace.layers[3].influence.cos)
+    # bfloat16 has no number between 0.996 and 1: float32 results lie in between.
+    assert ((cos > 0.997) & (cos < 0.9999)).any()

@@ -242,12 +242,20 @@ class TestConfiguration:
             {"semantics": "both"},
             {"stages": ("shallow", "wide")},
             {"stages": ("deep",)},
+            {"stages": 5},
+            {"stages": "shallow,wide"},
+            {"relative": "yes"},
+            {"blind_half": 1},
             {"cache_before_filter": "some"},
         ],
     )
     def test_bad_values_are_refused_at_construction(self, change):
         with pytest.raises(ValueError, match=str(next(iter(change))).replace("stages", "stage")):
             VisiPruner(**change)
+
+    def test_stages_may_be_words_with_commas(self):
+        assert VisiPruner(stages="shallow,middle").stages == ("shallow", "middle")
+        assert VisiPruner(stages="").stages == ()
 
     def test_bad_size(self):
         with pytest.raises(ValueError, match="34b"):

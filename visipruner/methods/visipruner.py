@@ -35,7 +35,7 @@ class VisiPruner(PruningMethod):
 
     Args:
         semantics: "paper" or "official".
-        stages: any of "shallow", "middle", "deep".
+        stages: any of "shallow", "middle", "deep"; one string with commas will do.
         shallow_layers: how many layers, from layer 0, have their attention edited.
         layer_threshold: the filtering layer is the first tested one where a visual token's cosine
             falls below this.
@@ -67,7 +67,10 @@ class VisiPruner(PruningMethod):
     blind_half: bool = False
 
     def __post_init__(self):
-        object.__setattr__(self, "stages", tuple(self.stages))
+        stages = self.stages.split(",") if isinstance(self.stages, str) else self.stages
+        if not isinstance(stages, (list, tuple)):
+            raise ValueError(f"stages must be a list of {', '.join(STAGES)}, not {stages!r}.")
+        object.__setattr__(self, "stages", tuple(stage for stage in stages if stage))
         for name, value, allowed in (
             ("semantics", self.semantics, ("paper", "official")),
             ("cache_before_filter", self.cache_before_filter, ("kept", "full")),
@@ -75,6 +78,9 @@ class VisiPruner(PruningMethod):
         ):
             if value not in allowed:
                 raise ValueError(f"{name} must be one of {', '.join(allowed)}, not {value!r}.")
+        for name in ("relative", "blind_half"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"{name} must be true or false, not {getattr(self, name)!r}.")
         check_number("shallow_layers", self.shallow_layers, 0, 1000, integer=True)
         check_number("layer_threshold", self.layer_threshold, -1, 1)
         check_number("tokens_threshold", self.tokens_threshold, 0, 1e9)
