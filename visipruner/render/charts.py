@@ -44,7 +44,7 @@ def influence_chart(comparison) -> go.Figure:
     pruned, probe = influence_series(comparison)
     colours = ((probe, palette.FULL, "circle-open"), (pruned, palette.PRUNED, "diamond"))
     for series, colour, symbol in colours:
-        if series is None:
+        if series is None or not any(series["change"]):
             continue
         for row, name in ((1, "change"), (2, "l2")):
             figure.add_scatter(

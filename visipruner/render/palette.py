@@ -34,7 +34,7 @@ STAGE_TITLES = {
     "filter": "Filtering",
     "middle": "Middle",
     "exit": "Exit",
-    "text only": "Deep: words only",
+    "text only": "Deep",
     "full": "All patches",
     "reduced": "Chosen patches",
 }

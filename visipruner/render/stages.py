@@ -2,16 +2,40 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from visipruner.render.palette import STAGE_TITLES
 from visipruner.trace import Cut, LayerRecord, PruningTrace
 
-PRESENT = ("full", "shallow", "search", "filter", "middle", "exit", "reduced")
+_LIVE = {
+    "shallow": "The question does not read single patches yet.",
+    "search": "Every patch is tested: does it move the last word's attention output?",
+    "filter": "For the first time a patch matters: the strongest stay, the others leave now.",
+    "exit": "The last patches hardly matter any more: no visual token is left after this layer.",
+    "text only": "No visual token is left. From here on the model works with words only.",
+}
 
 
 def steps(trace: PruningTrace) -> list[dict]:
     """Runs of layers in one stage: stage, title, first and last layer, visual tokens, sentence."""
+    found = stage_runs(trace.layers)
+    for step in found:
+        step["sentence"] = _sentence(trace, step)
+    return found
+
+
+def live_steps(records: Sequence[LayerRecord], num_visual: int) -> list[dict]:
+    """The same while prefill runs: what a stage does is known, what it will decide is not."""
+    found = stage_runs(records)
+    for step in found:
+        count = f"{step['visual']} of {num_visual} visual tokens went through this layer."
+        step["sentence"] = _LIVE.get(step["stage"]) or count
+    return found
+
+
+def stage_runs(records: Sequence[LayerRecord]) -> list[dict]:
     found: list[dict] = []
-    for record in trace.layers:
+    for record in records:
         last = found[-1] if found else None
         if last and last["stage"] == record.stage and last["visual"] == record.visual_tokens:
             last["last"] = record.layer
@@ -25,15 +49,17 @@ def steps(trace: PruningTrace) -> list[dict]:
                 "visual": record.visual_tokens,
             }
         )
-    for step in found:
-        step["sentence"] = _sentence(trace, step)
     return found
 
 
 def most_telling_layer(trace: PruningTrace) -> int:
-    """Where to look first: the layer with the fewest visual tokens that still has some."""
-    seen = [(r.visual_tokens, r.layer) for r in trace.layers if r.visual_tokens]
-    return min(seen)[1] if seen else 0
+    """Where to look first: right after patches were dropped, or where that came nearest."""
+    last = len(trace.layers) - 1
+    for cut in trace.cuts:
+        if len(cut.kept) < trace.num_visual:
+            return max(0, min(last, cut.after_layer + bool(cut.kept)))
+    nearest = trace.most_influential
+    return nearest[1] if nearest else 0
 
 
 def _sentence(trace: PruningTrace, step: dict) -> str:
@@ -86,8 +112,7 @@ def _filter(trace: PruningTrace, record: LayerRecord, step: dict) -> str:
 
 def _middle(trace: PruningTrace, record: LayerRecord, step: dict) -> str:
     return (
-        f"{record.visual_tokens} of {trace.num_visual} visual tokens are left. What is lit in the "
-        "picture is all that the model can still see of it."
+        f"{_left(record, trace)}. What is lit in the picture is all that the model can still see."
     )
 
 
@@ -107,11 +132,13 @@ def _text_only(trace: PruningTrace, record: LayerRecord, step: dict) -> str:
 
 def _plain(trace: PruningTrace, record: LayerRecord, step: dict) -> str:
     if record.visual_tokens == trace.num_visual:
-        return f"All {record.visual_tokens} visual tokens are here; nothing has been dropped yet."
-    return (
-        f"{record.visual_tokens} of {trace.num_visual} visual tokens are left, as chosen by the "
-        f"method “{trace.method}”."
-    )
+        return f"All {record.visual_tokens} visual tokens are here, nothing was dropped before."
+    return f"{_left(record, trace)}, as chosen by the method “{trace.method}”."
+
+
+def _left(record: LayerRecord, trace: PruningTrace) -> str:
+    verb = "is" if record.visual_tokens == 1 else "are"
+    return f"{record.visual_tokens} of {trace.num_visual} visual tokens {verb} left"
 
 
 _SENTENCES = {

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from PIL import Image
 
-from visipruner.render.stages import most_telling_layer, steps
+from visipruner.render.stages import live_steps, most_telling_layer, steps
 from visipruner.trace import Influence, LayerRecord, PruningTrace
 
 MAX_SIDE = 672  # pixels of the picture that is sent; the patch grid needs no more
@@ -60,13 +60,13 @@ def viewer_live(start: dict, records: Sequence[LayerRecord], label: str = "") ->
     layers = [_layer(record, _present(record, start["num_visual"]), masks) for record in records]
     for layer in layers:
         layer["influence"] = None  # counts only: thousands of numbers per layer would not be cheap
-    layer = records[-1].layer if records else 0
     return {
         **start,
         "kind": "live",
         "layers": layers,
+        "steps": live_steps(records, start["num_visual"]),
         "masks": masks.packed,
-        "first": layer,
+        "first": records[-1].layer if records else 0,
         "label": label,
     }
 

@@ -84,6 +84,34 @@ class Story {
     return this.influences.get(key);
   }
 
+  // What colours the patches of a layer: {values, scale in decades}, or null.
+  heat(layer, mode) {
+    if (mode === "picture") return null;
+    if (mode === "scores") return this.scores(layer);
+    const influence = this.influence(layer, mode);
+    return influence && { values: influence.change, scale: this.scale };
+  }
+
+  // The numbers that a method without an influence test chose by.
+  scores(layer) {
+    const cut = this.cutAfter(layer);
+    if (!cut || !cut.scores) return null;
+    const values = spread(numbersOf(cut.scores, this.range), this.sets[cut.at], this.length);
+    const logs = [...values].filter((value) => value > 0).map(Math.log10);
+    if (!logs.length) return null;
+    const low = Math.floor(Math.min(...logs));
+    return { values, scale: [low, Math.max(low + 1, Math.ceil(Math.max(...logs)))] };
+  }
+
+  // The ways to colour that have something to show in this run.
+  modes() {
+    const layers = this.layers.map((_, layer) => layer);
+    const some = (mode) => this.kind === "done" && layers.some((layer) => this.heat(layer, mode));
+    const run = some("run");
+    return ["picture", ...(run ? ["run"] : some("scores") ? ["scores"] : []),
+      ...(some("probe") ? ["probe"] : [])];
+  }
+
   stepOf(layer) {
     return this.steps.find((step) => step.first <= layer && layer <= step.last) || null;
   }
@@ -113,18 +141,23 @@ class Story {
   fate(patch) {
     const cut = this.death(patch);
     if (this.kind !== "done") return "";
-    if (!cut) return this.cuts.length ? "stays to the end" : "nothing is dropped in this run";
+    if (!cut && !this.cuts.length) return "nothing is dropped in this run";
+    if (!cut) return `stays to the end${this.influence(this.cuts[0].after, "run")
+      ? "" : this.rank(this.cuts[0], patch)}`;
     const where = cut.after < 0 ? "dropped before layer 0" : `dropped after layer ${cut.after}`;
     const influence = this.influence(cut.after, "run");
     if (cut.stage === "filter" && influence) return `${where}: ${this.verdict(influence, patch)}`;
     if (cut.stage === "exit") return `${where}, when vision left`;
-    if (cut.scores) {
-      const scores = numbersOf(cut.scores, this.range), at = this.sets[cut.at];
-      const own = scores[at.indexOf(patch)];
-      const rank = scores.reduce((above, score) => above + (score > own), 1);
-      return `${where}: rank ${rank} of ${at.length} by the method's score`;
-    }
-    return where;
+    return where + this.rank(cut, patch);
+  }
+
+  // Where a patch stood among those that a method chose from by a score.
+  rank(cut, patch) {
+    if (!cut || !cut.scores || !this.sets[cut.at].includes(patch)) return "";
+    const scores = numbersOf(cut.scores, this.range), at = this.sets[cut.at];
+    const own = scores[at.indexOf(patch)];
+    const better = scores.reduce((count, score) => count + (score > own), 0);
+    return `, rank ${better + 1} of ${at.length} by the method's score`;
   }
 
   verdict(influence, patch) {
@@ -144,13 +177,15 @@ class Story {
     const parts = [`${this.place(patch)}${padding}`];
     const fate = this.fate(patch);
     if (fate) parts.push(` — ${fate}`);
-    if (!this.layers.length) return parts.join("") + ".";
+    if (this.kind !== "done") return parts.join("") + ".";
     const death = this.death(patch);
     const now = this.numbers(this.influence(layer, "run"), patch);
     if (death && layer > death.after) parts.push(`. Layer ${layer}: no longer there`);
     else if (now && !(death && death.after === layer && death.stage === "filter")) {
       parts.push(`. Layer ${layer}: ${now}`);
-    } else if (!now) parts.push(`. Layer ${layer}: not tested${this.whyUntested(layer)}`);
+    } else if (!now && this.modes().includes("run")) {
+      parts.push(`. Layer ${layer}: not tested${this.whyUntested(layer)}`);
+    }
     const full = withProbe && this.numbers(this.influence(layer, "probe"), patch);
     if (full) parts.push(`. Full model, layer ${layer}: ${full}`);
     return parts.join("") + ".";

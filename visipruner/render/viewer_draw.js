@@ -8,8 +8,8 @@ function heatColour(share, stops) {
   return `rgb(${mix(0)}, ${mix(1)}, ${mix(2)})`;
 }
 
-function shareOf(change, scale) {
-  return (Math.log10(Math.max(change, 1e-12)) - scale[0]) / (scale[1] - scale[0]);
+function shareOf(value, scale) {
+  return (Math.log10(Math.max(value, 1e-12)) - scale[0]) / (scale[1] - scale[0]);
 }
 
 // A copy with so much of its colour taken out, by hand because Safari's canvas has no filters.
@@ -71,14 +71,14 @@ class Painter {
   // view: {layer, mode, cursor, hover, fading: flags of the layer before, progress 0..1}
   draw(story, view) {
     this.story = story;
-    const { context, canvas } = this, heat = this.heatValues(story, view);
+    const { context, canvas } = this, heat = story.heat(view.layer, view.mode);
     context.clearRect(0, 0, canvas.width, canvas.height);
     if (!this.image) return;
     context.drawImage(heat ? this.grey : this.image, 0, 0, canvas.width, canvas.height);
     if (!story.perPicture) return;
-    if (heat) this.paintHeat(heat, story.scale);
+    if (heat) this.paintHeat(heat);
     const present = story.present(view.layer), staying = story.staying(view.layer);
-    if (present) this.paintGone(present, view, heat);
+    if (present) this.paintGone(present, view, heat && heat.values);
     if (present && staying) this.paintLeaving(present, staying, heat);
     this.paintPadding(story.padding || [], present);
     this.paintGrid();
@@ -88,16 +88,11 @@ class Painter {
     if (view.cursor >= 0) this.paintCursor(view.cursor, 3);
   }
 
-  heatValues(story, view) {
-    const influence = view.mode === "picture" ? null : story.influence(view.layer, view.mode);
-    return influence && influence.change;
-  }
-
-  paintHeat(change, scale) {
+  paintHeat({ values, scale }) {
     this.context.globalAlpha = 0.82;
     for (let patch = 0; patch < this.story.perPicture; patch++) {
-      if (Number.isNaN(change[patch])) continue;
-      this.context.fillStyle = heatColour(shareOf(change[patch], scale), this.palette.heat);
+      if (Number.isNaN(values[patch])) continue;
+      this.context.fillStyle = heatColour(shareOf(values[patch], scale), this.palette.heat);
       this.context.fillRect(...this.box(patch));
     }
     this.context.globalAlpha = 1;

@@ -32,7 +32,6 @@ function receive(value) {
     view.layer = Math.min(value.first || 0, Math.max(0, story.layers.length - 1));
   }
   view.fading = null;
-  if (view.mode === "probe" && !story.probe) view.mode = "picture";
   build();
   refresh();
 }
@@ -137,7 +136,7 @@ function startPatch() {
 }
 
 function nextMode() {
-  const modes = ["picture", "run", ...(story.probe ? ["probe"] : [])];
+  const modes = story.modes();
   setMode(modes[(modes.indexOf(view.mode) + 1) % modes.length]);
 }
 

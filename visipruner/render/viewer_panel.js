@@ -14,9 +14,13 @@ function build() {
   range.style.setProperty("--cells", Math.max(1, layers));
   find("ribbon").replaceChildren(...Array.from({ length: layers }, (_, layer) => ribbonCell(layer)));
   find("chips").replaceChildren(...story.steps.map(chip));
-  find("probe").hidden = !story.probe;
-  find("modes").hidden = !story.layers.some((_, i) => story.influence(i, "run")) && !story.probe;
-  for (const radio of find("modes").querySelectorAll("input")) radio.checked = radio.value === view.mode;
+  const modes = story.modes();
+  if (!modes.includes(view.mode)) view.mode = "picture";
+  find("modes").hidden = modes.length < 2;
+  for (const radio of find("modes").querySelectorAll("input")) {
+    radio.checked = radio.value === view.mode;
+    radio.closest("label").hidden = !modes.includes(radio.value);
+  }
   show(find("why"), story.why);
   show(find("note"), [story.note, paddingNote()].filter(Boolean).join(" "));
 }
@@ -42,8 +46,9 @@ function chip(step) {
   button.type = "button";
   button.className = "pv-chip";
   button.style.setProperty("--stage", props.palette.stages[step.stage] || props.palette.stages.full);
+  const tokens = `${step.visual} token${step.visual === 1 ? "" : "s"}`;
   const layers = step.first === step.last ? `layer ${step.first}` : `layers ${step.first}–${step.last}`;
-  for (const [name, text] of [["b", step.title], ["span", layers], ["span", `${step.visual} tokens`]]) {
+  for (const [name, text] of [["b", step.title], ["span", layers], ["span", tokens]]) {
     button.append(Object.assign(document.createElement(name), { textContent: text }), " ");
   }
   button.dataset.first = step.first;
@@ -58,7 +63,7 @@ function refresh() {
   find("number").textContent = countText(record);
   find("of").textContent = story.length ? `of ${story.length} visual tokens` : "visual tokens";
   find("where").textContent = whereText(record, step);
-  find("sentence").textContent = step ? step.sentence : waitingText(record);
+  find("sentence").textContent = step ? step.sentence + leavingText(step) : waitingText(record);
   find("range").value = view.layer;
   find("range").setAttribute("aria-valuetext", `${whereText(record, step)}, ${record ? record.visual : 0} visual tokens`);
   find("canvas").setAttribute("aria-label", story.pictureLabel(view.layer));
@@ -70,12 +75,21 @@ function refresh() {
   const present = story.present(view.layer), staying = story.staying(view.layer);
   const differ = present && present.some((flag, patch) => flag !== staying[patch]);
   find("key").hidden = !present || !(differ || present.includes(0));
+  find("key-stays").hidden = !staying || !staying.includes(1);
   find("key-leaving").hidden = !differ;
   find("key-gone").hidden = !present || !present.includes(0);
   refreshHeat();
   refreshTray();
   refreshPatch();
   redraw();
+}
+
+// Methods that choose by the clock drop patches in the middle of a stage.
+function leavingText(step) {
+  const cut = story.cutAfter(view.layer);
+  const gone = cut ? story.sets[cut.at].length - story.sets[cut.kept].length : 0;
+  if (!gone || step.stage === "filter" || step.stage === "exit") return "";
+  return ` After this layer ${gone} of them ${gone === 1 ? "is" : "are"} dropped.`;
 }
 
 function countText(record) {
@@ -99,34 +113,40 @@ function waitingText(record) {
 }
 
 function refreshHeat() {
-  const on = view.mode !== "picture", influence = on && story.influence(view.layer, view.mode);
-  find("legend").hidden = !on;
-  if (!on || !story.scale) return;
-  const model = view.mode === "probe" ? "Full model" : "This run";
-  find("heatnote").textContent = influence
-    ? `${model}, layer ${view.layer}: how far the last word's attention output turns when one ` +
-      "patch is left out (1 − cosine). One scale for all layers."
-    : `${model}, layer ${view.layer}: not tested` +
-      `${view.mode === "run" ? story.whyUntested(view.layer) : ""}.`;
+  const heat = view.mode === "picture" ? null : story.heat(view.layer, view.mode);
+  find("legend").hidden = view.mode === "picture";
+  if (view.mode === "picture") return;
+  find("heatnote").textContent = heatText(heat);
+  for (const part of ["scale", "ticks", "ends"]) find(part).hidden = !heat;
+  if (!heat) return;
   const scale = find("scale"), context = scale.getContext("2d");
   for (let x = 0; x < scale.width; x++) {
     context.fillStyle = heatColour(x / (scale.width - 1), props.palette.heat);
     context.fillRect(x, 0, 1, 1);
   }
-  find("ticks").replaceChildren(...ticks());
+  find("ticks").replaceChildren(...ticks(heat.scale));
 }
 
-function ticks() {
-  const [low, high] = story.scale, marks = [];
-  const mark = (change, text, name) => {
+function heatText(heat) {
+  const where = `${view.mode === "probe" ? "Full model" : "This run"}, layer ${view.layer}: `;
+  if (!heat && view.mode === "scores") return where + "the method chose nothing after this layer.";
+  if (!heat) return `${where}not tested${view.mode === "run" ? story.whyUntested(view.layer) : ""}.`;
+  if (view.mode === "scores") return where + "the score by which the method chose.";
+  return where + "how far the last word's attention output turns when one patch is left out " +
+    "(1 − cosine). One scale for all layers.";
+}
+
+function ticks(range) {
+  const [low, high] = range, marks = [];
+  const mark = (value, text, name) => {
     const tick = Object.assign(document.createElement("span"), { textContent: text, className: name });
-    tick.style.left = `${100 * shareOf(change, story.scale)}%`;
+    tick.style.left = `${100 * shareOf(value, range)}%`;
     marks.push(tick);
   };
   const step = Math.max(1, Math.ceil((high - low) / 4));
   for (let decade = low; decade <= high; decade += step) mark(10 ** decade, decadeText(decade), "pv-tick");
-  const threshold = story.thresholds.layer_threshold, share = shareOf(1 - threshold, story.scale);
-  const inside = threshold < 1 && share >= 0 && share <= 1;
+  const threshold = view.mode === "scores" ? 1 : story.thresholds.layer_threshold;
+  const share = shareOf(1 - threshold, range), inside = threshold < 1 && share >= 0 && share <= 1;
   if (inside) mark(1 - threshold, "", "pv-threshold");
   find("limit").textContent = inside ? `white mark: filters below cosine ${threshold}` : "";
   return marks;
