@@ -81,8 +81,10 @@ def planned_attention(
     groups = query.shape[1] // key.shape[1]
     output = torch.empty_like(query)
     for span in attention_plan:
-        span_key = _take(key, span.keys).repeat_interleave(groups, dim=1)
-        span_value = _values(value, span).repeat_interleave(groups, dim=1)
+        span_key, span_value = _take(key, span.keys), _values(value, span)
+        if groups > 1:
+            span_key = span_key.repeat_interleave(groups, dim=1)
+            span_value = span_value.repeat_interleave(groups, dim=1)
         result = scaled_dot_product_attention(
             _take(query, span.queries),
             span_key,

@@ -78,6 +78,7 @@ class _Run:
         self.trace = PruningTrace.begin(method.name, method.settings, layout)
         self.memory = SimpleNamespace()
         self.handles: list = []
+        self.prefill_handles: list = []
         self.stock_configs: dict[
             nn.Module, object
         ] = {}  # attention modules whose config is swapped
@@ -94,28 +95,48 @@ class _Run:
         is_visual[list(layout.visual)] = True
         self.is_visual = is_visual
         self.patch_of = is_visual.cumsum(0) - 1  # position -> patch, where visual
+        self._locate()
 
     # -- hooks in and out
 
     def install(self):
         if any(isinstance(hook, _RunHook) for hook in self.decoder._forward_pre_hooks.values()):
             raise ValueError("This model is being pruned already: one prune() at a time per model.")
-        self._hook(self.decoder.register_forward_pre_hook, self.before_forward)
+        self._hook(self.handles, self.decoder.register_forward_pre_hook, self.before_forward)
         for index, layer in enumerate(self.decoder.layers):
-            self._hook(layer.register_forward_pre_hook, self.before_layer, index)
-            self._hook(layer.self_attn.register_forward_pre_hook, self.before_attention, index)
-            self._hook(layer.self_attn.register_forward_hook, self.after_attention, index)
-            self._hook(layer.register_forward_hook, self.after_layer, index)
+            for register, function in (
+                (layer.register_forward_pre_hook, self.before_layer),
+                (layer.self_attn.register_forward_pre_hook, self.before_attention),
+                (layer.self_attn.register_forward_hook, self.after_attention),
+                (layer.register_forward_hook, self.after_layer),
+            ):
+                self._hook(self.prefill_handles, register, function, index)
         lm_head = self.model.get_output_embeddings() if self.model is not self.decoder else None
         if lm_head is not None:
-            self.handles.append(lm_head.register_forward_pre_hook(self.before_lm_head))
+            self._hook(self.handles, lm_head.register_forward_pre_hook, self.before_lm_head)
 
-    def _hook(self, register, function, index=None):
-        self.handles.append(register(_RunHook(function, index), with_kwargs=True))
+    def _hook(self, handles, register, function, index=None):
+        handles.append(register(_RunHook(function, index), with_kwargs=True))
+
+    def _change_to_decoding(self):
+        """Decoding needs fewer hooks, and each costs time for every token."""
+        self._remove(self.prefill_handles)
+        self._hook(self.handles, self.decoder.register_forward_hook, self.after_decode_step)
+        own_masks = self.decoder.config._attn_implementation == "eager"
+        if own_masks or self.compact:
+            for index, layer in enumerate(self.decoder.layers):
+                register = layer.register_forward_pre_hook
+                self._hook(self.handles, register, self.before_decode_layer, index)
+
+    @staticmethod
+    def _remove(handles):
+        for handle in handles:
+            handle.remove()
+        handles.clear()
 
     def remove(self):
-        for handle in self.handles:
-            handle.remove()
+        self._remove(self.prefill_handles)
+        self._remove(self.handles)
         for attention, config in self.stock_configs.items():
             attention.config = config
         self.stock_configs.clear()
@@ -152,7 +173,6 @@ class _Run:
         position = self.layout.length + self.steps
         position_ids = torch.full((1, 1), position, device=tokens.device)
         self.trace.decode_positions.append(position)
-        self.trace.decode_kv.append([0] * len(decoder.layers))
         self.steps += 1
         return args, {**kwargs, "position_ids": position_ids, "attention_mask": None}
 
@@ -176,7 +196,12 @@ class _Run:
                 "prune() needs a prompt without padding and without a mask of its own."
             )
 
-    def before_lm_head(self, _module, args):
+    def after_decode_step(self, _index, _decoder, _args, _kwargs, _output):
+        if self.steps:  # this hook is born inside the prefill that it would also hear the end of
+            lengths = [layer.get_seq_length() for layer in self.cache.layers]
+            self.trace.decode_kv.append(lengths)
+
+    def before_lm_head(self, _index, _module, args, _kwargs):
         if not self.steps:
             self.trace.prefill_logits += args[0].shape[1]
 
@@ -184,9 +209,6 @@ class _Run:
 
     def before_layer(self, index, layer, args, kwargs):
         hidden = args[0] if args else kwargs["hidden_states"]
-        if self.steps:
-            kwargs = self._decode_arguments(index, hidden, kwargs)
-            return args, kwargs
         if index == 0:
             self.cache = kwargs.get("past_key_values")
             self._check_cache()
@@ -196,8 +218,7 @@ class _Run:
             args = (hidden, *args[1:])
         else:
             kwargs = {**kwargs, "hidden_states": hidden}
-        rows = len(self.positions)
-        visual = int(self.is_visual[self.positions].sum())
+        rows, visual = len(self.positions), len(self.patches)
         self.trace.layers.append(
             LayerRecord(index, rows, visual, _plain_stage(visual, self.layout))
         )
@@ -240,8 +261,9 @@ class _Run:
                 self.fitted["position_ids"] = kwargs["position_ids"][:, place]
         return {**kwargs, **self.fitted}
 
-    def _decode_arguments(self, index: int, hidden: Tensor, kwargs: dict) -> dict:
+    def before_decode_layer(self, index, _layer, args, kwargs):
         """One new token sees everything in this layer's own cache; no mask is needed for that."""
+        hidden = args[0] if args else kwargs["hidden_states"]
         step = self.steps - 1
         kwargs = {**kwargs, "attention_mask": None}
         position = self.next_position[index] + step
@@ -249,11 +271,9 @@ class _Run:
             position_ids = torch.full((1, 1), position, device=hidden.device)
             kwargs["position_ids"] = position_ids
             kwargs["position_embeddings"] = self.decoder.rotary_emb(hidden, position_ids)
-        return kwargs
+        return args, kwargs
 
     def before_attention(self, index, attention, args, kwargs):
-        if self.steps:
-            return None
         hidden = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
         self.view_parts = {
             "attention": attention,
@@ -265,9 +285,7 @@ class _Run:
             plan = self.method.attend(LayerInput(*self._view_fields(index, record)))
         if plan is None:
             record.pairs = rows * rows
-            is_visual = self.is_visual[self.positions]
-            seen = torch.arange(1, rows + 1)
-            record.visual_pairs = int(torch.where(is_visual, seen, is_visual.cumsum(0)).sum())
+            record.visual_pairs = self.plain_visual_pairs
             return None
         record.pairs = sum(span.scored_pairs for span in plan)
         record.visual_pairs = visible_visual_pairs(plan, self.is_visual[self.positions])
@@ -283,14 +301,11 @@ class _Run:
             attention.config = self.stock_configs.pop(attention)
 
     def after_layer(self, index, layer, _args, _kwargs, hidden):
-        cache = self.cache.layers[index]
-        if self.steps:
-            self.trace.decode_kv[-1][index] = cache.get_seq_length()
-            return None
         record = self.trace.layers[-1]
         selection = None
         if record.visual_tokens or self.trace.cuts:
             fields = self._view_fields(index, record)
+            cache = self.cache.layers[index]
             view = LayerView(*fields, hidden=hidden, cache=cache, **self.view_parts)
             if self.probe and record.visual_tokens:
                 view.influence()
@@ -303,22 +318,29 @@ class _Run:
             output = self._cut(selection, index, None if is_last else hidden)
         if is_last:
             self._finish_prefill()
+            self._change_to_decoding()
         if self.on_layer is not None:
             self.on_layer(record)
         return output
 
     # -- decisions
 
+    def _locate(self):
+        """Where the visual tokens are among the present rows; changes only with a cut."""
+        is_visual = self.is_visual[self.positions]
+        self.visual_rows = is_visual.nonzero().flatten()
+        self.patches = self.patch_of[self.positions[self.visual_rows]]
+        seen = torch.arange(1, len(self.positions) + 1)
+        self.plain_visual_pairs = int(torch.where(is_visual, seen, is_visual.cumsum(0)).sum())
+
     def _view_fields(self, index: int, record: LayerRecord | None) -> tuple:
-        visual_rows = self.is_visual[self.positions].nonzero().flatten()
-        patches = self.patch_of[self.positions[visual_rows]]
         return (
             index,
             len(self.decoder.layers),
             self.layout,
             self.positions,
-            visual_rows,
-            patches,
+            self.visual_rows,
+            self.patches,
             self.memory,
             self.trace,
             record,
@@ -346,6 +368,7 @@ class _Run:
         self.compact |= selection.compact
         if len(rows) < len(self.positions):
             self.positions, self.fitted = keep, {}
+            self._locate()
             hidden = hidden[:, rows.to(hidden.device)]
         return hidden if selection.hidden is None else selection.hidden
 
