@@ -1,4 +1,4 @@
-"""Plotly figures of a comparison, and for each a sentence that says the same without a picture."""
+"""Plotly figures of a comparison; `words` says the same without a picture."""
 
 from __future__ import annotations
 
@@ -6,7 +6,20 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from visipruner.render import palette
-from visipruner.render.series import influence_series, layer_spans, marks, settings_of, sides
+from visipruner.render.series import (
+    flops_unit,
+    influence_series,
+    layer_spans,
+    marks,
+    settings_of,
+    sides,
+)
+from visipruner.render.words import (
+    describe_flops,
+    describe_influence,
+    describe_tokens,
+    layers,
+)
 
 # Plotly writes colours into every text element. This lets the page's theme win, light or dark.
 CHART_CSS = """
@@ -29,7 +42,7 @@ def tokens_chart(comparison) -> go.Figure:
 
 def flops_chart(comparison) -> go.Figure:
     """FLOPs that ran in each layer in prefill, full and pruned."""
-    scale, unit = _flops_unit(comparison)
+    scale, unit = flops_unit(comparison)
     full, pruned = (
         [n / scale for n in side.counts.executed_per_layer] for side in sides(comparison)
     )
@@ -73,41 +86,6 @@ def influence_chart(comparison) -> go.Figure:
     return figure.update_layout(height=480)
 
 
-# -- the same in words
-
-
-def describe_tokens(comparison) -> str:
-    trace = sides(comparison)[1].trace
-    runs = layer_spans([record.visual_tokens for record in trace.layers])
-    parts = [f"{count} in {_layers(first, last)}" for first, last, count in runs]
-    return (
-        f"Visual tokens of the pruned run: {', '.join(parts)}; the full run has {trace.num_visual} "
-        "in every layer."
-    )
-
-
-def describe_flops(comparison) -> str:
-    full, pruned = (sum(side.counts.executed_per_layer) for side in sides(comparison))
-    if not full:
-        return "No layer ran."
-    return (
-        f"FLOPs executed in the layers during prefill: {full:.3g} in the full run, {pruned:.3g} in "
-        f"the pruned run, {100 * pruned / full:.0f} percent of it."
-    )
-
-
-def describe_influence(comparison) -> str:
-    pruned, probe = influence_series(comparison)
-    series = pruned if pruned and any(c is not None for c in pruned["change"]) else probe
-    if series is None or all(c is None for c in series["change"]):
-        return "No layer was tested, so there is no influence to show."
-    change, layer = max((c, i) for i, c in enumerate(series["change"]) if c is not None)
-    return (
-        f"The most influential patch was found in layer {layer} of the {series['name']}, "
-        f"with cosine {1 - change:.5f}. {sides(comparison)[1].trace.why}"
-    ).strip()
-
-
 # -- parts
 
 
@@ -130,9 +108,9 @@ def _bars(comparison, full: list, pruned: list, unit: str) -> go.Figure:
 
 
 def _mark_layers(figure: go.Figure, comparison):
-    layers = len(figure.data[0].x)
+    count = len(figure.data[0].x)
     for number, (layer, text, colour) in enumerate(marks(sides(comparison)[1].trace)):
-        left_half = layer < layers * 0.6
+        left_half = layer < count * 0.6
         figure.add_vline(
             x=layer + 0.5,
             line={"color": colour, "width": 2, "dash": "dash"},
@@ -198,7 +176,7 @@ def _untested(figure: go.Figure, comparison) -> str:
         )
     if not spans:
         return ""
-    return f"Grey: not tested in the pruned run ({', '.join(_layers(*span) for span in spans)})"
+    return f"Grey: not tested in the pruned run ({', '.join(layers(*span) for span in spans)})"
 
 
 def _finish(figure: go.Figure, title: str, unit: str | None, subtitle: str = "") -> go.Figure:
@@ -241,13 +219,12 @@ def _finish(figure: go.Figure, title: str, unit: str | None, subtitle: str = "")
     return figure
 
 
-def _flops_unit(comparison) -> tuple[float, str]:
-    most = max((n for side in sides(comparison) for n in side.counts.executed_per_layer), default=0)
-    for scale, unit in ((1e12, "TFLOPs"), (1e9, "GFLOPs"), (1e6, "MFLOPs")):
-        if most >= scale:
-            return scale, unit
-    return 1.0, "FLOPs"
-
-
-def _layers(first: int, last: int) -> str:
-    return f"layer {first}" if first == last else f"layers {first} to {last}"
+__all__ = [
+    "CHART_CSS",
+    "describe_flops",
+    "describe_influence",
+    "describe_tokens",
+    "flops_chart",
+    "influence_chart",
+    "tokens_chart",
+]

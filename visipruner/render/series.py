@@ -42,6 +42,22 @@ def marks(trace: PruningTrace) -> list[tuple[int, str, str]]:
     return found
 
 
+def tokens_left(trace: PruningTrace) -> int:
+    """Visual tokens that the method settled on, before vision left altogether."""
+    kept = [len(cut.kept) for cut in trace.cuts]
+    some = [count for count in kept if count]
+    return some[-1] if some else (0 if kept else trace.num_visual)
+
+
+def flops_unit(comparison) -> tuple[float, str]:
+    """A unit in which a layer's FLOPs are short numbers: (how many FLOPs it is, its name)."""
+    most = max((n for side in sides(comparison) for n in side.counts.executed_per_layer), default=0)
+    for scale, unit in ((1e12, "TFLOPs"), (1e9, "GFLOPs"), (1e6, "MFLOPs")):
+        if most >= scale:
+            return scale, unit
+    return 1.0, "FLOPs"
+
+
 def influence_series(comparison) -> tuple[dict, dict | None]:
     """Per layer the largest 1 - cosine and the largest L2, of the pruned run and of the full model.
 

@@ -1,0 +1,313 @@
+"""What is drawn shows what the trace says: values, figures, pictures and the report."""
+
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from visipruner.flops import ExecutedFlops
+from visipruner.layout import TokenLayout
+from visipruner.render import charts, series, stages
+from visipruner.render.overlay import draw_survivors, panels
+from visipruner.render.report import report_html
+from visipruner.render.values import (
+    pack_bits,
+    pack_numbers,
+    unpack_bits,
+    unpack_numbers,
+    viewer_live,
+    viewer_start,
+    viewer_value,
+)
+from visipruner.render.viewer import PatchViewer, viewer_parts
+from visipruner.results import Answer, Comparison, Counts, Times
+from visipruner.trace import Cut, Influence, LayerRecord, PruningTrace
+
+GRID = (24, 24)
+PATCHES = GRID[0] * GRID[1]
+LAYERS = 12
+SETTINGS = {
+    "semantics": "paper",
+    "layer_threshold": 0.995,
+    "tokens_threshold": 0.2,
+    "exit_threshold": 0.999,
+    "relative": False,
+}
+
+
+def influence_of(patches, seed):
+    rng = np.random.default_rng(seed)
+    cos = 1 - 10 ** rng.uniform(-7, -1, len(patches))
+    l2 = 10 ** rng.uniform(-4, 0, len(patches))
+    return Influence(list(patches), cos.tolist(), l2.tolist(), 1.5)
+
+
+def trace_of(stage_of_layer, kept_after, method="visipruner", grids=(GRID,), tested=True):
+    """A trace with these stages; `kept_after` maps layers to (stage, patches that stay)."""
+    visual = sum(rows * columns for rows, columns in grids)
+    trace = PruningTrace(
+        method,
+        dict(SETTINGS),
+        visual + 40,
+        [(5, 5 + visual)] if visual else [],
+        list(grids),
+        visual,
+    )
+    present = list(range(visual))
+    for layer, stage in enumerate(stage_of_layer):
+        measured = tested and present and stage in ("search", "filter", "middle", "exit")
+        found = influence_of(present, layer) if measured else None
+        trace.layers.append(
+            LayerRecord(
+                layer, len(present) + 40, len(present), stage, influence=found, kv_tokens=40
+            )
+        )
+        if layer in kept_after:
+            word, kept = kept_after[layer]
+            owner = [5 + patch if patch in kept else -1 for patch in range(visual)]
+            trace.cuts.append(Cut(layer, word, list(kept), owner, None))
+            present = list(kept)
+    trace.why = "Layer 5 filtered."
+    return trace
+
+
+def visipruner_trace(kept=(30, 31, 200), **more):
+    stages_ = ["shallow"] * 3 + ["search"] * 2 + ["filter"] + ["middle"] * 2 + ["exit"]
+    stages_ += ["text only"] * (LAYERS - len(stages_))
+    trace = trace_of(stages_, {5: ("filter", list(kept)), 8: ("exit", [])}, **more)
+    trace.filtering_layer, trace.exit_layer = 5, 8
+    return trace
+
+
+def answer_of(trace, text="red"):
+    work = [record.tokens * 1_000_000 for record in trace.layers]
+    counts = Counts(ExecutedFlops(sum(work), 10, 5), work, 7, 99, 0.1, 0.2, 1024, None)
+    return Answer(text, [1, 2], Times(1.0, 2.0, 3.0, 0.5, 4.0), counts, trace)
+
+
+def comparison_of(trace, probe=True, question="What colour is the star?", seen=None):
+    full = trace_of(["full"] * len(trace.layers), {}, "none", tuple(trace.grids), tested=False)
+    spans = tuple(trace.spans)
+    layout = TokenLayout(trace.length, spans, tuple(trace.grids))
+    noise = np.random.default_rng(0).integers(0, 255, (336, 336, 3), dtype=np.uint8)
+    seen = seen or Image.fromarray(noise)
+    prompt = SimpleNamespace(
+        question=question, layout=layout, seen=seen, padding=(0, 1), notes=("A note.",)
+    )
+    probed = trace_of(["search"] * len(trace.layers), {}, "none", tuple(trace.grids))
+    machine = {"model": "tiny", "torch": "2.x"}
+    answers = [answer_of(full), answer_of(trace, "blue")]
+    return Comparison(prompt, answers, probed if probe else None, machine)
+
+
+@pytest.fixture(scope="module")
+def comparison():
+    return comparison_of(visipruner_trace())
+
+
+# -- the viewer's value
+
+
+def test_bits_survive_packing():
+    patches = [0, 7, 8, 63, 575]
+    assert unpack_bits(pack_bits(patches, PATCHES), PATCHES) == patches
+    assert unpack_bits(pack_bits([], PATCHES), PATCHES) == []
+    assert unpack_bits(pack_bits(range(10), 10), 10) == list(range(10))
+
+
+def test_numbers_survive_packing_to_a_tenth_of_a_percent():
+    numbers = np.array([1e-8, 0.005, 0.123, 0.99, 25.0, 9999.0])
+    assert np.allclose(unpack_numbers(pack_numbers(numbers)), numbers, rtol=1e-3)
+    assert unpack_numbers(pack_numbers([0.0, -1e-9]))[0] <= 1.01e-9
+
+
+def test_masks_are_the_patches_of_the_trace(comparison):
+    value, trace = viewer_value(comparison), comparison.answers[-1].trace
+    for layer, record in enumerate(value["layers"]):
+        shown = unpack_bits(value["masks"][record["mask"]], PATCHES)
+        assert shown == trace.patches_at(layer)
+        assert record["visual"] == len(shown)
+        assert record["stage"] == trace.layers[layer].stage
+
+
+def test_influence_is_that_of_the_trace(comparison):
+    value, trace = viewer_value(comparison), comparison.answers[-1].trace
+    for record, shown in zip(trace.layers, value["layers"], strict=True):
+        if record.influence is None:
+            assert shown["influence"] is None
+            continue
+        packed = shown["influence"]
+        assert unpack_bits(value["masks"][packed["at"]], PATCHES) == record.influence.patches
+        change = 1 - np.array(record.influence.cos)
+        assert np.allclose(unpack_numbers(packed["change"]), change, rtol=1e-3, atol=2e-9)
+        assert np.allclose(unpack_numbers(packed["l2"]), record.influence.l2, rtol=1e-3)
+
+
+def test_value_is_json_and_small(comparison):
+    text = json.dumps(viewer_value(comparison), allow_nan=False)
+    assert json.loads(text) == viewer_value(comparison)
+    assert len(text) < 300_000
+
+
+def test_without_a_probe_there_is_none():
+    assert viewer_value(comparison_of(visipruner_trace(), probe=False))["probe"] is None
+
+
+def test_live_value_grows_layer_by_layer_and_is_cheap(comparison):
+    start = viewer_start(comparison.prompt, LAYERS)
+    trace = comparison.answers[-1].trace
+    for count in range(1, LAYERS + 1):
+        live = viewer_live(start, trace.layers[:count])
+        assert [layer["visual"] for layer in live["layers"]] == [
+            record.visual_tokens for record in trace.layers[:count]
+        ]
+        assert len(json.dumps(live)) - len(start["picture"]) < 8_000
+    known = [layer["mask"] for layer in live["layers"]]
+    assert unpack_bits(live["masks"][known[6]], PATCHES) == [30, 31, 200]
+
+
+def test_live_value_of_a_method_that_measures_nothing_claims_no_patches():
+    trace = trace_of(["full", "reduced"], {0: ("fastv", [3])}, "fastv", tested=False)
+    prompt = comparison_of(trace).prompt
+    live = viewer_live(viewer_start(prompt), trace.layers)
+    assert live["layers"][1]["mask"] is None
+
+
+@pytest.mark.parametrize(
+    ("grids", "words"),
+    [((), "no visual tokens"), ((GRID, GRID), "2 pictures"), ((GRID,), "")],
+)
+def test_any_number_of_pictures_can_be_shown(grids, words):
+    trace = trace_of(["full"] * 3, {}, "none", grids, tested=False)
+    value = viewer_value(comparison_of(trace, probe=False))
+    assert words in value["note"]
+    assert bool(value["note"]) == bool(words)
+    json.dumps(value)
+
+
+def test_starts_where_there_is_something_to_see():
+    assert stages.most_telling_layer(visipruner_trace()) == 6
+    assert stages.most_telling_layer(visipruner_trace(kept=())) == 5
+    nothing = trace_of(["shallow"] + ["search"] * 5, {})
+    assert stages.most_telling_layer(nothing) == nothing.most_influential[1]
+
+
+def test_every_stage_has_a_sentence():
+    steps = stages.steps(visipruner_trace(kept=(9,)))
+    assert [step["stage"] for step in steps] == [
+        "shallow", "search", "filter", "middle", "exit", "text only",
+    ]  # fmt: skip
+    assert all(step["sentence"].endswith(".") for step in steps)
+    assert "575 of 576 leave" in steps[2]["sentence"]
+    assert "none is strong enough" in stages.steps(visipruner_trace(kept=()))[2]["sentence"]
+    assert "nothing is dropped" in stages.steps(visipruner_trace(kept=range(576)))[2]["sentence"]
+
+
+def test_viewer_is_a_component_without_foreign_addresses():
+    viewer = PatchViewer(elem_id="patches")
+    assert viewer.elem_id == "patches"
+    for part in viewer_parts().values():
+        assert "http" not in part
+    # gr.HTML reads these as templates: both marks would be evaluated there.
+    for name in ("html_template", "css_template"):
+        assert not any(mark in viewer_parts()[name] for mark in ("${", "{{", "`", "\\"))
+
+
+# -- charts
+
+
+def test_charts_hold_the_trace(comparison):
+    full, pruned = comparison.answers
+    tokens = charts.tokens_chart(comparison)
+    assert list(tokens.data[0].y) == [PATCHES] * LAYERS
+    assert list(tokens.data[1].y) == [record.visual_tokens for record in pruned.trace.layers]
+    flops = charts.flops_chart(comparison)
+    scale, _ = series.flops_unit(comparison)
+    for bars, answer in zip(flops.data, (full, pruned), strict=True):
+        assert [value * scale for value in bars.y] == answer.counts.executed_per_layer
+    marked = " ".join(note.text for note in tokens.layout.annotations)
+    assert "576 → 3" in marked
+    assert "3 → 0" in marked
+
+
+def test_influence_chart_leaves_untested_layers_empty(comparison):
+    figure = charts.influence_chart(comparison)
+    pruned = next(line for line in figure.data if line.name == "pruned run")
+    trace = comparison.answers[-1].trace
+    for value, record in zip(pruned.y, trace.layers, strict=True):
+        if record.influence:
+            assert value == pytest.approx(1 - min(record.influence.cos))
+        else:
+            assert value is None
+    assert "layers 0 to 2" in figure.layout.title.subtitle.text
+    names = {line.name for line in figure.data}
+    assert {"full model", "filter: cosine below 0.995", "stays: L2 from 0.2"} <= names
+
+
+def test_charts_survive_a_run_that_tested_nothing():
+    trace = trace_of(["full"] * 2 + ["reduced"] * 2, {1: ("fastv", [1])}, "fastv", tested=False)
+    bare = comparison_of(trace, probe=False)
+    for draw in (charts.tokens_chart, charts.flops_chart, charts.influence_chart):
+        json.loads(draw(bare).to_json())
+    assert "No layer was tested" in charts.describe_influence(bare)
+
+
+def test_charts_in_words(comparison):
+    assert "3 in layers 6 to 8" in charts.describe_tokens(comparison)
+    assert "percent" in charts.describe_flops(comparison)
+    assert "cosine" in charts.describe_influence(comparison)
+
+
+# -- the annotated picture
+
+
+def test_picture_shows_the_trace():
+    seen = Image.new("RGB", (336, 336), "white")
+    one = draw_survivors(seen, visipruner_trace())
+    other = draw_survivors(seen, visipruner_trace(kept=(400,)))
+    assert one.width > 4 * 336
+    assert np.asarray(one).std() > 10
+    assert np.asarray(one).tobytes() != np.asarray(other).tobytes()
+
+
+def test_picture_of_one_layer_lights_exactly_its_patches():
+    trace = visipruner_trace(kept=(0, 300))
+    sheet = draw_survivors(Image.new("RGB", (336, 336), "white"), trace, layer=6, size=480)
+    assert sheet.height > 480
+    with pytest.raises(ValueError, match="0 to 11"):
+        draw_survivors(Image.new("RGB", (336, 336)), trace, layer=12)
+
+
+@pytest.mark.parametrize("kept", [(), (7,), tuple(range(PATCHES))])
+def test_strip_has_at_most_four_panels(kept):
+    strip = panels(visipruner_trace(kept=kept))
+    assert 2 <= len(strip) <= 4
+    assert strip[0][1] == list(range(PATCHES))
+
+
+def test_picture_without_visual_tokens_is_drawn_too():
+    trace = trace_of(["text only"] * 2, {}, "none", (), tested=False)
+    assert draw_survivors(Image.new("RGB", (336, 336)), trace).size[0] > 336
+
+
+# -- the report
+
+
+def test_report_is_whole_and_fetches_nothing(comparison):
+    page = report_html(comparison, {"model": "tiny", "level": "balanced"})
+    assert "http://" not in page
+    assert "https://" not in page
+    assert "src=" not in page.replace("img-src", "").replace('src="data:', "")
+    for words in ("What colour is the star?", "red", "blue", "formula", "executed", "measured",
+                  "balanced", "2.x", "A note.", "<svg", "pv-canvas"):  # fmt: skip
+        assert words in page
+    assert len(page) < 600_000
+
+
+def test_report_escapes_what_people_wrote():
+    wicked = "</script><script>alert(1)</script>"
+    page = report_html(comparison_of(visipruner_trace(), question=wicked), {"x": wicked})
+    assert wicked not in page
+    assert page.count("</script>") == 1

@@ -1,0 +1,207 @@
+"""One HTML file with everything about a comparison: no network, no server, the viewer included."""
+
+from __future__ import annotations
+
+import json
+from html import escape
+from pathlib import Path
+
+from visipruner.render import palette, svg
+from visipruner.render.series import (
+    flops_unit,
+    influence_series,
+    marks,
+    settings_of,
+    sides,
+    tokens_left,
+)
+from visipruner.render.viewer import viewer_parts, viewer_props, viewer_value
+from visipruner.render.words import describe_flops, describe_influence, describe_tokens
+
+_STYLE = Path(__file__).with_name("report.css")
+
+# Written into the file, so that the browser itself refuses every request that is not inside it.
+_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
+
+_NO_MEASURABLE_DIFFERENCE = 1.05  # times faster; below this, one measurement says nothing
+
+
+def report_html(comparison, settings: dict) -> str:
+    """The report as one string of HTML.
+
+    Args:
+        comparison: a `results.Comparison`.
+        settings: whatever was chosen; printed as JSON beside the versions.
+    """
+    title = f"Visual-token pruning: {comparison.prompt.question}"
+    body = [
+        f"<h1>{escape(title)}</h1>",
+        _verdict(comparison),
+        _answers(comparison),
+        "<h2>What the model still sees</h2>",
+        _viewer(comparison),
+        _counters(comparison),
+        _charts(comparison),
+        _settings(comparison, settings),
+    ]
+    return (
+        "<!doctype html>\n"
+        '<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
+        f"<title>{escape(title)}</title><style>{_STYLE.read_text()}</style></head>\n"
+        f"<body>{''.join(body)}</body></html>\n"
+    )
+
+
+# -- parts
+
+
+def _verdict(comparison) -> str:
+    pruned = sides(comparison)[1]
+    same = "Same answer." if comparison.same else "Another answer."
+    left = tokens_left(pruned.trace)
+    speed = comparison.first_token_ratio
+    measured = (
+        f"{speed:.2f} times faster"
+        if speed >= _NO_MEASURABLE_DIFFERENCE
+        else "no measurable difference"
+        if speed >= 1
+        else f"slower ({speed:.2f} times)"
+    )
+    return (
+        f'<p class="verdict">{same} {pruned.trace.num_visual} → {left} visual tokens, '
+        f"{comparison.flops_ratio:.2f} times fewer FLOPs executed in the prefill, "
+        f"first token: {measured}.</p><p>{escape(pruned.trace.why)}</p>"
+    )
+
+
+def _answers(comparison) -> str:
+    cells = []
+    for name, answer in zip(("Full", "Pruned"), sides(comparison), strict=True):
+        text = _marked(comparison, name.lower()) or "<em>(no words)</em>"
+        cells.append(
+            f"<section><h3>{name}: {escape(answer.trace.method)}</h3><p>{text}</p></section>"
+        )
+    notes = "".join(f"<p>{escape(note)}</p>" for note in comparison.prompt.notes)
+    return f'<h2>Answers</h2><div class="answers">{"".join(cells)}</div>{notes}'
+
+
+def _marked(comparison, side: str) -> str:
+    """One side's words; those that the other side does not have are marked."""
+    parts = []
+    for kind, words in comparison.word_diff:
+        if kind == "same":
+            parts.append(escape(words))
+        elif kind == side:
+            parts.append(escape(words) if comparison.same else f"<mark>{escape(words)}</mark>")
+    return " ".join(parts)
+
+
+def _counters(comparison) -> str:
+    rows = []
+    for label, kind, read in _COUNTERS:
+        values = [read(answer) for answer in sides(comparison)]
+        if all(value is None for value in values):
+            continue
+        cells = "".join(f"<td>{'–' if value is None else value}</td>" for value in values)
+        rows.append(f"<tr><th scope='row'>{label}</th><td>{kind}</td>{cells}</tr>")
+    return (
+        "<h2>Counters</h2><div class='scroll' tabindex='0' role='region' aria-label='Counters'>"
+        "<table><thead><tr><th scope='col'></th><th scope='col'>kind</th><th scope='col'>full</th>"
+        f"<th scope='col'>pruned</th></tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
+        "<p><small>“formula” is the paper's multiply-adds of visual tokens only; “executed” counts "
+        "every product that ran, 2 FLOPs per multiply-add, the test included; “measured” is one "
+        "run on the machine below.</small></p>"
+    )
+
+
+def _engineering(number: float, unit: str) -> str:
+    for scale, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(number) >= scale:
+            return f"{number / scale:.4g} {prefix}{unit}"
+    return f"{number:.4g} {unit}"
+
+
+def _milliseconds(value: float | None) -> str | None:
+    return None if value is None else f"{value:.1f} ms"
+
+
+_COUNTERS = (
+    ("Visual tokens × layers", "executed", lambda a: sum(r.visual_tokens for r in a.trace.layers)),
+    (
+        "Visual part of the language model",
+        "formula",
+        lambda a: _engineering(a.counts.paper_macs, "MAC"),
+    ),
+    (
+        "Prefill of the language model",
+        "executed",
+        lambda a: _engineering(a.counts.executed.prefill, "FLOP"),
+    ),
+    (
+        "… of which the method's test",
+        "executed",
+        lambda a: _engineering(a.counts.executed.probe, "FLOP"),
+    ),
+    ("Decoding", "executed", lambda a: _engineering(a.counts.executed.decode, "FLOP")),
+    ("Vision tower and projector", "executed", lambda a: _engineering(a.counts.vision, "FLOP")),
+    ("Visual attention left", "formula", lambda a: f"{100 * a.counts.attention_paper:.1f} %"),
+    ("Visual attention left", "executed", lambda a: f"{100 * a.counts.attention_executed:.1f} %"),
+    ("Key-value cache after prefill", "executed", lambda a: _engineering(a.counts.kv_bytes, "B")),
+    ("Vision time", "measured", lambda a: _milliseconds(a.times.vision)),
+    ("Prefill time", "measured", lambda a: _milliseconds(a.times.prefill)),
+    ("Time to first token", "measured", lambda a: _milliseconds(a.times.first_token)),
+    ("Time per further token", "measured", lambda a: _milliseconds(a.times.per_token)),
+    ("Total time", "measured", lambda a: _milliseconds(a.times.total)),
+    (
+        "Peak memory above the model",
+        "measured",
+        lambda a: None if a.counts.peak_bytes is None else _engineering(a.counts.peak_bytes, "B"),
+    ),
+)
+
+
+def _viewer(comparison) -> str:
+    parts = viewer_parts()
+    # "</" would end the script element, wherever it stands.
+    props = json.dumps({**viewer_props(), "value": viewer_value(comparison)}).replace("</", "<\\/")
+    return (
+        f"<style>#viewer {{ {parts['css_template']} }}</style>"
+        f'<div id="viewer">{parts["html_template"]}</div>'
+        f"<script>(function (element, props, watch) {{\n{parts['js_on_load']}\n}})"
+        f"(document.getElementById('viewer'), {props}, () => {{}});</script>"
+    )
+
+
+def _charts(comparison) -> str:
+    full, pruned = sides(comparison)
+    cuts = marks(pruned.trace)
+    tokens = [[record.visual_tokens for record in side.trace.layers] for side in (full, pruned)]
+    scale, unit = flops_unit(comparison)
+    flops = [[n / scale for n in side.counts.executed_per_layer] for side in (full, pruned)]
+    drawn = [
+        svg.bars(*tokens, "visual tokens", cuts, describe_tokens(comparison)),
+        svg.bars(*flops, f"{unit} executed", cuts, describe_flops(comparison)),
+        _influence(comparison),
+    ]
+    return f'<h2>Layer by layer</h2><div class="charts">{"".join(drawn)}</div>'
+
+
+def _influence(comparison) -> str:
+    settings = settings_of(comparison)
+    limits = [
+        (f"filters below cosine {settings[name]:g}", 1 - settings[name])
+        for name in ("layer_threshold",)
+        if name in settings
+    ]
+    pruned, probe = influence_series(comparison)
+    series = [(probe["name"], palette.FULL, probe["change"])] if probe else []
+    series.append((pruned["name"], palette.PRUNED, pruned["change"]))
+    return svg.lines(series, limits, "1 − smallest cosine", describe_influence(comparison))
+
+
+def _settings(comparison, settings: dict) -> str:
+    everything = {"settings": settings, "machine": comparison.machine}
+    text = json.dumps(everything, indent=1, ensure_ascii=False, default=str)
+    return f"<h2>Settings and versions</h2><pre>{escape(text)}</pre>"
