@@ -93,6 +93,7 @@ def _results() -> Results:
         with gr.Row(elem_classes="vp-answers", equal_height=True):
             full, pruned = gr.HTML(min_width=280), gr.HTML(min_width=280)
         viewer = PatchViewer()
+        small = gr.HTML(elem_classes="vp-scroll")
         plots, told = [], []
         with gr.Column(visible=False, elem_classes="vp-charts") as charts:
             with gr.Row():
@@ -102,7 +103,6 @@ def _results() -> Results:
                         told.append(gr.HTML())
             plots.append(gr.Plot(show_label=False, container=False))
             told.append(gr.HTML())
-        small = gr.HTML()
         with gr.Row(elem_classes="vp-tight vp-saves"):
             measure = gr.Button(text.MEASURE, size="sm")
             saves = {

@@ -66,8 +66,8 @@ FIELD_INFO = {
 FROM_LEVEL = "from level"
 PROMPT = "The prompt as the model gets it"
 
-FULL = "With all patches"
-PRUNED = "With the patches that matter"
+FULL = "All patches"
+PRUNED = "Pruned"
 NO_ANSWER_YET = "…"
 EMPTY_ANSWER = "(the model ended without a word)"
 
@@ -108,30 +108,42 @@ MARKS = {
     EXECUTED: "counted from what really ran",
     MEASURED: "a clock or memory counter, one run",
 }
-GROUPS = {
-    "time": "Time",
-    "work": "Computing",
-    "attention": "Attention to the picture that is left",
-    "memory": "Memory",
-}
 COUNTERS = {
     "layer": "Layer",
     "tokens": "Visual tokens in it",
-    "vision": "Vision tower, shared",
+    "vision": "Vision tower, shared by both",
     "prefill": "Prefill: reading the prompt",
     "first": "First word after",
     "token": "Each further token",
     "total": "Whole answer",
-    "flops": "Prefill",
+    "flops": "Computing to read the prompt",
     "probe": "… of it the method's own test",
-    "decode": "Writing the answer",
-    "tower": "Vision tower, shared",
-    "macs": "Visual tokens only",
-    "attention": "as it ran",
-    "attention_paper": "as the paper counts",
+    "decode": "Computing to write the answer",
+    "tower": "Vision tower, shared by both",
+    "macs": "Visual tokens only, as the paper counts",
+    "attention": "Attention to the picture, as it ran",
+    "attention_paper": "Attention to the picture, as the paper counts",
     "kv": "Key-value cache after prefill",
-    "peak": "Peak of this run",
+    "peak": "Peak memory of this run",
 }
+COUNTERS_HEAD = "All counters"
+# Name, a heading before it, and how it is known.
+COUNTER_ROWS = (
+    ("vision", "Time", MEASURED),
+    ("prefill", "", MEASURED),
+    ("first", "", MEASURED),
+    ("token", "", MEASURED),
+    ("total", "", MEASURED),
+    ("flops", "Computing", EXECUTED),
+    ("probe", "", EXECUTED),
+    ("decode", "", EXECUTED),
+    ("tower", "", EXECUTED),
+    ("macs", "", FORMULA),
+    ("attention", "", EXECUTED),
+    ("attention_paper", "", FORMULA),
+    ("kv", "Memory", EXECUTED),
+    ("peak", "", MEASURED),
+)
 NO_MEMORY = "GPU only"
 MACHINE = (
     "Measured once on {device}, {threads} threads, {dtype}, {attention} attention, "

@@ -169,12 +169,12 @@ def tag(source: str) -> str:
 
 
 def column(progress: Progress, side: int, truth: Truth | None = None) -> str:
-    """One answer with its counters, finished or on its way."""
+    """One answer with its most telling counters, finished or on its way."""
     shown = progress.sides[side]
     words = escape(shown.text) or (text.EMPTY_ANSWER if shown.answer else text.NO_ANSWER_YET)
     busy = "busy" if side == progress.now and not shown.answer else ""
     right = mark(truth.fits(shown.answer.text)) if truth and shown.answer else ""
-    rows = _final(shown) if shown.answer else _live(progress, shown)
+    rows = _ended(shown) if shown.answer else _live(progress, shown)
     return (
         f'<article class="vp-side {"pruned" if side == PRUNED else "full"} {busy}">'
         f"<h3>{escape(NAMES[side])} {right}</h3>"
@@ -182,48 +182,71 @@ def column(progress: Progress, side: int, truth: Truth | None = None) -> str:
     )
 
 
-def row(name: str, value: str, source: str) -> str:
+def _row(name: str, value: str, source: str) -> str:
     label = escape(text.COUNTERS[name])
     return f"<div><dt>{label}</dt><dd>{escape(value)} {tag(source)}</dd></div>"
 
 
 def _live(progress: Progress, side: Side) -> list[str]:
     last = side.records[-1] if side.records else None
-    layer = f"{last.layer + 1} / {progress.layers}" if last else f"0 / {progress.layers}"
     return [
-        row("layer", layer, text.EXECUTED),
-        row("tokens", str(last.visual_tokens) if last else "–", text.EXECUTED),
-        row("flops", flops(side.flops) if side.flops else "–", text.EXECUTED),
+        _row("layer", f"{last.layer + 1 if last else 0} / {progress.layers}", text.EXECUTED),
+        _row("tokens", str(last.visual_tokens) if last else "–", text.EXECUTED),
+        _row("flops", flops(side.flops) if side.flops else "–", text.EXECUTED),
     ]
 
 
-def _final(side: Side) -> list[str]:
+def _ended(side: Side) -> list[str]:
     clock, counts = side.answer.times, side.answer.counts
-    memory = text.NO_MEMORY if counts.peak_bytes is None else f"{count(counts.peak_bytes)}B"
     return [
-        group("time"),
-        row("vision", duration(clock.vision), text.MEASURED),
-        row("prefill", duration(clock.prefill), text.MEASURED),
-        row("first", duration(clock.first_token), text.MEASURED),
-        row("token", duration(clock.per_token), text.MEASURED),
-        row("total", duration(clock.total), text.MEASURED),
-        group("work"),
-        row("flops", flops(counts.executed.prefill), text.EXECUTED),
-        row("probe", flops(counts.executed.probe), text.EXECUTED),
-        row("decode", flops(counts.executed.decode), text.EXECUTED),
-        row("tower", flops(counts.vision), text.EXECUTED),
-        row("macs", f"{count(counts.paper_macs)}MAC", text.FORMULA),
-        group("attention"),
-        row("attention", f"{counts.attention_executed:.1%}", text.EXECUTED),
-        row("attention_paper", f"{counts.attention_paper:.1%}", text.FORMULA),
-        group("memory"),
-        row("kv", f"{count(counts.kv_bytes)}B", text.EXECUTED),
-        row("peak", memory, text.MEASURED),
+        _row("first", duration(clock.first_token), text.MEASURED),
+        _row("total", duration(clock.total), text.MEASURED),
+        _row("flops", flops(counts.executed.prefill), text.EXECUTED),
     ]
 
 
-def group(name: str) -> str:
-    return f'<div class="vp-group"><dt>{escape(text.GROUPS[name])}</dt><dd></dd></div>'
+# -- all counters
+
+
+def counters(comparison: Comparison) -> str:
+    """Everything that was counted or clocked, side by side, each with its kind."""
+    cells = [_values(answer) for answer in comparison.answers]
+    rows = []
+    for name, group, source in text.COUNTER_ROWS:
+        if group:
+            rows.append(f'<tr class="vp-group"><th scope="rowgroup" colspan="3">{group}</th></tr>')
+        full, pruned = (escape(values[name]) for values in cells)
+        rows.append(
+            f'<tr><th scope="row">{escape(text.COUNTERS[name])} {tag(source)}</th>'
+            f"<td>{full}</td><td>{pruned}</td></tr>"
+        )
+    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in ("", *NAMES))
+    return (
+        f'<table class="vp-table vp-counters"><caption>{text.COUNTERS_HEAD}</caption>'
+        f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+        + small_print(comparison)
+    )
+
+
+def _values(answer) -> dict[str, str]:
+    clock, counts = answer.times, answer.counts
+    memory = text.NO_MEMORY if counts.peak_bytes is None else f"{count(counts.peak_bytes)}B"
+    return {
+        "vision": duration(clock.vision),
+        "prefill": duration(clock.prefill),
+        "first": duration(clock.first_token),
+        "token": duration(clock.per_token),
+        "total": duration(clock.total),
+        "flops": flops(counts.executed.prefill),
+        "probe": flops(counts.executed.probe),
+        "decode": flops(counts.executed.decode),
+        "tower": flops(counts.vision),
+        "macs": f"{count(counts.paper_macs)}MAC",
+        "attention": f"{counts.attention_executed:.1%}",
+        "attention_paper": f"{counts.attention_paper:.1%}",
+        "kv": f"{count(counts.kv_bytes)}B",
+        "peak": memory,
+    }
 
 
 def small_print(comparison: Comparison) -> str:
@@ -253,4 +276,4 @@ def notes(sentences) -> str:
     return f'<ul class="vp-notes">{items}</ul>' if items else ""
 
 
-__all__ = ["FULL", "PRUNED", "column", "notes", "small_print", "status", "verdict"]
+__all__ = ["FULL", "PRUNED", "column", "counters", "notes", "small_print", "status", "verdict"]

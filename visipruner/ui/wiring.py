@@ -99,7 +99,7 @@ def stream(models, model_line, chosen, results, job: Job):
         if progress.comparison:
             frame.set(results.verdict, views.verdict(progress.comparison, job.truth))
             frame.set(results.viewer, viewer_value(progress.comparison))
-            frame.set(results.small, views.small_print(progress.comparison))
+            frame.set(results.small, views.counters(progress.comparison))
             frame.set(results.result, Result(job, progress.comparison))
         yield frame.take()
     yield _drawn(frame, results, progress.comparison)
