@@ -1,4 +1,4 @@
-"""The small model's world: the same from the same seed, closed in its words, true in its answers."""
+"""The small model's world: same from the same seed, closed in its words, true in its answers."""
 
 import random
 import re
@@ -58,7 +58,7 @@ def test_scene_stays_in_its_world():
         scene = make_scene(number)
         assert 1 <= len(scene.shapes) <= 8 and len(scene.digits) <= 2
         for thing in scene.things:
-            assert 0 <= thing.x - 0.9 * thing.radius and thing.x + 0.9 * thing.radius <= scene.side
+            assert thing.x - 0.9 * thing.radius >= 0 and thing.x + 0.9 * thing.radius <= scene.side
 
 
 def test_hidden_part_of_a_thing_is_small():
@@ -74,7 +74,7 @@ def test_hidden_part_of_a_thing_is_small():
 
 def test_vocabulary_is_closed():
     tokenizer = build_tokenizer()
-    for scene, question in asked(40):
+    for _, question in asked(40):
         assert not unknown_words(question.text), question.text
         words = re.findall(f"(?i){WORD}", question.answer)
         ids = tokenizer.convert_tokens_to_ids(words)
@@ -172,7 +172,7 @@ def test_a_description_scores_by_its_facts():
 
 
 def test_is_correct_forgives_form_only():
-    scene, question = next(asked(5, skills=("colour",)))
+    _, question = next(asked(5, skills=("colour",)))
     assert is_correct(question, question.answer.upper())
     assert not is_correct(question, "")
 
@@ -200,7 +200,7 @@ def test_own_pictures_are_known_and_noise_is_not():
 def test_photographs_are_noticed():
     data = pytest.importorskip("skimage.data")
     samples = pytest.importorskip("sklearn.datasets").load_sample_images().images
-    names = "astronaut brick camera chelsea coffee coins grass gravel rocket".split()
+    names = ["astronaut", "brick", "camera", "chelsea", "coffee", "coins", "grass", "gravel", "rocket"]
     names += ["immunohistochemistry", "retina", "hubble_deep_field", "moon", "page", "text"]
     pictures = [getattr(data, name)() for name in names] + list(samples)
     flagged = sum(looks_unlike_training(Image.fromarray(picture)) for picture in pictures)

@@ -143,5 +143,7 @@ def build_model(tokenizer: PreTrainedTokenizerFast) -> LlavaForConditionalGenera
         for layer in model.model.language_model.layers:  # keep the sum of 2 * depth steps tame
             layer.self_attn.o_proj.weight /= math.sqrt(2 * depth)
             layer.mlp.down_proj.weight /= math.sqrt(2 * depth)
+        model.model.multi_modal_projector.linear_1.weight *= 0.2  # the tower's output is large
+        model.model.multi_modal_projector.linear_2.weight *= 0.2  # words are small
     look_at_neighbours(model.model.vision_tower)
     return model

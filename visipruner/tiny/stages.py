@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from visipruner.tiny.batches import Packed, ask_many, keep_patches
-from visipruner.tiny.scenes import COLOURS, DIGIT, MAX_SHAPES, SHAPES, SIZES, make_scene
+from visipruner.tiny.scenes import COLOURS, DIGIT, MAX_SHAPES, PLACES, SHAPES, SIZES, make_scene
 from visipruner.tiny.vision import (
     IGNORE,
     label_batch,
@@ -23,15 +23,15 @@ from visipruner.tiny.vision import (
 
 FULL_FROM = 0.85  # of the steps: whole pictures, every visual token, from here on
 CURRICULUM = ((0.06, 2), (0.14, 3), (0.25, 5))  # until which progress, at most how many shapes
-KEPT_PART = 4  # before that, one visual token of so many
+KEPT_PART = 6  # before that, one visual token of so many
 
 
 class WrittenScenes(nn.Module):
     """A scene written as words: each patch is the sum of the words that describe it.
 
     The language model learns its trade on these before it meets a picture. The words are those
-    of the questions, in the language model's own embedding; a place code and a mark for the
-    centre of a thing are added.
+    of the questions, in the language model's own embedding, the place among them; a finer place
+    code and a mark for the centre of a thing are added.
     """
 
     def __init__(self, tokenizer, config):
@@ -54,6 +54,10 @@ class WrittenScenes(nn.Module):
             ids = [tokenizer.convert_tokens_to_ids(word) for word in words]
             self.register_buffer(name, torch.tensor(ids), persistent=False)
         self.nothing = nothing
+        rows = [PLACES[3 * row // grid] for row in range(grid)]
+        places = [row[3 * column // grid] for row in rows for column in range(grid)]
+        ids = torch.tensor([tokenizer.convert_tokens_to_ids(word) for word in places])
+        self.register_buffer("where", ids, persistent=False)
 
     def forward(self, labels: dict[str, torch.Tensor], words: nn.Embedding) -> torch.Tensor:
         """Labels, each (picture, patch) -> stand-ins for visual tokens (picture, patch, width)."""
@@ -63,12 +67,14 @@ class WrittenScenes(nn.Module):
             index = torch.where(index == IGNORE, len(getattr(self, name)) - 1, index)
             ids = getattr(self, name)[index]
             total = total + words(ids) * (ids != self.nothing)[..., None]
+        thing = labels["centre"] != IGNORE
+        total = total + words(self.where) * thing[..., None]
         return total + self.centre * (labels["centre"] == 1)[..., None]
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One lesson. `loss` gets the learner, a random source, the progress (0 to 1) and the options."""
+    """One lesson. `loss` gets the learner, a random source, the progress (0 to 1), options."""
 
     steps: int
     lr: float
@@ -136,7 +142,7 @@ def language_loss(learner, rng: random.Random, progress: float, options) -> tupl
     """The language model answers from scenes written as words."""
     scenes = some_scenes(rng, options.pictures or 8, most=most_things(progress))
     labels = label_batch(scenes, learner.patch)
-    patches = choose_patches(labels, learner, rng, progress)
+    patches = keep_patches(labels, learner.grid**2 // KEPT_PART, rng)
     packed = learner.packer.pack([ask_many(scene, rng) for scene in scenes], patches)
     words = learner.model.model.language_model.embed_tokens
     labels = {name: label.to(learner.device) for name, label in labels.items()}
@@ -181,7 +187,7 @@ def tower_features(learner, pixels: torch.Tensor) -> torch.Tensor:
 
 
 def choose_patches(labels: dict, learner, rng: random.Random, progress: float) -> torch.Tensor:
-    """A quarter of the visual tokens most of the time, all of them at the end.
+    """A sixth of the visual tokens most of the time, all of them at the end.
 
     # (picture, kept)
     """

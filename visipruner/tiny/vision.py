@@ -141,7 +141,7 @@ def patch_labels(scene: Scene, patch: int) -> dict[str, np.ndarray]:
 
 
 def outline(scene: Scene, owner: np.ndarray, cells: np.ndarray, patch: int) -> np.ndarray:
-    """Of the thing at each patch: its cover of the patch's cells, of the patches around, its centre.
+    """Of the thing at each patch: its cover of the patch, of those around, and its centre.
 
     A name alone teaches slowly; these say piece by piece what makes a shape.
     # (patch, OUTLINE) float32
