@@ -15,7 +15,7 @@ from visipruner.models import VLM
 def machine(vlm: VLM) -> dict:
     """Where and with what something was measured."""
     device = vlm.device
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor_name()
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor_name()
     return {
         "model": vlm.spec.name,
         "device": name,
@@ -28,7 +28,8 @@ def machine(vlm: VLM) -> dict:
     }
 
 
-def _processor_name() -> str:
+def processor_name() -> str:
+    """The CPU's own name where the system tells it."""
     try:
         with open("/proc/cpuinfo") as lines:
             return next(line.split(":")[1].strip() for line in lines if "model name" in line)

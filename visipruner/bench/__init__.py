@@ -1,0 +1,1 @@
+"""Measured speed: does the work saved become time saved?"""

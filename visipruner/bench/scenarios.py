@@ -1,0 +1,128 @@
+"""What is measured: models of known shape, and schedules that stand for VisiPruner.
+
+Speed depends on shapes and on the schedule, not on what the weights know. So each schedule says how
+many layers run in full and how many visual tokens stay, and the influence test is really computed
+in every layer where VisiPruner would compute it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from visipruner.layout import TokenLayout
+from visipruner.methods import VisiPruner
+from visipruner.models import load_vlm
+
+# LLaVA-1.5-7B in the paper: of 32 layers so many run in full; 23 is the last with visual tokens.
+PAPER_LAYERS = 32
+SHALLOW_LAYERS = 7
+FULL_LAYERS = (15, 12, 8)
+LAST_VISUAL_LAYER = 23
+KEPT = 10
+TEXT = (35, 40)  # tokens before and after the picture: 651 with 576 visual ones
+
+
+@dataclass(frozen=True)
+class Timetable(VisiPruner):
+    """VisiPruner at work with its decisions made beforehand: tests run, their outcome is not asked.
+
+    Args:
+        filter_at: the filtering layer; exit_at: the exit layer; keep: visual tokens between them.
+    """
+
+    name: ClassVar[str] = "timetable"
+
+    filter_at: int = 14
+    exit_at: int = 23
+    keep: int = KEPT
+
+    def select(self, view):
+        if view.layer < self.first_tested or not len(view.patches):
+            return None
+        view.influence()
+        if view.layer == self.filter_at:
+            view.trace.filtering_layer = view.layer
+            step = max(1, len(view.patches) // self.keep)
+            return view.keep_patches(view.patches[::step][: self.keep], "filter")
+        if view.layer == self.exit_at:
+            view.trace.exit_layer = view.layer
+            return view.keep_patches(view.patches[:0], "exit")
+        return None
+
+
+def timetable(full_layers: int, layers: int, semantics: str = "paper") -> Timetable:
+    """The schedule of `full_layers` of 32, scaled to a model of `layers`."""
+    filter_at = round(layers * full_layers / PAPER_LAYERS) - 1
+    late = semantics == "official"  # whose first test comes one layer later
+    shallow = round(layers * (SHALLOW_LAYERS - late) / PAPER_LAYERS)
+    return Timetable(
+        semantics=semantics,
+        shallow_layers=max(0, min(shallow, filter_at - late)),
+        filter_at=filter_at,
+        exit_at=round(layers * (LAST_VISUAL_LAYER + 1) / PAPER_LAYERS) - 1,
+    )
+
+
+@dataclass
+class Scenario:
+    """A language model, a prompt's layout and its embeddings."""
+
+    name: str
+    model: LlamaForCausalLM
+    layout: TokenLayout
+    embeds: torch.Tensor  # (1, tokens, width)
+
+    @property
+    def device(self) -> str:
+        return self.embeds.device.type
+
+    @property
+    def layers(self) -> int:
+        return self.model.config.get_text_config().num_hidden_layers
+
+
+SHAPES = {
+    # 0.6 B parameters, the proportions of Llama.
+    "llama-0.6b": {
+        "hidden_size": 1536,
+        "intermediate_size": 4096,
+        "num_hidden_layers": 20,
+        "num_attention_heads": 12,
+        "vocab_size": 32000,
+    },
+    # LLaVA-1.5-7B's language model, exactly.
+    "llava-1.5-7b": {
+        "hidden_size": 4096,
+        "intermediate_size": 11008,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "vocab_size": 32064,
+    },
+}
+
+
+def scenario(name: str, visual: int, device: str, dtype: torch.dtype) -> Scenario:
+    """The bundled model ("tiny"), or random weights of a shape in SHAPES, and a prompt for it.
+
+    Raises:
+        ValueError: for an unknown name.
+    """
+    if name == "tiny":
+        model = load_vlm("tiny", device=device, dtype=dtype).model
+    elif name in SHAPES:
+        torch.manual_seed(0)
+        config = LlamaConfig(**SHAPES[name], max_position_embeddings=4096)
+        with torch.device(device):
+            model = LlamaForCausalLM(config).to(dtype).eval().requires_grad_(False)
+    else:
+        raise ValueError(f"There is no scenario {name!r}; known: tiny, {', '.join(SHAPES)}.")
+    before, after = TEXT
+    layout = TokenLayout(before + visual + after, ((before, before + visual),))
+    width = model.config.get_text_config().hidden_size
+    generator = torch.Generator().manual_seed(1)
+    embeds = torch.randn(1, layout.length, width, generator=generator).to(device, dtype)
+    return Scenario(name, model, layout, embeds)

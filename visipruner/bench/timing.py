@@ -1,0 +1,60 @@
+"""Seconds, quartiles and peaks. A sample is one run between two synchronisations."""
+
+from __future__ import annotations
+
+import gc
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+
+
+def seconds(run: Callable[[], object], device: str) -> float:
+    """One sample."""
+    _synchronise(device)
+    start = time.perf_counter()
+    run()
+    _synchronise(device)
+    return time.perf_counter() - start
+
+
+def samples(run: Callable[[], object], device: str, repeats: int) -> list[float]:
+    """`repeats` samples after one run that is not counted."""
+    run()
+    return [seconds(run, device) for _ in range(repeats)]
+
+
+def quartiles(values: list[float]) -> dict[str, float]:
+    """Median and the two quartiles."""
+    if len(values) < 2:
+        return {"q1": values[0], "median": values[0], "q3": values[0]}
+    q1, median, q3 = statistics.quantiles(values, n=4, method="inclusive")
+    return {"q1": q1, "median": median, "q3": q3}
+
+
+def peak_bytes(run: Callable[[], object], device: str) -> int:
+    """The most memory that tensors held at one time during `run`, above what they held before.
+
+    On a CPU from the profiler's record of every allocation, on a GPU from the allocator.
+    """
+    gc.collect()
+    if device != "cpu":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        run()
+        return torch.cuda.max_memory_allocated() - before
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    with torch.profiler.profile(activities=activities, profile_memory=True) as profile:
+        run()
+    held = peak = 0
+    for event in profile.profiler.kineto_results.events():
+        if event.name() == "[memory]":
+            held += event.nbytes()
+            peak = max(peak, held)
+    return peak
+
+
+def _synchronise(device: str):
+    if device != "cpu":
+        torch.cuda.synchronize()
