@@ -105,6 +105,11 @@ class Story {
 
   // The ways to colour that have something to show in this run.
   modes() {
+    this.known = this.known || this.findModes();
+    return this.known;
+  }
+
+  findModes() {
     const layers = this.layers.map((_, layer) => layer);
     const some = (mode) => this.kind === "done" && layers.some((layer) => this.heat(layer, mode));
     const run = some("run");
@@ -195,7 +200,7 @@ class Story {
     const record = this.layers[layer];
     if (!record) return "";
     if (!record.visual) return " (no visual token is left)";
-    if (record.stage === "shallow") return " (shallow: the question does not read single patches yet)";
+    if (record.stage === "shallow") return " (shallow: single patches are not read yet)";
     return " (the method measures nothing here)";
   }
 

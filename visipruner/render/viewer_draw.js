@@ -4,8 +4,8 @@ function heatColour(share, stops) {
   const at = Math.min(Math.max(share, 0), 1) * (stops.length - 1);
   const low = Math.min(Math.floor(at), stops.length - 2), part = at - low;
   const channel = (stop, i) => parseInt(stop.slice(1 + 2 * i, 3 + 2 * i), 16);
-  const mix = (i) => Math.round(channel(stops[low], i) * (1 - part) + channel(stops[low + 1], i) * part);
-  return `rgb(${mix(0)}, ${mix(1)}, ${mix(2)})`;
+  const mix = (i) => channel(stops[low], i) * (1 - part) + channel(stops[low + 1], i) * part;
+  return `rgb(${[0, 1, 2].map((i) => Math.round(mix(i))).join(", ")})`;
 }
 
 function shareOf(value, scale) {
@@ -52,7 +52,8 @@ class Painter {
   // Give the canvas as many pixels as the screen has for it.
   fit(width, aspect) {
     const ratio = window.devicePixelRatio || 1;
-    const wide = Math.max(1, Math.round(width * ratio)), high = Math.max(1, Math.round(wide / aspect));
+    const wide = Math.max(1, Math.round(width * ratio));
+    const high = Math.max(1, Math.round(wide / aspect));
     if (this.canvas.width !== wide || this.canvas.height !== high) {
       this.canvas.width = wide;
       this.canvas.height = high;
@@ -127,7 +128,7 @@ class Painter {
     context.restore();
   }
 
-  // Still there in this layer, dropped after it: hatched in light and dark, so it shows on any picture.
+  // Still there in this layer, dropped after it: darkened and hatched, so it shows on any picture.
   paintLeaving(present, staying, heat) {
     const path = this.region((p) => present[p] && !staying[p]);
     this.context.save();

@@ -1,4 +1,5 @@
-// The page around the canvas: controls, keys, sentences. `element`, `props` and `watch` come from gr.HTML.
+// A new value, moving through layers and patches, and the wiring of all controls.
+// `element`, `props` and `watch` come from gr.HTML.
 
 const find = (name) => element.querySelector(".pv-" + name);
 const painter = new Painter(find("canvas"), props.palette);
@@ -62,7 +63,6 @@ function fadeIn() {
 
 function playing(on) {
   find("play").textContent = on ? "❚❚ Pause" : "▶ Play";
-  find("play").setAttribute("aria-label", on ? "Pause" : "Play through the layers");
   find("patch").setAttribute("aria-live", on ? "off" : "polite");
 }
 
@@ -120,7 +120,8 @@ function onKey(event) {
   const control = event.target.closest("input, button");
   let used = layerKey(event.key);
   if (!control && event.key.startsWith("Arrow") && story.perPicture) {
-    choose(view.cursor < 0 ? startPatch() : moved(view.cursor, event.key, story.rows, story.columns));
+    const { rows, columns } = story;
+    choose(view.cursor < 0 ? startPatch() : moved(view.cursor, event.key, rows, columns));
     used = true;
   }
   if (event.key === "Escape" && view.cursor >= 0) { choose(-1); used = true; }
@@ -131,8 +132,9 @@ function onKey(event) {
 
 // Arrow keys begin at a patch that is left, or in the middle.
 function startPatch() {
-  const flags = story.staying(view.layer), kept = flags && flags.includes(0) ? flags.indexOf(1) : -1;
-  return kept >= 0 ? kept : Math.floor(story.rows / 2) * story.columns + Math.floor(story.columns / 2);
+  const { rows, columns } = story, flags = story.staying(view.layer);
+  const kept = flags && flags.includes(0) ? flags.indexOf(1) : -1;
+  return kept >= 0 ? kept : Math.floor(rows / 2) * columns + Math.floor(columns / 2);
 }
 
 function nextMode() {
@@ -150,7 +152,8 @@ function setMode(mode) {
 function onRemote(event) {
   if (!element.isConnected) return document.removeEventListener("keydown", onRemote);
   const typing = event.target.closest && event.target.closest("input, textarea, [contenteditable]");
-  if (event.defaultPrevented || typing || !element.closest(".projector") || !story.layers.length) return;
+  const projected = element.closest(".projector") && story.layers.length;
+  if (event.defaultPrevented || typing || !projected) return;
   if (layerKey(event.key)) event.preventDefault();
 }
 
@@ -165,7 +168,9 @@ function wire() {
   find("play").addEventListener("click", play);
   find("range").addEventListener("input", (event) => { stop(); go(Number(event.target.value)); });
   const canvas = find("canvas");
-  canvas.addEventListener("pointermove", (event) => { if (event.pointerType === "mouse") hover(event); });
+  canvas.addEventListener("pointermove", (event) => {
+    if (event.pointerType === "mouse") hover(event);
+  });
   canvas.addEventListener("pointerleave", () => hover(null));
   canvas.addEventListener("click", (event) => {
     const patch = patchAt(event);

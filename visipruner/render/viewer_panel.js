@@ -12,7 +12,8 @@ function build() {
   const range = find("range");
   range.max = Math.max(0, layers - 1);
   range.style.setProperty("--cells", Math.max(1, layers));
-  find("ribbon").replaceChildren(...Array.from({ length: layers }, (_, layer) => ribbonCell(layer)));
+  const cells = Array.from({ length: layers }, (_, layer) => ribbonCell(layer));
+  find("ribbon").replaceChildren(...cells);
   find("chips").replaceChildren(...story.steps.map(chip));
   const modes = story.modes();
   if (!modes.includes(view.mode)) view.mode = "picture";
@@ -27,7 +28,12 @@ function build() {
 
 function paddingNote() {
   const padding = (story.padding || []).length;
-  return padding ? `${padding} patches marked × are only padding that makes the picture square.` : "";
+  if (!padding) return "";
+  return `${padding} patches marked × are only padding that makes the picture square.`;
+}
+
+function stageColour(stage) {
+  return props.palette.stages[stage] || props.palette.stages.full;
 }
 
 function ribbonCell(layer) {
@@ -36,7 +42,7 @@ function ribbonCell(layer) {
   const bar = document.createElement("i");
   // A square root keeps ten of 576 tokens visible.
   bar.style.height = record ? `${Math.max(6, 100 * Math.sqrt(share))}%` : "0";
-  if (record) bar.style.background = props.palette.stages[record.stage] || props.palette.stages.full;
+  if (record) bar.style.background = stageColour(record.stage);
   cell.append(bar);
   return cell;
 }
@@ -45,9 +51,10 @@ function chip(step) {
   const button = document.createElement("button");
   button.type = "button";
   button.className = "pv-chip";
-  button.style.setProperty("--stage", props.palette.stages[step.stage] || props.palette.stages.full);
+  button.style.setProperty("--stage", stageColour(step.stage));
   const tokens = `${step.visual} token${step.visual === 1 ? "" : "s"}`;
-  const layers = step.first === step.last ? `layer ${step.first}` : `layers ${step.first}–${step.last}`;
+  const { first, last } = step;
+  const layers = first === last ? `layer ${first}` : `layers ${first}–${last}`;
   for (const [name, text] of [["b", step.title], ["span", layers], ["span", tokens]]) {
     button.append(Object.assign(document.createElement(name), { textContent: text }), " ");
   }
@@ -65,13 +72,16 @@ function refresh() {
   find("where").textContent = whereText(record, step);
   find("sentence").textContent = step ? step.sentence + leavingText(step) : waitingText(record);
   find("range").value = view.layer;
-  find("range").setAttribute("aria-valuetext", `${whereText(record, step)}, ${record ? record.visual : 0} visual tokens`);
+  const spoken = `${whereText(record, step)}, ${countText(record)} visual tokens`;
+  find("range").setAttribute("aria-valuetext", spoken);
   find("canvas").setAttribute("aria-label", story.pictureLabel(view.layer));
   for (const button of find("chips").children) {
     const on = step && Number(button.dataset.first) === step.first;
     button.setAttribute("aria-pressed", String(Boolean(on)));
   }
-  [...find("ribbon").children].forEach((cell, i) => cell.classList.toggle("pv-now", i === view.layer));
+  [...find("ribbon").children].forEach((cell, layer) => {
+    cell.classList.toggle("pv-now", layer === view.layer);
+  });
   const present = story.present(view.layer), staying = story.staying(view.layer);
   const differ = present && present.some((flag, patch) => flag !== staying[patch]);
   find("key").hidden = !present || !(differ || present.includes(0));
@@ -107,7 +117,7 @@ function whereText(record, step) {
 
 function waitingText(record) {
   if (!story.picture) return "Nothing has run yet.";
-  if (!record) return "This is the picture as the model sees it, cut into patches: one visual token each.";
+  if (!record) return "The picture as the model sees it, cut into patches: one visual token each.";
   return `${record.visual} of ${story.length} visual tokens went through this layer. ` +
     "Which patches they are is shown as soon as the answer is there.";
 }
@@ -130,7 +140,8 @@ function refreshHeat() {
 function heatText(heat) {
   const where = `${view.mode === "probe" ? "Full model" : "This run"}, layer ${view.layer}: `;
   if (!heat && view.mode === "scores") return where + "the method chose nothing after this layer.";
-  if (!heat) return `${where}not tested${view.mode === "run" ? story.whyUntested(view.layer) : ""}.`;
+  const why = view.mode === "run" ? story.whyUntested(view.layer) : "";
+  if (!heat) return `${where}not tested${why}.`;
   if (view.mode === "scores") return where + "the score by which the method chose.";
   return where + "how far the last word's attention output turns when one patch is left out " +
     "(1 − cosine). One scale for all layers.";
@@ -139,12 +150,16 @@ function heatText(heat) {
 function ticks(range) {
   const [low, high] = range, marks = [];
   const mark = (value, text, name) => {
-    const tick = Object.assign(document.createElement("span"), { textContent: text, className: name });
-    tick.style.left = `${100 * shareOf(value, range)}%`;
+    const tick = document.createElement("span"), share = 100 * shareOf(value, range);
+    Object.assign(tick, { textContent: text, className: name });
+    tick.style.left = `${share}%`;
+    tick.style.transform = `translateX(-${share}%)`; // never beyond either end
     marks.push(tick);
   };
   const step = Math.max(1, Math.ceil((high - low) / 4));
-  for (let decade = low; decade <= high; decade += step) mark(10 ** decade, decadeText(decade), "pv-tick");
+  for (let decade = low; decade <= high; decade += step) {
+    mark(10 ** decade, decadeText(decade), "pv-tick");
+  }
   const threshold = view.mode === "scores" ? 1 : story.thresholds.layer_threshold;
   const share = shareOf(1 - threshold, range), inside = threshold < 1 && share >= 0 && share <= 1;
   if (inside) mark(1 - threshold, "", "pv-threshold");
@@ -162,7 +177,7 @@ const TRAY_MOST = 16;
 // The few patches that are left, large enough to be recognised from the last row.
 function refreshTray() {
   const tray = find("tray"), flags = story.staying(view.layer) || story.present(view.layer);
-  const few = flags ? [...flags.keys()].filter((patch) => flags[patch] && patch < story.perPicture) : [];
+  const few = [...(flags || []).keys()].filter((p) => flags[p] && p < story.perPicture);
   tray.hidden = !painter.image || !few.length || few.length > TRAY_MOST || story.kind !== "done";
   if (tray.hidden) return tray.replaceChildren();
   painter.story = story;
@@ -187,7 +202,8 @@ function refreshPatch() {
   show(tip, patch >= 0 ? line : "");
   if (tip.hidden) return;
   // In the opposite corner, so that it never covers what it speaks of.
-  const right = patch % story.columns > story.columns / 2, low = patch / story.columns > story.rows / 2;
+  const { rows, columns } = story;
+  const right = patch % columns > columns / 2, low = patch / columns > rows / 2;
   tip.classList.toggle("pv-tip-left", right);
   tip.classList.toggle("pv-tip-top", low);
 }
