@@ -1,0 +1,39 @@
+"""One running page for all tests that need one, with a miniature model that really filters."""
+
+from __future__ import annotations
+
+import functools
+import json
+import shutil
+import tempfile
+from pathlib import Path
+
+# Thresholds at which a random model drops some of its patches and keeps some.
+PRESETS = {
+    "shallow_layers": 2,
+    "relative": True,
+    "layer_threshold": [0.5, 0.99, 0.9999, 0.99999, 0.999999],
+    "tokens_threshold": [0, 0.05, 0.1, 0.2, 1.0],
+    "exit_threshold": [1.0, 0.9999, 0.999, 0.995, 0.9],
+}
+
+
+@functools.cache
+def models(checkpoint: Path):
+    """The page's models with a copy of this checkpoint as the default one."""
+    from visipruner.ui.store import Models
+
+    folder = Path(tempfile.mkdtemp(prefix="visipruner-test-")) / "mini"
+    shutil.copytree(checkpoint, folder)
+    (folder / "presets.json").write_text(json.dumps(PRESETS))
+    return Models(str(folder))
+
+
+@functools.cache
+def address(checkpoint: Path) -> str:
+    """Starts the page once per test run; it ends with the process."""
+    from visipruner.ui.layout import build, launch
+
+    page = build(models(checkpoint))
+    _, url, _ = launch(page, "127.0.0.1", prevent_thread_lock=True, quiet=True)
+    return url

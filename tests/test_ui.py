@@ -1,0 +1,367 @@
+"""The page's plain functions, and its one public endpoint, given everything that is wrong."""
+
+from __future__ import annotations
+
+import json
+import threading
+from dataclasses import replace
+
+import httpx
+import page_server
+import pytest
+from gradio_client import Client, handle_file
+from gradio_client.exceptions import AppError
+from PIL import Image
+
+from visipruner.results import Options
+from visipruner.ui import downloads, fields, handlers, scenes, share, teaching, text, views
+from visipruner.ui.handlers import Form
+
+
+@pytest.fixture(scope="module")
+def models(mini_path):
+    return page_server.models(mini_path)
+
+
+@pytest.fixture(scope="module")
+def form(models):
+    options = {"max_new_tokens": 4}
+    return Form(scenes.picture(3), "what colour is the star?", models.default, options=options)
+
+
+@pytest.fixture(scope="module")
+def finished(models, form):
+    job = handlers.check(models, form, scenes.truth(3, scenes.questions(3)[0].text))
+    *_, progress = handlers.follow(job)
+    return job, progress
+
+
+# -- running and showing
+
+
+def test_progress_ends_with_a_comparison(finished):
+    _, progress = finished
+    assert progress.comparison.answers[0].text == progress.sides[0].text
+    assert [len(side.records) for side in progress.sides] == [8, 8]
+    # What the live counter has added up is what the result says.
+    for side in progress.sides:
+        assert side.flops == sum(side.answer.counts.executed_per_layer)
+
+
+def test_stopping_leaves_the_model_free(models, form):
+    job = handlers.check(models, replace(form, options={"max_new_tokens": 200}))
+    events = handlers.follow(job)
+    for progress in events:
+        if progress.sides[0].text or progress.sides[1].text:
+            break
+    events.close()
+    assert not job.vlm.lock.locked()
+
+
+def test_verdict_says_words_and_numbers(finished):
+    job, progress = finished
+    shown = views.verdict(progress.comparison, job.truth)
+    assert text.SAME in shown or text.DIFFERENT in shown
+    assert job.truth.answer in shown
+    for mark in (text.EXECUTED, text.MEASURED):
+        assert mark in shown
+    counters = views.counters(progress.comparison)
+    assert all(name in counters for name in ("formula", "float32", "torch"))
+
+
+@pytest.mark.parametrize(
+    ("ratio", "words"),
+    [(2.0, text.FASTER), (1.04, text.NO_DIFFERENCE), (0.9, text.SLOWER)],
+)
+def test_speed_is_not_oversold(finished, ratio, words):
+    comparison = finished[1].comparison
+    full, pruned = comparison.answers
+    times = replace(full.times, first_token=pruned.times.first_token * ratio)
+    changed = replace(comparison, answers=[replace(full, times=times), pruned])
+    assert words in views.verdict(changed)
+
+
+def test_what_a_visitor_writes_is_never_markup(finished):
+    comparison = finished[1].comparison
+    first, last = comparison.answers
+    changed = replace(comparison, answers=[first, replace(last, text="<script>x</script>")])
+    assert "<script>" not in views.verdict(changed)
+    assert "<b>" not in views.notes(["<b>"])
+
+
+def test_numbers_are_short():
+    assert [views.count(n) for n in (0, 999, 1234, 7.49e9)] == ["0", "999", "1.23 k", "7.49 G"]
+    assert [views.duration(n) for n in (None, 3.14, 31.4, 3140)] == ["–", "3.1 ms", "31 ms", "3.14 s"]
+
+
+# -- the form
+
+
+BAD_FORMS = {
+    "no picture": {"picture": None},
+    "no question": {"question": "  "},
+    "question is a number": {"question": 3},
+    "long question": {"question": "a" * 1001},
+    "unknown model": {"model": "/etc"},
+    "unknown method": {"method": "magic"},
+    "level out of range": {"level": 1.5},
+    "level is not a number": {"level": float("nan")},
+    "level is nothing": {"level": None},
+    "level is a list": {"level": [0.5]},
+    "unknown semantics": {"semantics": "own"},
+    "unknown picture mode": {"picture_mode": "stretch"},
+    "unknown backend": {"backend": "magic"},
+    "unknown precision": {"precision": "int1"},
+    "unknown field": {"fields": {"magic": 1}},
+    "field of the wrong type": {"fields": {"shallow_layers": "two"}},
+    "field out of range": {"fields": {"layer_threshold": 7}},
+    "no tokens": {"options": {"max_new_tokens": 0}},
+    "cold": {"options": {"temperature": -1}},
+    "unknown option": {"options": {"beams": 4}},
+}
+
+
+@pytest.mark.parametrize("change", BAD_FORMS.values(), ids=BAD_FORMS)
+def test_bad_forms_end_in_one_sentence(models, form, change):
+    with pytest.raises(ValueError, match=r"\S") as caught:
+        handlers.check(models, replace(form, **change))
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 300
+
+
+def test_fields_follow_the_level_unless_filled_in(models):
+    empty = [None] * len(fields.ALL)
+    assert fields.overrides("visipruner", empty) == {}
+    filled = list(empty)
+    for name, value in (("shallow_layers", 3.0), ("relative", "no"), ("stages", "middle")):
+        filled[fields.ALL.index(("visipruner", name))] = value
+    filled[fields.ALL.index(("fastv", "keep"))] = 7
+    expected = {"shallow_layers": 3, "relative": False, "stages": ["middle"]}
+    assert fields.overrides("visipruner", filled) == expected
+    hints = fields.hints(models.get(models.default), "visipruner", 0.5, "paper")
+    assert hints["shallow_layers"] == "2"
+
+
+def test_every_field_of_every_method_has_words():
+    assert {name for _, name in fields.ALL} <= set(text.FIELD_INFO)
+
+
+# -- scenes
+
+
+def test_questions_belong_to_their_scene():
+    for seed in range(20):
+        for question in scenes.questions(seed):
+            truth = scenes.truth(seed, question.text.upper())
+            assert truth.fits(question.answer)
+            assert not truth.fits("certainly not")
+    assert scenes.truth(3, "what is the meaning of life?") is None
+    with pytest.raises(ValueError, match="seed"):
+        scenes.scene(-1)
+
+
+def test_another_question_goes_round():
+    seen, question = [], scenes.questions(5)[0]
+    for _ in scenes.questions(5):
+        seen.append(question.text)
+        question = scenes.next_question(5, question.text)
+    assert set(seen) == {known.text for known in scenes.questions(5)}
+
+
+def test_limits_are_named_kindly():
+    photograph = Image.effect_noise((336, 336), 100).convert("RGB")
+    notes = scenes.limits(photograph, "where is the zebra?")
+    assert any("zebra" in note for note in notes)
+    assert text.OUTSIDE in notes
+    assert scenes.limits(scenes.picture(3), "what colour is the star?") == []
+
+
+# -- links, snippets, files
+
+
+def test_links_fill_the_form_and_survive_nonsense(models, form):
+    query = dict(httpx.QueryParams(share.query(form, 3)))
+    found, notes = share.read(query, models)
+    assert found["seed"] == 3
+    assert found["question"] == form.question
+    assert not notes
+    wrong = {"seed": "-1", "model": "hub/model", "level": "9", "method": "", "other": "x"}
+    found, notes = share.read(wrong, models)
+    assert found == {}
+    assert len(notes) == 4
+
+
+def test_python_snippet_runs(models, form, capsys):
+    shown = share.python(form, 3, local=True)
+    path = models.paths[models.default]
+    exec(shown.replace('"DIR"  # your checkpoint', repr(path)), {})  # noqa: S102 - our own words
+    assert capsys.readouterr().out
+
+
+def test_command_line_is_understood(form):
+    import shlex
+
+    from visipruner.__main__ import build_parser
+
+    filled = replace(form, level=0.5, fields={"shallow_layers": 3}, options={"max_new_tokens": 4})
+    words = shlex.split(share.command_line(filled, local=True))
+    args = build_parser().parse_args(words[3:])
+    assert args.question == form.question
+    assert args.set == ["shallow_layers=3"]
+
+
+def test_files_are_made_from_a_result(finished):
+    import base64
+    import io
+
+    result = downloads.Result(finished[0], finished[1].comparison)
+    body = json.loads(base64.b64decode(downloads.json_file(result)["data"]))
+    assert {"settings", "answers", "same_answer", "machine", "truth"} <= set(body)
+    png = Image.open(io.BytesIO(base64.b64decode(downloads.png_file(result)["data"])))
+    assert png.width > 300
+    html = base64.b64decode(downloads.html_file(result)["data"]).decode()
+    assert "<html" in html
+    with pytest.raises(ValueError, match="Run"):
+        downloads.json_file(None)
+
+
+# -- lessons
+
+
+def test_search_finds_or_says_so(models, form, monkeypatch):
+    monkeypatch.setattr(teaching, "MOST_SCENES", 3)
+    state = None
+    for state in teaching.search(models, replace(form, level=1.0), 0):
+        assert teaching.search_html(state)
+    assert state.found or state.tried == 3
+
+
+def test_sweep_fills_eleven_rows(finished):
+    job = finished[0]
+    state = None
+    for state in teaching.sweep(job):
+        pass
+    assert sorted(state.answers) == list(range(11))
+    assert teaching.sweep_html(state, job).count("<tr>") == 12
+
+
+def test_rounds_take_turns(finished):
+    job = replace(finished[0], options=Options(max_new_tokens=2))
+    *_, samples = teaching.rounds(job)
+    assert [len(side) for side in samples] == [5, 5]
+    assert "5 of 5" in teaching.rounds_html(samples)
+
+
+# -- the endpoint
+
+
+@pytest.fixture(scope="module")
+def address(mini_path):
+    return page_server.address(mini_path)
+
+
+@pytest.fixture(scope="module")
+def client(address):
+    return Client(address, verbose=False)
+
+
+@pytest.fixture(scope="module")
+def picture_file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("pictures") / "scene.png"
+    scenes.picture(3).save(path)
+    return str(path)
+
+
+QUICK = {"max_new_tokens": 3}
+
+
+def test_compare_is_the_only_public_endpoint(client):
+    assert list(client.view_api(return_format="dict")["named_endpoints"]) == ["/compare"]
+    assert not client.view_api(return_format="dict")["unnamed_endpoints"]
+
+
+def test_compare_answers(client, picture_file):
+    result = client.predict(
+        picture=handle_file(picture_file),
+        question="what colour is the star?",
+        level=0.5,
+        options={**QUICK, "fields": {"shallow_layers": 3}},
+        api_name="/compare",
+    )
+    full, pruned = result["answers"]
+    assert isinstance(result["same_answer"], bool)
+    assert full["trace"]["method"] == "none"
+    assert pruned["trace"]["settings"]["shallow_layers"] == 3
+    assert pruned["counts"]["executed"]["prefill"] > 0
+    assert result["settings"]["options"]["max_new_tokens"] == 3
+
+
+BAD_CALLS = {
+    "no picture": {"picture": None},
+    "a path that was not uploaded": {"picture": "/etc/passwd"},
+    "a file object outside": {
+        "picture": {"path": "/etc/passwd", "meta": {"_type": "gradio.FileData"}}
+    },
+    "an address": {
+        "picture": {"path": "http://127.0.0.1:1/x.png", "meta": {"_type": "gradio.FileData"}}
+    },
+    "no question": {"question": None},
+    "question is a list": {"question": ["what"]},
+    "unknown model": {"model": "llava-hf/llava-1.5-7b-hf"},
+    "model is a number": {"model": 7},
+    "unknown method": {"method": "magic"},
+    "method is an object": {"method": {"name": "visipruner"}},
+    "level": {"level": 2},
+    "level is true": {"level": True},
+    "options is a list": {"options": [1]},
+    "unknown option": {"options": {"magic": 1}},
+    "tokens": {"options": {"max_new_tokens": 10**9}},
+    "tokens as text": {"options": {"max_new_tokens": "many"}},
+    "fields is a list": {"options": {"fields": [1]}},
+    "unknown field": {"options": {"fields": {"magic": 1}}},
+    "probe": {"options": {"probe": "yes"}},
+    "backend is a list": {"options": {"backend": ["sdpa"]}},
+}
+
+
+@pytest.mark.parametrize("change", BAD_CALLS.values(), ids=BAD_CALLS)
+def test_bad_calls_end_in_one_sentence(client, picture_file, change):
+    good = {"picture": handle_file(picture_file), "question": "what?", "options": QUICK}
+    with pytest.raises((AppError, ValueError)) as caught:
+        client.predict(**{**good, **change}, api_name="/compare")
+    said = str(caught.value)
+    assert said
+    assert "Traceback" not in said
+    assert "\n" not in said.strip()
+    assert "verbose error reporting" not in said
+
+
+def test_missing_values_end_in_one_sentence(address):
+    for body in ({"data": []}, {"data": [None, "what?"]}):
+        started = httpx.post(f"{address}gradio_api/call/compare", json=body).json()
+        answer = httpx.get(f"{address}gradio_api/call/compare/{started['event_id']}", timeout=30)
+        assert "event: error" in answer.text
+        assert "Traceback" not in answer.text
+        assert "event handler" not in answer.text
+
+
+def test_the_next_run_works(client, picture_file):
+    test_compare_answers(client, picture_file)
+
+
+def test_answers_in_a_crowd_equal_answers_alone(address, picture_file):
+    def ask(question, results):
+        call = {"picture": handle_file(picture_file), "question": question, "options": QUICK}
+        result = Client(address, verbose=False).predict(**call, api_name="/compare")
+        results[question] = [answer["text"] for answer in result["answers"]]
+
+    questions = ["what colour is the star?", "how many? one two", "is it red?"]
+    alone, crowd = {}, {}
+    for question in questions:
+        ask(question, alone)
+    threads = [threading.Thread(target=ask, args=(question, crowd)) for question in questions]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert crowd == alone
