@@ -18,14 +18,17 @@ SEMANTICS = ("paper", "official")
 _KEEP = (1.0, 0.5, 0.25, 0.1, 0.0)
 _STEPS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
-# VisiPruner's thresholds at the same five levels for LLaVA-1.5; "balanced" is the paper's setting.
-# A checkpoint that ships a `presets.json` brings its own, as calibrated for it.
-_LLAVA = {
-    "shallow_layers": {"paper": 7, "official": 6},
+# VisiPruner's settings at the same five levels for LLaVA-1.5; "balanced" is the paper's. A
+# checkpoint that ships a `presets.json` brings its own, as calibrated for it.
+_THRESHOLDS = {
     "relative": False,
     "layer_threshold": (0.5, 0.99, 0.995, 0.998, 0.9999),
     "tokens_threshold": (0.0, 0.1, 0.2, 0.4, 1.0),
     "exit_threshold": (1.0, 0.9995, 0.999, 0.995, 0.9),
+}
+_LLAVA = {
+    "paper": {"shallow_layers": (7,) * 5, **_THRESHOLDS},
+    "official": {"shallow_layers": (6,) * 5, **_THRESHOLDS},
 }
 
 
@@ -94,15 +97,14 @@ def _values(vlm: VLM, method, level: float, semantics: str, num_visual: int) -> 
 def _visipruner(vlm: VLM, level: float, semantics: str) -> dict:
     if level == 0:
         return {"semantics": semantics, "stages": (), "shallow_layers": 0}
-    table = _presets_of(vlm).get(semantics) or _presets_of(vlm)
-    shallow = table["shallow_layers"]
+    table = _presets_of(vlm)[semantics]
     cosines = {
         name: 1 - _between([1 - value for value in table[name]], level)
         for name in ("layer_threshold", "exit_threshold")
     }
     return {
         "semantics": semantics,
-        "shallow_layers": shallow[semantics] if isinstance(shallow, dict) else shallow,
+        "shallow_layers": round(_between(table["shallow_layers"], level)),
         "relative": table["relative"],
         "tokens_threshold": _between(table["tokens_threshold"], level),
         "blind_half": semantics == "official" and "13b" in vlm.spec.name,
