@@ -79,9 +79,7 @@ class _Run:
         self.memory = SimpleNamespace()
         self.handles: list = []
         self.prefill_handles: list = []
-        self.stock_configs: dict[
-            nn.Module, object
-        ] = {}  # attention modules whose config is swapped
+        self.stock_configs: dict = {}  # attention module -> its own config, while it is swapped
         self.cache = None  # the Cache object of this prompt
         self.started = False
         self.steps = 0
@@ -251,9 +249,7 @@ class _Run:
             place = place.to(cos.device)
             self.fitted["position_embeddings"] = (cos[:, place], sin[:, place])
             mask = kwargs.get("attention_mask")
-            if (
-                mask is not None
-            ):  # eager: the stock causal mask without the dropped rows and columns
+            if mask is not None:  # eager's causal mask, without the dropped rows and columns
                 rows = self.positions.to(mask.device)
                 mask = mask[:, :, rows][:, :, :, rows]
             self.fitted["attention_mask"] = mask
@@ -378,10 +374,8 @@ class _Run:
             layer, rows = self.cache.layers[index], self.rows[index]
             patches = self.method.cached(index, self.trace)
             if patches is not None:
-                keep = ~self.is_visual[rows]
-                keep |= (
-                    torch.isin(self.patch_of[rows], torch.tensor(patches)) & self.is_visual[rows]
-                )
+                wanted = torch.isin(self.patch_of[rows], torch.tensor(patches))
+                keep = wanted | ~self.is_visual[rows]
                 if not bool(keep.all()):
                     kept = keep.nonzero().flatten().to(layer.keys.device)
                     layer.keys, layer.values = layer.keys[:, :, kept], layer.values[:, :, kept]

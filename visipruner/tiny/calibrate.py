@@ -2,7 +2,7 @@
 
     python -m visipruner.tiny.calibrate --questions 4    # per skill and candidate
 
-Every candidate setting answers the same validation questions; the held-out sets are never looked at.
+Every candidate answers the same validation questions; the held-out sets are never looked at.
 A preset is the most accurate of the candidates that cut enough executed prefill FLOPs. Writes
 presets.json beside the weights, with what was measured for each.
 """
