@@ -1,4 +1,4 @@
-"""Start the page: python app.py [--host 0.0.0.0] [--port 7860] [--model-path DIR]"""
+"""Start the page: python app.py [--host 0.0.0.0] [--port 7860] [--model-path DIR] [--device cpu]"""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import argparse
 import os
 import sys
 
-# Before gradio and transformers are imported: nothing is reported or fetched, ever.
+# Before gradio and transformers are imported: this process reports and fetches nothing, ever. A
+# model of the hub is downloaded by a process of its own when somebody asks (visipruner/hub.py).
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
@@ -18,15 +19,22 @@ def main(arguments: list[str] | None = None) -> int:
     """Serve until interrupted. Returns 1 after one sentence if that is not possible."""
     parser = argparse.ArgumentParser(description="Visual-token pruning, shown side by side.")
     parser.add_argument("--host", help="address to listen on; 0.0.0.0 serves a whole class room")
-    parser.add_argument("--port", type=int, help="port; the default is the first free one from 7860")
-    parser.add_argument("--model-path", metavar="DIR", help="also offer this LLaVA-1.5-style checkpoint")
+    parser.add_argument(
+        "--port", type=int, help="port; the default is the first free one from 7860"
+    )
+    parser.add_argument(
+        "--model-path", metavar="DIR", help="also offer this LLaVA-1.5-style checkpoint"
+    )
+    parser.add_argument(
+        "--device", help="cpu, cuda or cuda:1; the default is the GPUs if there are any"
+    )
     args = parser.parse_args(arguments)
 
     from visipruner.ui.layout import build, launch
     from visipruner.ui.store import Models
 
     try:
-        launch(build(Models(args.model_path)), args.host, args.port)
+        launch(build(Models(args.model_path, args.device)), args.host, args.port)
     except (ValueError, OSError) as error:
         sys.stderr.write(f"error: {str(error).splitlines()[0]}\n")
         return 1

@@ -18,6 +18,7 @@ os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 def build_parser() -> argparse.ArgumentParser:
     from visipruner.levels import PRESETS, SEMANTICS
+    from visipruner.loading import PRECISIONS
     from visipruner.methods import METHODS
     from visipruner.models import MODELS, PICTURE_MODES
 
@@ -56,6 +57,7 @@ def build_parser() -> argparse.ArgumentParser:
     ask.add_argument("--temperature", type=float, default=0.0, help="0 is greedy decoding")
     ask.add_argument("--seed", type=int, default=0, help="for sampling")
     ask.add_argument("--device", help="cpu or cuda; the default is a GPU if there is one")
+    ask.add_argument("--precision", default="auto", help=f"one of: {', '.join(PRECISIONS)}")
     ask.add_argument("--attention", default="sdpa", choices=("sdpa", "eager"), help="backend")
     ask.add_argument(
         "--rounds", type=int, default=1, help="measure so often, interleaved, and give medians too"
@@ -87,7 +89,13 @@ def ask_command(args):
     overrides = dict(_field(pair) for pair in args.set)
     if args.json and args.json != "-" and not Path(args.json).absolute().parent.is_dir():
         raise ValueError(f"There is no folder for {args.json!r}.")
-    vlm = load_vlm(args.model_path or args.model, device=args.device, attention=args.attention)
+    vlm = load_vlm(
+        args.model_path or args.model,
+        device=args.device,
+        precision=args.precision,
+        attention=args.attention,
+        on_progress=_tell_progress,
+    )
     prompt = vlm.prepare(args.picture, args.question, args.picture_mode)
     visual = prompt.layout.num_visual
     method = method_at(vlm, args.method, args.level, args.semantics, visual, **overrides)
@@ -141,6 +149,12 @@ def speed_words(ratio: float) -> str:
     if ratio < 1.05:
         return f"no measurable difference ({ratio:.2f}x)"
     return f"{ratio:.2f}x faster"
+
+
+def _tell_progress(progress):
+    """Ctrl-C ends the download; the next try goes on from there."""
+    done, total = progress.done / 1e9, progress.total / 1e9
+    print(f"downloading: {done:.1f} of {total:.1f} GB", file=sys.stderr)
 
 
 def _field(pair: str) -> tuple[str, object]:

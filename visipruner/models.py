@@ -1,29 +1,22 @@
-"""Which models there are, how they load, and how picture and question become their input."""
+"""Which models there are, where their files lie, and a loaded one with its processor."""
 
 from __future__ import annotations
 
-import json
-import re
+import os
 import threading
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
-from PIL import Image, ImageOps
-from safetensors import SafetensorError
-from transformers import AutoProcessor, LlavaForConditionalGeneration
+from transformers import LlavaForConditionalGeneration
 
-from visipruner.inputs import clean_question, literal, open_picture
-from visipruner.layout import TokenLayout
+from visipruner import hub, loading, prompt
+from visipruner.inputs import check_choice
+from visipruner.memory import gigabytes
+from visipruner.prompt import PICTURE_MODES, SYSTEM, Prompt
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
-
-# LLaVA-1.5 was trained with this sentence, which its chat template leaves out unless given.
-SYSTEM = (
-    "A chat between a curious human and an artificial intelligence assistant. The assistant gives "
-    "helpful, detailed, and polite answers to the human's questions."
-)
-PICTURE_MODES = ("pad", "crop")
 
 
 @dataclass(frozen=True)
@@ -32,8 +25,24 @@ class ModelSpec:
 
     name: str
     title: str
-    path: str
+    path: str = ""  # empty: on the hub
     note: str = ""
+    repo: str = ""
+    size: int = 0  # bytes of a hub checkpoint, all in 16 bits
+
+    def find(self) -> Path | None:
+        """The folder with its files; None: it has to be downloaded first."""
+        if self.path:
+            return Path(self.path)
+        shelf = os.environ.get("VISIPRUNER_MODEL_DIR")
+        for name in (self.name, self.repo.split("/")[-1]):
+            if shelf and (folder := Path(shelf, name)).is_dir():
+                return folder
+        return hub.find(self.repo)
+
+    @property
+    def download_size(self) -> str:
+        return gigabytes(self.size)
 
 
 MODELS: dict[str, ModelSpec] = {
@@ -43,20 +52,33 @@ MODELS: dict[str, ModelSpec] = {
         str(ASSETS / "tiny-llava"),
         "Trained in this repository on drawings of coloured shapes and digits; knows nothing else.",
     ),
+    "llava-1.5-7b": ModelSpec(
+        "llava-1.5-7b",
+        "LLaVA-1.5 7B",
+        note="The model that the paper studies; answers about photographs.",
+        repo="llava-hf/llava-1.5-7b-hf",
+        size=14_130_000_000,
+    ),
+    "llava-1.5-13b": ModelSpec(
+        "llava-1.5-13b",
+        "LLaVA-1.5 13B",
+        note="The larger model of the paper.",
+        repo="llava-hf/llava-1.5-13b-hf",
+        size=26_700_000_000,
+    ),
 }
 
 
-@dataclass(frozen=True)
-class Prompt:
-    """One picture and one question, ready for the model."""
+def menu() -> dict[str, ModelSpec]:
+    """The models that a server offers: all, or those named in VISIPRUNER_MODELS.
 
-    question: str
-    text: str  # the whole prompt, as the tokenizer got it
-    inputs: dict[str, torch.Tensor]  # input_ids (1, tokens), attention_mask, pixel_values
-    layout: TokenLayout
-    seen: Image.Image  # the picture exactly as the model sees it, before normalisation
-    padding: tuple[int, ...]  # patches that hold nothing but padding
-    notes: tuple[str, ...] = ()  # sentences for the user
+    Raises:
+        ValueError: an unknown name in the variable.
+    """
+    wanted = os.environ.get("VISIPRUNER_MODELS", "").replace(",", " ").split()
+    for name in wanted:
+        check_choice("every name in VISIPRUNER_MODELS", name, MODELS)
+    return {name: MODELS[name] for name in wanted or MODELS}
 
 
 @dataclass
@@ -66,13 +88,28 @@ class VLM:
     spec: ModelSpec
     model: LlavaForConditionalGeneration
     processor: object
+    precision: str = "float32"
     lock: threading.Lock = field(default_factory=threading.Lock)
     warm: set[int] = field(default_factory=set)  # prompt lengths that have run once
     runs: int = 0  # finished comparisons: whose turn it is to go first
 
     @property
     def device(self) -> torch.device:
-        return self.model.get_input_embeddings().weight.device
+        """Where the prompt goes in. With several devices, accelerate's hooks carry it on."""
+        embeddings = self.model.get_input_embeddings()
+        place = getattr(getattr(embeddings, "_hf_hook", None), "execution_device", None)
+        return embeddings.weight.device if place is None else torch.device(place)
+
+    @property
+    def devices(self) -> list[torch.device]:
+        """Every device that holds a part of the model."""
+        places = {parameter.device for parameter in self.model.parameters()} | {self.device}
+        return sorted((d for d in places if d.type != "meta"), key=str)
+
+    @property
+    def size(self) -> int:
+        """Bytes of the weights in memory."""
+        return self.model.get_memory_footprint()
 
     @property
     def dtype(self) -> torch.dtype:
@@ -81,99 +118,61 @@ class VLM:
     @property
     def grid(self) -> tuple[int, int]:
         """Patches (rows, columns) of a picture."""
-        vision = self.model.config.vision_config
-        side = vision.image_size // vision.patch_size
-        return side, side
+        return prompt.patch_grid(self.model.config)
 
     def prepare(self, picture, question: str, mode: str = "pad") -> Prompt:
-        """Turn a picture (path, bytes, PIL, array) and a question into the model's input.
-
-        Args:
-            mode: "pad" to a square, as LLaVA-1.5 was trained, or "crop" its middle.
-
-        Raises:
-            ValueError: one plain sentence about the picture or the question.
-        """
-        if mode not in PICTURE_MODES:
-            raise ValueError(f"The picture mode must be pad or crop, not {mode!r}.")
-        picture = open_picture(picture)
-        question, notes = clean_question(question)
-        tokenizer = self.processor.tokenizer
-        text = self._prompt_text(literal(question, tokenizer.all_special_tokens))
-        side = self.model.config.vision_config.image_size
-        square, padding_box = _square(
-            picture, side, mode, self.processor.image_processor.image_mean
-        )
-        inputs = self.processor(images=square, text=text, return_tensors="pt")
-        inputs["pixel_values"] = inputs["pixel_values"].to(self.model.dtype)
-        layout = TokenLayout.from_ids(
-            inputs["input_ids"], self.model.config.image_token_id, self.grid
-        )
-        return Prompt(
-            question,
-            text,
-            {name: tensor.to(self.device) for name, tensor in inputs.items()},
-            layout,
-            square,
-            _padding_patches(padding_box, side, self.grid),
-            tuple(notes),
-        )
-
-    def _prompt_text(self, question: str) -> str:
-        messages = [
-            {"role": "system", "content": [{"type": "text", "text": SYSTEM}]},
-            {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]},
-        ]
-        text = self.processor.apply_chat_template(messages, add_generation_prompt=True)
-        # Templates differ in the blanks that they add; LLaVA-1.5 was trained with exactly one.
-        return re.sub(re.escape(SYSTEM) + r"\s*", SYSTEM + " ", text)
+        """`make_prompt` for this model."""
+        return prompt.make_prompt(self.model.config, self.processor, picture, question, mode)
 
     @torch.inference_mode()
     def encode(self, prompt: Prompt):
         """Picture features, once for all methods: what `generate(mm_encoder_outputs=...)` takes."""
-        return self.model.get_image_features(prompt.inputs["pixel_values"], return_dict=True)
+        pixels = prompt.inputs["pixel_values"].to(self.device, self.dtype)
+        return self.model.get_image_features(pixels, return_dict=True)
 
 
 def load_vlm(
     model: str | Path = "tiny",
     *,
     device: str | None = None,
-    dtype: torch.dtype | None = None,
+    precision: str = "auto",
     attention: str = "sdpa",
+    on_progress: Callable[[hub.Progress], None] | None = None,
 ) -> VLM:
     """Load a model of MODELS by name, or any local folder with a LLaVA-1.5-style checkpoint.
 
+    A model of the hub that is not on this machine is downloaded first; nothing else is fetched.
+
     Args:
         model: a name in MODELS or a folder (safetensors only, no remote code).
-        device: "cpu", "cuda"; None: a GPU if there is one.
-        dtype: None: float32 on a CPU, bfloat16 on a GPU.
+        device: "cpu", "cuda", "cuda:1"; None: the GPUs if there are any.
+        precision: "auto" is float32 on a CPU (bfloat16 for large models) and bfloat16 on a GPU;
+            "float32", "bfloat16", "float16"; "4-bit" is NF4 by bitsandbytes.
         attention: the backend of transformers, "sdpa" or "eager".
+        on_progress: called during a download; an exception that it raises cancels.
 
     Raises:
-        ValueError: one plain sentence that says what is missing.
+        ValueError: one plain sentence that says what is missing and what it would take.
     """
-    spec = MODELS.get(str(model)) or _local_spec(Path(model))
-    _check_checkpoint(Path(spec.path))
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    dtype = dtype or (torch.float32 if device == "cpu" else torch.bfloat16)
-    try:
-        loaded = LlavaForConditionalGeneration.from_pretrained(
-            spec.path,
-            dtype=dtype,
-            attn_implementation=attention,
-            use_safetensors=True,
-            local_files_only=True,
-        )
-        processor = AutoProcessor.from_pretrained(spec.path, local_files_only=True)
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise ValueError(
-            f"The model in {spec.path} could not be loaded: a file is missing or damaged "
-            f"({str(error).splitlines()[0]})."
-        ) from error
-    return VLM(spec, loaded.eval().requires_grad_(False).to(device), processor)
+    spec = MODELS.get(str(model)) or local_spec(Path(model))
+    path = spec.find()
+    if path is None:
+        # Before gigabytes are fetched for nothing.
+        loading.place(spec.title, spec.size, device, precision)
+        for progress in hub.download(spec.repo, spec.size):
+            if on_progress:
+                on_progress(progress)
+        path = spec.find()
+        if path is None:
+            raise ValueError(f"{spec.repo} was downloaded, but is not complete; try again.")
+    loading.check_checkpoint(path)
+    placement = loading.place(spec.title, loading.size_in_16_bit(path), device, precision)
+    loaded = loading.load_model(path, placement, attention)
+    found = replace(spec, path=str(path))
+    return VLM(found, loaded, loading.load_processor(path), placement.precision)
 
 
-def _local_spec(path: Path) -> ModelSpec:
+def local_spec(path: Path) -> ModelSpec:
     if not path.is_dir():
         raise ValueError(
             f"There is no model {str(path)!r}: choose one of {', '.join(MODELS)} or name a folder "
@@ -182,45 +181,15 @@ def _local_spec(path: Path) -> ModelSpec:
     return ModelSpec(path.name, path.name, str(path), "A local checkpoint.")
 
 
-def _check_checkpoint(path: Path):
-    """Say what is wrong with a checkpoint folder before transformers says it in ten lines."""
-    try:
-        kind = json.loads((path / "config.json").read_text())["model_type"]
-    except (OSError, ValueError, KeyError):
-        raise ValueError(f"{path} holds no model: its config.json is missing or damaged.") from None
-    if kind != "llava":
-        raise ValueError(
-            f"{path} holds a {kind!r} model; only LLaVA-1.5-style models can be opened."
-        )
-    if not any(path.glob("*.safetensors")):
-        raise ValueError(
-            f"{path} holds no weights in safetensors format, the only one that is read."
-        )
-
-
-def _square(picture: Image.Image, side: int, mode: str, mean) -> tuple[Image.Image, tuple]:
-    """The square that the model sees, and the box (left, top, right, bottom) of the picture."""
-    if mode == "crop":
-        return ImageOps.fit(picture, (side, side), Image.Resampling.BICUBIC), (0, 0, side, side)
-    scale = side / max(picture.size)
-    width, height = (min(side, max(1, round(edge * scale))) for edge in picture.size)
-    left, top = (side - width) // 2, (side - height) // 2
-    square = Image.new("RGB", (side, side), tuple(round(255 * channel) for channel in mean))
-    square.paste(picture.resize((width, height), Image.Resampling.BICUBIC), (left, top))
-    return square, (left, top, left + width, top + height)
-
-
-def _padding_patches(box: tuple, side: int, grid: tuple[int, int]) -> tuple[int, ...]:
-    """Patches that touch no pixel of the picture."""
-    rows, columns = grid
-    left, top, right, bottom = box
-    high, wide = side / rows, side / columns
-    return tuple(
-        row * columns + column
-        for row in range(rows)
-        for column in range(columns)
-        if (row + 1) * high <= top
-        or row * high >= bottom
-        or (column + 1) * wide <= left
-        or column * wide >= right
-    )
+__all__ = [
+    "ASSETS",
+    "MODELS",
+    "PICTURE_MODES",
+    "SYSTEM",
+    "VLM",
+    "ModelSpec",
+    "Prompt",
+    "load_vlm",
+    "local_spec",
+    "menu",
+]

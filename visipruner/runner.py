@@ -37,6 +37,7 @@ from visipruner.flops import (
     vision_flops,
 )
 from visipruner.inputs import check_number
+from visipruner.memory import freeing, is_out_of_memory, ran_out
 from visipruner.methods import PruningMethod
 from visipruner.models import VLM, Prompt
 from visipruner.results import Answer, Comparison, Counts, Options, Times
@@ -122,7 +123,7 @@ def measure(
     """Medians of `rounds` interleaved silent runs, per method: the fields of `Times` in ms."""
     check_number("rounds", rounds, 1, 100, integer=True)
     samples: list[list[Times]] = [[] for _ in methods]
-    with vlm.lock:
+    with freeing(), vlm.lock:
         for turn in range(rounds):
             features, vision_ms = _encode(vlm, prompt)
             _warm_up(vlm, prompt, features)
@@ -158,7 +159,7 @@ def _stream(work: Callable[[Callable[[Event], None]], None]) -> Iterator[Event]:
         except Stopped:
             pass
         except BaseException as error:  # handed to whoever listens
-            events.put(error)
+            events.put(ran_out(error) if is_out_of_memory(error) else error)
 
     thread = threading.Thread(target=body, name="visipruner-run", daemon=True)
     thread.start()
@@ -236,8 +237,8 @@ def _generate(vlm, prompt, features, options, streamer=None):
     if options.temperature:
         sampling = {"do_sample": True, "temperature": options.temperature, "top_p": 1.0, "top_k": 0}
     return vlm.model.generate(
-        input_ids=prompt.inputs["input_ids"],
-        attention_mask=prompt.inputs["attention_mask"],
+        input_ids=prompt.inputs["input_ids"].to(vlm.device),
+        attention_mask=prompt.inputs["attention_mask"].to(vlm.device),
         mm_encoder_outputs={"image": features},
         max_new_tokens=options.max_new_tokens,
         streamer=streamer,

@@ -11,7 +11,7 @@ from visipruner.levels import method_at
 from visipruner.methods import PruningMethod
 from visipruner.models import VLM, Prompt
 from visipruner.results import Comparison, Options
-from visipruner.runner import Event, compare
+from visipruner.runner import Event
 from visipruner.trace import LayerRecord
 from visipruner.ui.scenes import Truth
 from visipruner.ui.store import Models
@@ -41,7 +41,7 @@ class Form:
 class Job:
     """A checked form: everything that `compare` needs."""
 
-    vlm: VLM
+    models: Models
     prompt: Prompt
     methods: list[PruningMethod]
     options: Options
@@ -49,8 +49,23 @@ class Job:
     truth: Truth | None = None
     notes: tuple[str, ...] = ()
 
+    @property
+    def key(self) -> tuple:
+        return self.form.model, self.form.backend, self.form.precision
+
+    @property
+    def vlm(self) -> VLM:
+        """Asked for anew each time: a result that is kept must not keep a model in memory."""
+        return self.models.get(*self.key)
+
     def run(self) -> Iterator[Event]:
-        return compare(self.vlm, self.prompt, self.methods, self.options)
+        return self.compare(self.methods, self.options)
+
+    def compare(self, methods: list[PruningMethod], options: Options) -> Iterator[Event]:
+        return self.models.compare(self.key, self.prompt, methods, options)
+
+    def measure(self, methods: list[PruningMethod], options: Options, rounds: int) -> list[dict]:
+        return self.models.measure(self.key, self.prompt, methods, options, rounds)
 
 
 @dataclass
@@ -116,7 +131,7 @@ def check(models: Models, form: Form, truth: Truth | None = None) -> Job:
     notes = list(prompt.notes)
     if form.model == "tiny":
         notes += world_notes(prompt)
-    return Job(vlm, prompt, [PruningMethod(), method], options, form, truth, tuple(notes))
+    return Job(models, prompt, [PruningMethod(), method], options, form, truth, tuple(notes))
 
 
 def _options(given: dict) -> Options:

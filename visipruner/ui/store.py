@@ -2,40 +2,52 @@
 
 from __future__ import annotations
 
-import gc
 import threading
 from collections import OrderedDict
+from collections.abc import Iterator
 
-import torch
-
+from visipruner import hub, loading, memory
 from visipruner.inputs import check_choice
-from visipruner.models import MODELS, VLM, load_vlm
+from visipruner.loading import PRECISIONS
+from visipruner.models import MODELS, VLM, ModelSpec, load_vlm, menu
+from visipruner.ui import text, zerogpu
 
 BACKENDS = ("sdpa", "eager")
-PRECISIONS = {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16}
-_MOST_LOADED = 3
+_MOST_SMALL = 3  # small models that may stay in memory; of large ones there is never more than one
 
 
 class Models:
     """What can be chosen on this server. Nobody can name a folder or a hub model from outside.
 
     Args:
-        extra: a local checkpoint's folder that is offered besides the models of MODELS.
+        extra: a local checkpoint's folder that is offered besides the models of the menu.
+        device: where models go; None: the GPUs if there are any.
+
+    Raises:
+        ValueError: one sentence, for a wrong folder or an unknown name in VISIPRUNER_MODELS.
     """
 
-    def __init__(self, extra: str | None = None):
-        self.paths = {name: name for name in MODELS}
-        self.titles = {name: spec.title for name, spec in MODELS.items()}
-        self.default = "tiny"
+    def __init__(self, extra: str | None = None, device: str | None = None):
+        self.device = device
+        # A Space with ZeroGPU can only offer what is on its disk when it starts.
+        offered = [n for n, spec in menu().items() if spec.find() or not zerogpu.active()]
+        self.paths = {name: name for name in offered}
+        self.titles = {name: _title(MODELS[name]) for name in self.paths}
+        self.default = next(iter(self.paths))
         self._loaded: OrderedDict[tuple, VLM] = OrderedDict()
         self._lock = threading.Lock()
+        self.compare, self.measure = zerogpu.runs(self)
         if extra:
             # Loaded now: a wrong folder must end the start, not somebody's first question.
-            vlm = load_vlm(extra)
+            vlm = load_vlm(extra, device=device)
             self.default = vlm.spec.name if vlm.spec.name not in self.paths else "local"
             self.paths[self.default] = vlm.spec.path
             self.titles[self.default] = f"{vlm.spec.title} (local)"
             self._loaded[self.default, BACKENDS[0], "auto"] = vlm
+        if zerogpu.active():
+            # Only what is on the GPU before the first visitor reaches the processes that answer.
+            for name in self.paths:
+                self._add((name, BACKENDS[0], "auto"))
 
     @property
     def choices(self) -> list[tuple[str, str]]:
@@ -45,8 +57,30 @@ class Models:
     def is_loaded(self, name: str) -> bool:
         return (name, BACKENDS[0], "auto") in self._loaded
 
+    def fetch(self, name: str, precision: str = "auto") -> Iterator[str]:
+        """Download a model of the hub if it is not here yet; closing the generator cancels.
+
+        Yields:
+            sentences about the progress; none if there is nothing to download.
+
+        Raises:
+            ValueError: one sentence about what is missing.
+        """
+        check_choice("model", name, self.paths)
+        spec = MODELS.get(self.paths[name])
+        if spec is None or spec.find():
+            return
+        loading.place(spec.title, spec.size, self.device, precision)
+        for progress in hub.download(spec.repo, spec.size):
+            total = max(progress.total, spec.size)
+            yield text.DOWNLOADING.format(
+                title=spec.title,
+                done=memory.gigabytes(progress.done),
+                total=memory.gigabytes(total),
+            )
+
     def get(self, name: str, backend: str = "sdpa", precision: str = "auto") -> VLM:
-        """The loaded model; loads it if it is not there yet.
+        """The loaded model; loads it if it is not there yet. Never downloads.
 
         Raises:
             ValueError: one sentence, for an unknown word or a checkpoint that is missing.
@@ -57,14 +91,31 @@ class Models:
         key = (name, backend, precision)
         with self._lock:
             if key not in self._loaded:
-                self._make_room()
-                self._loaded[key] = load_vlm(
-                    self.paths[name], attention=backend, dtype=PRECISIONS[precision]
-                )
+                if zerogpu.active():
+                    raise ValueError(text.FIXED_AT_START)
+                self._add(key)
             self._loaded.move_to_end(key)
             return self._loaded[key]
 
+    def _add(self, key: tuple[str, str, str]):
+        name, backend, precision = key
+        spec = MODELS.get(self.paths[name])
+        if spec and not spec.find():
+            raise ValueError(text.NOT_HERE.format(title=spec.title, size=spec.download_size))
+        if not zerogpu.active():
+            self._make_room()
+        self._loaded[key] = load_vlm(
+            self.paths[name], device=self.device, attention=backend, precision=precision
+        )
+
     def _make_room(self):
-        while len(self._loaded) >= _MOST_LOADED:
-            self._loaded.popitem(last=False)
-            gc.collect()
+        """Free every large model, and the small one that nobody has used for longest."""
+        small = [key for key, vlm in self._loaded.items() if vlm.size < memory.LARGE]
+        keep = small[-_MOST_SMALL + 1 :]
+        for key in [key for key in self._loaded if key not in keep]:
+            del self._loaded[key]
+        memory.release()
+
+
+def _title(spec: ModelSpec) -> str:
+    return spec.title if spec.find() else text.TO_DOWNLOAD.format(spec.title, spec.download_size)

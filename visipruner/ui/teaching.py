@@ -10,7 +10,6 @@ from html import escape
 from visipruner.levels import method_at
 from visipruner.methods import PruningMethod
 from visipruner.results import Comparison, Options
-from visipruner.runner import compare, measure
 from visipruner.ui import handlers, scenes, text, views
 from visipruner.ui.handlers import Form, Job
 from visipruner.ui.store import Models
@@ -53,7 +52,7 @@ def search(models: Models, form: Form, seed) -> Iterator[Search]:
 
 def _quick(job: Job) -> Iterator[Comparison | None]:
     """Compare without the probe; a generator, so that Stop can close it between two events."""
-    events = compare(job.vlm, job.prompt, job.methods, replace(job.options, probe=False))
+    events = job.compare(job.methods, replace(job.options, probe=False))
     try:
         for event in events:
             yield event.comparison
@@ -91,7 +90,7 @@ def sweep(job: Job) -> Iterator[Sweep]:
         for level in LEVELS
     ]
     state, options = Sweep(), replace(job.options, probe=False)
-    events = compare(job.vlm, job.prompt, methods, options)
+    events = job.compare(methods, options)
     try:
         for event in events:
             if event.kind == "answer":
@@ -141,7 +140,7 @@ def rounds(job: Job) -> Iterator[list[list[dict]]]:
     silent = Options(job.options.max_new_tokens, job.options.temperature, job.options.seed, False)
     for turn in range(ROUNDS):
         order = (0, 1) if turn % 2 == 0 else (1, 0)
-        found = measure(job.vlm, job.prompt, [job.methods[side] for side in order], silent, 1)
+        found = job.measure([job.methods[side] for side in order], silent, 1)
         for side, sample in zip(order, found):
             samples[side].append(sample)
         yield samples

@@ -7,6 +7,12 @@ LEAD = (
 )
 MODEL_READY = "{title} · {grid} patches · {layers} layers · {device}"
 MODEL_WAITING = "{title} · is loaded when you press Run"
+TO_DOWNLOAD = "{} ({} to download)"
+DOWNLOADING = "Downloading {title}: {done} of {total}. Stop pauses; what has arrived is kept."
+FETCHING = "Downloading the model"
+LOADING = "Loading the model…"
+NOT_HERE = "{title} is not on this machine yet: choose it on the page and press Run ({size})."
+FIXED_AT_START = "Here every model runs in its usual precision with sdpa attention; choose those."
 
 PICTURE = "Picture"
 QUESTION = "Question"

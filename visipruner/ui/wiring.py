@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import closing
 from dataclasses import replace
 
 import gradio as gr
@@ -144,9 +145,22 @@ def _job(models, values) -> Job:
     return handlers.check(models, form, known)
 
 
+def _made_ready(models, outputs, results, values):
+    """Say so while a model is downloaded and loaded; Stop ends the download."""
+    frame, (form, _) = Frame(outputs), controls.form(values)
+    with closing(models.fetch(form.model, form.precision)) as sentences:
+        for sentence in sentences:
+            frame.set(results.status, views.says(sentence, text.FETCHING))
+            yield frame.take()
+    if not models.is_loaded(form.model):
+        frame.set(results.status, views.says(text.LOADING, text.LOADING))
+        yield frame.take()
+
+
 def _running(models, model_line, chosen, results):
     @plainly
     def on_run(*values):
+        yield from _made_ready(models, _run_outputs(model_line, chosen, results), results, values)
         yield from stream(models, model_line, chosen, results, _job(models, values))
 
     return gr.on(

@@ -1,0 +1,266 @@
+"""From a folder to a model on its device: checks that speak first, 4-bit, several GPUs."""
+
+from __future__ import annotations
+
+import json
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from torch import nn
+from transformers import AutoProcessor, BitsAndBytesConfig, LlavaForConditionalGeneration
+
+from visipruner import memory
+from visipruner.inputs import check_choice
+from visipruner.memory import gigabytes
+
+PRECISIONS = ("auto", "float32", "bfloat16", "float16", "4-bit")
+# Bare names would match nothing but lm_head, and the vision tower would be quantised silently.
+NOT_IN_4_BIT = ["model.vision_tower", "model.multi_modal_projector", "lm_head"]
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where a model will lie, and how precisely. `device_map` is accelerate's."""
+
+    precision: str
+    dtype: torch.dtype
+    device_map: dict | str
+    max_memory: dict[int, int] | None = None
+
+
+def place(title: str, size: int, device: str | None, precision: str) -> Placement:
+    """Decide where a checkpoint goes, before a byte of it is fetched or read.
+
+    Args:
+        size: bytes of the checkpoint in 16 bits per number.
+        device: "cpu", "cuda", "cuda:1"; None: the GPUs if there are any. A large model goes to a
+            CPU only when asked to.
+
+    Raises:
+        ValueError: one sentence that says what is missing and what it would take.
+    """
+    check_choice("precision", precision, PRECISIONS)
+    kind = torch.device(_device(device)).type
+    if kind == "cpu":
+        return _on_cpu(title, size, device, precision)
+    if precision == "auto":
+        precision = "bfloat16" if torch.cuda.is_bf16_supported() else "float16"
+    dtype = getattr(torch, precision, None) or (
+        torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    )
+    return Placement(precision, dtype, *_on_gpus(title, size, device, precision))
+
+
+def _device(device: str | None) -> str:
+    has_gpu = torch.cuda.is_available()
+    if device is None:
+        return "cuda" if has_gpu else "cpu"
+    try:
+        wanted = torch.device(device)
+    except (RuntimeError, TypeError):
+        wanted = None
+    if wanted is None or wanted.type not in ("cpu", "cuda"):
+        raise ValueError(f"The device must be cpu, cuda or cuda:NUMBER, not {device!r}.")
+    if wanted.type == "cuda" and (wanted.index or 0) >= (
+        torch.cuda.device_count() if has_gpu else 0
+    ):
+        raise ValueError(
+            f"There is no {device} here: torch finds {torch.cuda.device_count() if has_gpu else 0} "
+            "CUDA devices; name another one, or cpu."
+        )
+    return device
+
+
+def _on_cpu(title: str, size: int, device: str | None, precision: str) -> Placement:
+    if precision == "auto":
+        # Small models are exact; a large one would not fit twice.
+        precision = "bfloat16" if size >= memory.LARGE else "float32"
+    need, free = memory.needed(size, precision), memory.free_on_cpu()
+    if device is None and size >= memory.LARGE:
+        small = gigabytes(memory.needed(size, "4-bit"))
+        raise ValueError(
+            f"{title} needs a GPU with {gigabytes(memory.needed(size, 'bfloat16'))} free "
+            f"({small} in 4-bit), and torch finds none here; with --device cpu it runs slowly in "
+            f"{gigabytes(need)} of main memory."
+        )
+    if need > free:
+        raise ValueError(
+            f"{title} needs {gigabytes(need)} of main memory in {precision}, but "
+            f"{gigabytes(free)} are free here{_hint(size, precision)}."
+        )
+    dtype = torch.float32 if precision == "4-bit" else getattr(torch, precision)
+    return Placement(precision, dtype, {"": "cpu"})
+
+
+def _on_gpus(title: str, size: int, device: str | None, precision: str) -> tuple:
+    """(device_map, max_memory): one GPU where the model fits, else all of them together."""
+    need, free = memory.needed(size, precision), memory.free_on_gpus()
+    named = torch.device(device).index if device else None
+    if named is not None:
+        free = [bytes_ if index == named else 0 for index, bytes_ in enumerate(free)]
+    roomiest = max(range(len(free)), key=free.__getitem__)
+    if free[roomiest] >= need:
+        return {"": roomiest}, None
+    # The last tenth stays empty for activations: they appear on every device.
+    shares = {index: int(bytes_ * 0.9) for index, bytes_ in enumerate(free) if bytes_}
+    if len(shares) > 1 and sum(shares.values()) >= need:
+        return "auto", shares
+    raise ValueError(
+        f"{title} needs {gigabytes(need)} of GPU memory in {precision}, but {gigabytes(sum(free))} "
+        f"are free on {device or 'the ' + str(len(free)) + ' GPU(s) here'}{_hint(size, precision)}."
+    )
+
+
+def _hint(size: int, precision: str) -> str:
+    if precision == "4-bit":
+        return ""
+    return f"; in 4-bit it takes {gigabytes(memory.needed(size, '4-bit'))}"
+
+
+def check_checkpoint(path: Path):
+    """Say what is wrong with a checkpoint folder before transformers says it in ten lines.
+
+    Raises:
+        ValueError: one sentence.
+    """
+    try:
+        config = json.loads((path / "config.json").read_text())
+        kind, text = config["model_type"], config.get("text_config") or {}
+    except (OSError, ValueError, KeyError, TypeError):
+        raise ValueError(f"{path} holds no model: its config.json is missing or damaged.") from None
+    if kind == "llava_next":
+        raise ValueError(
+            f"{path} holds a LLaVA-NeXT model, which reads several crops of a picture: it can be "
+            "pruned from Python with prune(), but this program asks and draws one square only."
+        )
+    if kind != "llava":
+        raise ValueError(
+            f"{path} holds a {kind!r} model; only LLaVA-1.5-style models can be opened."
+        )
+    if text.get("sliding_window") and text.get("use_sliding_window", True):
+        raise ValueError(
+            f"{path} attends through a sliding window of {text['sliding_window']} tokens; its "
+            "caches cannot be shortened one by one, so it cannot be pruned."
+        )
+    _check_weights(path)
+
+
+def _check_weights(path: Path):
+    if not any(path.glob("*.safetensors")):
+        raise ValueError(
+            f"{path} holds no weights in safetensors format, the only one that is read."
+        )
+    index = path / "model.safetensors.index.json"
+    if index.is_file():
+        try:
+            parts = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+        except (ValueError, KeyError, AttributeError):
+            raise ValueError(f"{index} is damaged; fetch it again.") from None
+        missing = [part for part in parts if not (path / part).is_file()]
+        if missing:
+            raise ValueError(f"{path} lacks {missing[0]}, one of {len(parts)} files of weights.")
+
+
+def size_in_16_bit(path: Path) -> int:
+    """Bytes of a folder's weights at two bytes per number, from the headers of its files."""
+    total = 0
+    for file in path.glob("*.safetensors"):
+        try:
+            with file.open("rb") as stream:
+                (length,) = struct.unpack("<Q", stream.read(8))
+                header = json.loads(stream.read(length))
+        except (ValueError, struct.error, MemoryError):
+            raise ValueError(f"{file} is missing or damaged; fetch it again.") from None
+        for name, entry in header.items():
+            if name != "__metadata__":
+                numbers = 1
+                for edge in entry["shape"]:
+                    numbers *= edge
+                total += 2 * numbers
+    return total
+
+
+def load_model(path: Path, placement: Placement, attention: str) -> LlavaForConditionalGeneration:
+    """The model of a folder, ready to answer.
+
+    Raises:
+        ValueError: one sentence: a file is missing or damaged, or memory was not enough.
+    """
+    extra = {}
+    if placement.max_memory:
+        extra["max_memory"] = placement.max_memory
+    if placement.precision == "4-bit":
+        extra["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=placement.dtype,
+            llm_int8_skip_modules=NOT_IN_4_BIT,
+        )
+    try:
+        model, found = LlavaForConditionalGeneration.from_pretrained(
+            path,
+            output_loading_info=True,
+            dtype=placement.dtype,
+            device_map=placement.device_map,
+            attn_implementation=attention,
+            use_safetensors=True,
+            local_files_only=True,
+            **extra,
+        )
+    except Exception as error:
+        raise _why(path, error) from None
+    if found["missing_keys"]:
+        # transformers would go on with random numbers in their place.
+        raise ValueError(f"{path} lacks weights, {sorted(found['missing_keys'])[0]} for one.")
+    if placement.precision == "4-bit":
+        check_4_bit(model)
+    return model.eval().requires_grad_(False)
+
+
+def load_processor(path: Path):
+    """Tokenizer, chat template and image processor of a folder.
+
+    Raises:
+        ValueError: one sentence.
+    """
+    try:
+        processor = AutoProcessor.from_pretrained(path, local_files_only=True)
+    except Exception as error:
+        raise _why(path, error) from None
+    if not getattr(processor, "chat_template", None):
+        raise ValueError(f"{path} has no chat template, so nobody knows how to ask this model.")
+    return processor
+
+
+def _why(path: Path, error: Exception) -> Exception:
+    """The sentence for an error while loading; what nobody foresaw stays as it is."""
+    if memory.is_out_of_memory(error):
+        return memory.ran_out(error)
+    if isinstance(error, OSError | ValueError | KeyError | RuntimeError | SafetensorError):
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        return ValueError(
+            f"The model in {path} could not be loaded: a file is missing or damaged ({reason})."
+        )
+    return error
+
+
+def check_4_bit(model: nn.Module):
+    """Make sure that exactly the language model's linear layers are in 4 bits.
+
+    A wrong list of modules to skip is silent, and a quantised vision tower answers worse.
+
+    Raises:
+        ValueError: names the first module that is not as it should be.
+    """
+    from bitsandbytes.nn import Linear4bit
+
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear):
+            wanted = name.startswith("model.language_model.layers.")
+            if isinstance(module, Linear4bit) != wanted:
+                state = "not in 4 bits" if wanted else "in 4 bits, which only the layers should be"
+                raise ValueError(f"Loading in 4 bits went wrong: {name} is {state}.")

@@ -1,0 +1,47 @@
+"""ZeroGPU Spaces: what needs the GPU runs through `spaces.GPU`; anywhere else nothing changes.
+
+On such a Space the wrapped functions run in a forked child that alone has the GPU. So arguments and
+results are plain picklable data, the models are those that the parent had loaded at its start, and
+of all errors only `gr.Error` keeps its words.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+
+from visipruner.runner import Event, compare, measure
+from visipruner.ui.page import plainly
+
+MOST_SECONDS = 110  # a visitor without an account has two minutes a day
+
+
+def active() -> bool:
+    """Is this a ZeroGPU Space?"""
+    return os.environ.get("SPACES_ZERO_GPU", "").lower() in ("1", "t", "true")
+
+
+def runs(models) -> tuple[Callable, Callable]:
+    """`compare` and `measure` for a model given by its key (name, backend, precision)."""
+
+    def compare_on(key, prompt, methods, options) -> Iterator[Event]:
+        yield from compare(models.get(*key), prompt, methods, options)
+
+    def measure_on(key, prompt, methods, options, rounds) -> list[dict[str, float]]:
+        return measure(models.get(*key), prompt, methods, options, rounds)
+
+    if not active():
+        return compare_on, measure_on
+    import spaces
+
+    on_gpu = spaces.GPU(duration=seconds)
+    return on_gpu(plainly(compare_on)), on_gpu(plainly(measure_on))
+
+
+def seconds(_key, _prompt, methods, options, rounds: int = 1) -> int:
+    """What to ask for: the whole quota goes by it, and longer requests wait longer.
+
+    Moving a 7B model onto the GPU, then per answer a prefill and about 20 tokens a second at worst.
+    """
+    answer = 1 + options.max_new_tokens / 20
+    return round(min(MOST_SECONDS, 8 + rounds * len(methods) * answer))
