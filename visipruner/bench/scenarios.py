@@ -112,7 +112,8 @@ def scenario(name: str, visual: int, device: str, dtype: torch.dtype) -> Scenari
         ValueError: for an unknown name.
     """
     if name == "tiny":
-        model = load_vlm("tiny", device=device, dtype=dtype).model
+        precision = str(dtype).removeprefix("torch.")
+        model = load_vlm("tiny", device=device, precision=precision).model
     elif name in SHAPES:
         torch.manual_seed(0)
         config = LlamaConfig(**SHAPES[name], max_position_embeddings=4096)
