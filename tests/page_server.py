@@ -9,13 +9,14 @@ import tempfile
 from pathlib import Path
 
 # Thresholds at which a random model drops some of its patches and keeps some.
-PRESETS = {
-    "shallow_layers": 2,
+_THRESHOLDS = {
+    "shallow_layers": [2] * 5,
     "relative": True,
     "layer_threshold": [0.5, 0.99, 0.9999, 0.99999, 0.999999],
     "tokens_threshold": [0, 0.05, 0.1, 0.2, 1.0],
     "exit_threshold": [1.0, 0.9999, 0.999, 0.995, 0.9],
 }
+PRESETS = {"paper": _THRESHOLDS, "official": _THRESHOLDS}
 
 
 @functools.cache

@@ -1,0 +1,246 @@
+"""The page as visitors meet it: a real Chromium, strictly offline, no failed request tolerated."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import time
+
+import page_server
+import pytest
+from playwright.sync_api import Page, expect, sync_playwright
+
+from visipruner.ui import text
+
+ARGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-dev-shm-usage",
+    "--disable-background-networking",
+    "--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1 , EXCLUDE localhost",
+]
+PATIENCE = 60_000  # milliseconds; a machine that runs the tests may be busy
+FINISHED = ".vp-verdict.same, .vp-verdict.different"
+
+# What gradio's own parts bring along; anything else that axe finds is ours.
+GRADIO_FAULTS = {"region", "label", "aria-allowed-attr", "scrollable-region-focusable"}
+
+
+@pytest.fixture(scope="module")
+def browser():
+    path = os.environ.get("CHROMIUM") or shutil.which("chromium")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=ARGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def address(mini_path):
+    return page_server.address(mini_path)
+
+
+@pytest.fixture
+def visit(browser, address):
+    """(query, **context settings) -> an opened page; fails if any answer was >= 400."""
+    contexts, bad = [], []
+
+    def open_page(query: str = "", **settings) -> Page:
+        settings = {"viewport": {"width": 1440, "height": 900}, **settings}
+        context = browser.new_context(**settings)
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(PATIENCE)
+        page.on("response", lambda r: r.status >= 400 and bad.append(f"{r.status} {r.url}"))
+        page.on("pageerror", lambda error: bad.append(str(error)))
+        page.goto(address + query)
+        expect(question(page)).not_to_have_value("", timeout=PATIENCE)
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert not bad
+
+
+def question(page: Page):
+    return page.get_by_label(text.QUESTION, exact=True)
+
+
+def press(page: Page, name: str):
+    page.get_by_role("button", name=name, exact=True).click()
+
+
+def run(page: Page):
+    press(page, text.RUN)
+    expect(page.locator(FINISHED)).to_be_visible(timeout=PATIENCE)
+
+
+def set_longest_answer(page: Page, tokens: int):
+    page.get_by_role("button", name=re.compile(text.ADVANCED)).click()
+    box = page.get_by_role("spinbutton", name=re.compile(re.escape(text.MAX_NEW_TOKENS)))
+    box.fill(str(tokens))
+    box.press("Tab")
+
+
+def test_first_answer_takes_one_click(visit):
+    page = visit()
+    expect(page.locator(".js-plotly-plot")).to_have_count(0)
+    run(page)
+    expect(page.locator(".vp-side .vp-answer")).to_have_count(2)
+    expect(page.locator(".vp-number")).to_have_count(3)
+    expect(page.locator(".vp-truth")).to_contain_text("True answer")
+    expect(page.locator(".vp-counters")).to_contain_text("formula")
+    expect(page.locator(".js-plotly-plot")).to_have_count(3, timeout=PATIENCE)
+    expect(page.locator("[role=status].vp-unseen")).to_contain_text("Done")
+
+
+def test_stop_stops_within_a_second(visit, mini_path):
+    models = page_server.models(mini_path)
+    vlm = models.get(models.default)
+    page = visit()
+    set_longest_answer(page, 256)
+    press(page, text.RUN)
+    expect(page.locator(".vp-side .vp-answer", has_text=re.compile(r"\w{2}")).first).to_be_visible()
+    press(page, text.STOP)
+    expect(page.locator(".vp-status")).to_contain_text("Stopped")
+    started = time.monotonic()
+    while vlm.lock.locked() and time.monotonic() - started < 5:
+        time.sleep(0.02)
+    assert time.monotonic() - started < 1
+    assert not vlm.lock.locked()
+    run(page)  # and the next run works
+
+
+def test_two_visitors_do_not_disturb_each_other(visit):
+    alone = visit("?seed=5")
+    run(alone)
+    answers = alone.locator(".vp-answer").all_inner_texts()
+    first, second = visit("?seed=5"), visit("?seed=8")
+    press(first, text.RUN)
+    press(second, text.RUN)
+    for page in (first, second):
+        expect(page.locator(FINISHED)).to_be_visible(timeout=PATIENCE)
+    assert first.locator(".vp-answer").all_inner_texts() == answers
+    assert "seed" not in second.url or question(second).input_value() != ""
+
+
+def test_levels_and_layers_work_from_the_keyboard(visit):
+    page = visit()
+    slider = page.get_by_role("slider", name=re.compile(text.LEVEL))
+    slider.focus()
+    for _ in range(5):
+        page.keyboard.press("ArrowRight")
+    expect(page.get_by_label("aggressive")).to_be_checked()
+    page.get_by_label("gentle").check()
+    expect(slider).to_have_value("0.25")
+    question(page).focus()
+    page.keyboard.press("Enter")
+    expect(page.locator(FINISHED)).to_be_visible(timeout=PATIENCE)
+    layer = page.get_by_label("Layer", exact=True)
+    expect(layer).to_be_visible()
+    before = layer.input_value()
+    page.get_by_role("button", name="Previous layer").focus()
+    page.keyboard.press("[" if before != "0" else "]")
+    expect(layer).not_to_have_value(before)
+
+
+def test_a_link_fills_the_form_and_runs_nothing(visit):
+    page = visit("?seed=8&question=is+it+blue%3F&method=fastv&level=0.75&model=no/such&other=1")
+    expect(question(page)).to_have_value("is it blue?")
+    expect(page.get_by_label(text.METHOD)).to_have_value(text.METHODS["fastv"])
+    expect(page.get_by_label("aggressive")).to_be_checked()
+    expect(page.locator(".vp-notes")).to_contain_text("model")
+    expect(page.locator(FINISHED)).to_have_count(0)
+    page.get_by_role("button", name=re.compile(text.REPEAT)).click()
+    expect(page.get_by_label(text.LINK)).to_have_value(re.compile(r"seed=8&question=is.it.blue"))
+
+
+def test_files_come_on_click(visit, tmp_path):
+    page = visit()
+    run(page)
+    for name, start in (
+        (text.SAVE_PNG, b"\x89PNG"),
+        (text.SAVE_JSON, b"{"),
+        (text.SAVE_HTML, b"<!"),
+    ):
+        with page.expect_download() as caught:
+            press(page, name)
+        path = tmp_path / caught.value.suggested_filename
+        caught.value.save_as(path)
+        assert path.read_bytes().lower().startswith(start.lower())
+    assert len(json.loads((tmp_path / "visipruner.json").read_text())["answers"]) == 2
+
+
+def test_a_bad_file_gets_one_sentence_and_the_next_run_works(visit, tmp_path):
+    page = visit()
+    bad = tmp_path / "picture.png"
+    bad.write_bytes(b"\x89PNG\r\n\x1a\n but not really")
+    page.get_by_role("button", name=re.compile("clear|remove", re.I)).first.click()
+    page.locator("input[type=file]").first.set_input_files(bad)
+    toast = page.locator(".toast-body")
+    expect(toast).to_contain_text("damaged", timeout=PATIENCE)
+    assert "Traceback" not in toast.inner_text()
+    page.get_by_role("button", name=re.compile("^Example 2")).click()
+    expect(question(page)).not_to_have_value("")
+    run(page)
+
+
+def test_empty_question_gets_one_sentence(visit):
+    page = visit()
+    question(page).fill("   ")
+    press(page, text.RUN)
+    expect(page.locator(".toast-body")).to_contain_text("question", timeout=PATIENCE)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_phone_needs_no_sideways_scrolling(visit, scheme):
+    page = visit(viewport={"width": 390, "height": 844}, color_scheme=scheme, has_touch=True)
+    expect(page.get_by_role("button", name=text.RUN, exact=True)).to_be_in_viewport()
+    run(page)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    expect(page.locator(".vp-verdict h2")).to_be_in_viewport()
+
+
+def test_dark_and_projector(visit):
+    page = visit()
+    light = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    press(page, text.DARK)
+    expect(page.locator("body.dark")).to_have_count(1)
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") != light
+    press(page, text.PROJECTOR)
+    run(page)
+    size = page.evaluate(
+        "parseFloat(getComputedStyle(document.querySelector('.vp-verdict h2')).fontSize)"
+    )
+    assert size >= 48
+    layer = page.get_by_label("Layer", exact=True)
+    before = layer.input_value()
+    page.locator("body").press("PageUp" if before != "0" else "PageDown")  # a presenter's remote
+    expect(layer).not_to_have_value(before)
+
+
+def test_a_lesson_sweeps_the_level(visit):
+    page = visit()
+    page.get_by_role("button", name=re.compile(text.TEACHING)).click()
+    press(page, text.SWEEP)
+    expect(page.locator(".vp-table tbody tr")).to_have_count(11, timeout=PATIENCE)
+    expect(page.locator(".vp-table tbody")).not_to_contain_text("…", timeout=PATIENCE)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_of_ours(visit, scheme):
+    from axe_playwright_python.sync_playwright import Axe
+
+    page = visit(color_scheme=scheme)
+    run(page)
+    expect(page.locator(".js-plotly-plot")).to_have_count(3, timeout=PATIENCE)
+    found = Axe().run(page).response["violations"]
+    ours = {
+        fault["id"]: [node["html"][:160] for node in fault["nodes"]][:4]
+        for fault in found
+        if fault["id"] not in GRADIO_FAULTS
+    }
+    assert not ours
