@@ -10,6 +10,7 @@ from PIL import Image
 from visipruner.flops import ExecutedFlops
 from visipruner.layout import TokenLayout
 from visipruner.render import charts, series, stages
+from visipruner.render.compose import SceneComposer, composer_props, composer_value, scene_of
 from visipruner.render.overlay import draw_survivors, panels
 from visipruner.render.report import report_html
 from visipruner.render.values import (
@@ -23,6 +24,7 @@ from visipruner.render.values import (
 )
 from visipruner.render.viewer import PatchViewer, viewer_parts
 from visipruner.results import Answer, Comparison, Counts, Times
+from visipruner.tiny.data import make_scene
 from visipruner.trace import Cut, Influence, LayerRecord, PruningTrace
 
 GRID = (24, 24)
@@ -311,3 +313,51 @@ def test_report_escapes_what_people_wrote():
     page = report_html(comparison_of(visipruner_trace(), question=wicked), {"x": wicked})
     assert wicked not in page
     assert page.count("</script>") == 1
+
+
+# -- composing a scene
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_scene_survives_the_composer(seed):
+    scene = make_scene(seed, "heldout")
+    value = json.loads(json.dumps(composer_value(scene)))
+    assert scene_of(value).things == scene.things
+
+
+STAR = {"shape": "star", "colour": "red", "size": "small", "x": 20, "y": 30.5}
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        None,
+        "star",
+        {},
+        {"things": []},
+        {"things": [STAR] * 9},
+        {"things": ["star"]},
+        {"things": [{**STAR, "shape": "house"}]},
+        {"things": [{**STAR, "colour": "beige"}]},
+        {"things": [{**STAR, "size": "huge"}]},
+        {"things": [{**STAR, "x": -1}]},
+        {"things": [{**STAR, "y": float("nan")}]},
+        {"things": [{**STAR, "y": "low"}]},
+        {"things": [{**STAR, "scale": 50}]},
+        {"things": [STAR], "seed": 0.5},
+        {"things": [{"shape": "digit", "digit": 12, "x": 5, "y": 5}]},
+    ],
+)
+def test_bad_scenes_end_in_one_sentence(value):
+    with pytest.raises(ValueError, match=r"^[^\n]+$"):
+        scene_of(value)
+
+
+def test_composer_knows_the_words_of_the_world():
+    props = composer_props()
+    json.dumps(props)
+    assert set(props["digits"]) == set("0123456789")
+    for digit, index in props["digits"].items():
+        card = {"shape": "digit", "digit": int(digit), "digit_index": index, "x": 90, "y": 90}
+        assert scene_of({"things": [card]}).digits[0].digit == int(digit)
+    assert SceneComposer(elem_id="composer").elem_id == "composer"
