@@ -17,13 +17,14 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 def main(arguments: list[str] | None = None) -> int:
     """Serve until interrupted. Returns 1 after one sentence if that is not possible."""
-    parser = argparse.ArgumentParser(description="Visual-token pruning, shown side by side.")
-    parser.add_argument("--host", help="address to listen on; 0.0.0.0 serves a whole class room")
-    parser.add_argument(
-        "--port", type=int, help="port; the default is the first free one from 7860"
+    parser = argparse.ArgumentParser(
+        description="Visual-token pruning, shown side by side.",
+        epilog="GRADIO_SERVER_NAME and GRADIO_SERVER_PORT are honoured where options are left out.",
     )
+    parser.add_argument("--host", help="address to listen on; 0.0.0.0 serves a class room")
+    parser.add_argument("--port", type=int, help="port; by default the first free one from 7860 on")
     parser.add_argument(
-        "--model-path", metavar="DIR", help="also offer this LLaVA-1.5-style checkpoint"
+        "--model-path", metavar="DIR", help="also offer this local LLaVA-1.5-style checkpoint"
     )
     parser.add_argument(
         "--device", help="cpu, cuda or cuda:1; the default is the GPUs if there are any"
@@ -34,7 +35,8 @@ def main(arguments: list[str] | None = None) -> int:
     from visipruner.ui.store import Models
 
     try:
-        launch(build(Models(args.model_path, args.device)), args.host, args.port)
+        models = Models(args.model_path, args.device)
+        launch(build(models), args.host, args.port, models=models)
     except (ValueError, OSError) as error:
         sys.stderr.write(f"error: {str(error).splitlines()[0]}\n")
         return 1

@@ -206,10 +206,11 @@ def test_a_phone_needs_no_sideways_scrolling(visit, scheme):
 
 def test_dark_and_projector(visit):
     page = visit()
-    light = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    colour = "getComputedStyle(document.querySelector('.gradio-container')).backgroundColor"
+    light = page.evaluate(colour)
     press(page, text.DARK)
     expect(page.locator("body.dark")).to_have_count(1)
-    assert page.evaluate("getComputedStyle(document.body).backgroundColor") != light
+    assert page.evaluate(colour) != light
     press(page, text.PROJECTOR)
     run(page)
     size = page.evaluate(

@@ -91,7 +91,12 @@ def test_what_a_visitor_writes_is_never_markup(finished):
 
 def test_numbers_are_short():
     assert [views.count(n) for n in (0, 999, 1234, 7.49e9)] == ["0", "999", "1.23 k", "7.49 G"]
-    assert [views.duration(n) for n in (None, 3.14, 31.4, 3140)] == ["–", "3.1 ms", "31 ms", "3.14 s"]
+    assert [views.duration(n) for n in (None, 3.14, 31.4, 3140)] == [
+        "–",
+        "3.1 ms",
+        "31 ms",
+        "3.14 s",
+    ]
 
 
 # -- the form
@@ -194,7 +199,7 @@ def test_links_fill_the_form_and_survive_nonsense(models, form):
 def test_python_snippet_runs(models, form, capsys):
     shown = share.python(form, 3, local=True)
     path = models.paths[models.default]
-    exec(shown.replace('"DIR"  # your checkpoint', repr(path)), {})  # noqa: S102 - our own words
+    exec(shown.replace('"DIR"  # your checkpoint', repr(path)), {})
     assert capsys.readouterr().out
 
 
@@ -238,9 +243,7 @@ def test_search_finds_or_says_so(models, form, monkeypatch):
 
 def test_sweep_fills_eleven_rows(finished):
     job = finished[0]
-    state = None
-    for state in teaching.sweep(job):
-        pass
+    *_, state = teaching.sweep(job)
     assert sorted(state.answers) == list(range(11))
     assert teaching.sweep_html(state, job).count("<tr>") == 12
 

@@ -58,7 +58,7 @@ def read(picture, question, model, method, level, options) -> Form:
     if not isinstance(options, dict):
         raise ValueError(text.OPTIONS_KIND)
     known = (*RUN_OPTIONS, *FORM_OPTIONS)
-    if unknown := [name for name in options if name not in known]:
+    if not set(options) <= set(known):
         raise ValueError(text.OPTIONS_UNKNOWN.format(known=", ".join(known)))
     run = {name: options[name] for name in RUN_OPTIONS if name in options}
     if not isinstance(run.get("probe", True), bool):

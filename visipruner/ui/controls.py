@@ -7,11 +7,13 @@ from dataclasses import dataclass
 import gradio as gr
 
 from visipruner.levels import PRESETS, SEMANTICS
+from visipruner.loading import PRECISIONS
 from visipruner.methods import METHODS
+from visipruner.render.compose import SceneComposer
 from visipruner.ui import examples, fields, text
 from visipruner.ui.handlers import Form
-from visipruner.ui.page import Picture
-from visipruner.ui.store import BACKENDS, PRECISIONS, Models
+from visipruner.ui.page import picture_input
+from visipruner.ui.store import BACKENDS, Models
 
 
 @dataclass
@@ -25,6 +27,7 @@ class Controls:
     examples: gr.HTML
     question: gr.Textbox
     another: gr.Button
+    composer: gr.HTML
     run: gr.Button
     stop: gr.Button
     reset: gr.Button
@@ -36,10 +39,8 @@ class Controls:
 
     @property
     def inputs(self) -> list:
-        return [self.picture, self.scene, self.question, self.model, self.method, self.level] + [
-            *self.advanced.choices,
-            *self.advanced.fields,
-        ]
+        chosen = [self.picture, self.scene, self.question, self.model, self.method, self.level]
+        return [*chosen, *self.advanced.choices, *self.advanced.fields]
 
 
 @dataclass
@@ -70,7 +71,7 @@ class Advanced:
         ]
 
 
-def form(values) -> tuple[Form, int | None]:
+def form(values) -> tuple[Form, int | dict | None]:
     """What the page sends, in the order of `Controls.inputs`, as a form and the scene's number."""
     picture, scene, question, model, method, level, *rest = values
     semantics, mode, longest, temperature, seed, backend, precision, *own = rest
@@ -92,12 +93,12 @@ def form(values) -> tuple[Form, int | None]:
 def build(models: Models) -> Controls:
     """Place everything; the first screen of a phone ends with Run."""
     thumbnails = examples.strip()
-    picture = Picture(
+    picture = picture_input(
         label=text.PICTURE,
-        type="filepath",
         sources=["upload", "clipboard", "webcam"],
         height=300,
         buttons=[],
+        format="png",  # without loss: it is what the model gets
         elem_classes="vp-picture",
     )
     with gr.Row(elem_classes="vp-tight vp-scene"):
@@ -110,11 +111,15 @@ def build(models: Models) -> Controls:
         label=text.QUESTION, placeholder=text.QUESTION_HINT, max_lines=3, elem_classes="vp-question"
     )
     with gr.Row(elem_classes="vp-actions"):
-        run = gr.Button(text.RUN, variant="primary", size="lg", scale=3, min_width=120, elem_id="vp-run")
+        run = gr.Button(
+            text.RUN, variant="primary", size="lg", scale=3, min_width=120, elem_id="vp-run"
+        )
         stop = gr.Button(text.STOP, size="lg", min_width=80, elem_id="vp-stop")
         reset = gr.Button(text.RESET, size="lg", min_width=80)
     method = gr.Dropdown(
-        [(title, name) for name, title in text.METHODS.items()], value="visipruner", label=text.METHOD
+        [(title, name) for name, title in text.METHODS.items()],
+        value="visipruner",
+        label=text.METHOD,
     )
     preset = gr.Radio(list(PRESETS), value="balanced", label=text.PRESET)
     level = gr.Slider(
@@ -123,9 +128,11 @@ def build(models: Models) -> Controls:
     model = gr.Dropdown(models.choices, value=models.default, label=text.MODEL)
     with gr.Accordion(text.ADVANCED, open=False):
         advanced = _advanced()
+    with gr.Accordion(text.COMPOSE, open=False):
+        composer = SceneComposer()
     scene = gr.State(None)
     return Controls(
-        picture, scene, seed, new_scene, thumbnails, question, another, run, stop, reset,
+        picture, scene, seed, new_scene, thumbnails, question, another, composer, run, stop, reset,
         model, method, preset, level, advanced,
     )  # fmt: skip
 
@@ -144,9 +151,7 @@ def _advanced() -> Advanced:
     modes = [(title, name) for name, title in text.PICTURE_MODES.items()]
     mode = gr.Radio(modes, value="pad", label=text.PICTURE_MODE)
     longest = gr.Slider(1, 256, 96, step=1, label=text.MAX_NEW_TOKENS)
-    temperature = gr.Slider(
-        0, 2, 0, step=0.1, label=text.TEMPERATURE, info=text.TEMPERATURE_INFO
-    )
+    temperature = gr.Slider(0, 2, 0, step=0.1, label=text.TEMPERATURE, info=text.TEMPERATURE_INFO)
     seed = gr.Number(0, label=text.SEED, precision=0, minimum=0)
     backend = gr.Radio(list(BACKENDS), value="sdpa", label=text.BACKEND)
     precision = gr.Radio(list(PRECISIONS), value="auto", label=text.PRECISION)

@@ -11,7 +11,14 @@ from visipruner.render.values import picture_uri
 from visipruner.ui import scenes, text
 
 # Scene number and skill: chosen to be easy on the eye and different from each other.
-CHOSEN = ((21, "colour"), (3, "count_kind"), (31, "digit"), (7, "shape"), (17, "relation"), (28, "place"))
+CHOSEN = (
+    (21, "colour"),
+    (3, "count_kind"),
+    (31, "digit"),
+    (7, "shape"),
+    (17, "relation"),
+    (28, "place"),
+)
 
 _TEMPLATE = "${value}"
 _ON_LOAD = """
@@ -34,7 +41,9 @@ def chosen() -> tuple[tuple[int, str], ...]:
 
 
 def strip() -> gr.HTML:
-    return gr.HTML(_buttons(), js_on_load=_ON_LOAD, elem_classes="vp-examples", apply_default_css=False)
+    return gr.HTML(
+        _buttons(), js_on_load=_ON_LOAD, elem_classes="vp-examples", apply_default_css=False
+    )
 
 
 @functools.cache
@@ -47,6 +56,4 @@ def _buttons() -> str:
             f'<button type="button" data-number="{number}" title="{label}">'
             f'<img src="{uri}" alt="{label}" width="96" height="96"></button>'
         )
-    return (
-        f'<div role="group" aria-label="{text.EXAMPLES}" class="vp-strip">{"".join(found)}</div>'
-    )
+    return f'<div role="group" aria-label="{text.EXAMPLES}" class="vp-strip">{"".join(found)}</div>'

@@ -46,12 +46,14 @@ def widget(name: str):
 def overrides(method: str, values: list) -> dict:
     """The fields of `method` that were filled in; `values` stand in the order of ALL."""
     given = {}
-    for (owner, name), value in zip(ALL, values):
+    for (owner, name), value in zip(ALL, values, strict=False):
         if owner != method or value is None or value == "":
             continue
         if name in CHOICES:
             if value not in CHOICES[name]:
-                raise ValueError(f"{name} must be one of {', '.join(CHOICES[name])}, not {value!r}.")
+                raise ValueError(
+                    f"{name} must be one of {', '.join(CHOICES[name])}, not {value!r}."
+                )
             value = CHOICES[name][value]
         elif isinstance(value, float) and value.is_integer() and not _takes_fractions(name):
             value = int(value)

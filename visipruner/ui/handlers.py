@@ -1,4 +1,4 @@
-"""What happens behind the page, without gradio: check the form, run, and keep count as events come."""
+"""What happens behind the page, without gradio: check the form, run, count as events come."""
 
 from __future__ import annotations
 
@@ -137,7 +137,9 @@ def check(models: Models, form: Form, truth: Truth | None = None) -> Job:
 def _options(given: dict) -> Options:
     known = set(Options.__dataclass_fields__)
     if unknown := sorted(set(given) - known):
-        raise ValueError(f"There is no option {unknown[0]!r}; known are {', '.join(sorted(known))}.")
+        raise ValueError(
+            f"There is no option {unknown[0]!r}; known are {', '.join(sorted(known))}."
+        )
     return Options(**given)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,7 +11,7 @@ import gradio as gr
 
 from visipruner.render.viewer import PatchViewer
 from visipruner.ui import controls, text, wiring
-from visipruner.ui.page import Page
+from visipruner.ui.page import guarded
 from visipruner.ui.store import Models
 
 HERE = Path(__file__).parent
@@ -57,7 +59,7 @@ class Lesson:
 
 def build(models: Models) -> gr.Blocks:
     """The whole page, not yet launched."""
-    with Page(
+    with gr.Blocks(
         title=text.TITLE, fill_width=True, delete_cache=KEEP_FILES, analytics_enabled=False
     ) as page:
         head = _head()
@@ -68,7 +70,7 @@ def build(models: Models) -> gr.Blocks:
                 results = _results()
                 lesson = _lesson()
         wiring.connect(page, models, head, chosen, results, lesson)
-    return page
+    return guarded(page)
 
 
 def _head() -> gr.HTML:
@@ -142,12 +144,23 @@ def _lesson() -> Lesson:
     return Lesson(find, found, sweep, table, repeat, link, copy, python, command)
 
 
-def launch(page: gr.Blocks, host: str | None = None, port: int | None = None, **more):
+def launch(
+    page: gr.Blocks,
+    host: str | None = None,
+    port: int | None = None,
+    models: Models | None = None,
+    **more,
+):
     """Serve the page. No account, no statistics, no run history, nothing shared.
+
+    Args:
+        models: load their default in the background, so that the first answer need not wait.
 
     Raises:
         OSError: the port is taken.
     """
+    if models:
+        threading.Thread(target=_warm, args=(models,), daemon=True).start()
     page.queue(max_size=MOST_WAITING)
     script = (HERE / "page.js").read_text()
     return page.launch(
@@ -166,6 +179,11 @@ def launch(page: gr.Blocks, host: str | None = None, port: int | None = None, **
         ssr_mode=False,
         **more,
     )
+
+
+def _warm(models: Models):
+    with contextlib.suppress(ValueError):  # Run says what is missing
+        models.get(models.default)
 
 
 _FONTS = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "DejaVu Sans", "sans-serif"]

@@ -14,6 +14,11 @@ from visipruner.ui import text
 
 log = logging.getLogger("visipruner")
 
+# Settings of events: all are private but the one endpoint; the model is used by one at a time.
+PRIVATE = {"api_visibility": "private"}
+MODEL_TURN = {**PRIVATE, "concurrency_limit": 1, "concurrency_id": "model"}
+SMALL = {**PRIVATE, "show_progress": "hidden", "concurrency_limit": None}
+
 
 def sorry(sentence: str) -> gr.Error:
     """An error that a visitor reads, and that leaves no trace in the log."""
@@ -57,30 +62,36 @@ def _translated(error: Exception) -> gr.Error:
     return sorry(text.BROKEN)
 
 
-class Picture(gr.Image):
+# Gradio writes a .pyi file beside every module with a subclass of its own classes, so what has to
+# be stricter is replaced on the objects.
+
+
+def picture_input(**settings) -> gr.Image:
     """An upload whose file is handed on as it is: `inputs.open_picture` decides what it is."""
 
-    def get_block_name(self) -> str:
-        return "image"
-
-    def preprocess(self, payload: ImageData | None) -> str | None:
+    def preprocess(payload: ImageData | None) -> str | None:
         return payload.path if payload else None
 
+    component = gr.Image(type="filepath", **settings)
+    component.preprocess = preprocess
+    return component
 
-class Page(gr.Blocks):
-    """Blocks that answer malformed requests with a sentence and never fetch an address."""
 
-    def get_block_name(self) -> str:
-        return "blocks"
+def guarded(page: gr.Blocks) -> gr.Blocks:
+    """The page, now answering malformed requests with a sentence and never fetching an address."""
+    preprocess = page.preprocess_data
 
-    async def preprocess_data(self, block_fn, inputs, state, explicit_call=False):
+    async def preprocess_data(block_fn, inputs, state, explicit_call=False):
         try:
             _refuse_addresses(inputs)
-            return await super().preprocess_data(block_fn, inputs, state, explicit_call)
+            return await preprocess(block_fn, inputs, state, explicit_call)
         except gr.Error as error:
             raise sorry(str(error.message).splitlines()[0]) from None
         except Exception as error:
             raise sorry(text.BAD_REQUEST.format(what=_what(error))) from None
+
+    page.preprocess_data = preprocess_data
+    return page
 
 
 def _what(error: Exception) -> str:
@@ -100,7 +111,9 @@ def _refuse_addresses(inputs):
     traverse(
         inputs,
         refuse,
-        lambda value: isinstance(value, dict)
-        and isinstance(value.get("path"), str)
-        and is_http_url_like(value["path"]),
+        lambda value: (
+            isinstance(value, dict)
+            and isinstance(value.get("path"), str)
+            and is_http_url_like(value["path"])
+        ),
     )

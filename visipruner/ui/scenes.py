@@ -1,4 +1,4 @@
-"""The bundled model's world on the page: scenes by seed, fitting questions, and their true answers."""
+"""The bundled model's world on the page: scenes, fitting questions, and their true answers."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from PIL import Image
 
 from visipruner.inputs import check_number
+from visipruner.render.compose import scene_of
 from visipruner.tiny.data import (
     SKILLS,
     Question,
@@ -44,41 +45,43 @@ def _plain(text: str) -> str:
     return " ".join(re.findall(r"[\w-]+", text.casefold()))
 
 
-def scene(seed) -> Scene:
-    """Scene number `seed` of those that the model was not trained on.
+def scene(source) -> Scene:
+    """A scene by its number, of those that the model was not trained on, or as it was composed.
 
     Raises:
-        ValueError: for anything but a whole number in range.
+        ValueError: for anything but a whole number in range or a composer's value.
     """
-    return make_scene(check_number("seed", seed, 0, MAX_SEED, integer=True), SPLIT)
+    if isinstance(source, dict):
+        return scene_of(source)
+    return make_scene(check_number("seed", source, 0, MAX_SEED, integer=True), SPLIT)
 
 
-def picture(seed) -> Image.Image:
-    return render(scene(seed))
+def picture(source) -> Image.Image:
+    return render(scene(source))
 
 
-def questions(seed) -> list[Question]:
-    """One question of every skill that this scene has one for, always the same for a seed."""
-    shown = scene(seed)
-    rng = random.Random(f"page {int(seed)}")
+def questions(source) -> list[Question]:
+    """One question of every skill that this scene has one for, always the same for a scene."""
+    shown = scene(source)
+    rng = random.Random(f"page {shown.seed} {len(shown.things)}")
     found = [ask_about(shown, skill, rng) for skill in SKILLS]
     found = [question for question in found if question]
     rng.shuffle(found)
     return found
 
 
-def truth(seed, question: str) -> Truth | None:
+def truth(source, question: str) -> Truth | None:
     """The true answer, if this is one of the questions that belong to the scene."""
     asked = _plain(question or "")
-    for known in questions(seed):
+    for known in questions(source):
         if _plain(known.text) == asked:
             return Truth(known)
     return None
 
 
-def next_question(seed, question: str) -> Question:
+def next_question(source, question: str) -> Question:
     """The question after this one in the scene's list, round and round."""
-    found = questions(seed)
+    found = questions(source)
     texts = [known.text for known in found]
     return found[(texts.index(question) + 1) % len(found) if question in texts else 0]
 

@@ -14,9 +14,9 @@ from visipruner.ui.handlers import Form
 from visipruner.ui.store import Models
 
 
-def query(form: Form, scene: int | None) -> str:
+def query(form: Form, scene: int | dict | None) -> str:
     """The part of a link after the question mark. A visitor's own picture never travels in it."""
-    parts = {} if scene is None else {"seed": scene}
+    parts = {"seed": scene} if isinstance(scene, int) else {}
     parts |= {
         "question": form.question or "",
         "model": form.model,
@@ -51,11 +51,11 @@ def read(parameters: Mapping[str, str], models: Models) -> tuple[dict, list[str]
     return found, notes
 
 
-def python(form: Form, scene: int | None, local: bool = False) -> str:
+def python(form: Form, scene: int | dict | None, local: bool = False) -> str:
     """A script that repeats this comparison."""
     model = '"DIR"  # your checkpoint' if local else repr(form.model)
     picture, imports = '"picture.png"', ""
-    if scene is not None:
+    if isinstance(scene, int):
         picture = f'render(make_scene({scene}, "{scenes.SPLIT}"))'
         imports = (
             "from visipruner.tiny.drawing import render\n"

@@ -72,7 +72,9 @@ def search_html(state: Search) -> str:
         return f"<p>{text.NOT_FOUND.format(tried=state.tried)}</p>"
     line = text.SEARCHING.format(seed=state.seed, tried=state.tried, most=MOST_SCENES)
     last = text.LAST_SAME.format(answer=full) if full else ""
-    return f'<p>{line}</p><progress max="{MOST_SCENES}" value="{state.tried}"></progress><p>{last}</p>'
+    return (
+        f'<p>{line}</p><progress max="{MOST_SCENES}" value="{state.tried}"></progress><p>{last}</p>'
+    )
 
 
 @dataclass
@@ -110,7 +112,7 @@ def sweep_html(state: Sweep, job: Job) -> str:
         _sweep_row(f"{level:g}", state.answers.get(number), full, job)
         for number, level in enumerate(LEVELS, 1)
     ]
-    head = "".join(f'<th scope="col">{name}</th>' for name in text.SWEEP_HEAD)
+    head = views.table_head(*text.SWEEP_HEAD)
     return (
         f'<div class="vp-scroll" tabindex="0" role="region" aria-label="{text.SWEEP}">'
         f'<table class="vp-table"><thead><tr>{head}</tr></thead>'
@@ -141,7 +143,7 @@ def rounds(job: Job) -> Iterator[list[list[dict]]]:
     for turn in range(ROUNDS):
         order = (0, 1) if turn % 2 == 0 else (1, 0)
         found = job.measure([job.methods[side] for side in order], silent, 1)
-        for side, sample in zip(order, found):
+        for side, sample in zip(order, found, strict=True):
             samples[side].append(sample)
         yield samples
 
@@ -159,9 +161,10 @@ def rounds_html(samples: list[list[dict]]) -> str:
             f"<td>{views.duration(pruned)}</td><td>{views.times(full / pruned) if pruned else '–'}"
             "</td></tr>"
         )
-    head = "".join(f'<th scope="col">{name}</th>' for name in ("", *text.MEDIAN_HEAD))
+    head = views.table_head("", *text.MEDIAN_HEAD)
     title = text.MEDIANS.format(done=done, rounds=ROUNDS)
     return (
         f"<p><b>{title}</b> {views.tag(text.MEASURED)}</p>"
-        f'<table class="vp-table"><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table>'
+        f'<table class="vp-table"><thead><tr>{head}</tr></thead>'
+        f"<tbody>{''.join(rows)}</tbody></table>"
     )

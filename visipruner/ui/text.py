@@ -40,6 +40,7 @@ PRESET = "Level"
 PRESET_OWN = "own"
 
 ADVANCED = "Advanced"
+COMPOSE = "Compose a scene"
 SEMANTICS = "Rules of VisiPruner"
 SEMANTICS_INFO = "as the paper says, or as the published code does it"
 PICTURE_MODE = "Fit the picture to the model's square"
@@ -178,8 +179,8 @@ PICTURE_KIND = "The picture must be an uploaded file: upload it first, then name
 UNKNOWN_WORDS = "The bundled model never learnt the word {words}; it may guess."
 UNKNOWN_MANY = "The bundled model never learnt the words {words}; it may guess."
 OUTSIDE = (
-    "This picture is outside the bundled model's world of drawn shapes and digits, so its answer is "
-    "a guess. Start the page with --model-path and a LLaVA-1.5 checkpoint for photographs."
+    "This picture is outside the bundled model's world of drawn shapes and digits, so its answer "
+    "is a guess. Start the page with --model-path and a LLaVA-1.5 checkpoint for photographs."
 )
 
 TEACHING = "For a lesson"

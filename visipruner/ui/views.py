@@ -106,7 +106,7 @@ def _truth(comparison: Comparison, truth: Truth | None) -> str:
         return ""
     marks = " ".join(
         f"<span>{escape(name)}: {mark(truth.fits(answer.text))}</span>"
-        for name, answer in zip(NAMES, comparison.answers)
+        for name, answer in zip(NAMES, comparison.answers, strict=True)
     )
     sentence = escape(text.TRUE_ANSWER.format(answer=truth.answer))
     return f'<p class="vp-truth"><b>{sentence}</b> {marks}</p>'
@@ -118,7 +118,7 @@ def mark(right: bool) -> str:
 
 
 def _numbers(comparison: Comparison) -> str:
-    full, pruned = comparison.answers
+    pruned = comparison.answers[-1]
     before, after = (a.counts.executed.prefill for a in comparison.answers)
     why = text.FEWER_FLOPS_WHY.format(full=flops(before), pruned=flops(after))
     cells = [_number(times(comparison.flops_ratio), text.FEWER_FLOPS, why, text.EXECUTED)]
@@ -205,6 +205,13 @@ def _ended(side: Side) -> list[str]:
     ]
 
 
+def table_head(*names: str) -> str:
+    """Column headings; an empty one is no heading to a screen reader."""
+    return "".join(
+        f'<th scope="col">{escape(name)}</th>' if name else "<td></td>" for name in names
+    )
+
+
 # -- all counters
 
 
@@ -220,7 +227,7 @@ def counters(comparison: Comparison) -> str:
             f'<tr><th scope="row">{escape(text.COUNTERS[name])} {tag(source)}</th>'
             f"<td>{full}</td><td>{pruned}</td></tr>"
         )
-    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in ("", *NAMES))
+    head = table_head("", *NAMES)
     return (
         f'<table class="vp-table vp-counters"><caption>{text.COUNTERS_HEAD}</caption>'
         f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"

@@ -1,0 +1,117 @@
+"""Events of the form: examples, scenes, links, and settings that follow each other."""
+
+from __future__ import annotations
+
+import gradio as gr
+
+from visipruner.inputs import open_picture
+from visipruner.levels import PRESETS
+from visipruner.methods import METHODS
+from visipruner.ui import examples, fields, scenes, share, text, views
+from visipruner.ui.page import PRIVATE, SMALL, plainly
+
+
+def connect(page, models, model_line, chosen, results):
+    c, notes = chosen, [results.notes, model_line]
+    scene_parts = [c.picture, c.scene, c.seed, c.question]
+
+    @plainly
+    def on_example(event: gr.EventData):
+        seed, question = examples.chosen()[int(event.number)]
+        return scenes.picture(seed), seed, seed, question
+
+    @plainly
+    def on_upload(path):
+        try:
+            return open_picture(path), None
+        except ValueError as error:
+            # Not an error: the broken file has to leave the page as well.
+            gr.Warning(str(error), duration=12)
+            return None, None
+
+    @plainly
+    def on_seed(seed):
+        return scenes.picture(seed), int(seed), int(seed), scenes.questions(seed)[0].text
+
+    @plainly
+    def on_new(seed):
+        return on_seed((seed or 0) + 1)
+
+    @plainly
+    def on_composed(value):
+        source = {"things": value.get("things"), "seed": value.get("seed")}
+        return scenes.picture(source), source, gr.skip(), scenes.questions(source)[0].text
+
+    @plainly
+    def on_another(scene, question):
+        if scene is None:
+            raise ValueError(text.NO_SCENE)
+        return scenes.next_question(scene, question).text
+
+    @plainly
+    def on_load(request: gr.Request):
+        found, unread = share.read(dict(request.query_params), models)
+        seed, question = examples.chosen()[0]
+        if "seed" in found:
+            seed = found["seed"]
+            question = scenes.questions(seed)[0].text
+        level = found.get("level", PRESETS["balanced"])
+        name = next((name for name, value in PRESETS.items() if value == level), None)
+        model = found.get("model", models.default)
+        return [
+            scenes.picture(seed), seed, seed, found.get("question", question), model,
+            found.get("method", "visipruner"), level, name, found.get("semantics", "paper"),
+            views.notes(unread), views.model_line(models, model),
+        ]  # fmt: skip
+
+    c.composer.submit(on_composed, c.composer, scene_parts, **SMALL)
+    c.examples.select(on_example, None, scene_parts, **SMALL)
+    c.new_scene.click(on_new, c.seed, scene_parts, **SMALL)
+    c.seed.submit(on_seed, c.seed, scene_parts, **SMALL)
+    c.another.click(on_another, [c.scene, c.question], c.question, **SMALL)
+    c.picture.upload(on_upload, c.picture, [c.picture, c.scene], **SMALL)
+    c.picture.clear(lambda: None, None, c.scene, **SMALL)
+    page.load(
+        on_load,
+        None,
+        [*scene_parts, c.model, c.method, c.level, c.preset, c.advanced.semantics, *notes],
+        **SMALL,
+    )
+    _levels(c)
+    _fields(models, c)
+
+
+def _levels(c):
+    """Presets and slider follow each other in the browser, without asking the server."""
+    by_name = ", ".join(f"{name}: {value}" for name, value in PRESETS.items())
+    c.preset.input(None, c.preset, c.level, js=f"(name) => ({{{by_name}}})[name]", **PRIVATE)
+    js = f"(v) => Object.entries({{{by_name}}}).find((e) => e[1] === v)?.[0] ?? null"
+    c.level.input(None, c.level, c.preset, js=js, **PRIVATE)
+
+
+def _fields(models, c):
+    """Advanced shows the fields of the chosen method, and what the level says for each."""
+
+    @plainly
+    def on_choice(model, method, level, semantics):
+        groups = [gr.update(visible=name == method) for name in METHODS]
+        hints = {}
+        if models.is_loaded(model):
+            hints = fields.hints(models.get(model), method, level, semantics)
+        # Dropdowns have no placeholder, so their first choice says "from level".
+        boxes = [
+            gr.update(placeholder=hints[name])
+            if owner == method and name in hints and name not in fields.CHOICES
+            else gr.skip()
+            for owner, name in fields.ALL
+        ]
+        return [*groups, *boxes]
+
+    triggers = [c.method.change, c.level.release, c.preset.input, c.advanced.semantics.input]
+    gr.on(
+        triggers,
+        on_choice,
+        [c.model, c.method, c.level, c.advanced.semantics],
+        [*c.advanced.groups, *c.advanced.fields],
+        **SMALL,
+    )

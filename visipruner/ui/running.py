@@ -1,0 +1,137 @@
+"""One run on the page: which part changes when, from Run to the last plot."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from dataclasses import replace
+
+import gradio as gr
+
+from visipruner.render import charts
+from visipruner.render.viewer import viewer_live, viewer_start, viewer_value
+from visipruner.ui import controls, handlers, scenes, text, views
+from visipruner.ui.downloads import Result
+from visipruner.ui.handlers import FULL, PRUNED, Job, Progress
+from visipruner.ui.page import MODEL_TURN, plainly
+
+
+def _run_outputs(model_line, chosen, results) -> list:
+    r = results
+    return [
+        r.status, r.notes, r.intro, r.body, r.verdict, r.full, r.pruned, r.viewer,
+        r.charts, *r.plots, *r.told, r.small, r.medians, r.result, model_line,
+        chosen.advanced.prompt,
+    ]  # fmt: skip
+
+
+class Frame:
+    """One yield of a run: everything is skipped but what is set."""
+
+    def __init__(self, outputs: list):
+        self.outputs = outputs
+        self.values: dict = {}
+
+    def set(self, component, value):
+        self.values[component] = value
+
+    def take(self) -> list:
+        values = [self.values.get(component, gr.skip()) for component in self.outputs]
+        self.values = {}
+        return values
+
+
+def stream(models, model_line, chosen, results, job: Job):
+    """Everything that a run shows, while it runs and when it is done."""
+    frame = Frame(_run_outputs(model_line, chosen, results))
+    layers = job.vlm.model.config.get_text_config().num_hidden_layers
+    start = viewer_start(job.prompt, layers)
+    _open(frame, models, model_line, chosen, results, job, start)
+    shown = None
+    for progress in handlers.follow(job):
+        frame.set(results.status, views.status(progress))
+        frame.set(results.full, views.column(progress, FULL, job.truth))
+        frame.set(results.pruned, views.column(progress, PRUNED, job.truth))
+        stage = _stage(progress)
+        if stage != shown and progress.sides[PRUNED].records and not progress.probed:
+            shown = stage
+            records = progress.sides[PRUNED].records
+            frame.set(results.viewer, viewer_live(start, records, text.PRUNED))
+        if progress.comparison:
+            frame.set(results.verdict, views.verdict(progress.comparison, job.truth))
+            frame.set(results.viewer, viewer_value(progress.comparison))
+            frame.set(results.small, views.counters(progress.comparison))
+            frame.set(results.result, Result(job, progress.comparison))
+        yield frame.take()
+    yield _drawn(frame, results, progress.comparison)
+
+
+def _open(frame, models, model_line, chosen, results, job, start):
+    frame.set(results.notes, views.notes(job.notes))
+    frame.set(results.intro, gr.update(visible=False))
+    frame.set(results.body, gr.update(visible=True))
+    frame.set(results.charts, gr.update(visible=False))
+    frame.set(results.verdict, views.verdict_waits())
+    frame.set(results.viewer, start)
+    frame.set(results.small, "")
+    frame.set(results.medians, "")
+    frame.set(results.result, None)
+    frame.set(model_line, views.model_line(models, job.form.model))
+    frame.set(chosen.advanced.prompt, job.prompt.text)
+
+
+def _stage(progress: Progress) -> tuple:
+    records = progress.sides[PRUNED].records
+    return (records[-1].stage, records[-1].visual_tokens) if records else ()
+
+
+def _drawn(frame, results, comparison) -> list:
+    """The plots come last: they are the only thing that takes time to draw."""
+    frame.set(results.charts, gr.update(visible=True))
+    drawings = (charts.tokens_chart, charts.flops_chart, charts.influence_chart)
+    words = (charts.describe_tokens, charts.describe_flops, charts.describe_influence)
+    for plot, told, draw, describe in zip(
+        results.plots, results.told, drawings, words, strict=True
+    ):
+        frame.set(plot, draw(comparison))
+        frame.set(told, views.told(describe(comparison)))
+    return frame.take()
+
+
+def job_of(models, values) -> Job:
+    form, scene = controls.form(values)
+    known = None
+    if scene is not None:
+        form = replace(form, picture=scenes.picture(scene))
+        known = scenes.truth(scene, form.question)
+    return handlers.check(models, form, known)
+
+
+def _made_ready(models, outputs, results, values):
+    """Say so while a model is downloaded and loaded; Stop ends the download."""
+    frame, (form, _) = Frame(outputs), controls.form(values)
+    with closing(models.fetch(form.model, form.precision)) as sentences:
+        for sentence in sentences:
+            frame.set(results.status, views.says(sentence, text.FETCHING))
+            yield frame.take()
+    if not models.is_loaded(form.model):
+        frame.set(results.status, views.says(text.LOADING, text.LOADING))
+        yield frame.take()
+
+
+def connect(models, model_line, chosen, results):
+    outputs = _run_outputs(model_line, chosen, results)
+
+    @plainly
+    def on_run(*values):
+        yield from _made_ready(models, outputs, results, values)
+        yield from stream(models, model_line, chosen, results, job_of(models, values))
+
+    return gr.on(
+        [chosen.run.click, chosen.question.submit],
+        on_run,
+        chosen.inputs,
+        outputs,
+        js="(...values) => { vp.started(); return values; }",
+        show_progress_on=[results.status],
+        **MODEL_TURN,
+    )
