@@ -16,7 +16,12 @@ from visipruner.render.series import (
     tokens_left,
 )
 from visipruner.render.viewer import viewer_parts, viewer_props, viewer_value
-from visipruner.render.words import describe_flops, describe_influence, describe_tokens
+from visipruner.render.words import (
+    describe_flops,
+    describe_influence,
+    describe_tokens,
+    engineering,
+)
 
 _STYLE = Path(__file__).with_name("report.css")
 
@@ -116,13 +121,6 @@ def _counters(comparison) -> str:
     )
 
 
-def _engineering(number: float, unit: str) -> str:
-    for scale, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(number) >= scale:
-            return f"{number / scale:.4g} {prefix}{unit}"
-    return f"{number:.4g} {unit}"
-
-
 def _milliseconds(value: float | None) -> str | None:
     return None if value is None else f"{value:.1f} ms"
 
@@ -132,23 +130,23 @@ _COUNTERS = (
     (
         "Visual part of the language model",
         "formula",
-        lambda a: _engineering(a.counts.paper_macs, "MAC"),
+        lambda a: engineering(a.counts.paper_macs, "MAC"),
     ),
     (
         "Prefill of the language model",
         "executed",
-        lambda a: _engineering(a.counts.executed.prefill, "FLOP"),
+        lambda a: engineering(a.counts.executed.prefill, "FLOP"),
     ),
     (
         "… of which the method's test",
         "executed",
-        lambda a: _engineering(a.counts.executed.probe, "FLOP"),
+        lambda a: engineering(a.counts.executed.probe, "FLOP"),
     ),
-    ("Decoding", "executed", lambda a: _engineering(a.counts.executed.decode, "FLOP")),
-    ("Vision tower and projector", "executed", lambda a: _engineering(a.counts.vision, "FLOP")),
+    ("Decoding", "executed", lambda a: engineering(a.counts.executed.decode, "FLOP")),
+    ("Vision tower and projector", "executed", lambda a: engineering(a.counts.vision, "FLOP")),
     ("Visual attention left", "formula", lambda a: f"{100 * a.counts.attention_paper:.1f} %"),
     ("Visual attention left", "executed", lambda a: f"{100 * a.counts.attention_executed:.1f} %"),
-    ("Key-value cache after prefill", "executed", lambda a: _engineering(a.counts.kv_bytes, "B")),
+    ("Key-value cache after prefill", "executed", lambda a: engineering(a.counts.kv_bytes, "B")),
     ("Vision time", "measured", lambda a: _milliseconds(a.times.vision)),
     ("Prefill time", "measured", lambda a: _milliseconds(a.times.prefill)),
     ("Time to first token", "measured", lambda a: _milliseconds(a.times.first_token)),
@@ -157,7 +155,7 @@ _COUNTERS = (
     (
         "Peak memory above the model",
         "measured",
-        lambda a: None if a.counts.peak_bytes is None else _engineering(a.counts.peak_bytes, "B"),
+        lambda a: None if a.counts.peak_bytes is None else engineering(a.counts.peak_bytes, "B"),
     ),
 )
 

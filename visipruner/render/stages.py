@@ -111,7 +111,7 @@ def _filter(trace: PruningTrace, record: LayerRecord, step: dict) -> str:
 
 
 def _middle(trace: PruningTrace, record: LayerRecord, step: dict) -> str:
-    return f"{_left(record, trace)}. What is lit in the picture is all that the model still sees."
+    return f"{_left(record, trace)}. What is lit in the picture is all that is left to look at."
 
 
 def _exit(trace: PruningTrace, record: LayerRecord, step: dict) -> str:

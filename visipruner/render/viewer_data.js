@@ -169,7 +169,8 @@ class Story {
     const { tokens_threshold: limit, layer_threshold: cosine } = this.thresholds;
     const l2 = influence.l2[patch] / influence.unit;
     const relative = this.thresholds.relative ? "relative " : "";
-    const weak = `${relative}L2 ${shortNumber(l2)} < ${limit}, too weak to stay`;
+    const below = l2 < limit ? ` < ${limit}, too weak to stay` : "";
+    const weak = `${relative}L2 ${shortNumber(l2)}${below}`;
     const turn = influence.change[patch];
     const sign = turn > 1 - cosine ? `< ${cosine}` : `≥ ${cosine} → no influence`;
     return `cosine ${cosineText(turn)} (${sign}), ${weak}`;

@@ -40,7 +40,9 @@ class Painter {
 
   load(source, then) {
     const image = new Image();
+    this.source = source;
     image.onload = () => {
+      if (this.source !== source) return; // a newer one is on its way
       this.image = image;
       this.grey = paleCopy(image, 1);
       this.pale = paleCopy(image, 0.5);
@@ -224,8 +226,11 @@ class Painter {
   }
 
   strokeTwice(path, colour, thickness) {
+    // On a phone a patch is a dozen pixels wide; its frame may not cover it.
+    const cell = this.canvas.width / this.ratio / this.story.columns;
+    thickness *= Math.min(1, cell / 18);
     this.context.strokeStyle = this.palette.ink;
-    this.context.lineWidth = (thickness + 2.5) * this.ratio;
+    this.context.lineWidth = 2 * thickness * this.ratio;
     this.context.stroke(path);
     this.context.strokeStyle = colour;
     this.context.lineWidth = thickness * this.ratio;

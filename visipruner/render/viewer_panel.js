@@ -28,7 +28,7 @@ function build() {
 
 function paddingNote() {
   const padding = (story.padding || []).length;
-  if (!padding) return "";
+  if (!padding || !story.perPicture) return "";
   return `${padding} patches marked × are only padding that makes the picture square.`;
 }
 
@@ -70,6 +70,8 @@ function refresh() {
   find("number").textContent = countText(record);
   find("of").textContent = story.length ? `of ${story.length} visual tokens` : "visual tokens";
   find("where").textContent = whereText(record, step);
+  // Spoken when somebody steps, not when layers come by the dozen.
+  find("where").setAttribute("aria-live", timer || story.kind === "live" ? "off" : "polite");
   find("sentence").textContent = step ? step.sentence + leavingText(step) : waitingText(record);
   find("range").value = view.layer;
   const spoken = `${whereText(record, step)}, ${countText(record)} visual tokens`;

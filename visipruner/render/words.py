@@ -22,8 +22,9 @@ def describe_flops(comparison) -> str:
     if not full:
         return "No layer ran."
     return (
-        f"FLOPs executed in the layers during prefill: {full:.3g} in the full run, {pruned:.3g} in "
-        f"the pruned run, {100 * pruned / full:.0f} percent of it."
+        f"Executed in the layers during prefill: {engineering(full, 'FLOPs')} in the full run, "
+        f"{engineering(pruned, 'FLOPs')} in the pruned run, {100 * pruned / full:.0f} percent of "
+        "that."
     )
 
 
@@ -38,6 +39,14 @@ def describe_influence(comparison) -> str:
         f"The most influential patch was found in layer {layer} of the {series['name']}, "
         f"with cosine {1 - change:.5f}. {sides(comparison)[1].trace.why}"
     ).strip()
+
+
+def engineering(number: float, unit: str) -> str:
+    """A number in thousands, millions, ...: 2_630_000_000 FLOP -> "2.63 GFLOP"."""
+    for scale, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(number) >= scale:
+            return f"{number / scale:.4g} {prefix}{unit}"
+    return f"{number:.4g} {unit}"
 
 
 def layers(first: int, last: int) -> str:
