@@ -264,7 +264,8 @@ class VisiPruner(PruningMethod):
                 f"threshold {self.tokens_threshold:g}, so vision left there."
             )
         else:
-            trace.why = f"Layer {filtered} filtered: {view.memory.kept} visual tokens stayed."
+            tokens = "1 visual token" if view.memory.kept == 1 else f"{view.memory.kept} visual tokens"
+            trace.why = f"Layer {filtered} filtered: {tokens} stayed."
             if trace.exit_layer is not None:
                 trace.why += f" Vision left after layer {trace.exit_layer}."
             elif "deep" in self.stages:
