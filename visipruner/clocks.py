@@ -20,7 +20,7 @@ def machine(vlm: VLM) -> dict:
         "model": vlm.spec.name,
         "device": name,
         "threads": torch.get_num_threads(),
-        "dtype": str(vlm.dtype).removeprefix("torch."),
+        "dtype": vlm.precision,
         "attention": vlm.model.config.get_text_config()._attn_implementation,
         "python": platform.python_version(),
         "torch": torch.__version__,
@@ -39,9 +39,13 @@ def processor_name() -> str:
 
 def now(vlm: VLM) -> float:
     """Seconds, when everything asked of the device so far is done."""
-    if vlm.device.type == "cuda":
-        torch.cuda.synchronize(vlm.device)
+    for device in _gpus(vlm):
+        torch.cuda.synchronize(device)
     return time.perf_counter()
+
+
+def _gpus(vlm: VLM) -> list[torch.device]:
+    return [device for device in vlm.devices if device.type == "cuda"]
 
 
 @contextmanager
@@ -66,8 +70,8 @@ def prefill_clock(vlm: VLM):
 
 def _mark(vlm: VLM):
     """A point in time: an event in the GPU's own stream, so that nothing waits, or the clock."""
-    if vlm.device.type != "cuda":
-        return time.perf_counter()
+    if len(_gpus(vlm)) != 1:  # events of two GPUs cannot be compared
+        return now(vlm)
     event = torch.cuda.Event(enable_timing=True)
     event.record()
     return event
@@ -81,20 +85,22 @@ def milliseconds(start, end) -> float:
 @contextmanager
 def fixed_seed(vlm: VLM, seed: int):
     """Draws inside the block depend on `seed` alone; outside, nothing is changed."""
-    devices = [vlm.device] if vlm.device.type == "cuda" else []
-    with torch.random.fork_rng(devices):
+    with torch.random.fork_rng(_gpus(vlm)):
         torch.manual_seed(seed)
         yield
 
 
 def memory_mark(vlm: VLM) -> int | None:
-    """Bytes on the GPU from where a peak is measured; None on a CPU, where none is."""
-    if vlm.device.type != "cuda":
+    """Bytes on the GPUs from where a peak is measured; None on a CPU, where none is."""
+    if not (gpus := _gpus(vlm)):
         return None
-    torch.cuda.reset_peak_memory_stats(vlm.device)
-    return torch.cuda.memory_allocated(vlm.device)
+    for device in gpus:
+        torch.cuda.reset_peak_memory_stats(device)
+    return sum(torch.cuda.memory_allocated(device) for device in gpus)
 
 
 def memory_peak(vlm: VLM, before: int | None) -> int | None:
-    """The highest number of bytes since `memory_mark`, above what was there then."""
-    return None if before is None else torch.cuda.max_memory_allocated(vlm.device) - before
+    """The highest number of bytes since `memory_mark`, above what was there then, of all GPUs."""
+    if before is None:
+        return None
+    return sum(torch.cuda.max_memory_allocated(device) for device in _gpus(vlm)) - before

@@ -6,6 +6,7 @@ import os
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -100,9 +101,9 @@ class VLM:
         place = getattr(getattr(embeddings, "_hf_hook", None), "execution_device", None)
         return embeddings.weight.device if place is None else torch.device(place)
 
-    @property
+    @cached_property
     def devices(self) -> list[torch.device]:
-        """Every device that holds a part of the model."""
+        """Every device that holds a part of the model; looked up once, for clocks ask often."""
         places = {parameter.device for parameter in self.model.parameters()} | {self.device}
         return sorted((d for d in places if d.type != "meta"), key=str)
 

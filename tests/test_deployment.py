@@ -1,0 +1,128 @@
+"""Spaces and containers, as far as a machine without either can show it."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+
+from visipruner.models import MODELS
+from visipruner.results import Options
+from visipruner.ui import zerogpu
+
+ROOT = Path(__file__).resolve().parent.parent
+DOCKERFILE = (ROOT / "Dockerfile").read_text()
+HEAD = yaml.safe_load((ROOT / "README.md").read_text().split("---")[1])
+
+
+def requirement(name: str) -> Requirement:
+    lines = (ROOT / "requirements.txt").read_text().splitlines()
+    found = [Requirement(line.split("#")[0]) for line in lines if line.split("#")[0].strip()]
+    return next(r for r in found if r.name == name)
+
+
+# -- a Gradio Space
+
+
+def test_the_head_of_the_readme_describes_a_space():
+    assert HEAD["sdk"] == "gradio" and HEAD["license"] == "apache-2.0"
+    assert HEAD["python_version"] == "3.12"  # a number would lose its end in YAML, like 3.10
+    assert (ROOT / HEAD["app_file"]).is_file()
+    assert len(HEAD["short_description"]) <= 60  # longer ones are refused when pushed
+    assert requirement("gradio").specifier.contains(HEAD["sdk_version"])
+    repos = {spec.repo for spec in MODELS.values()}
+    assert set(HEAD["models"]) <= repos and set(HEAD["preload_from_hub"]) <= repos
+
+
+def test_zerogpu_finds_a_torch_in_the_requirements():
+    """Of the versions that it offers; a hard pin on the newest would find none."""
+    offered = ("2.8.0", "2.9.1", "2.10.0", "2.11.0")
+    assert all(requirement("torch").specifier.contains(version) for version in offered)
+    assert "spaces" not in (ROOT / "requirements.txt").read_text()
+
+
+def test_no_file_is_too_large_for_a_space_without_lfs():
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
+    names = listed.stdout.splitlines() if listed.returncode == 0 else []
+    files = [ROOT / name for name in names] or [p for p in ROOT.glob("assets/**/*")]
+    assert all(file.stat().st_size < 10e6 for file in files if file.is_file())
+
+
+# -- ZeroGPU
+
+
+def test_the_time_asked_for_is_short_and_follows_the_work():
+    def seconds(tokens, methods=2, rounds=1):
+        return zerogpu.seconds(None, None, [None] * methods, Options(tokens), rounds)
+
+    assert seconds(1) < seconds(96) < seconds(96, rounds=5) <= zerogpu.MOST_SECONDS < 120
+    assert seconds(96) < 30 and seconds(1024, methods=11) == zerogpu.MOST_SECONDS
+
+
+@pytest.mark.skipif(importlib.util.find_spec("spaces") is None, reason="spaces is not installed")
+def test_runs_go_through_the_real_spaces_wrappers(mini_path):
+    """In a process of its own: `spaces` changes gradio and torch where it is imported."""
+    run = subprocess.run(
+        [sys.executable, ROOT / "tests" / "zerogpu_server.py", mini_path],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    lines = [line for line in run.stdout.splitlines() if line.startswith("RESULT ")]
+    assert lines, run.stderr[-2000:]
+    seen = json.loads(lines[0].removeprefix("RESULT "))
+    assert seen["menu"] == ["mini"]  # what is not on the disk is not offered
+    assert seen["news"][-1] == "compared" and "layer" in seen["news"] and "token" in seen["news"]
+    assert seen["answers"] == seen["direct"]
+    assert seen["rounds"] == [5, 5]
+    assert "model must be one of mini" in seen["said"]  # the words of an error survive the fork
+    workers = {query["pid"] for path, query in seen["calls"] if path == "/allow"}
+    assert workers and str(seen["pid"]) not in workers
+    asked = [query for path, query in seen["calls"] if path == "/schedule"]
+    released = [query for path, query in seen["calls"] if path == "/release"]
+    assert len(asked) == len(released) and all(int(q["durationSeconds"]) <= 30 for q in asked)
+
+
+def test_elsewhere_nothing_is_wrapped(monkeypatch):
+    monkeypatch.delenv("SPACES_ZERO_GPU", raising=False)
+    monkeypatch.setitem(sys.modules, "spaces", None)  # importing it would fail
+    assert not zerogpu.active()
+    assert [run.__name__ for run in zerogpu.runs(None)] == ["compare_on", "measure_on"]
+
+
+# -- a container
+
+
+def test_the_dockerfile_keeps_the_rules_of_docker_spaces():
+    assert "ARG BASE=" in DOCKERFILE and "FROM ${BASE}" in DOCKERFILE
+    assert re.search(r"^USER 1000$", DOCKERFILE, re.MULTILINE)
+    assert "EXPOSE 7860" in DOCKERFILE and "HEALTHCHECK" in DOCKERFILE
+    assert "GRADIO_SERVER_NAME=0.0.0.0" in DOCKERFILE
+    steps = DOCKERFILE.index("COPY requirements.txt"), DOCKERFILE.index("COPY --chown=1000 . .")
+    assert steps == tuple(sorted(steps))  # packages stay cached when only code changes
+
+
+def test_what_is_not_needed_stays_out_of_the_image():
+    ignored = (ROOT / ".dockerignore").read_text().split()
+    assert {".git", ".venv", "tests", "models"} <= set(ignored)
+    assert not {"assets", "visipruner", "app.py", "requirements.txt"} & set(ignored)
+
+
+@pytest.mark.skipif(
+    shutil.which("hadolint", path=Path(sys.executable).parent) is None,
+    reason="hadolint is not installed",
+)
+def test_hadolint_finds_nothing():
+    tool = shutil.which("hadolint", path=Path(sys.executable).parent)
+    run = subprocess.run([tool, ROOT / "Dockerfile"], capture_output=True, text=True)
+    assert run.returncode == 0, run.stdout

@@ -1,0 +1,105 @@
+"""A ZeroGPU Space in miniature: the real `spaces` wrappers, an imitated scheduler, no GPU.
+
+python tests/zerogpu_server.py CHECKPOINT prints what happened as one line of JSON.
+
+Real are the decorator, the forked worker, the queues and the pickling. Imitated are the device
+API that hands out GPUs, and the emulation of CUDA in torch, which a build for CPUs cannot do.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+import types
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from urllib.parse import parse_qs, urlparse
+
+calls: list[tuple[str, dict]] = []
+
+
+class DeviceApi(BaseHTTPRequestHandler):
+    def do_POST(self):
+        address = urlparse(self.path)
+        query = {name: values[0] for name, values in parse_qs(address.query).items()}
+        calls.append((address.path, query))
+        body = {"idle": True, "nvidiaIndex": 0, "nvidiaUUID": "imitation", "allowToken": "token"}
+        body = json.dumps(body if address.path == "/schedule" else {}).encode()
+        self.send_response(200)
+        self.send_header("content-type", "application/json")
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_):
+        pass
+
+
+def become_a_space():
+    """Before gradio and torch are imported."""
+    server = HTTPServer(("127.0.0.1", 0), DeviceApi)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    os.environ["SPACES_ZERO_GPU"] = "true"
+    os.environ["SPACES_ZERO_DEVICE_API_URL"] = f"http://127.0.0.1:{server.server_port}"
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    emulation = types.ModuleType("spaces.zero.torch")
+    for name in ("patch", "unpatch", "enter_mode", "init", "move"):
+        setattr(emulation, name, lambda *_, **__: None)
+    emulation.pack = emulation.size = lambda *_: 0
+    emulation.is_in_bad_fork = lambda: False
+    sys.modules["spaces.zero.torch"] = emulation
+
+
+def visit(checkpoint: str) -> dict:
+    """What a visitor can do: run, stop, measure, ask for what is not there."""
+    import gradio as gr
+    import torch
+    from PIL import Image
+
+    from visipruner import runner
+    from visipruner.models import MODELS, ModelSpec
+    from visipruner.ui import handlers, teaching
+    from visipruner.ui.store import Models
+
+    torch.set_num_threads(1)  # threads do not survive a fork
+    MODELS.clear()
+    MODELS["mini"] = ModelSpec("mini", "mini", checkpoint)
+    MODELS["absent"] = ModelSpec("absent", "absent", repo="nobody/absent", size=10**9)
+    models = Models()
+    picture = Image.effect_mandelbrot((90, 60), (-2, -1, 1, 1), 50).convert("RGB")
+    options = {"max_new_tokens": 4}
+    form = handlers.Form(picture, "what colour is the star?", "mini", options=options)
+    job = handlers.check(models, form)
+
+    seen = [progress.news for progress in handlers.follow(job)]
+    stopped = handlers.follow(job)
+    next(stopped), next(stopped)
+    stopped.close()
+    *_, last = handlers.follow(job)
+    rounds = list(teaching.rounds(job))[-1]
+    try:
+        list(models.compare(("absent", "sdpa", "auto"), job.prompt, job.methods, job.options))
+        said = ""
+    except gr.Error as error:
+        said = error.message
+    direct = runner.compare(job.vlm, job.prompt, job.methods, job.options)
+    direct = runner.last_event(direct).comparison
+    return {
+        "menu": list(models.paths),
+        "news": seen,
+        "answers": [answer.tokens for answer in last.comparison.answers],
+        "direct": [answer.tokens for answer in direct.answers],
+        "rounds": [len(side) for side in rounds],
+        "said": said,
+        "runs_in_parent": job.vlm.runs,
+        "pid": os.getpid(),
+        "calls": calls,
+    }
+
+
+if __name__ == "__main__":
+    become_a_space()
+    import spaces  # noqa: F401 - as on a Space, before anything touches a GPU
+
+    sys.stdout.write("RESULT " + json.dumps(visit(sys.argv[1])) + "\n")
