@@ -264,8 +264,10 @@ class VisiPruner(PruningMethod):
                 f"threshold {self.tokens_threshold:g}, so vision left there."
             )
         else:
-            tokens = "1 visual token" if view.memory.kept == 1 else f"{view.memory.kept} visual tokens"
-            trace.why = f"Layer {filtered} filtered: {tokens} stayed."
+            plural = "" if view.memory.kept == 1 else "s"
+            trace.why = (
+                f"Layer {filtered} filtered: {view.memory.kept} visual token{plural} stayed."
+            )
             if trace.exit_layer is not None:
                 trace.why += f" Vision left after layer {trace.exit_layer}."
             elif "deep" in self.stages:
