@@ -135,14 +135,17 @@ def test_bad_forms_end_in_one_sentence(models, form, change):
 
 
 def test_fields_follow_the_level_unless_filled_in(models):
-    empty = [None] * len(fields.ALL)
+    empty = [""] * len(fields.ALL)
     assert fields.overrides("visipruner", empty) == {}
     filled = list(empty)
-    for name, value in (("shallow_layers", 3.0), ("relative", "no"), ("stages", "middle")):
+    for name, value in (("shallow_layers", "3"), ("relative", "no"), ("stages", "middle")):
         filled[fields.ALL.index(("visipruner", name))] = value
     filled[fields.ALL.index(("fastv", "keep"))] = 7
     expected = {"shallow_layers": 3, "relative": False, "stages": ["middle"]}
     assert fields.overrides("visipruner", filled) == expected
+    filled[fields.ALL.index(("visipruner", "shallow_layers"))] = "three"
+    with pytest.raises(ValueError, match="three"):
+        fields.overrides("visipruner", filled)
     hints = fields.hints(models.get(models.default), "visipruner", 0.5, "paper")
     assert hints["shallow_layers"] == "2"
 

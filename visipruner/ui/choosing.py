@@ -7,6 +7,7 @@ import gradio as gr
 from visipruner.inputs import open_picture
 from visipruner.levels import PRESETS
 from visipruner.methods import METHODS
+from visipruner.render.compose import composer_value
 from visipruner.ui import examples, fields, scenes, share, text, views
 from visipruner.ui.page import PRIVATE, SMALL, plainly
 
@@ -38,6 +39,10 @@ def connect(page, models, model_line, chosen, results):
         return on_seed((seed or 0) + 1)
 
     @plainly
+    def on_compose(source):
+        return gr.skip() if source is None else composer_value(scenes.scene(source))
+
+    @plainly
     def on_composed(value):
         source = {"things": value.get("things"), "seed": value.get("seed")}
         return scenes.picture(source), source, gr.skip(), scenes.questions(source)[0].text
@@ -64,6 +69,7 @@ def connect(page, models, model_line, chosen, results):
             views.notes(unread), views.model_line(models, model),
         ]  # fmt: skip
 
+    c.compose.expand(on_compose, c.scene, c.composer, **SMALL)
     c.composer.submit(on_composed, c.composer, scene_parts, **SMALL)
     c.examples.select(on_example, None, scene_parts, **SMALL)
     c.new_scene.click(on_new, c.seed, scene_parts, **SMALL)
@@ -78,7 +84,7 @@ def connect(page, models, model_line, chosen, results):
         **SMALL,
     )
     _levels(c)
-    _fields(models, c)
+    _fields(page, models, c)
 
 
 def _levels(c):
@@ -89,7 +95,7 @@ def _levels(c):
     c.level.input(None, c.level, c.preset, js=js, **PRIVATE)
 
 
-def _fields(models, c):
+def _fields(page, models, c):
     """Advanced shows the fields of the chosen method, and what the level says for each."""
 
     @plainly
@@ -107,7 +113,13 @@ def _fields(models, c):
         ]
         return [*groups, *boxes]
 
-    triggers = [c.method.change, c.level.release, c.preset.input, c.advanced.semantics.input]
+    triggers = [
+        page.load,
+        c.method.change,
+        c.level.release,
+        c.preset.input,
+        c.advanced.semantics.input,
+    ]
     gr.on(
         triggers,
         on_choice,

@@ -27,6 +27,7 @@ class Controls:
     examples: gr.HTML
     question: gr.Textbox
     another: gr.Button
+    compose: gr.Accordion
     composer: gr.HTML
     run: gr.Button
     stop: gr.Button
@@ -128,11 +129,11 @@ def build(models: Models) -> Controls:
     model = gr.Dropdown(models.choices, value=models.default, label=text.MODEL)
     with gr.Accordion(text.ADVANCED, open=False):
         advanced = _advanced()
-    with gr.Accordion(text.COMPOSE, open=False):
+    with gr.Accordion(text.COMPOSE, open=False) as compose:
         composer = SceneComposer()
     scene = gr.State(None)
     return Controls(
-        picture, scene, seed, new_scene, thumbnails, question, another, composer, run, stop, reset,
+        picture, scene, seed, new_scene, thumbnails, question, another, compose, composer, run, stop, reset,
         model, method, preset, level, advanced,
     )  # fmt: skip
 

@@ -40,7 +40,8 @@ def widget(name: str):
     if name in CHOICES:
         choices = [(text.FROM_LEVEL, ""), *((word, word) for word in CHOICES[name])]
         return gr.Dropdown(choices, value="", label=label, info=info)
-    return gr.Number(None, label=label, info=info, placeholder=text.FROM_LEVEL)
+    # Not gr.Number: it turns "nothing" into 0 as soon as it is shown.
+    return gr.Textbox("", label=label, info=info, placeholder=text.FROM_LEVEL, max_lines=1)
 
 
 def overrides(method: str, values: list) -> dict:
@@ -55,14 +56,19 @@ def overrides(method: str, values: list) -> dict:
                     f"{name} must be one of {', '.join(CHOICES[name])}, not {value!r}."
                 )
             value = CHOICES[name][value]
-        elif isinstance(value, float) and value.is_integer() and not _takes_fractions(name):
-            value = int(value)
+        else:
+            value = _number(name, value)
         given[name] = value
     return given
 
 
-def _takes_fractions(name: str) -> bool:
-    return name.endswith("_threshold")
+def _number(name: str, value) -> float | int:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise ValueError(f"{name.replace('_', ' ')} must be a number, not {value!r}.") from None
+    whole = number.is_integer() and not name.endswith("_threshold")
+    return int(number) if whole else number
 
 
 def hints(vlm, method: str, level, semantics: str) -> dict[str, str]:

@@ -139,8 +139,10 @@ def _lesson() -> Lesson:
         gr.Markdown(text.REPEAT_INFO)
         link = gr.Textbox(label=text.LINK, interactive=False, info=text.LINK_INFO)
         copy = gr.Button(text.COPY_LINK, size="sm")
-        command = gr.Code(label=text.COMMAND, language="shell", interactive=False)
-        python = gr.Code(label=text.PYTHON, language="python", interactive=False)
+        command = gr.Code(
+            label=text.COMMAND, language="shell", interactive=False, lines=2, wrap_lines=True
+        )
+        python = gr.Code(label=text.PYTHON, language="python", interactive=False, wrap_lines=True)
     return Lesson(find, found, sweep, table, repeat, link, copy, python, command)
 
 
