@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
 from dataclasses import replace
+from pathlib import Path
 
 import httpx
 import page_server
@@ -349,6 +351,33 @@ def test_missing_values_end_in_one_sentence(address):
         assert "event: error" in answer.text
         assert "Traceback" not in answer.text
         assert "event handler" not in answer.text
+
+
+def test_no_file_of_the_server_can_be_read(address):
+    secret = Path(__file__).resolve()
+    for path in (secret, "/etc/passwd", "../tests/conftest.py", "http://127.0.0.1:9/x"):
+        assert httpx.get(f"{address}gradio_api/file={path}").status_code >= 400
+
+
+def test_private_events_are_refused(client):
+    with pytest.raises(ValueError, match="Cannot find a function"):
+        client.predict(api_name="/on_run")
+
+
+def test_a_taken_port_gets_one_sentence(mini_path, capsys):
+    import app
+
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        arguments = ["--host", "127.0.0.1", "--port", str(port), "--model-path", str(mini_path)]
+        assert app.main(arguments) == 1
+    said = capsys.readouterr().err
+    assert str(port) in said
+    assert said.count("\n") == 1
+    assert app.main(["--model-path", str(mini_path / "nowhere")]) == 1
+    assert capsys.readouterr().err.count("\n") == 1
 
 
 def test_the_next_run_works(client, picture_file):

@@ -133,8 +133,8 @@ def build(models: Models) -> Controls:
         composer = SceneComposer()
     scene = gr.State(None)
     return Controls(
-        picture, scene, seed, new_scene, thumbnails, question, another, compose, composer, run, stop, reset,
-        model, method, preset, level, advanced,
+        picture, scene, seed, new_scene, thumbnails, question, another, compose, composer,
+        run, stop, reset, model, method, preset, level, advanced,
     )  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 from dataclasses import dataclass
 from pathlib import Path
@@ -164,10 +165,16 @@ def launch(
     if models:
         threading.Thread(target=_warm, args=(models,), daemon=True).start()
     page.queue(max_size=MOST_WAITING)
+    try:
+        return page.launch(server_name=host, server_port=port, **_settings(), **more)
+    except OSError:
+        asked = port or os.environ.get("GRADIO_SERVER_PORT")
+        raise OSError(text.PORT_TAKEN.format(port=asked or "7860 to 7959")) from None
+
+
+def _settings() -> dict:
     script = (HERE / "page.js").read_text()
-    return page.launch(
-        server_name=host,
-        server_port=port,
+    return dict(  # noqa: C408 - reads like the call that it is for
         share=False,
         run_history=False,
         enable_monitoring=False,
@@ -179,7 +186,6 @@ def launch(
         head=f"<script>{script}</script>",
         max_file_size="30mb",
         ssr_mode=False,
-        **more,
     )
 
 

@@ -37,7 +37,6 @@ MODEL = "Model"
 LEVEL = "How hard to prune"
 LEVEL_INFO = "0 keeps everything, 1 is the hardest"
 PRESET = "Level"
-PRESET_OWN = "own"
 
 ADVANCED = "Advanced"
 COMPOSE = "Compose a scene"
@@ -161,7 +160,7 @@ MEASURING = "Measuring both sides five times, in turn…"
 MEDIANS = "Medians of {done} of {rounds} silent runs in turn"
 
 GONE = "This visit's result is gone; press Run once more."
-FULL_QUEUE = "Many people are asking right now; please try again in a moment."
+PORT_TAKEN = "Port {port} is taken by another program; choose a free one with --port."
 BROKEN = "Something went wrong on the server, and it has been noted there. Please try again."
 BAD_REQUEST = "This request cannot be read: {what}"
 TOO_FEW = "some of its values are missing."
@@ -195,7 +194,6 @@ SWEEP_HEAD = ("Level", "Visual tokens", "Fewer FLOPs", "Answer", "")
 SWEEP_SAME, SWEEP_DIFFERENT = "same", "different"
 MEDIAN_HEAD = ("full", "pruned", "faster")
 
-SAVE = "Save"
 SAVE_PNG, SAVE_JSON, SAVE_HTML = "Picture (PNG)", "Data (JSON)", "Report (HTML)"
 REPEAT = "Repeat or share this"
 LINK = "Link that fills the form"
@@ -204,7 +202,6 @@ PYTHON, COMMAND = "Python", "Command line"
 REPEAT_INFO = "Shows the form as it is now. Save the picture as picture.png first."
 PROJECTOR = "Projector"
 DARK = "Dark"
-CHARTS = "Layer by layer"
 
 VERDICT_WAITS = "Two answers are on their way…"
 NO_SCENE = "Another question needs a scene: press New scene first."
