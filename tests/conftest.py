@@ -27,6 +27,7 @@ from transformers import (
 )
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
+from visipruner import memory
 from visipruner.models import SYSTEM, load_vlm
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -115,6 +116,24 @@ def mini_path(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def mini(mini_path):
     return load_vlm(mini_path, device="cpu")
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    """(free gigabytes of each GPU, of main memory): what this machine pretends to have."""
+
+    def pretend(*gpus, main=64):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: bool(gpus))
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: len(gpus))
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
+        monkeypatch.setattr(
+            torch.cuda,
+            "mem_get_info",
+            lambda index: (gpus[index] * memory.GIGABYTE, 80 * memory.GIGABYTE),
+        )
+        monkeypatch.setattr(memory, "free_on_cpu", lambda: main * memory.GIGABYTE)
+
+    return pretend
 
 
 @pytest.fixture(scope="session")

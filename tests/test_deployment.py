@@ -53,7 +53,7 @@ def test_zerogpu_finds_a_torch_in_the_requirements():
 def test_no_file_is_too_large_for_a_space_without_lfs():
     listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
     names = listed.stdout.splitlines() if listed.returncode == 0 else []
-    files = [ROOT / name for name in names] or [p for p in ROOT.glob("assets/**/*")]
+    files = [ROOT / name for name in names] or list(ROOT.glob("assets/**/*"))
     assert all(file.stat().st_size < 10e6 for file in files if file.is_file())
 
 

@@ -1,0 +1,146 @@
+"""The only download: a child process, here with another function in place of the hub's."""
+
+from __future__ import annotations
+
+import os
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from visipruner import (
+    hub,
+)
+from visipruner import models as models_module
+from visipruner.loading import place
+from visipruner.memory import GIGABYTE
+from visipruner.models import MODELS, ModelSpec, load_vlm
+from visipruner.ui.store import Models
+
+SEVEN = MODELS["llava-1.5-7b"]
+
+
+def says(*words):
+    return pytest.raises(ValueError, match=".*".join(words))
+
+
+FAKE = """
+import sys, time
+sys.argv = ["hub.py", "some/model"]
+sys.path.insert(0, {folder!r})
+import hub
+def snapshot(repo, allow_patterns, tqdm_class):
+    assert "*.safetensors" in allow_patterns and "*.bin" not in allow_patterns
+    import os; assert os.environ["HF_HUB_OFFLINE"] == "0"
+    bar = tqdm_class(total=0, name="huggingface_hub.snapshot_download", unit="B", disable=True)
+    other = tqdm_class(total=0, name="huggingface_hub.snapshot_download.transfer")
+    bar.total = 50
+    for _ in range(5):
+        time.sleep({pause})
+        bar.update(10); other.update(3)
+    {end}
+hub.HEARTBEAT = 0.02
+sys.exit(hub.main("some/model", snapshot))
+"""
+
+
+@pytest.fixture
+def fake_hub(monkeypatch, tmp_path):
+    def make(pause=0.05, end=""):
+        source = FAKE.format(folder=os.path.dirname(hub.__file__), pause=pause, end=end)
+        path = tmp_path / "child.py"
+        path.write_text(source)
+        monkeypatch.setattr(hub, "_command", lambda repo: [sys.executable, "-P", str(path)])
+
+    return make
+
+
+def test_a_download_reports_bytes_until_all_are_here(fake_hub):
+    fake_hub()
+    seen = list(hub.download("some/model", 50))
+    assert seen[-1] == hub.Progress(50, 50)
+    done = [progress.done for progress in seen]
+    assert done == sorted(done) and len(set(done)) > 2
+
+
+@pytest.mark.parametrize(
+    ("end", "words"),
+    [
+        ("raise hub.LocalEntryNotFoundError('x')", "cannot be reached.*VISIPRUNER_MODEL_DIR"),
+        ("raise ConnectionError('x')", "cannot be reached"),
+        ("raise OSError(28, 'No space left')", "disk is full"),
+        ("raise KeyError('odd')", r"failed \(KeyError\)"),
+        ("os._exit(3)", "broke off"),
+    ],
+)
+def test_a_download_that_fails_says_why(end, words, fake_hub):
+    fake_hub(0.001, end)
+    with says(words):
+        list(hub.download("some/model", 50))
+
+
+def test_closing_a_download_ends_the_child(fake_hub, monkeypatch):
+    fake_hub(pause=60)
+    children = []
+    popen = hub.subprocess.Popen
+    spy = lambda *args, **kw: children.append(popen(*args, **kw)) or children[-1]  # noqa: E731
+    monkeypatch.setattr(hub.subprocess, "Popen", spy)
+    progress = hub.download("some/model", 50)
+    assert next(progress).done == 0  # a heartbeat, although nothing moves
+    progress.close()
+    assert children[0].returncode not in (None, 0)
+
+
+def test_a_full_disk_is_said_before(monkeypatch):
+    usage = SimpleNamespace(free=3 * GIGABYTE)
+    monkeypatch.setattr(hub.shutil, "disk_usage", lambda _: usage)
+    monkeypatch.setattr(hub.subprocess, "Popen", lambda *_, **__: pytest.fail("went online"))
+    with says("has 3.0 GB free, but llava-hf/llava-1.5-7b-hf takes 14.1 GB", "HF_HOME"):
+        next(hub.download(SEVEN.repo, SEVEN.size))
+
+
+def test_the_real_child_without_a_network_says_so(monkeypatch, tmp_path):
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # nobody answers there
+    with says("llava-1.5-7b-hf was not downloaded|cannot be reached"):
+        list(hub.download(SEVEN.repo, 1000))
+
+
+def test_the_page_says_the_size_downloads_on_demand_and_never_otherwise(
+    fake_hub, machine, monkeypatch, mini_path
+):
+    machine(40)
+    here = []
+    monkeypatch.setattr(hub, "find", lambda repo: (here and here[0]) or None)
+    monkeypatch.setenv("VISIPRUNER_MODELS", "llava-1.5-7b")
+    server = Models()
+    assert server.choices == [("LLaVA-1.5 7B (14.1 GB to download)", "llava-1.5-7b")]
+    with says("not on this machine yet", "14.1 GB"):
+        server.get("llava-1.5-7b")
+    fake_hub()
+    sentences = list(server.fetch("llava-1.5-7b"))
+    assert sentences[-1].startswith("Downloading LLaVA-1.5 7B: 0.0 GB of 14.1 GB.")
+    here.append(mini_path)
+    assert list(server.fetch("llava-1.5-7b")) == []
+
+
+def test_loading_from_the_hub_downloads_first_and_can_be_cancelled(
+    fake_hub, monkeypatch, mini_path
+):
+    fake_hub()
+    here = []
+    monkeypatch.setattr(hub, "find", lambda repo: (here and here[0]) or None)
+    monkeypatch.setattr(models_module.loading, "place", lambda *_: place("mini", 1, "cpu", "auto"))
+
+    def on_progress(progress):
+        if progress.done >= 20:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        load_vlm("llava-1.5-7b", on_progress=on_progress)
+    with says("is not complete"):
+        load_vlm("llava-1.5-7b")
+    monkeypatch.setattr(hub, "find", lambda repo: here.append(1) or (len(here) > 1 and mini_path))
+    here.clear()
+    monkeypatch.setattr(ModelSpec, "find", lambda self: hub.find(self.repo) or None)
+    assert load_vlm("llava-1.5-7b").spec.path == str(mini_path)
