@@ -17,7 +17,8 @@ from visipruner.ui.scenes import Truth
 from visipruner.ui.store import Models
 
 FULL, PRUNED = 0, 1
-LAYER_PAUSE = 0.1  # seconds between two yields for layers; tokens are never held back
+# Least seconds between two yields of a kind: a browser that gets more than it can draw lags behind.
+PAUSES = {"layer": 0.1, "probed": 0.1, "token": 0.04}
 
 
 @dataclass(frozen=True)
@@ -162,8 +163,7 @@ def follow(job: Job) -> Iterator[Progress]:
     try:
         for event in events:
             progress.take(event)
-            often = event.kind in ("layer", "probed")
-            if often and time.monotonic() - drawn < LAYER_PAUSE:
+            if time.monotonic() - drawn < PAUSES.get(event.kind, 0):
                 continue
             yield progress
             drawn = time.monotonic()

@@ -26,9 +26,9 @@ def connect(page, models, model_line, chosen, results, lesson):
     """All events of the page."""
     run = running.connect(models, model_line, chosen, results)
     long = [run, *_lessons(models, chosen, results, lesson, run)]
-    chosen.stop.click(
-        lambda: views.says(text.STOPPED), None, results.status, cancels=long, **PRIVATE
-    )
+    stopped = {"fn": lambda: views.says(text.STOPPED), "outputs": results.status, **PRIVATE}
+    pressed = chosen.stop.click(**stopped, cancels=long, queue=False)
+    pressed.then(**stopped, show_progress="hidden")  # over what was still on its way
     chosen.reset.click(None, js="() => vp.reset()", **PRIVATE)
     choosing.connect(page, models, model_line, chosen, results)
     _saving(results)
