@@ -5,7 +5,7 @@ FROM ${BASE}
 
 # Spaces run containers as user 1000, whom some bases have already.
 RUN id -un 1000 || useradd --uid 1000 --user-group user
-RUN mkdir -p /home/user/app && chown -R 1000 /home/user
+RUN mkdir -p /home/user/app /home/user/.cache && chown -R 1000 /home/user
 ENV HOME=/home/user \
     PATH=/opt/venv/bin:$PATH \
     PYTHONUNBUFFERED=1 \
