@@ -91,6 +91,19 @@ def test_closing_a_download_ends_the_child(fake_hub, monkeypatch):
     assert children[0].returncode not in (None, 0)
 
 
+def test_only_a_complete_download_is_found_again(mini, monkeypatch, tmp_path):
+    monkeypatch.setattr(hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    assert SEVEN.find() is None
+    store = tmp_path / "models--llava-hf--llava-1.5-7b-hf"
+    (store / "refs").mkdir(parents=True)
+    (store / "refs" / "main").write_text("0" * 40)
+    folder = store / "snapshots" / ("0" * 40)
+    mini.model.save_pretrained(folder, max_shard_size="100KB")
+    assert SEVEN.find() == folder
+    sorted(folder.glob("model-*.safetensors"))[-1].unlink()
+    assert SEVEN.find() is None
+
+
 def test_a_full_disk_is_said_before(monkeypatch):
     usage = SimpleNamespace(free=3 * GIGABYTE)
     monkeypatch.setattr(hub.shutil, "disk_usage", lambda _: usage)

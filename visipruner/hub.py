@@ -43,9 +43,20 @@ class Progress:
 def find(repo: str) -> Path | None:
     """The folder of a checkpoint that was downloaded completely before; nothing is fetched."""
     try:
-        return Path(snapshot_download(repo, local_files_only=True, allow_patterns=PATTERNS))
+        folder = Path(snapshot_download(repo, local_files_only=True, allow_patterns=PATTERNS))
     except (LocalEntryNotFoundError, OSError):
         return None
+    return folder if _complete(folder) else None
+
+
+def _complete(folder: Path) -> bool:
+    """Older releases of huggingface_hub also give out the folder of a download that was ended."""
+    index = folder / "model.safetensors.index.json"
+    try:
+        parts = set(json.loads(index.read_text())["weight_map"].values())
+    except (OSError, ValueError, KeyError):
+        parts = {"model.safetensors"}
+    return all((folder / name).is_file() for name in ("config.json", *parts))
 
 
 def download(repo: str, size: int) -> Iterator[Progress]:
