@@ -124,7 +124,6 @@ def test_two_visitors_do_not_disturb_each_other(visit):
     for page in (first, second):
         expect(page.locator(FINISHED)).to_be_visible(timeout=PATIENCE)
     assert first.locator(".vp-answer").all_inner_texts() == answers
-    assert "seed" not in second.url or question(second).input_value() != ""
 
 
 def test_levels_and_layers_work_from_the_keyboard(visit):

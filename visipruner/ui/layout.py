@@ -80,7 +80,7 @@ def _head() -> gr.HTML:
             gr.HTML(f'<h1>{text.TITLE}</h1><p class="vp-lead">{text.LEAD}</p>')
             state = gr.HTML(elem_classes="vp-model")
         with gr.Row(elem_classes="vp-modes"):
-            projector = gr.Button(text.PROJECTOR, size="sm", min_width=90)
+            projector = gr.Button(text.PROJECTOR, size="sm", min_width=90, elem_classes="vp-wide")
             dark = gr.Button(text.DARK, size="sm", min_width=70)
     projector.click(None, js="() => vp.projector()", api_visibility="private")
     dark.click(None, js="() => vp.dark()", api_visibility="private")
