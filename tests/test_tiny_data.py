@@ -200,7 +200,17 @@ def test_own_pictures_are_known_and_noise_is_not():
 def test_photographs_are_noticed():
     data = pytest.importorskip("skimage.data")
     samples = pytest.importorskip("sklearn.datasets").load_sample_images().images
-    names = ["astronaut", "brick", "camera", "chelsea", "coffee", "coins", "grass", "gravel", "rocket"]
+    names = [
+        "astronaut",
+        "brick",
+        "camera",
+        "chelsea",
+        "coffee",
+        "coins",
+        "grass",
+        "gravel",
+        "rocket",
+    ]
     names += ["immunohistochemistry", "retina", "hubble_deep_field", "moon", "page", "text"]
     pictures = [getattr(data, name)() for name in names] + list(samples)
     flagged = sum(looks_unlike_training(Image.fromarray(picture)) for picture in pictures)

@@ -53,7 +53,7 @@ def test_a_question_in_a_crowd_is_a_question_alone(learner):
     scene = make_scene(4)
     asked = ask_many(scene, random.Random(0), count=4)
     patches = torch.arange(learner.grid**2)[None]
-    packed = learner.packer.pack([asked], patches)
+    packed = learner.packer.pack([scene], [asked], patches)
     pixels = pixel_batch([scene], learner.processor.image_processor)
     features = learner.model.model.multi_modal_projector(tower_features(learner, pixels))
     language = learner.model.model.language_model

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 
 from visipruner.tiny.config import SYSTEM
+from visipruner.tiny.grounding import meanings
 from visipruner.tiny.phrases import WORD
 from visipruner.tiny.questions import SKILLS, Question, ask_about
 from visipruner.tiny.scenes import Scene
@@ -33,6 +34,7 @@ class Packed:
     allowed: torch.Tensor  # (picture, 1, query, key), bool
     targets: torch.Tensor  # (picture, token): the next id where it belongs to an answer
     weights: torch.Tensor  # (picture, token)
+    nouns: torch.Tensor  # (meaning, 3): picture, token, and the id of a word the token stands for
 
 
 class Packer:
@@ -52,7 +54,7 @@ class Packer:
         ids = self.tokenizer.convert_tokens_to_ids(re.findall(f"(?i){WORD}", text))
         return [*ids, self.tokenizer.eos_token_id]
 
-    def pack(self, rows: list[list[Question]], patches: torch.Tensor) -> Packed:
+    def pack(self, scenes: list, rows: list[list[Question]], patches: torch.Tensor) -> Packed:
         blocks = [[self._block(question) for question in row] for row in rows]
         length = max(sum(len(block[0]) for block in row) for row in blocks)
         pad = self.tokenizer.pad_token_id
@@ -82,7 +84,20 @@ class Packer:
             _block_mask(owner),
             torch.tensor(targets),
             torch.tensor(weights),
+            self._nouns(scenes, rows),
         )
+
+    def _nouns(self, scenes: list, rows: list[list[Question]]) -> torch.Tensor:
+        """Where each question's nouns lie in its row, and what they mean."""
+        found = []
+        for number, (scene, row) in enumerate(zip(scenes, rows, strict=True)):
+            start = 0
+            for question in row:
+                for index, meant in meanings(scene, question.text):
+                    ids = self.tokenizer.convert_tokens_to_ids(meant)
+                    found += [(number, start + index, word) for word in ids]
+                start += len(self._block(question)[0])
+        return torch.tensor(found, dtype=torch.long).view(-1, 3)
 
     def _block(self, question: Question) -> tuple[list[int], list[int], list[float]]:
         asked, answer = self.question_ids(question.text), self.answer_ids(question.answer)

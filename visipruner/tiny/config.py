@@ -26,6 +26,7 @@ from visipruner.tiny.vision import look_at_neighbours
 FOLDER = ASSETS / "tiny-llava"
 PATCH = 14
 MOST_POSITIONS = 1024
+LIKENESS = 1.3  # how much more than by chance a word begins by looking at its like
 SPECIAL = ("<unk>", "<s>", "</s>", "<pad>", "<image>")
 SYSTEM = (
     "A chat between a curious human and an artificial intelligence assistant. The assistant "
@@ -101,14 +102,16 @@ def build_config(tokenizer: PreTrainedTokenizerFast) -> LlavaConfig:
     }
     text = LlamaConfig(
         vocab_size=len(tokenizer),
-        hidden_size=160,
-        intermediate_size=416,
+        hidden_size=96,
+        intermediate_size=256,
         num_hidden_layers=12,
-        num_attention_heads=5,
-        num_key_value_heads=5,
+        num_attention_heads=4,
+        num_key_value_heads=4,
         max_position_embeddings=MOST_POSITIONS,
-        initializer_range=0.07,
+        initializer_range=0.1,
         tie_word_embeddings=False,
+        # Slow rotations: a word must still know its like across hundreds of visual tokens.
+        rope_parameters={"rope_type": "default", "rope_theta": 500_000.0},
         **ids,
     )
     return LlavaConfig(
@@ -140,10 +143,18 @@ def build_model(tokenizer: PreTrainedTokenizerFast) -> LlavaForConditionalGenera
                 nn.init.normal_(module.weight, std=0.7 / math.sqrt(module.in_features))
     depth = model.config.text_config.num_hidden_layers
     with torch.no_grad():
-        for layer in model.model.language_model.layers:  # keep the sum of 2 * depth steps tame
-            layer.self_attn.o_proj.weight /= math.sqrt(2 * depth)
+        for layer in model.model.language_model.layers:
+            attention = layer.self_attn
+            # Mimetic initialisation (Trockman and Kolter, 2023): a word begins by looking at its
+            # like and by passing on what it finds there. Without it, finding the red thing among
+            # others was not learnt in 500 steps.
+            attention.q_proj.weight *= LIKENESS
+            attention.k_proj.weight.copy_(attention.q_proj.weight)
+            attention.o_proj.weight.copy_(attention.v_proj.weight.T)
+            attention.o_proj.weight /= math.sqrt(2 * depth)  # keep the sum of the steps tame
             layer.mlp.down_proj.weight /= math.sqrt(2 * depth)
-        model.model.multi_modal_projector.linear_1.weight *= 0.2  # the tower's output is large
-        model.model.multi_modal_projector.linear_2.weight *= 0.2  # words are small
+        model.lm_head.weight.copy_(model.model.language_model.embed_tokens.weight)
+        model.model.multi_modal_projector.linear_1.weight *= 0.02  # the tower's output is large
+        model.model.multi_modal_projector.linear_2.weight *= 0.5  # words are small
     look_at_neighbours(model.model.vision_tower)
     return model

@@ -30,6 +30,7 @@ from visipruner.tiny.train import CHECKPOINTS
 SETS = ("heldout", "unseen")
 QUICK, FULL = 20, 300  # questions per skill and set
 Z = 1.96  # 95%
+MARK = "<!-- results -->"  # the model card's table stands between two of these
 
 # What stands between the model and its answers: name -> context manager of a model.
 # A method of pruning is one more line here.
@@ -135,6 +136,15 @@ def as_markdown(table: list[dict]) -> str:
     return "\n".join(lines)
 
 
+def write_results(folder: Path, table: list[dict]) -> None:
+    """The table as data beside the weights, and as text in the model card, between its marks."""
+    (folder / "evaluation.json").write_text(json.dumps(table, indent=1) + "\n")
+    card = folder / "README.md"
+    before, _, rest = card.read_text().partition(MARK)
+    after = rest.partition(MARK)[2]
+    card.write_text(f"{before}{MARK}\n{as_markdown(table)}\n{MARK}{after}")
+
+
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", type=Path, default=FOLDER)
@@ -148,7 +158,7 @@ def main(argv: list[str] | None = None) -> None:
     table = summary(run(options.model, count, store))
     print(as_markdown(table))
     if options.write:
-        (options.model / "evaluation.json").write_text(json.dumps(table, indent=1) + "\n")
+        write_results(options.model, table)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # Newton-Schulz, from Muon's reference code
-UPDATE_SIZE = 0.2  # root mean square of an AdamW step, so that both can share one learning rate
+UPDATE_SIZE = 0.8  # root mean square of a step over the learning rate; 0.2 is an AdamW step's
 
 
 def orthogonal(matrix: torch.Tensor, steps: int = 5) -> torch.Tensor:

@@ -21,7 +21,9 @@ from visipruner.tiny.vision import (
     window_features,
 )
 
-FULL_FROM = 0.85  # of the steps: whole pictures, every visual token, from here on
+GROUNDING = 0.5  # weight of the lesson of the nouns
+FULL_FROM = 0.85  # of the tower's steps: whole pictures from here on
+ALL_FROM = 0.6  # of the joint steps: every visual token from here on
 CURRICULUM = ((0.06, 2), (0.14, 3), (0.25, 5))  # until which progress, at most how many shapes
 KEPT_PART = 6  # before that, one visual token of so many
 
@@ -98,19 +100,27 @@ def answer_loss(learner, packed: Packed, visual: torch.Tensor) -> tuple[torch.Te
     words = language.embed_tokens
     prefix = words(packed.prefix.to(device)).expand(len(visual), -1, -1)
     inputs = torch.cat([prefix, visual, words(packed.ids.to(device))], dim=1)
-    hidden = language(
+    outputs = language(
         inputs_embeds=inputs,
         position_ids=packed.positions.to(device),
         attention_mask=packed.allowed.to(device),
         use_cache=False,
-    ).last_hidden_state[:, -packed.ids.shape[1] :]
+        output_hidden_states=True,
+    )
+    length = packed.ids.shape[1]
+    hidden = outputs.last_hidden_state[:, -length:]
+    half = outputs.hidden_states[len(language.layers) // 2][:, -length:]
+    picture, token, word = packed.nouns.to(device).unbind(1)
+    guesses = learner.model.lm_head(language.norm(half[picture, token])).log_softmax(-1)
+    grounding = -guesses.gather(1, word[:, None]).mean()
     targets, weights = packed.targets.to(device), packed.weights.to(device)
     asked = targets != IGNORE
     logits = learner.model.lm_head(hidden[asked])  # (answer token, word)
     losses = F.cross_entropy(logits, targets[asked], reduction="none")
     right = (logits.argmax(-1) == targets[asked]).float()
     seen = {"tokens_right": right.mean().item(), "first_right": first_right(right, weights[asked])}
-    return (losses * weights[asked]).sum() / weights.sum(), seen
+    seen["grounding"] = grounding.item()
+    return (losses * weights[asked]).sum() / weights.sum() + GROUNDING * grounding, seen
 
 
 def first_right(right: torch.Tensor, weights: torch.Tensor) -> float:
@@ -143,7 +153,7 @@ def language_loss(learner, rng: random.Random, progress: float, options) -> tupl
     scenes = some_scenes(rng, options.pictures or 8, most=most_things(progress))
     labels = label_batch(scenes, learner.patch)
     patches = keep_patches(labels, learner.grid**2 // KEPT_PART, rng)
-    packed = learner.packer.pack([ask_many(scene, rng) for scene in scenes], patches)
+    packed = learner.packer.pack(scenes, [ask_many(scene, rng) for scene in scenes], patches)
     words = learner.model.model.language_model.embed_tokens
     labels = {name: label.to(learner.device) for name, label in labels.items()}
     visual = take(learner.written(labels, words), patches.to(learner.device))
@@ -152,17 +162,21 @@ def language_loss(learner, rng: random.Random, progress: float, options) -> tupl
 
 
 def align_loss(learner, rng: random.Random, progress: float, options) -> tuple:
-    """The projector alone: what the tower sees becomes what the language model has read."""
+    """Tower and projector: what is seen becomes what the language model has read.
+
+    The tower's own lesson never asks where a patch lies in the picture; here it must tell.
+    """
     scenes = some_scenes(rng, options.pictures or 8)
     pixels = pixel_batch(scenes, learner.processor.image_processor)
     labels = label_batch(scenes, learner.patch)
     labels = {name: label.to(learner.device) for name, label in labels.items()}
+    features = tower_features(learner, pixels.to(learner.device))
     with torch.no_grad():
-        features = tower_features(learner, pixels.to(learner.device))
         written = learner.written(labels, learner.model.model.language_model.embed_tokens)
     loss = F.mse_loss(learner.model.model.multi_modal_projector(features), written)
     loss = loss / written.var()
-    return loss, {"loss": loss.item()}
+    seen_patches, right = patch_loss(learner.heads(features), labels)
+    return loss + 0.1 * seen_patches, {"loss": loss.item(), **right}
 
 
 def joint_loss(learner, rng: random.Random, progress: float, options) -> tuple:
@@ -171,7 +185,7 @@ def joint_loss(learner, rng: random.Random, progress: float, options) -> tuple:
     pixels = pixel_batch(scenes, learner.processor.image_processor)
     labels = label_batch(scenes, learner.patch)
     patches = choose_patches(labels, learner, rng, progress)
-    packed = learner.packer.pack([ask_many(scene, rng) for scene in scenes], patches)
+    packed = learner.packer.pack(scenes, [ask_many(scene, rng) for scene in scenes], patches)
     features = tower_features(learner, pixels.to(learner.device))
     labels = {name: label.to(learner.device) for name, label in labels.items()}
     seen_patches, right = patch_loss(learner.heads(features), labels)
@@ -192,7 +206,7 @@ def choose_patches(labels: dict, learner, rng: random.Random, progress: float) -
     # (picture, kept)
     """
     total = learner.grid**2
-    kept = total if progress >= FULL_FROM else total // KEPT_PART
+    kept = total if progress >= ALL_FROM else total // KEPT_PART
     return keep_patches(labels, kept, rng)
 
 
@@ -222,9 +236,13 @@ STAGES = {
     ),
     "align": Stage(
         300,
-        2e-3,
-        lambda learner: [learner.model.model.multi_modal_projector],
-        ("model.model.multi_modal_projector.",),
+        1e-3,
+        lambda learner: [
+            learner.model.model.vision_tower,
+            learner.model.model.multi_modal_projector,
+            learner.heads,
+        ],
+        ("model.model.vision_tower.", "model.model.multi_modal_projector.", "heads."),
         align_loss,
     ),
     "joint": Stage(
