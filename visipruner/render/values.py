@@ -71,23 +71,26 @@ def viewer_live(start: dict, records: Sequence[LayerRecord], label: str = "") ->
     }
 
 
-def viewer_value(comparison, side: int = -1) -> dict:
+def viewer_value(comparison, side: int = -1, start: dict | None = None) -> dict:
     """Everything that the viewer shows about one answer of a comparison.
 
     Args:
         comparison: a `runner.Comparison`.
         side: which of its answers; the last by default.
+        start: what `viewer_start` gave for this prompt, to encode its picture only once.
     """
     trace = comparison.answers[side].trace
-    return viewer_answer(comparison.prompt, trace, comparison.probe)
+    return viewer_answer(comparison.prompt, trace, comparison.probe, start)
 
 
-def viewer_answer(prompt, trace: PruningTrace, probe: PruningTrace | None = None) -> dict:
+def viewer_answer(
+    prompt, trace: PruningTrace, probe: PruningTrace | None = None, start: dict | None = None
+) -> dict:
     """The value for one finished trace; `probe` adds the full model's influence."""
     masks = _Masks(trace.num_visual)
     layers = [_layer(record, trace.patches_at(record.layer), masks) for record in trace.layers]
     return {
-        **viewer_start(prompt, len(trace.layers)),
+        **(start or viewer_start(prompt, len(trace.layers))),
         "kind": "done",
         "method": trace.method,
         "layers": layers,

@@ -58,7 +58,7 @@ def stream(models, model_line, chosen, results, job: Job):
             frame.set(results.viewer, viewer_live(start, records, text.PRUNED))
         if progress.comparison:
             frame.set(results.verdict, views.verdict(progress.comparison, job.truth))
-            frame.set(results.viewer, viewer_value(progress.comparison))
+            frame.set(results.viewer, viewer_value(progress.comparison, start=start))
             frame.set(results.small, views.counters(progress.comparison))
             frame.set(results.result, Result(job, progress.comparison))
         yield frame.take()
