@@ -10,6 +10,7 @@ from pathlib import Path
 
 import gradio as gr
 
+from visipruner.render.charts import CHART_CSS
 from visipruner.render.viewer import PatchViewer
 from visipruner.ui import controls, text, wiring
 from visipruner.ui.page import guarded
@@ -80,8 +81,14 @@ def _head() -> gr.HTML:
             gr.HTML(f'<h1>{text.TITLE}</h1><p class="vp-lead">{text.LEAD}</p>')
             state = gr.HTML(elem_classes="vp-model")
         with gr.Row(elem_classes="vp-modes"):
-            projector = gr.Button(text.PROJECTOR, size="sm", min_width=90, elem_classes="vp-wide")
-            dark = gr.Button(text.DARK, size="sm", min_width=70)
+            projector = gr.Button(
+                text.PROJECTOR,
+                size="sm",
+                min_width=90,
+                elem_classes="vp-wide",
+                elem_id="vp-projector",
+            )
+            dark = gr.Button(text.DARK, size="sm", min_width=70, elem_id="vp-dark")
     projector.click(None, js="() => vp.projector()", api_visibility="private")
     dark.click(None, js="() => vp.dark()", api_visibility="private")
     return state
@@ -182,7 +189,7 @@ def _settings() -> dict:
         theme=gr.themes.Default(
             primary_hue="blue", neutral_hue="slate", font=_FONTS, font_mono=_MONO
         ),
-        css=(HERE / "theme.css").read_text(),
+        css=(HERE / "theme.css").read_text() + CHART_CSS,
         head=f"<script>{script}</script>",
         max_file_size="30mb",
         ssr_mode=False,

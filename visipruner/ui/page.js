@@ -1,13 +1,18 @@
 // What the browser does on its own: modes, downloads, links, and words for screen readers.
 window.vp = {
   projector() {
-    const on = document.body.classList.toggle("projector");
+    vp.toggle("projector");
     window.dispatchEvent(new Event("resize")); // plots fit themselves into the new width
-    return on;
   },
 
   dark() {
-    document.body.classList.toggle("dark");
+    vp.toggle("dark");
+  },
+
+  // The button tells whether its mode is on, to eyes and to screen readers.
+  toggle(mode) {
+    const on = document.body.classList.toggle(mode);
+    document.getElementById("vp-" + mode)?.setAttribute("aria-pressed", String(on));
   },
 
   reset() {
