@@ -82,7 +82,8 @@ def test_runs_go_through_the_real_spaces_wrappers(mini_path):
     assert lines, run.stderr[-2000:]
     seen = json.loads(lines[0].removeprefix("RESULT "))
     assert seen["menu"] == ["mini"]  # what is not on the disk is not offered
-    assert seen["news"][-1] == "compared" and len(seen["news"]) > 3  # it streamed
+    assert seen["events"][-1] == "compared"
+    assert seen["events"].count("layer") == 2 * 8 and "token" in seen["events"]
     assert seen["answers"] == seen["direct"]
     assert seen["rounds"] == [5, 5]
     assert "model must be one of mini" in seen["said"]  # the words of an error survive the fork

@@ -72,7 +72,7 @@ def visit(checkpoint: str) -> dict:
     form = handlers.Form(picture, "what colour is the star?", "mini", options=options)
     job = handlers.check(models, form)
 
-    seen = [progress.news for progress in handlers.follow(job)]
+    seen = [event.kind for event in job.run()]
     stopped = handlers.follow(job)
     next(stopped), next(stopped)
     stopped.close()
@@ -87,7 +87,7 @@ def visit(checkpoint: str) -> dict:
     direct = runner.last_event(direct).comparison
     return {
         "menu": list(models.paths),
-        "news": seen,
+        "events": seen,
         "answers": [answer.tokens for answer in last.comparison.answers],
         "direct": [answer.tokens for answer in direct.answers],
         "rounds": [len(side) for side in rounds],
