@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # Newton-Schulz, from Muon's reference code
+SMALL = 0.05  # of the learning rate for the projector's first matrix: it meets large numbers
 UPDATE_SIZE = 0.8  # root mean square of a step over the learning rate; 0.2 is an AdamW step's
 
 
@@ -47,11 +48,13 @@ class Muon(torch.optim.Optimizer):
 
 def optimizers(parts: list[nn.Module], lr: float) -> list[torch.optim.Optimizer]:
     """The two optimizers that train every parameter of the parts that needs a gradient."""
-    inner, outer = [], []
+    inner, outer, small = [], [], []
     for part in parts:
         for name, weight in part.named_parameters():
             if weight.requires_grad:
                 is_inner = weight.ndim == 2 and ".layers." in f".{name}"
-                (inner if is_inner else outer).append(weight)
-    found = [torch.optim.AdamW(outer, lr=lr, betas=(0.9, 0.98), weight_decay=0.0)]
+                is_small = name.endswith("linear_1.weight")
+                (inner if is_inner else small if is_small else outer).append(weight)
+    groups = [{"params": outer, "scale": 1.0}, {"params": small, "scale": SMALL}]
+    found = [torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.98), weight_decay=0.0)]
     return [Muon(inner, lr=lr), *found] if inner else found

@@ -150,7 +150,7 @@ def vision_loss(learner, rng: random.Random, progress: float, options) -> tuple:
 
 def language_loss(learner, rng: random.Random, progress: float, options) -> tuple:
     """The language model answers from scenes written as words."""
-    scenes = some_scenes(rng, options.pictures or 8, most=most_things(progress))
+    scenes = some_scenes(rng, options.pictures or 6, most=most_things(progress))
     labels = label_batch(scenes, learner.patch)
     patches = keep_patches(labels, learner.grid**2 // KEPT_PART, rng)
     packed = learner.packer.pack(scenes, [ask_many(scene, rng) for scene in scenes], patches)
@@ -166,7 +166,7 @@ def align_loss(learner, rng: random.Random, progress: float, options) -> tuple:
 
     The tower's own lesson never asks where a patch lies in the picture; here it must tell.
     """
-    scenes = some_scenes(rng, options.pictures or 8)
+    scenes = some_scenes(rng, options.pictures or 4)
     pixels = pixel_batch(scenes, learner.processor.image_processor)
     labels = label_batch(scenes, learner.patch)
     labels = {name: label.to(learner.device) for name, label in labels.items()}
@@ -181,7 +181,7 @@ def align_loss(learner, rng: random.Random, progress: float, options) -> tuple:
 
 def joint_loss(learner, rng: random.Random, progress: float, options) -> tuple:
     """Everything together on pictures; the tower keeps its own lesson as a second loss."""
-    scenes = some_scenes(rng, options.pictures or 8)
+    scenes = some_scenes(rng, options.pictures or 4)
     pixels = pixel_batch(scenes, learner.processor.image_processor)
     labels = label_batch(scenes, learner.patch)
     patches = choose_patches(labels, learner, rng, progress)
@@ -225,7 +225,7 @@ STAGES = {
     ),
     "language": Stage(
         4000,
-        1.5e-3,
+        8e-4,
         lambda learner: [
             learner.model.model.language_model,
             learner.model.lm_head,
@@ -247,7 +247,7 @@ STAGES = {
     ),
     "joint": Stage(
         2000,
-        5e-4,
+        8e-4,
         lambda learner: [learner.model, learner.heads],
         ("model.", "heads."),
         joint_loss,

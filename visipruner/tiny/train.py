@@ -77,7 +77,8 @@ def run_stage(learner: Learner, name: str, steps: int, folder: Path, options) ->
         rng = random.Random(f"{options.seed} {name} {step}")
         for optimizer in optims:
             for group in optimizer.param_groups:
-                group["lr"] = learning_rate(step, steps, options.lr or stage.lr)
+                most = (options.lr or stage.lr) * group.get("scale", 1.0)
+                group["lr"] = learning_rate(step, steps, most)
             optimizer.zero_grad(set_to_none=True)
         loss, seen = stage.loss(learner, rng, step / steps, options)
         loss.backward()
