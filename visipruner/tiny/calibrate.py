@@ -27,10 +27,10 @@ from visipruner.tiny.evaluate import questions
 
 # The FLOPs that a preset must cut.
 GOALS = {"gentle": 0.2, "balanced": 0.4, "aggressive": 0.55}
-SHALLOW = (0, 1, 2, 4, 6)
-COSINES = (0.9, 0.97, 0.995, 0.999)
+SHALLOW = (0, 2, 4)
+COSINES = (0.9, 0.97, 0.995)
 # Shares of sqrt(1 - cosine^2), below which the kept set can never be empty (paper.md).
-SHARES = (0.3, 0.6, 0.95)
+SHARES = (0.3, 0.9)
 EXITS = (0.999, 0.99)
 
 
