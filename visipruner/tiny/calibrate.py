@@ -27,11 +27,11 @@ from visipruner.tiny.evaluate import questions
 
 # The FLOPs that a preset must cut.
 GOALS = {"gentle": 0.2, "balanced": 0.4, "aggressive": 0.55}
-SHALLOW = (0, 2, 4)
-COSINES = (0.9, 0.97, 0.995)
+SHALLOW = (0,)
+COSINES = (0.97, 0.99, 0.997)
 # Shares of sqrt(1 - cosine^2), below which the kept set can never be empty (paper.md).
 SHARES = (0.3, 0.9)
-EXITS = (0.999, 0.99)
+EXITS = (0.999,)
 
 
 def candidates(semantics: str) -> list[VisiPruner]:

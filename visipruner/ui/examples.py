@@ -12,12 +12,12 @@ from visipruner.ui import scenes, text
 
 # Scene number and skill: chosen to be easy on the eye and different from each other.
 CHOSEN = (
-    (21, "colour"),
-    (3, "count_kind"),
-    (31, "digit"),
-    (7, "shape"),
-    (17, "relation"),
-    (28, "place"),
+    (8, "colour"),
+    (9, "count_kind"),
+    (18, "digit"),
+    (12, "shape"),
+    (13, "relation"),
+    (5, "place"),
 )
 
 _TEMPLATE = "${value}"
