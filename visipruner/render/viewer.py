@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from visipruner.render.palette import as_props
@@ -20,7 +21,10 @@ EMPTY: dict = {"kind": "empty", "layers": [], "masks": [], "steps": []}
 
 def viewer_parts() -> dict[str, str]:
     """The viewer's markup, style and script, as the page and the report use them."""
-    script = "\n".join(
+    # Constants of the script, not props: gradio drops props when a hidden column is shown first.
+    script = f"const PALETTE = {json.dumps(as_props())};\n"
+    script += f"const LOG_RANGE = {json.dumps([LOG_LOW, LOG_HIGH])};\n"
+    script += "\n".join(
         (_HERE / f"viewer_{part}.js").read_text() for part in ("data", "draw", "panel", "page")
     )
     return {

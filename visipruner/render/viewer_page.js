@@ -2,11 +2,11 @@
 // `element`, `props` and `watch` come from gr.HTML.
 
 const find = (name) => element.querySelector(".pv-" + name);
-const painter = new Painter(find("canvas"), props.palette);
+const painter = new Painter(find("canvas"), PALETTE);
 const view = { layer: 0, mode: "picture", cursor: -1, hover: -1, fading: null, progress: 1 };
 const calm = window.matchMedia("(prefers-reduced-motion: reduce)");
 const PLAY_MS = 900, FADE_MS = 350;
-let story = new Story({}, props.log_range);
+let story = new Story({}, LOG_RANGE);
 let shown = {}, timer = null, frame = null;
 
 function redraw() {
@@ -25,7 +25,7 @@ function receive(value) {
   value = value && value.kind ? value : { kind: "empty" };
   const picture = value.picture !== shown.picture, wasLive = shown.kind === "live";
   shown = value;
-  story = new Story(value, props.log_range);
+  story = new Story(value, LOG_RANGE);
   if (picture) { painter.image = null; view.cursor = view.hover = -1; }
   if (picture && value.picture) painter.load(value.picture, refresh);
   if (value.kind !== "live") stop();

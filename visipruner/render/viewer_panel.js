@@ -33,7 +33,7 @@ function paddingNote() {
 }
 
 function stageColour(stage) {
-  return props.palette.stages[stage] || props.palette.stages.full;
+  return PALETTE.stages[stage] || PALETTE.stages.full;
 }
 
 function ribbonCell(layer) {
@@ -133,7 +133,7 @@ function refreshHeat() {
   if (!heat) return;
   const scale = find("scale"), context = scale.getContext("2d");
   for (let x = 0; x < scale.width; x++) {
-    context.fillStyle = heatColour(x / (scale.width - 1), props.palette.heat);
+    context.fillStyle = heatColour(x / (scale.width - 1), PALETTE.heat);
     context.fillRect(x, 0, 1, 1);
   }
   find("ticks").replaceChildren(...ticks(heat.scale));
