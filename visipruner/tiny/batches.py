@@ -14,13 +14,21 @@ import torch
 
 from visipruner.tiny.config import SYSTEM
 from visipruner.tiny.grounding import meanings
-from visipruner.tiny.phrases import WORD
+from visipruner.tiny.phrases import WORD, words
 from visipruner.tiny.questions import SKILLS, Question, ask_about
-from visipruner.tiny.scenes import Scene
+from visipruner.tiny.scenes import COLOURS, Scene
 from visipruner.tiny.vision import IGNORE
 
-QUESTIONS = 20  # per picture
-WEIGHTS = {"describe": 0.6, "two_digits": 2.0, "count": 1.3, "count_kind": 1.5, "relation": 1.5}
+QUESTIONS = 24  # per picture
+# Skills that are learnt last are asked most.
+WEIGHTS = {
+    "describe": 0.7,
+    "two_digits": 3.0,
+    "count": 2.0,
+    "count_kind": 2.0,
+    "relation": 2.0,
+    "same": 3.5,
+}
 
 
 @dataclass
@@ -135,9 +143,16 @@ def ask_many(scene: Scene, rng: random.Random, count: int = QUESTIONS) -> list[Q
     asked = []
     for skill in rng.choices(skills, weights, k=count):
         question = ask_about(scene, skill, rng)
-        if question and not (skill == "describe" and any(q.skill == skill for q in asked)):
+        twice = skill == "describe" and any(q.skill == skill for q in asked)
+        if question and not twice and not (scene.motley and speaks_of_colour(question)):
             asked.append(question)
     return asked
+
+
+def speaks_of_colour(question: Question) -> bool:
+    return not {*COLOURS, "colour", "color", "colours"}.isdisjoint(
+        words(f"{question.text} {question.answer}")
+    )
 
 
 def keep_patches(labels: dict[str, torch.Tensor], kept: int, rng: random.Random) -> torch.Tensor:

@@ -24,7 +24,7 @@ def paint(scene: Scene) -> np.ndarray:
     rng = np.random.default_rng(scene.seed)
     pixels = _ground(rng, scene.side)
     for thing in scene.things:
-        _paint_thing(rng, pixels, thing)
+        _paint_thing(rng, pixels, thing, scene.motley)
     pixels += _noise(rng, scene.side) * rng.uniform(2, 9)
     return pixels.clip(0, 255).astype(np.uint8)
 
@@ -93,14 +93,31 @@ def _cut(thing: Thing, side: int) -> tuple:
     return (rows, columns), mask, ink
 
 
-def _paint_thing(rng: np.random.Generator, pixels: np.ndarray, thing: Thing) -> None:
+def _paint_thing(rng: np.random.Generator, pixels: np.ndarray, thing: Thing, motley: bool) -> None:
     place, mask, ink = _cut(thing, pixels.shape[0])
-    if ink is None:
+    if ink is None and motley:
+        colour = _motley(rng, mask.shape)
+    elif ink is None:
         colour = np.array(COLOURS[thing.colour], np.float32) + rng.uniform(-12, 12, 3)
     else:
         colour = 240 - 205 * ink[..., None]
     area = pixels[place]
     area += mask[..., None] * (colour.astype(np.float32) - area)
+
+
+def _motley(rng: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
+    """Stripes of two of the world's colours, or one colour far from all of them."""
+    known = np.array(list(COLOURS.values()), np.float32)
+    if rng.random() < 0.5:
+        y, x = np.mgrid[0 : shape[0], 0 : shape[1]].astype(np.float32)
+        angle, wave = rng.uniform(0, math.pi), rng.uniform(16, 60)
+        first = np.sin(2 * math.pi * (x * math.cos(angle) + y * math.sin(angle)) / wave) > 0
+        one, other = known[rng.choice(len(known), 2, replace=False)]
+        return np.where(first[..., None], one, other)
+    while True:
+        colour = rng.uniform(10, 245, 3)
+        if np.ptp(colour) > 60 and np.linalg.norm(known - colour, axis=1).min() > 85:
+            return colour
 
 
 def _mask(thing: Thing, half: int, x: float, y: float) -> np.ndarray:

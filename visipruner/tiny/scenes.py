@@ -85,11 +85,16 @@ class Thing:
 
 @dataclass(frozen=True)
 class Scene:
-    """Things in the order in which they are drawn, and the seed of the ground they lie on."""
+    """Things in the order in which they are drawn, and the seed of the ground they lie on.
+
+    Only in training: in a motley scene shapes are striped or wear colours that have no name, so
+    that a shape is learnt from its outline, not from the colours it was met in.
+    """
 
     things: tuple[Thing, ...]
     seed: int
     side: int = SIDE
+    motley: bool = False
 
     @property
     def shapes(self) -> tuple[Thing, ...]:

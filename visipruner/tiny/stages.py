@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -23,8 +23,9 @@ from visipruner.tiny.vision import (
 
 GROUNDING = 0.5  # weight of the lesson of the nouns
 FULL_FROM = 0.85  # of the tower's steps: whole pictures from here on
-ALL_FROM = 0.6  # of the joint steps: every visual token from here on
+ALL_FROM = 0.75  # of the joint steps: every visual token from here on
 CURRICULUM = ((0.06, 2), (0.14, 3), (0.25, 5))  # until which progress, at most how many shapes
+MOTLEY = 4  # every so many pictures one is motley
 KEPT_PART = 6  # before that, one visual token of so many
 
 
@@ -94,6 +95,14 @@ def some_scenes(rng: random.Random, count: int, **rules) -> list:
     return [make_scene(rng.randrange(1_000_000_000), **rules) for _ in range(count)]
 
 
+def some_pictures(rng: random.Random, count: int, **rules) -> list:
+    """Scenes to be painted, every few of them in colours without a name."""
+    scenes = some_scenes(rng, count, **rules)
+    return [
+        replace(scene, motley=number % MOTLEY == MOTLEY - 1) for number, scene in enumerate(scenes)
+    ]
+
+
 def answer_loss(learner, packed: Packed, visual: torch.Tensor) -> tuple[torch.Tensor, dict]:
     """Cross entropy of the answers, given what stands at the kept visual tokens."""
     language, device = learner.model.model.language_model, visual.device
@@ -135,7 +144,7 @@ def vision_loss(learner, rng: random.Random, progress: float, options) -> tuple:
     count = options.pictures or 8
     count = count if side < learner.grid else max(1, count // 4)
     most = 3 if side < learner.grid else MAX_SHAPES
-    scenes = some_scenes(rng, count, most=most, side=side * learner.patch)
+    scenes = some_pictures(rng, count, most=most, side=side * learner.patch)
     pixels = pixel_batch(scenes, learner.processor.image_processor)
     labels = label_batch(scenes, learner.patch)
     free = learner.grid - side
@@ -181,7 +190,7 @@ def align_loss(learner, rng: random.Random, progress: float, options) -> tuple:
 
 def joint_loss(learner, rng: random.Random, progress: float, options) -> tuple:
     """Everything together on pictures; the tower keeps its own lesson as a second loss."""
-    scenes = some_scenes(rng, options.pictures or 4)
+    scenes = some_pictures(rng, options.pictures or 4)
     pixels = pixel_batch(scenes, learner.processor.image_processor)
     labels = label_batch(scenes, learner.patch)
     patches = choose_patches(labels, learner, rng, progress)

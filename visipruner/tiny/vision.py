@@ -27,6 +27,7 @@ AROUND = 4  # patches on each side of a patch in which it says where its thing g
 CELLS = 4  # its own surface, in cells each way
 OUTLINE = CELLS**2 + (2 * AROUND + 1) ** 2 + 2
 IGNORE = -100
+SMOOTHING = 0.05
 LABELS = {  # what is asked of every patch, and into how many classes it falls
     "colour": len(COLOURS) + 2,
     "shape": len(SHAPES) + 2,
@@ -126,7 +127,12 @@ def patch_labels(scene: Scene, patch: int) -> dict[str, np.ndarray]:
         [
             (len(colours), len(shapes), len(sizes), t.digit)
             if t.is_digit
-            else (colours.index(t.colour), shapes.index(t.shape), sizes.index(t.size), IGNORE)
+            else (
+                IGNORE if scene.motley else colours.index(t.colour),
+                shapes.index(t.shape),
+                sizes.index(t.size),
+                IGNORE,
+            )
             for t in scene.things
         ]
         + [(len(colours) + 1, len(shapes) + 1, len(sizes) + 1, IGNORE)]  # index -1: the ground
@@ -197,7 +203,10 @@ def patch_loss(logits: dict, labels: dict) -> tuple[torch.Tensor, dict[str, floa
             weight[-1] = 0.3  # most patches show the ground
         target = labels[name]
         if (target != IGNORE).any():
-            loss = loss + F.cross_entropy(scores.flatten(0, 1), target.flatten(), weight)
+            # Smoothed, or the tower would learn that what it never met cannot be.
+            loss = loss + F.cross_entropy(
+                scores.flatten(0, 1), target.flatten(), weight, label_smoothing=SMOOTHING
+            )
             seen = (target != IGNORE) & (shown | (labels["digit"] != IGNORE) & (name == "digit"))
             right[name] = (scores.argmax(-1) == target)[seen].float().mean().item()
     return loss, right
