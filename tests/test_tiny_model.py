@@ -5,11 +5,16 @@ import random
 import pytest
 import torch
 
+from visipruner.methods import PruningMethod, Schedule, VisiPruner
+from visipruner.models import load_vlm
 from visipruner.tiny import train
+from visipruner.tiny.asking import ask, interview, questions
 from visipruner.tiny.batches import ask_many, user_prompt
+from visipruner.tiny.calibrate import choose, table
 from visipruner.tiny.config import FOLDER
-from visipruner.tiny.data import SKILLS, Question, ask_about, make_scene, render, score
-from visipruner.tiny.evaluate import answer, load, paired_difference, questions, summary, wilson
+from visipruner.tiny.data import SKILLS, Question, ask_about, make_scene, render
+from visipruner.tiny.dynamics import Blind, Watch
+from visipruner.tiny.evaluate import UNPRUNED, paired_difference, summary, wilson
 from visipruner.tiny.stages import take, tower_features
 from visipruner.tiny.vision import pixel_batch
 
@@ -24,7 +29,7 @@ def learner():
 
 @pytest.fixture(scope="module")
 def bundled():
-    return load()
+    return load_vlm("tiny", device="cpu")
 
 
 def test_prompt_is_the_one_that_was_trained(learner):
@@ -106,10 +111,49 @@ def test_intervals():
 def test_questions_are_always_the_same_and_summed_up():
     first, again = (list(questions("heldout", "colour", 5)) for _ in range(2))
     assert first == again
-    row = {"column": "unpruned", "set": "heldout", "score": 1.0}
-    rows = [row | {"skill": skill} for skill in SKILLS]
-    table = summary(rows)
-    assert table[-1]["skill"] == "all" and table[-1]["right"] == 1
+    full = {"column": UNPRUNED, "set": "heldout", "score": 1.0, "flops": 100}
+    rows = [full | {"skill": skill} for skill in SKILLS]
+    rows += [row | {"column": "gentle", "score": 0.5, "flops": 60} for row in rows]
+    lines = [line for line in summary(rows) if line["skill"] == "all"]
+    assert [line["right"] for line in lines] == [1, 0.5]
+    assert lines[1]["flops_cut"] == pytest.approx(0.4) and lines[1]["difference"][0] == -0.5
+
+
+def test_a_preset_is_the_best_that_cuts_enough():
+    def tried(cut, right):
+        return VisiPruner(layer_threshold=1 - cut / 100), {"flops_cut": cut, "right": right}
+
+    chosen = choose([tried(0.25, 0.9), tried(0.45, 0.8), tried(0.41, 0.7), tried(0.5, 0.6)])
+    cuts = [result["flops_cut"] for _, result in chosen.values()]
+    assert cuts == [0.25, 0.45, 0.5]  # nothing cuts 55%, so aggressive takes the nearest
+    assert table(chosen)["layer_threshold"] == [1 - c / 100 for c in (0.25, *cuts, 0.5)]
+
+
+@needs_weights
+def test_an_interview_goes_on_where_it_stopped(tmp_path, bundled):
+    store = tmp_path / "answers.jsonl"
+    columns = {UNPRUNED: PruningMethod(), "half": Schedule(keep=0, keep_after=5, none_after=None)}
+    rows = interview(bundled, columns, ("validation",), 1, store)
+    lines = store.read_text().splitlines(keepends=True)
+    store.write_text("".join(lines[:-2]) + lines[-2][:20])  # died while writing
+    assert interview(bundled, columns, ("validation",), 1, store) == rows
+    assert len(rows) == 2 * len(SKILLS)
+    assert rows[1]["flops"] < rows[0]["flops"] and rows[1]["tokens"][6:] == [0] * 6
+
+
+@needs_weights
+@torch.inference_mode()
+def test_analyses_see_what_they_say(bundled):
+    prompt = bundled.prepare(render(make_scene(1)), "how many shapes are there?")
+    features = bundled.encode(prompt)
+    blind, _ = ask(bundled, Blind(0, 12), prompt, features)
+    nothing, _ = ask(bundled, Schedule(keep=0, keep_after=-1, none_after=None), prompt, features)
+    assert blind == nothing  # words that see no picture, and no picture at all
+    watch = Watch()
+    seeing, _ = ask(bundled, watch, prompt, features)
+    assert ask(bundled, Blind(12, 12), prompt, features)[0] == seeing
+    assert [note["layer"] for note in watch.seen] == list(range(12))
+    assert all(0 <= note["top visual token"] <= note["visual"] <= 1 for note in watch.seen)
 
 
 @needs_weights
@@ -117,24 +161,16 @@ def test_bundled_model_is_small_and_loads_offline(monkeypatch, bundled):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     size = sum(path.stat().st_size for path in FOLDER.iterdir())
     assert size < 9.5e6
-    model, processor = bundled
-    assert isinstance(answer(model, processor, render(make_scene(1)), "</s> <image"), str)
+    prompt = bundled.prepare(render(make_scene(1)), "</s> <image")
+    assert isinstance(ask(bundled, PruningMethod(), prompt, bundled.encode(prompt))[0], str)
 
 
 @needs_weights
-def test_bundled_model_beats_its_floor(bundled):
-    model, processor = bundled
-    scores = []
-    for skill in ("colour", "exists", "count", "digit"):
-        for _, scene, question in questions("validation", skill, 8):
-            said = answer(model, processor, render(scene), question.text)
-            scores.append(score(question, said, scene))
-    assert sum(scores) / len(scores) > 0.5
-
-
-def test_missing_weights_are_one_clear_sentence(tmp_path):
-    with pytest.raises(FileNotFoundError, match="holds no model"):
-        load(tmp_path)
+def test_bundled_model_beats_its_floor(bundled, tmp_path):
+    """A slice of the evaluation: 4 questions of each of the 13 skills."""
+    columns = {UNPRUNED: PruningMethod()}
+    rows = interview(bundled, columns, ("validation",), 4, tmp_path / "answers.jsonl")
+    assert sum(row["score"] for row in rows) / len(rows) > 0.5
 
 
 def test_an_unknown_skill_is_refused():

@@ -23,7 +23,7 @@ from visipruner.tiny.vision import (
 
 GROUNDING = 0.5  # weight of the lesson of the nouns
 FULL_FROM = 0.85  # of the tower's steps: whole pictures from here on
-ALL_FROM = 0.75  # of the joint steps: every visual token from here on
+ALL_FROM = 0.9  # of the joint steps: every visual token from here on
 CURRICULUM = ((0.06, 2), (0.14, 3), (0.25, 5))  # until which progress, at most how many shapes
 MOTLEY = 4  # every so many pictures one is motley
 KEPT_PART = 6  # before that, one visual token of so many

@@ -1,0 +1,162 @@
+"""What the bundled model's layers do with vision: the paper's analyses, on our own model.
+
+    python -m visipruner.tiny.dynamics --write
+
+Accuracy while the words cannot see the picture below a layer, or from a layer on (the paper's
+figure 3); where VisiPruner's presets filter, what they keep, where vision leaves; how the last
+prompt token spreads its attention, and whether sinks are among the visual tokens (much attention,
+small values). Writes dynamics.json beside the weights.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar
+
+from visipruner.attention import Span
+from visipruner.layout import to_ranges
+from visipruner.levels import PRESETS, method_at
+from visipruner.methods import PruningMethod
+from visipruner.models import VLM
+from visipruner.tiny.asking import add_common, ask, interview, open_model, questions
+from visipruner.tiny.data import SKILLS, render
+from visipruner.tiny.evaluate import UNPRUNED
+
+
+@dataclass(frozen=True)
+class Blind(PruningMethod):
+    """No word sees a visual token in layers `first` to `last` - 1, nor while decoding.
+
+    Visual tokens themselves go on as ever (the masking of the paper's figure 3).
+    """
+
+    name: ClassVar[str] = "blind"
+
+    first: int = 0
+    last: int = 0
+
+    def attend(self, view):
+        if not self.first <= view.layer < self.last:
+            return None
+        words = to_ranges(view.text_rows.tolist())
+        patches = to_ranges(view.visual_rows.tolist())
+        seen = [Span(queries=((start, stop),), keys=((0, stop),)) for start, stop in patches]
+        return (*seen, Span(queries=words, keys=words))
+
+    def cached(self, layer, trace):
+        return [] if self.first <= layer < self.last else None
+
+
+@dataclass(frozen=True)
+class Watch(PruningMethod):
+    """Prunes nothing; notes in `seen` where the last prompt token of each layer looks."""
+
+    name: ClassVar[str] = "watch"
+
+    seen: list = field(default_factory=list)
+
+    def select(self, view):
+        row = view.attention_row().mean(0)  # over heads: (rows,)
+        visual = row[view.visual_rows]
+        sizes = view.values[0][:, view.visual_rows].norm(dim=-1).mean(0)
+        top = visual.argmax()
+        self.seen.append(
+            {
+                "layer": view.layer,
+                "first token": row[0].item(),
+                "visual": visual.sum().item(),
+                "top visual token": visual[top].item(),
+                "its value against the median": (sizes[top] / sizes.median()).item(),
+                "lowest cosine": min(view.influence().cos),
+            }
+        )
+        return None
+
+
+def masked(vlm: VLM, count: int, store: Path) -> list[dict]:
+    """Accuracy while blind from layer 0 up to k, and from layer k to the end, for every k."""
+    layers = vlm.model.config.get_text_config().num_hidden_layers
+    methods = {UNPRUNED: PruningMethod()}
+    methods |= {f"blind below {k}": Blind(0, k) for k in range(1, layers + 1)}
+    methods |= {f"blind from {k}": Blind(k, layers) for k in range(1, layers)}
+    rows = interview(vlm, methods, ("heldout",), count, store)
+    found = []
+    for name in methods:
+        scores = [row["score"] for row in rows if row["column"] == name]
+        found.append({"masking": name, "questions": len(scores), "right": statistics.mean(scores)})
+    return found
+
+
+def stages(vlm: VLM, count: int, store: Path) -> list[dict]:
+    """For every preset: how often each layer filtered or was the last with vision, tokens kept."""
+    presets = {name: method_at(vlm, "visipruner", name) for name in PRESETS}
+    rows = interview(vlm, presets, ("heldout",), count, store)
+    found = []
+    for name in presets:
+        mine = [row for row in rows if row["column"] == name]
+        filtered = [row for row in mine if row["filtered"] is not None]
+        kept = [row["tokens"][row["filtered"] + 1 :][:1] or [0] for row in filtered]
+        found.append(
+            {
+                "preset": name,
+                "questions": len(mine),
+                "filtered after": _tally(row["filtered"] for row in mine),
+                "vision left after": _tally(row["left"] for row in mine),
+                "median kept": statistics.median(n for (n,) in kept) if kept else None,
+            }
+        )
+    return found
+
+
+def _tally(layers) -> dict[str, int]:
+    return dict(sorted(Counter(map(str, layers)).items()))
+
+
+def attention(vlm: VLM, count: int) -> list[dict]:
+    """Per layer the means of what `Watch` notes, over `count` questions per skill."""
+    watch = Watch()
+    for skill in SKILLS:
+        for _, scene, asked in questions("heldout", skill, count):
+            prompt = vlm.prepare(render(scene), asked.text)
+            ask(vlm, watch, prompt, vlm.encode(prompt))
+    layers = sorted({note["layer"] for note in watch.seen})
+    return [
+        {
+            key: statistics.mean(note[key] for note in watch.seen if note["layer"] == layer)
+            for key in watch.seen[0]
+        }
+        for layer in layers
+    ]
+
+
+def _short(value) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add_common(parser)
+    parser.add_argument("--questions", type=int, default=10, help="per skill")
+    parser.add_argument("--write", action="store_true", help="put the figures beside the weights")
+    options = parser.parse_args(argv)
+    vlm, store = open_model(options)
+    found = {"masking": masked(vlm, options.questions, store)}
+    found["stages"] = stages(vlm, options.questions, store)
+    found["attention"] = attention(vlm, max(1, options.questions // 3))
+    for line in (*found["masking"], *found["stages"], *found["attention"]):
+        print(
+            ", ".join(
+                f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in line.items()
+            )
+        )
+    if options.write:
+        (options.model / "dynamics.json").write_text(json.dumps(found, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
