@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
+import signal
 import sys
+import tempfile
 
 # Before gradio and transformers are imported: this process reports and fetches nothing, ever. A
 # model of the hub is downloaded by a process of its own when somebody asks (visipruner/hub.py).
@@ -36,12 +39,32 @@ def main(arguments: list[str] | None = None) -> int:
 
     try:
         models = Models(args.model_path, args.device)
-        launch(build(models), args.host, args.port, models=models)
+        with private_folder():
+            launch(build(models), args.host, args.port, models=models)
     except (ValueError, OSError) as error:
         sys.stderr.write(f"error: {str(error).splitlines()[0]}\n")
         return 1
     return 0
 
 
+@contextlib.contextmanager
+def private_folder():
+    """Uploads lie where no other demo's cleaning reaches them, and are gone when this one ends."""
+    usual = os.environ.get("GRADIO_TEMP_DIR")
+    if usual:
+        os.makedirs(usual, exist_ok=True)
+    with tempfile.TemporaryDirectory(
+        prefix="visipruner-", dir=usual, ignore_cleanup_errors=True
+    ) as folder:
+        os.environ["GRADIO_TEMP_DIR"] = folder
+        try:
+            yield
+        finally:
+            del os.environ["GRADIO_TEMP_DIR"]
+            if usual:
+                os.environ["GRADIO_TEMP_DIR"] = usual
+
+
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # a container's stop cleans up as well
     sys.exit(main())

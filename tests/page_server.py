@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import functools
 import json
+import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -24,7 +26,7 @@ def models(checkpoint: Path):
     """The page's models with a copy of this checkpoint as the default one."""
     from visipruner.ui.store import Models
 
-    folder = Path(tempfile.mkdtemp(prefix="visipruner-test-")) / "mini"
+    folder = _folder() / "mini"
     shutil.copytree(checkpoint, folder)
     (folder / "presets.json").write_text(json.dumps(PRESETS))
     return Models(str(folder))
@@ -35,6 +37,15 @@ def address(checkpoint: Path) -> str:
     """Starts the page once per test run; it ends with the process."""
     from visipruner.ui.layout import build, launch
 
+    # Another server on this machine may clean gradio's usual folder at any time.
+    os.environ["GRADIO_TEMP_DIR"] = str(_folder())
     page = build(models(checkpoint))
     _, url, _ = launch(page, "127.0.0.1", prevent_thread_lock=True, quiet=True)
     return url
+
+
+def _folder() -> Path:
+    """An empty folder that goes when the tests end."""
+    folder = tempfile.mkdtemp(prefix="visipruner-test-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return Path(folder)

@@ -97,6 +97,35 @@ def test_first_answer_takes_one_click(visit):
     expect(page.locator("[role=status].vp-unseen")).to_contain_text("Done")
 
 
+def colours_of(canvas) -> int:
+    """How many different colours are drawn on a canvas; an empty one has one."""
+    return canvas.evaluate(
+        """(canvas) => {
+            const { width, height } = canvas;
+            const { data } = canvas.getContext("2d").getImageData(0, 0, width, height);
+            return new Set(new Uint32Array(data.buffer)).size;
+        }"""
+    )
+
+
+def test_the_viewer_shows_what_happened(visit):
+    page = visit()
+    run(page)
+    viewer = page.locator(".pv")
+    expect(viewer.locator(".pv-chip").nth(1)).to_be_visible()
+    expect(viewer.locator(".pv-sentence")).to_contain_text("visual token")
+    expect(viewer.locator(".pv-number")).to_have_text(re.compile(r"^\d"))
+    expect(viewer.locator(".pv-ribbon span")).to_have_count(8)
+    canvas = viewer.locator(".pv-canvas")
+    expect(canvas).to_have_attribute("aria-label", re.compile("visual tokens are left"))
+    assert colours_of(canvas) > 50
+    viewer.get_by_text("in the full model").click()
+    expect(viewer.locator(".pv-tick").first).to_be_visible()
+    assert colours_of(viewer.locator(".pv-scale")) > 20
+    canvas.hover()
+    expect(viewer.locator(".pv-patch")).to_contain_text("Row")
+
+
 def test_stop_stops_within_a_second(visit, mini_path):
     models = page_server.models(mini_path)
     vlm = models.get(models.default)

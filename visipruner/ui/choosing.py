@@ -104,11 +104,8 @@ def _fields(page, models, c):
         hints = {}
         if models.is_loaded(model):
             hints = fields.hints(models.get(model), method, level, semantics)
-        # Dropdowns have no placeholder, so their first choice says "from level".
         boxes = [
-            gr.update(placeholder=hints[name])
-            if owner == method and name in hints and name not in fields.CHOICES
-            else gr.skip()
+            _hinted(name, hints[name]) if owner == method and name in hints else gr.skip()
             for owner, name in fields.ALL
         ]
         return [*groups, *boxes]
@@ -127,3 +124,10 @@ def _fields(page, models, c):
         [*c.advanced.groups, *c.advanced.fields],
         **SMALL,
     )
+
+
+def _hinted(name: str, hint: str) -> dict:
+    """A dropdown has no placeholder, so its first choice says what the level says."""
+    if name in fields.CHOICES:
+        return gr.update(choices=fields.choices(name, hint))
+    return gr.update(placeholder=hint)

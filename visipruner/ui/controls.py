@@ -146,7 +146,7 @@ def _advanced() -> Advanced:
     for method in METHODS:
         with gr.Group(visible=method == "visipruner") as group:
             if names := fields.names_of(method):
-                gr.Markdown(text.FIELDS_HEAD.format(method=method), elem_classes="vp-fieldhead")
+                gr.Markdown(text.FIELDS_HEAD, elem_classes="vp-fieldhead")
             boxes += [fields.widget(name) for name in names]
         groups.append(group)
     modes = [(title, name) for name, title in text.PICTURE_MODES.items()]

@@ -36,12 +36,17 @@ ALL = [(method, name) for method in METHODS for name in names_of(method)]
 
 def widget(name: str):
     """An input for one field."""
-    label, info = name.replace("_", " "), text.FIELD_INFO.get(name)
+    label, info = text.FIELDS[name], text.FIELD_INFO.format(name=name)
     if name in CHOICES:
-        choices = [(text.FROM_LEVEL, ""), *((word, word) for word in CHOICES[name])]
-        return gr.Dropdown(choices, value="", label=label, info=info)
+        return gr.Dropdown(choices(name), value="", label=label, info=info)
     # Not gr.Number: it turns "nothing" into 0 as soon as it is shown.
     return gr.Textbox("", label=label, info=info, placeholder=text.FROM_LEVEL, max_lines=1)
+
+
+def choices(name: str, hint: str = "") -> list[tuple[str, str]]:
+    """What a field with few values offers; first of all what the level says."""
+    first = f"{text.FROM_LEVEL}: {hint}" if hint else text.FROM_LEVEL
+    return [(first, ""), *((word, word) for word in CHOICES[name])]
 
 
 def overrides(method: str, values: list) -> dict:
@@ -53,7 +58,8 @@ def overrides(method: str, values: list) -> dict:
         if name in CHOICES:
             if value not in CHOICES[name]:
                 raise ValueError(
-                    f"{name} must be one of {', '.join(CHOICES[name])}, not {value!r}."
+                    f"“{text.FIELDS[name]}” must be one of {'; '.join(CHOICES[name])}, "
+                    f"not {value!r}."
                 )
             value = CHOICES[name][value]
         else:
@@ -66,7 +72,7 @@ def _number(name: str, value) -> float | int:
     try:
         number = float(value)
     except (TypeError, ValueError):
-        raise ValueError(f"{name.replace('_', ' ')} must be a number, not {value!r}.") from None
+        raise ValueError(f"“{text.FIELDS[name]}” must be a number, not {value!r}.") from None
     whole = number.is_integer() and not name.endswith("_threshold")
     return int(number) if whole else number
 

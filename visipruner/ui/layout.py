@@ -17,8 +17,8 @@ from visipruner.ui.page import guarded
 from visipruner.ui.store import Models
 
 HERE = Path(__file__).parent
-KEEP_FILES = (600, 3600)  # look every ten minutes, delete what is older than an hour
-MOST_WAITING = 24
+KEEP_FILES = (60, 900)  # every minute, delete what nobody has used for a quarter of an hour
+MOST_WAITING = 60
 
 
 @dataclass
@@ -64,13 +64,14 @@ def build(models: Models) -> gr.Blocks:
     with gr.Blocks(
         title=text.TITLE, fill_width=True, delete_cache=KEEP_FILES, analytics_enabled=False
     ) as page:
-        head = _head()
-        with gr.Row(elem_classes="vp-columns"):
-            with gr.Column(scale=2, min_width=320, elem_classes="vp-inputs"):
-                chosen = controls.build(models)
-            with gr.Column(scale=5, min_width=320, elem_classes="vp-outputs"):
-                results = _results()
-                lesson = _lesson()
+        with gr.Column(elem_id="vp-page"):
+            head = _head()
+            with gr.Row(elem_classes="vp-columns"):
+                with gr.Column(scale=2, min_width=320, elem_classes="vp-inputs"):
+                    chosen = controls.build(models)
+                with gr.Column(scale=5, min_width=320, elem_classes="vp-outputs"):
+                    results = _results()
+                    lesson = _lesson()
         wiring.connect(page, models, head, chosen, results, lesson)
     return guarded(page)
 
@@ -103,7 +104,6 @@ def _results() -> Results:
         with gr.Row(elem_classes="vp-answers", equal_height=True):
             full, pruned = gr.HTML(min_width=280), gr.HTML(min_width=280)
         viewer = PatchViewer()
-        small = gr.HTML(elem_classes="vp-scroll")
         plots, told = [], []
         with gr.Column(visible=False, elem_classes="vp-charts") as charts:
             with gr.Row():
@@ -124,6 +124,7 @@ def _results() -> Results:
                 )
             }
         medians = gr.HTML()
+        small = gr.HTML()
     payload = gr.JSON(visible="hidden")
     return Results(
         status, notes, intro, body, verdict, full, pruned, viewer, charts, plots, told, small,

@@ -1,17 +1,17 @@
 // What the browser does on its own: modes, downloads, links, and words for screen readers.
 window.vp = {
   projector() {
-    vp.toggle("projector");
+    vp.toggle("projector", document.getElementById("vp-page"));
     window.dispatchEvent(new Event("resize")); // plots fit themselves into the new width
   },
 
   dark() {
-    vp.toggle("dark");
+    vp.toggle("dark", document.body);
   },
 
   // The button tells whether its mode is on, to eyes and to screen readers.
-  toggle(mode) {
-    const on = document.body.classList.toggle(mode);
+  toggle(mode, place) {
+    const on = place.classList.toggle(mode);
     document.getElementById("vp-" + mode)?.setAttribute("aria-pressed", String(on));
   },
 

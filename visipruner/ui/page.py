@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import logging
+import os
 
 import gradio as gr
 from gradio.data_classes import ImageData
@@ -70,7 +72,11 @@ def picture_input(**settings) -> gr.Image:
     """An upload whose file is handed on as it is: `inputs.open_picture` decides what it is."""
 
     def preprocess(payload: ImageData | None) -> str | None:
-        return payload.path if payload else None
+        if not payload or not payload.path:
+            return None
+        with contextlib.suppress(OSError):
+            os.utime(payload.path)  # files are deleted some time after their last use
+        return payload.path
 
     component = gr.Image(type="filepath", **settings)
     component.preprocess = preprocess

@@ -137,20 +137,21 @@ def _sweep_row(name: str, answer, full, job: Job) -> str:
 
 
 def rounds(job: Job) -> Iterator[list[list[dict]]]:
-    """Silent runs of both sides, one round after the other; who goes first alternates."""
+    """Silent runs of both sides in turn; who goes first alternates. Stop works after every run."""
     samples: list[list[dict]] = [[], []]
     silent = Options(job.options.max_new_tokens, job.options.temperature, job.options.seed, False)
     for turn in range(ROUNDS):
         order = (0, 1) if turn % 2 == 0 else (1, 0)
-        found = job.measure([job.methods[side] for side in order], silent, 1)
-        for side, sample in zip(order, found, strict=True):
-            samples[side].append(sample)
-        yield samples
+        for side in order:
+            samples[side] += job.measure([job.methods[side]], silent, 1)
+            yield samples
 
 
 def rounds_html(samples: list[list[dict]]) -> str:
     """Medians so far, both sides beside each other."""
-    done = len(samples[0])
+    done = min(len(side) for side in samples)
+    if not done:
+        return f"<p>{text.MEASURING}</p>"
     names = {"vision": "vision", "prefill": "prefill", "first_token": "first"}
     names |= {"per_token": "token", "total": "total"}
     rows = []

@@ -50,24 +50,25 @@ TEMPERATURE_INFO = "0 always takes the likeliest word"
 SEED = "Seed for drawing words"
 BACKEND = "Attention backend"
 PRECISION = "Precision"
-FIELDS_HEAD = "Every setting of **{method}**. Empty follows the level."
-FIELD_INFO = {
-    "stages": "which of the three stages act",
-    "shallow_layers": "first layers in which the question does not read single patches",
-    "layer_threshold": "a patch matters when its cosine falls below this",
-    "tokens_threshold": "influence (L2) that a patch needs to stay",
-    "relative": "measure L2 in units of the output's length",
-    "exit_threshold": "a layer is calm when no cosine falls below this",
-    "merge_index": "the patch that stands for all in layer 0",
-    "cache_before_filter": "what early layers keep in the cache",
-    "blind_half": "the published code's rule for 13B models",
-    "keep": "patches that stay",
-    "before_layer": "first layer that runs without the rest",
-    "start_shift": "1 repeats the published scripts' shift by one token",
-    "after_layer": "cut after this layer; -1: before the first",
-    "seed": "draws the patches",
-    "keep_after": "drop the others after this layer; -1: before the first",
-    "none_after": "no patch is left after this layer",
+FIELDS_HEAD = "Every setting of this method; what is left empty follows the level."
+FIELD_INFO = "in code: {name}"
+FIELDS = {
+    "stages": "Stages that act",
+    "shallow_layers": "First layers, in which no single patch is read",
+    "layer_threshold": "A patch matters below this cosine",
+    "tokens_threshold": "A patch stays from this influence (L2) on",
+    "relative": "Measure L2 relative to the output's length",
+    "exit_threshold": "A layer is calm when no cosine is below",
+    "merge_index": "The patch that stands for all in layer 0",
+    "cache_before_filter": "What early layers keep in the cache",
+    "blind_half": "The published code's rule for 13B models",
+    "keep": "Patches that stay",
+    "before_layer": "First layer that runs without the rest",
+    "start_shift": "Shift by one token, as the published scripts (1)",
+    "after_layer": "Cut after this layer (-1: before the first)",
+    "seed": "Seed that draws the patches",
+    "keep_after": "Drop the others after this layer (-1: before the first)",
+    "none_after": "No patch is left after this layer",
 }
 FROM_LEVEL = "from level"
 PROMPT = "The prompt as the model gets it"

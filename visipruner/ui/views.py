@@ -187,12 +187,15 @@ def _row(name: str, value: str, source: str) -> str:
     return f"<div><dt>{label}</dt><dd>{escape(value)} {tag(source)}</dd></div>"
 
 
+# As many rows while it runs as afterwards: the cards never jump.
 def _live(progress: Progress, side: Side) -> list[str]:
     last = side.records[-1] if side.records else None
     return [
         _row("layer", f"{last.layer + 1 if last else 0} / {progress.layers}", text.EXECUTED),
         _row("tokens", str(last.visual_tokens) if last else "–", text.EXECUTED),
         _row("flops", flops(side.flops) if side.flops else "–", text.EXECUTED),
+        _row("first", "–", text.MEASURED),
+        _row("total", "–", text.MEASURED),
     ]
 
 
@@ -200,8 +203,10 @@ def _ended(side: Side) -> list[str]:
     clock, counts = side.answer.times, side.answer.counts
     return [
         _row("first", duration(clock.first_token), text.MEASURED),
+        _row("token", duration(clock.per_token), text.MEASURED),
         _row("total", duration(clock.total), text.MEASURED),
         _row("flops", flops(counts.executed.prefill), text.EXECUTED),
+        _row("kv", f"{count(counts.kv_bytes)}B", text.EXECUTED),
     ]
 
 
@@ -216,7 +221,7 @@ def table_head(*names: str) -> str:
 
 
 def counters(comparison: Comparison) -> str:
-    """Everything that was counted or clocked, side by side, each with its kind."""
+    """Everything that was counted or clocked, side by side, each with its kind; folded away."""
     cells = [_values(answer) for answer in comparison.answers]
     rows = []
     for name, group, source in text.COUNTER_ROWS:
@@ -229,9 +234,9 @@ def counters(comparison: Comparison) -> str:
         )
     head = table_head("", *NAMES)
     return (
-        f'<table class="vp-table vp-counters"><caption>{text.COUNTERS_HEAD}</caption>'
-        f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
-        + small_print(comparison)
+        f'{small_print(comparison)}<details class="vp-more"><summary>{text.COUNTERS_HEAD}</summary>'
+        f'<table class="vp-table vp-counters"><thead><tr>{head}</tr></thead>'
+        f"<tbody>{''.join(rows)}</tbody></table></details>"
     )
 
 

@@ -64,7 +64,7 @@ def _lessons(models, chosen, results, lesson, run) -> list:
     @plainly
     def on_measure(result):
         job = downloads.there(result).job
-        yield f"<p>{text.MEASURING}</p>"
+        yield teaching.rounds_html([[], []])
         for samples in teaching.rounds(job):
             yield teaching.rounds_html(samples)
 
