@@ -67,6 +67,18 @@ def visible_visual_pairs(plan: Plan, visual: Tensor) -> int:
     return total
 
 
+def clipped(plan: Plan, rows: int) -> Plan:
+    """What is left of a plan when only the first `rows` rows count."""
+
+    def cut(ranges):
+        return tuple((start, min(stop, rows)) for start, stop in ranges if start < rows)
+
+    parts = (
+        Span(cut(s.queries), cut(s.keys), cut(s.zeroed), cut(s.merged), s.merge_into) for s in plan
+    )
+    return tuple(span for span in parts if span.queries)
+
+
 def planned_attention(
     module, query, key, value, attention_mask, scaling, attention_plan: Plan = (), **kwargs
 ) -> tuple[Tensor, None]:
@@ -90,7 +102,7 @@ def planned_attention(
             span_key,
             span_value,
             scale=scaling,
-            **_causality(span, query.device),
+            **causality(span, query.device),
         )
         done = 0
         for start, stop in span.queries:
@@ -121,7 +133,7 @@ def _values(value: Tensor, span: Span) -> Tensor:
     return _take(value, span.keys)
 
 
-def _causality(span: Span, device) -> dict:
+def causality(span: Span, device) -> dict:
     """How sdpa is told who sees whom: a mask only where nothing cheaper says the same."""
     if span.queries == span.keys:
         return {"is_causal": True}
@@ -132,7 +144,11 @@ def _causality(span: Span, device) -> dict:
 
 
 def attention_row(
-    attention, hidden: Tensor, position_embeddings: tuple[Tensor, Tensor], key: Tensor
+    attention,
+    hidden: Tensor,
+    position_embeddings: tuple[Tensor, Tensor],
+    key: Tensor,
+    visible: Tensor | None = None,
 ) -> Tensor:
     """Softmax weights of the last token over all keys, in float32, whatever the backend.
 
@@ -141,6 +157,7 @@ def attention_row(
         hidden: (1, rows, width), the module's input.
         position_embeddings: cosine and sine, (1, rows, head width).
         key: (1, kv heads, rows, head width), rotated, from the cache.
+        visible: (rows,) bool: keys that count. None: all.
 
     Returns:
         (heads, rows).
@@ -153,17 +170,22 @@ def attention_row(
     kv_heads = key.shape[1]
     query = query.float().view(kv_heads, -1, head_width)  # (kv heads, group, head width)
     scores = query @ key[0].float().transpose(1, 2) * attention.scaling
+    if visible is not None:
+        scores = scores.masked_fill(~visible, float("-inf"))
     return scores.softmax(-1).flatten(0, 1)
 
 
-def influence(weights: Tensor, value: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def influence(
+    weights: Tensor, value: Tensor, rows: Tensor | slice
+) -> tuple[Tensor, Tensor, Tensor]:
     """The influence test: what the last token's attention output loses without each row.
 
     O is the concatenation over heads of the weighted values, before o_proj; O'_j is O with row j's
     weight set to zero and nothing renormalised. All in float32. Source: arXiv 2510.17205.
 
     Args:
-        weights: (heads, keys); value: (1, kv heads, keys, head width); rows: (tested,).
+        weights: (heads, keys); value: (1, kv heads, keys, head width); rows: (tested,),
+            or a slice of the keys.
 
     Returns:
         cosine(O, O'_j) and ||O - O'_j||_2, each (tested,), and ||O||_2, a scalar.

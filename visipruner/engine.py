@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers.cache_utils import DynamicLayer
 
-from visipruner.attention import PLANNED, visible_visual_pairs
+from visipruner.attention import PLANNED, Plan, visible_visual_pairs
 from visipruner.layout import TokenLayout
 from visipruner.methods.base import PruningMethod
 from visipruner.trace import NOBODY, Cut, LayerRecord, PruningTrace, Selection
@@ -74,6 +74,7 @@ class _Run:
 
     def __init__(self, model, decoder, method, layout, on_layer, probe):
         self.model, self.decoder, self.method, self.layout = model, decoder, method, layout
+        self.layers = list(decoder.layers)
         self.on_layer, self.probe = on_layer, probe
         self.trace = PruningTrace.begin(method.name, method.settings, layout)
         self.memory = SimpleNamespace()
@@ -101,7 +102,13 @@ class _Run:
         if any(isinstance(hook, _RunHook) for hook in self.decoder._forward_pre_hooks.values()):
             raise ValueError("This model is being pruned already: one prune() at a time per model.")
         self._hook(self.handles, self.decoder.register_forward_pre_hook, self.before_forward)
-        for index, layer in enumerate(self.decoder.layers):
+        self._take_layers()
+        lm_head = self.model.get_output_embeddings() if self.model is not self.decoder else None
+        if lm_head is not None:
+            self._hook(self.handles, lm_head.register_forward_pre_hook, self.before_lm_head)
+
+    def _take_layers(self):
+        for index, layer in enumerate(self.layers):
             for register, function in (
                 (layer.register_forward_pre_hook, self.before_layer),
                 (layer.self_attn.register_forward_pre_hook, self.before_attention),
@@ -109,9 +116,6 @@ class _Run:
                 (layer.register_forward_hook, self.after_layer),
             ):
                 self._hook(self.prefill_handles, register, function, index)
-        lm_head = self.model.get_output_embeddings() if self.model is not self.decoder else None
-        if lm_head is not None:
-            self._hook(self.handles, lm_head.register_forward_pre_hook, self.before_lm_head)
 
     def _hook(self, handles, register, function, index=None):
         handles.append(register(_RunHook(function, index), with_kwargs=True))
@@ -122,7 +126,7 @@ class _Run:
         self._hook(self.handles, self.decoder.register_forward_hook, self.after_decode_step)
         own_masks = self.decoder.config._attn_implementation == "eager"
         if own_masks or self.compact:
-            for index, layer in enumerate(self.decoder.layers):
+            for index, layer in enumerate(self.layers):
                 register = layer.register_forward_pre_hook
                 self._hook(self.handles, register, self.before_decode_layer, index)
 
@@ -216,13 +220,16 @@ class _Run:
             args = (hidden, *args[1:])
         else:
             kwargs = {**kwargs, "hidden_states": hidden}
+        self._open_record(index)
+        return args, kwargs
+
+    def _open_record(self, index: int) -> LayerRecord:
         rows, visual = len(self.positions), len(self.patches)
-        self.trace.layers.append(
-            LayerRecord(index, rows, visual, _plain_stage(visual, self.layout))
-        )
+        record = LayerRecord(index, rows, visual, _plain_stage(visual, self.layout))
+        self.trace.layers.append(record)
         self.rows.append(self.positions)
         self.next_position.append(rows if self.compact else self.layout.length)
-        return args, kwargs
+        return record
 
     def _check_cache(self):
         layers = getattr(self.cache, "layers", None)
@@ -275,22 +282,27 @@ class _Run:
             "attention": attention,
             "attention_input": (hidden, kwargs["position_embeddings"]),
         }
-        record, rows = self.trace.layers[-1], len(self.positions)
-        plan = None
+        record, plan = self.trace.layers[-1], None
         if record.visual_tokens:
             plan = self.method.attend(LayerInput(*self._view_fields(index, record)))
+        self._count_pairs(record, plan)
         if plan is None:
-            record.pairs = rows * rows
-            record.visual_pairs = self.plain_visual_pairs
             return None
-        record.pairs = sum(span.scored_pairs for span in plan)
-        record.visual_pairs = visible_visual_pairs(plan, self.is_visual[self.positions])
         # Only this module gets a config that names our attention function, and only for this call,
         # so that the masks of the others are still made by their own backend.
         self.stock_configs[attention] = attention.config
         attention.config = copy.copy(attention.config)
         attention.config._attn_implementation = PLANNED
         return args, {**kwargs, "attention_plan": plan}
+
+    def _count_pairs(self, record: LayerRecord, plan: Plan | None):
+        if plan is None:
+            record.pairs, record.visual_pairs = record.tokens**2, self.plain_visual_pairs
+            return
+        if plan not in self.planned_pairs:  # most layers with a plan have the same one
+            visual = visible_visual_pairs(plan, self.is_visual[self.positions])
+            self.planned_pairs[plan] = sum(span.scored_pairs for span in plan), visual
+        record.pairs, record.visual_pairs = self.planned_pairs[plan]
 
     def after_attention(self, _index, attention, _args, _kwargs, _output):
         if attention in self.stock_configs:
@@ -303,12 +315,10 @@ class _Run:
             fields = self._view_fields(index, record)
             cache = self.cache.layers[index]
             view = LayerView(*fields, hidden=hidden, cache=cache, **self.view_parts)
-            if self.probe and record.visual_tokens:
-                view.influence()
-            selection = self.method.select(view)
+            selection = self._decide(view)
         self.view_parts = {}
         output = None
-        is_last = index == len(self.decoder.layers) - 1
+        is_last = index == len(self.layers) - 1
         if selection is not None:
             # After the last layer there is nothing left to save: the logits keep all their rows.
             output = self._cut(selection, index, None if is_last else hidden)
@@ -321,9 +331,15 @@ class _Run:
 
     # -- decisions
 
+    def _decide(self, view: LayerView) -> Selection | None:
+        if self.probe and view.record.visual_tokens:
+            view.influence()
+        return self.method.select(view)
+
     def _locate(self):
         """Where the visual tokens are among the present rows; changes only with a cut."""
         is_visual = self.is_visual[self.positions]
+        self.planned_pairs: dict = {}  # plan -> pairs scored, of which with a visual member
         self.visual_rows = is_visual.nonzero().flatten()
         self.patches = self.patch_of[self.positions[self.visual_rows]]
         seen = torch.arange(1, len(self.positions) + 1)
@@ -332,7 +348,7 @@ class _Run:
     def _view_fields(self, index: int, record: LayerRecord | None) -> tuple:
         return (
             index,
-            len(self.decoder.layers),
+            len(self.layers),
             self.layout,
             self.positions,
             self.visual_rows,
@@ -371,15 +387,19 @@ class _Run:
     def _finish_prefill(self):
         """Shorten the caches of layers whose tokens turned out not to be needed."""
         for index, record in enumerate(self.trace.layers):
-            layer, rows = self.cache.layers[index], self.rows[index]
-            patches = self.method.cached(index, self.trace)
-            if patches is not None:
-                wanted = torch.isin(self.patch_of[rows], torch.tensor(patches))
-                keep = wanted | ~self.is_visual[rows]
-                if not bool(keep.all()):
-                    kept = keep.nonzero().flatten().to(layer.keys.device)
-                    layer.keys, layer.values = layer.keys[:, :, kept], layer.values[:, :, kept]
+            layer, kept = self.cache.layers[index], self._cached_rows(index)
+            if kept is not None:
+                kept = kept.to(layer.keys.device)
+                layer.keys, layer.values = layer.keys[:, :, kept], layer.values[:, :, kept]
             record.kv_tokens = layer.get_seq_length()
+
+    def _cached_rows(self, index: int) -> Tensor | None:
+        """Which of the rows that a layer computed stay in its cache; None: all."""
+        patches, rows = self.method.cached(index, self.trace), self.rows[index]
+        if patches is None:
+            return None
+        keep = torch.isin(self.patch_of[rows], torch.tensor(patches)) | ~self.is_visual[rows]
+        return None if bool(keep.all()) else keep.nonzero().flatten()
 
 
 class _RunHook:

@@ -77,13 +77,17 @@ class LayerView(LayerInput):
     def influence(self) -> Influence:
         """The influence test on every visual token present; also noted in the layer's record."""
         if self.record.influence is None:
-            row = self.attention_row()
-            visual = self.visual_rows.to(row.device)
-            cos, l2, norm = influence(row, self.values, visual)
-            self.record.probe_flops += 2 * row.numel() * self.values.shape[-1]
-            # One copy to the host per tested layer: the decision needs the numbers there.
-            cos, l2, norm = torch.cat([cos, l2, norm[None]]).cpu().split([len(cos), len(l2), 1])
+            cos, l2, norm = self._test()
             self.record.influence = Influence(
                 self.patches.tolist(), cos.tolist(), l2.tolist(), norm.item()
             )
         return self.record.influence
+
+    def _test(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Cosine and L2 of every visual token present, and the norm of all, on the CPU."""
+        row = self.attention_row()
+        visual = self.visual_rows.to(row.device)
+        cos, l2, norm = influence(row, self.values, visual)
+        self.record.probe_flops += 2 * row.numel() * self.values.shape[-1]
+        # One copy to the host per tested layer: the decision needs the numbers there.
+        return torch.cat([cos, l2, norm[None]]).cpu().split([len(cos), len(l2), 1])

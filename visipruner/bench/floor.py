@@ -7,62 +7,84 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 
-from visipruner.attention import Plan, planned_attention
+from visipruner.attention import Plan, causality, size
 from visipruner.bench.timing import samples
+from visipruner.graphs import captured
 from visipruner.trace import PruningTrace
 
 
 def prefill_floor(model, trace: PruningTrace, plans: dict[int, Plan]) -> Callable[[], object]:
     """A function that runs what a prefill cannot do without, at the token counts of `trace`.
 
-    Per layer the seven projections on as many rows as the layer computed, and attention: by plan
-    where the method had one, else one causal call. No norms, no rotation, no cache, no test. On a
-    GPU it is recorded once as a CUDA graph and replayed, so that launches cost nothing.
+    Per layer the seven projections on as many rows as the layer computed, and attention: one call
+    per span where the method had a plan, else one causal call; last, lm_head on one row. Every
+    input lies ready. No norms, no rotation, no activation, no copies, no cache, no test. On a GPU
+    it is recorded once as a CUDA graph and replayed, so that launches cost nothing.
 
     Args:
         plans: the attention plans that ran, by layer.
     """
     layers, head = model.get_decoder().layers, model.get_output_embeddings()
-    weight = layers[0].self_attn.q_proj.weight
-    widest = max(record.tokens for record in trace.layers)
-    rows = torch.randn(1, widest, head.in_features, dtype=weight.dtype, device=weight.device)
+    inputs: dict = {}  # shared by all layers of the same tokens and plan: memory, not time
+    steps = []
+    for layer, record in zip(layers, trace.layers, strict=True):
+        shape = (record.tokens, plans.get(record.layer))
+        if shape not in inputs:
+            inputs[shape] = _Inputs(layer, head.weight.dtype, *shape)
+        steps.append((layer, inputs[shape]))
+    last = steps[-1][1].rows[:, :1]
 
     def run():
-        for layer, record in zip(layers, trace.layers, strict=True):
-            _layer(layer, rows[:, : record.tokens], plans.get(record.layer))
-        head(rows[:, :1])
+        for layer, given in steps:
+            _layer(layer, given)
+        head(last)
 
-    return _as_graph(run) if weight.device.type == "cuda" else run
+    return captured(run)[0] if head.weight.is_cuda else run
 
 
-def _layer(layer, rows, plan):
+class _Inputs:
+    """What the products of a layer are made from, in the shapes and the order of the real ones."""
+
+    def __init__(self, layer, dtype, tokens: int, plan: Plan | None):
+        attention, mlp = layer.self_attn, layer.mlp
+        device = attention.q_proj.weight.device
+
+        def random(*shape):
+            return torch.randn(shape, dtype=dtype, device=device)
+
+        def heads_of(projection, rows: int):
+            # (1, heads, rows, head width), as a projection's output is seen by attention.
+            heads = projection.out_features // attention.head_dim
+            return random(1, rows, heads, attention.head_dim).transpose(1, 2)
+
+        self.rows = random(1, tokens, attention.q_proj.in_features)
+        self.attended = random(1, tokens, attention.o_proj.in_features)
+        self.inner = random(1, tokens, mlp.down_proj.in_features)
+        self.scaling = attention.scaling
+        self.calls = []  # (query, key, value, how causal)
+        if plan is None:
+            parts = [
+                heads_of(p, tokens) for p in (attention.q_proj, attention.k_proj, attention.v_proj)
+            ]
+            grouped = parts[0].shape[1] != parts[1].shape[1]
+            self.calls.append((*parts, {"is_causal": True, "enable_gqa": grouped}))
+        for span in plan or ():
+            # Keys are repeated for their groups beforehand, as they are for a plan.
+            query = heads_of(attention.q_proj, size(span.queries))
+            key, value = (heads_of(attention.q_proj, size(span.keys)) for _ in range(2))
+            self.calls.append((query, key, value, causality(span, device)))
+
+
+def _layer(layer, given: _Inputs):
     attention, mlp = layer.self_attn, layer.mlp
-    query, key, value = (
-        projection(rows).view(1, rows.shape[1], -1, attention.head_dim).transpose(1, 2)
-        for projection in (attention.q_proj, attention.k_proj, attention.v_proj)
-    )
-    if plan is None:
-        gqa = query.shape[1] != key.shape[1]
-        attended = F.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=gqa)
-        attended = attended.transpose(1, 2)
-    else:
-        scaling = attention.scaling
-        attended, _ = planned_attention(attention, query, key, value, None, scaling, plan)
-    attention.o_proj(attended.flatten(2))
-    mlp.down_proj(mlp.gate_proj(rows) * mlp.up_proj(rows))
-
-
-def _as_graph(run):
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        for _ in range(3):
-            run()
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        run()
-    return graph.replay
+    for projection in (attention.q_proj, attention.k_proj, attention.v_proj):
+        projection(given.rows)
+    for query, key, value, how in given.calls:
+        F.scaled_dot_product_attention(query, key, value, scale=given.scaling, **how)
+    attention.o_proj(given.attended)
+    mlp.gate_proj(given.rows)
+    mlp.up_proj(given.rows)
+    mlp.down_proj(given.inner)
 
 
 def roofline(device: str, dtype: torch.dtype, side: int = 2048, repeats: int = 5) -> dict:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
+from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from visipruner.layout import TokenLayout
@@ -105,20 +106,25 @@ SHAPES = {
 }
 
 
-def scenario(name: str, visual: int, device: str, dtype: torch.dtype) -> Scenario:
+def scenario(name: str, visual: int, device: str, precision: str) -> Scenario:
     """The bundled model ("tiny"), or random weights of a shape in SHAPES, and a prompt for it.
+
+    Args:
+        precision: "float32", "bfloat16", "float16", or "4-bit": NF4, the layers' matrices only.
 
     Raises:
         ValueError: for an unknown name.
     """
+    dtype = dtype_of(device, precision)
     if name == "tiny":
-        precision = str(dtype).removeprefix("torch.")
         model = load_vlm("tiny", device=device, precision=precision).model
     elif name in SHAPES:
         torch.manual_seed(0)
         config = LlamaConfig(**SHAPES[name], max_position_embeddings=4096)
         with torch.device(device):
             model = LlamaForCausalLM(config).to(dtype).eval().requires_grad_(False)
+        if precision == "4-bit":
+            to_4_bit(model.model.layers)
     else:
         raise ValueError(f"There is no scenario {name!r}; known: tiny, {', '.join(SHAPES)}.")
     before, after = TEXT
@@ -127,3 +133,26 @@ def scenario(name: str, visual: int, device: str, dtype: torch.dtype) -> Scenari
     generator = torch.Generator().manual_seed(1)
     embeds = torch.randn(1, layout.length, width, generator=generator).to(device, dtype)
     return Scenario(name, model, layout, embeds)
+
+
+def dtype_of(device: str, precision: str) -> torch.dtype:
+    """What is computed in; 4-bit weights are multiplied in 16 bits on a GPU."""
+    if precision == "4-bit":
+        return torch.float32 if device == "cpu" else torch.bfloat16
+    return getattr(torch, precision)
+
+
+def to_4_bit(module: nn.Module):
+    """Replace every linear layer inside by bitsandbytes' NF4 with double quantisation."""
+    from bitsandbytes.nn import Linear4bit, Params4bit
+
+    for child_name, child in module.named_children():
+        if not isinstance(child, nn.Linear):
+            to_4_bit(child)
+            continue
+        weight, dtype = child.weight, child.weight.dtype
+        small = Linear4bit(
+            child.in_features, child.out_features, False, dtype, quant_type="nf4", device="meta"
+        )
+        small.weight = Params4bit(weight.cpu(), requires_grad=False, quant_type="nf4")
+        setattr(module, child_name, small.to(weight.device))  # moving quantises

@@ -12,10 +12,10 @@ import torch
 
 def seconds(run: Callable[[], object], device: str) -> float:
     """One sample."""
-    _synchronise(device)
+    synchronise(device)
     start = time.perf_counter()
     run()
-    _synchronise(device)
+    synchronise(device)
     return time.perf_counter() - start
 
 
@@ -25,8 +25,10 @@ def samples(run: Callable[[], object], device: str, repeats: int) -> list[float]
     return [seconds(run, device) for _ in range(repeats)]
 
 
-def quartiles(values: list[float]) -> dict[str, float]:
-    """Median and the two quartiles."""
+def quartiles(values: list[float]) -> dict[str, float] | None:
+    """Median and the two quartiles; None of nothing."""
+    if not values:
+        return None
     if len(values) < 2:
         return {"q1": values[0], "median": values[0], "q3": values[0]}
     q1, median, q3 = statistics.quantiles(values, n=4, method="inclusive")
@@ -55,6 +57,7 @@ def peak_bytes(run: Callable[[], object], device: str) -> int:
     return peak
 
 
-def _synchronise(device: str):
+def synchronise(device: str):
+    """Wait until the device has done what it was asked."""
     if device != "cpu":
         torch.cuda.synchronize()

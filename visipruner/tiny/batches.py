@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import random
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 
 from visipruner.tiny.config import SYSTEM
-from visipruner.tiny.grounding import meanings
+from visipruner.tiny.grounding import compared, meanings
 from visipruner.tiny.phrases import WORD, words
 from visipruner.tiny.questions import SKILLS, Question, ask_about
 from visipruner.tiny.scenes import COLOURS, Scene
@@ -43,6 +44,7 @@ class Packed:
     targets: torch.Tensor  # (picture, token): the next id where it belongs to an answer
     weights: torch.Tensor  # (picture, token)
     nouns: torch.Tensor  # (meaning, 3): picture, token, and the id of a word the token stands for
+    compared: torch.Tensor  # (value, 3): the same for the ends of "same or different?"
 
 
 class Packer:
@@ -92,17 +94,18 @@ class Packer:
             _block_mask(owner),
             torch.tensor(targets),
             torch.tensor(weights),
-            self._nouns(scenes, rows),
+            self._lesson(scenes, rows, meanings),
+            self._lesson(scenes, rows, lambda *asked: filter(None, [compared(*asked)])),
         )
 
-    def _nouns(self, scenes: list, rows: list[list[Question]]) -> torch.Tensor:
-        """Where each question's nouns lie in its row, and what they mean."""
+    def _lesson(self, scenes: list, rows: list[list[Question]], meant: Callable) -> torch.Tensor:
+        """Where the words of a lesson (see grounding.py) lie in their row, and what they mean."""
         found = []
         for number, (scene, row) in enumerate(zip(scenes, rows, strict=True)):
             start = 0
             for question in row:
-                for index, meant in meanings(scene, question.text):
-                    ids = self.tokenizer.convert_tokens_to_ids(meant)
+                for index, values in meant(scene, question.text):
+                    ids = self.tokenizer.convert_tokens_to_ids(values)
                     found += [(number, start + index, word) for word in ids]
                 start += len(self._block(question)[0])
         return torch.tensor(found, dtype=torch.long).view(-1, 3)

@@ -12,6 +12,7 @@ from visipruner.tiny.scenes import COLOURS, Scene, Thing, digit_images
 
 OVERSAMPLE = 3  # shapes are drawn this many times larger and shrunk, for smooth edges
 BACKGROUND = -1
+NAMELESS = 50  # so far from every named colour in RGB; a named one varies by 21 at most
 
 
 def render(scene: Scene) -> Image.Image:
@@ -106,7 +107,7 @@ def _paint_thing(rng: np.random.Generator, pixels: np.ndarray, thing: Thing, mot
 
 
 def _motley(rng: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
-    """Stripes of two of the world's colours, or one colour far from all of them."""
+    """Stripes of two of the world's colours, or one colour that is none of them."""
     known = np.array(list(COLOURS.values()), np.float32)
     if rng.random() < 0.5:
         y, x = np.mgrid[0 : shape[0], 0 : shape[1]].astype(np.float32)
@@ -116,7 +117,8 @@ def _motley(rng: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
         return np.where(first[..., None], one, other)
     while True:
         colour = rng.uniform(10, 245, 3)
-        if np.ptp(colour) > 60 and np.linalg.norm(known - colour, axis=1).min() > 85:
+        distance = np.linalg.norm(known - colour, axis=1).min()
+        if np.ptp(colour) > 60 and distance > NAMELESS:
             return colour
 
 

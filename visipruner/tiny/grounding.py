@@ -2,7 +2,8 @@
 
 Finding the red thing and then telling its shape are two look-ups, one behind the other; learnt from
 answers alone, the first gets no praise until the second works. So half-way up the layers, every
-noun is asked for the words of the thing that it names.
+noun is asked for the words of the thing that it names. "Same or different?" is a third step behind
+two look-ups; so further up, the end of such a question is asked for what is to be compared.
 """
 
 from __future__ import annotations
@@ -38,6 +39,22 @@ def meanings(scene: Scene, text: str) -> list[tuple[int, list[str]]]:
             elif not named:
                 found.append((index, ["none"]))
     return found
+
+
+def compared(scene: Scene, text: str) -> tuple[int, list[str]] | None:
+    """For "same or different?": where the question ends, and the one or two values to compare."""
+    cut = words(text)
+    if "same" not in cut:
+        return None
+    what = next((word for word in ("colour", "size") if word in cut), "shape")
+    named = [
+        thing
+        for index, word in enumerate(cut)
+        if word in NOUNS and (word not in THING_WORDS or _adjectives(cut[:index]))
+        for thing in scene.shapes
+        if fits(thing, " ".join([*_adjectives(cut[:index]), word]))
+    ]
+    return cut.index("?"), sorted({getattr(thing, what) for thing in named})
 
 
 def _adjectives(before: list[str]) -> list[str]:

@@ -21,11 +21,11 @@ from visipruner.tiny.vision import (
     window_features,
 )
 
-GROUNDING = 0.5  # weight of the lesson of the nouns
+NOUNS, COMPARED = 0.5, 0.2  # weights of the two lessons of grounding.py
 FULL_FROM = 0.85  # of the tower's steps: whole pictures from here on
 ALL_FROM = 0.9  # of the joint steps: every visual token from here on
 CURRICULUM = ((0.06, 2), (0.14, 3), (0.25, 5))  # until which progress, at most how many shapes
-MOTLEY = 4  # every so many pictures one is motley
+MOTLEY = 2  # of so many pictures one is motley
 KEPT_PART = 6  # before that, one visual token of so many
 
 
@@ -118,18 +118,23 @@ def answer_loss(learner, packed: Packed, visual: torch.Tensor) -> tuple[torch.Te
     )
     length = packed.ids.shape[1]
     hidden = outputs.last_hidden_state[:, -length:]
-    half = outputs.hidden_states[len(language.layers) // 2][:, -length:]
-    picture, token, word = packed.nouns.to(device).unbind(1)
-    guesses = learner.model.lm_head(language.norm(half[picture, token])).log_softmax(-1)
-    grounding = -guesses.gather(1, word[:, None]).mean()
+    depth = len(language.layers)
+    lessons = ((packed.nouns, depth // 2, NOUNS), (packed.compared, depth * 3 // 4, COMPARED))
+    grounding = 0.0
+    for lesson, layer, share in lessons:
+        if len(lesson):
+            picture, token, word = lesson.to(device).unbind(1)
+            state = outputs.hidden_states[layer][:, -length:][picture, token]
+            guesses = learner.model.lm_head(language.norm(state)).log_softmax(-1)
+            grounding = grounding - share * guesses.gather(1, word[:, None]).mean()
     targets, weights = packed.targets.to(device), packed.weights.to(device)
     asked = targets != IGNORE
     logits = learner.model.lm_head(hidden[asked])  # (answer token, word)
     losses = F.cross_entropy(logits, targets[asked], reduction="none")
     right = (logits.argmax(-1) == targets[asked]).float()
     seen = {"tokens_right": right.mean().item(), "first_right": first_right(right, weights[asked])}
-    seen["grounding"] = grounding.item()
-    return (losses * weights[asked]).sum() / weights.sum() + GROUNDING * grounding, seen
+    seen["grounding"] = float(grounding)
+    return (losses * weights[asked]).sum() / weights.sum() + grounding, seen
 
 
 def first_right(right: torch.Tensor, weights: torch.Tensor) -> float:
