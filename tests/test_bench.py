@@ -1,14 +1,24 @@
 """The benchmark measures what it says; nothing here is about how fast anything is."""
 
+import copy
+import json
+
 import pytest
 import torch
 from test_visipruner import LAYOUTS, embeds_for
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
+from transformers import AttentionInterface
 
-from visipruner.bench.__main__ import contestants, markdown, run
-from visipruner.bench.scenarios import Scenario, scenario, timetable
+from visipruner.attention import PLANNED, planned_attention
+from visipruner.bench.__main__ import main, run
+from visipruner.bench.comparing import run_comparisons
+from visipruner.bench.contestants import NAMES, contestants
+from visipruner.bench.published import edited_weights, full_matrices
+from visipruner.bench.report import markdown
+from visipruner.bench.scenarios import Scenario, scenario, timetable, to_4_bit
 from visipruner.bench.timing import peak_bytes, quartiles
+from visipruner.engine import prune
 from visipruner.flops import ModelShape, executed
 
 
@@ -34,7 +44,9 @@ def test_the_floor_has_the_matrix_products_of_the_run_but_for_the_test(where):
 
 
 def test_a_timetable_is_kept_and_really_tests(where):
-    for contestant in contestants(where)[1:]:
+    for contestant in contestants(where):
+        if contestant.method is None:
+            continue
         contestant.learn()
         visual = [record.visual_tokens for record in contestant.trace.layers]
         full = sum(n == 40 for n in visual)
@@ -55,20 +67,136 @@ def test_timetables_scale_with_the_model():
     assert (table.shallow_layers, table.filter_at, table.exit_at) == (3, 3, 11)
 
 
+MACHINE = dict.fromkeys(
+    (
+        "device",
+        "cores",
+        "threads",
+        "precision",
+        "torch",
+        "transformers",
+        "python",
+        "date",
+        "command",
+    ),
+    "x",
+)
+ROOFLINE = {"matmul_flops_per_second": 1e9, "copy_bytes_per_second": 1e9}
+
+
+def report_of(*entries):
+    scenarios = [{"name": "mini", "visual": v, "tokens": v + 20, "results": r} for v, r in entries]
+    return {
+        "machine": MACHINE,
+        "roofline": ROOFLINE,
+        "rounds": 2,
+        "request": 3,
+        "scenarios": scenarios,
+    }
+
+
 def test_every_contestant_is_measured_and_the_table_shows_it(where):
     results = run(where, rounds=2, tokens=3)
+    assert [r["name"] for r in results] == list(NAMES)
     assert results[0]["speedup"] == results[0]["flop_ratio"] == results[0]["floor_ratio"] == 1
-    assert all(r["flop_ratio"] > 1 and r["kv_bytes"] > 0 for r in results[1:])
-    report = {
-        "machine": dict.fromkeys(
-            ("device", "threads", "dtype", "torch", "transformers", "date", "command"), "x"
-        ),
-        "rounds": 2,
-        "scenarios": [{"name": "mini", "visual": 40, "tokens": 60, "results": results}],
-    }
-    table = markdown(report)
-    assert all(f"| {r['name']} |" in table for r in results)
-    assert where.model.config._attn_implementation == "eager"  # the last one measured
+    assert results[0]["test_s"] is None and results[1]["test_share_of_dense_prefill"] > 0
+    pruned = [r for r in results if not r["name"].startswith("dense")]
+    assert all(r["flop_ratio"] > 1 and r["kv_bytes"] > 0 for r in pruned)
+    table = markdown(report_of((40, results), (80, results)))
+    assert all(table.count(f"| {name} |") == 3 for name in NAMES)  # twice, and its peaks
+    assert where.model.config._attn_implementation == "sdpa"
+
+
+def test_a_piece_measures_what_was_asked_for_and_the_dense_model_always(where):
+    results = run(where, 1, ["paper-8"], ("memory",), tokens=3)
+    assert [r["name"] for r in results] == ["dense", "paper-8"]
+    assert all(r["prefill_s"] is None and r["peak_bytes"] > 0 for r in results)
+    assert "| paper-8 | - | - |" in markdown(report_of((40, results)))
+    with pytest.raises(ValueError, match="paper-15"):
+        contestants(where, ["paper-99"])
+
+
+def test_the_published_way_decides_the_same_on_full_matrices(where):
+    official, published = (
+        next(c for c in contestants(where) if c.name == name)
+        for name in ("official-15", "published-15")
+    )
+    for contestant in (official, published):
+        contestant.learn()
+    ours, theirs = ([record.influence for record in c.trace.layers] for c in (official, published))
+    for one, other in zip(ours, theirs, strict=True):
+        assert (one is None) == (other is None)
+        if one:
+            assert one.cos == pytest.approx(other.cos, abs=1e-4)
+    tokens = [record.tokens for record in published.trace.layers]
+    assert [record.pairs for record in published.trace.layers] == [n * n for n in tokens]
+
+
+def test_edits_of_weights_are_what_plans_say(where):
+    plans = []
+
+    class Noting(type(timetable(15, 8, "official"))):
+        def attend(self, view):
+            plan = super().attend(view)
+            plans.extend([plan] if plan else [])
+            return plan
+
+    with torch.no_grad(), prune(where.model, Noting("official", shallow_layers=2), where.layout):
+        where.model(inputs_embeds=where.embeds)
+    query, key, value = torch.randn(1, 4, 60, 16), *torch.randn(2, 1, 2, 60, 16)
+    mask = torch.full((60, 60), float("-inf")).triu(1)[None, None]
+    assert len(plans) == 2
+    for plan in plans:
+        given = (None, query, key, value, mask, 0.25, plan)
+        torch.testing.assert_close(edited_weights(*given)[0], planned_attention(*given)[0])
+
+
+def test_full_matrices_are_left_behind(where):
+    with full_matrices(where.model):
+        assert where.model.config._attn_implementation == "eager"
+    assert where.model.config._attn_implementation == "sdpa"
+    assert AttentionInterface()[PLANNED] is planned_attention
+
+
+def test_layers_become_4_bit_and_run(where):
+    pytest.importorskip("bitsandbytes")
+    model = copy.deepcopy(where.model)
+    to_4_bit(model.model.layers)
+    assert model.model.layers[0].mlp.up_proj.weight.quant_state.nested
+    small = Scenario("mini", model, where.layout, where.embeds)
+    assert run(small, 1, ["paper-15"], ("prefill",))[1]["speedup"] > 0
+
+
+def test_the_command_writes_its_files(tmp_path, monkeypatch, where):
+    monkeypatch.setattr("visipruner.bench.__main__.scenario", lambda *_: where)
+    monkeypatch.setattr("visipruner.bench.__main__.run_comparisons", lambda _: COMPARISONS)
+    files = {"json": tmp_path / "a.json", "markdown": tmp_path / "a.md"}
+    words = [w for name, path in files.items() for w in (f"--{name}", str(path))]
+    assert main(["--device", "cpu", "--compare", "--rounds", "1", "--measure", "test", *words]) == 0
+    found = json.loads(files["json"].read_text())
+    assert found["machine"]["command"] and found["machine"]["date"]
+    assert found["comparisons"] == COMPARISONS
+    assert "| 1500.0 (1400-1600) | 100.0 | 8.0 |" in files["markdown"].read_text()
+
+
+COMPARISONS = {
+    "rounds": 1,
+    "questions": 3,
+    "words_per_answer": 5.0,
+    "total_s": {"q1": 1.4, "median": 1.5, "q3": 1.6},
+    "probe_s": {"q1": 0.1, "median": 0.1, "q3": 0.1},
+    "not_model_share": {"q1": 0.08, "median": 0.08, "q3": 0.08},
+    "streamed_prefill_s": {"q1": 0.1, "median": 0.1, "q3": 0.1},
+    "silent_prefill_s": {"q1": 0.1, "median": 0.1, "q3": 0.1},
+}
+
+
+def test_comparisons_on_the_bundled_model_add_up():
+    found = run_comparisons(1)
+    assert found["words_per_answer"] > 1
+    assert 0 < found["not_model_share"]["median"] < 1
+    assert found["probe_s"]["median"] < found["total_s"]["median"]
+    assert found.keys() == COMPARISONS.keys()
 
 
 def test_peaks_are_what_was_held_at_one_time():
@@ -86,4 +214,4 @@ def test_quartiles_of_one_and_of_many():
 
 def test_unknown_scenarios_are_refused():
     with pytest.raises(ValueError, match=r"llama-0\.6b"):
-        scenario("huge", 576, "cpu", torch.float32)
+        scenario("huge", 576, "cpu", "float32")

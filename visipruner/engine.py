@@ -56,6 +56,7 @@ def _decoder_of(model: nn.Module) -> nn.Module:
     """The stack of decoder layers inside a causal LM or a LLaVA."""
     decoder = model.get_decoder() if hasattr(model, "get_decoder") else model
     decoder = getattr(decoder, "language_model", decoder)
+    _check_free(decoder)
     attention = getattr(decoder, "layers", [None])[0]
     attention = getattr(attention, "self_attn", None)
     parts = ("q_proj", "k_proj", "v_proj", "scaling")
@@ -67,6 +68,11 @@ def _decoder_of(model: nn.Module) -> nn.Module:
     if hasattr(attention, "q_norm"):
         raise ValueError(f"{type(model).__name__} normalises its queries; that is not supported.")
     return decoder
+
+
+def _check_free(decoder: nn.Module):
+    if any(isinstance(hook, _RunHook) for hook in decoder._forward_pre_hooks.values()):
+        raise ValueError("This model is being pruned already: one prune() at a time per model.")
 
 
 class _Run:
@@ -99,8 +105,7 @@ class _Run:
     # -- hooks in and out
 
     def install(self):
-        if any(isinstance(hook, _RunHook) for hook in self.decoder._forward_pre_hooks.values()):
-            raise ValueError("This model is being pruned already: one prune() at a time per model.")
+        _check_free(self.decoder)
         self._hook(self.handles, self.decoder.register_forward_pre_hook, self.before_forward)
         self._take_layers()
         lm_head = self.model.get_output_embeddings() if self.model is not self.decoder else None

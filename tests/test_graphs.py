@@ -1,0 +1,261 @@
+"""The second driver equals the first: same decisions, trace, caches, tokens; nothing stays.
+
+What only a GPU can run, the capture, is marked so.
+"""
+
+from contextlib import contextmanager
+
+import pytest
+import torch
+from test_engine import DROPPING, KEEP_ALL, MergeAtTheDoor, greedy, state_of
+from test_relatives import relative
+from test_visipruner import LAYOUTS, embeds_for
+
+from visipruner import FastV, PruningMethod, Schedule, TokenLayout, VisiPruner, prune
+from visipruner.attention import Span, clipped
+from visipruner.graphs import Replayer, can_capture
+
+LAYOUT = LAYOUTS["one picture"]
+SHALLOW = {
+    f"{semantics} {name}": VisiPruner(semantics, shallow_layers=3, **settings)
+    for semantics in ("paper", "official")
+    for name, settings in {
+        "filters": {"layer_threshold": 0.9999, "tokens_threshold": 0.1},
+        "keeps none": {"layer_threshold": 0.9999, "tokens_threshold": 1e6},
+        "never filters": {"layer_threshold": -1.0},
+        "only edits": {"stages": ("shallow",)},
+    }.items()
+}
+METHODS = {**KEEP_ALL, **DROPPING, **SHALLOW, "merge": MergeAtTheDoor()}
+
+
+@contextmanager
+def by_hooks(model, method, layout, **more):
+    with prune(model, method, layout, **more) as trace:
+        yield trace
+
+
+def run(driver, model, embeds):
+    """Four greedy tokens by a bare loop: logits of every step, caches after prefill, the trace."""
+    with torch.no_grad(), driver as trace:
+        output = model(inputs_embeds=embeds)
+        cache = [
+            (layer.keys.clone(), layer.values.clone()) for layer in output.past_key_values.layers
+        ]
+        steps = [output.logits[:, -1]]
+        for _ in range(3):
+            token = steps[-1].argmax(-1, keepdim=True)
+            output = model(token, past_key_values=output.past_key_values)
+            steps.append(output.logits[:, -1])
+    return torch.cat(steps), cache, trace
+
+
+def check_equal(ours, reference):
+    (logits, cache, trace), (expected, their_cache, their_trace) = ours, reference
+    scale = expected.abs().max()
+    assert (logits - expected).abs().max() < 1e-5 * scale
+    for pair, their_pair in zip(cache, their_cache, strict=True):
+        for states, theirs in zip(pair, their_pair, strict=True):
+            torch.testing.assert_close(states, theirs, atol=2e-5, rtol=1e-5)
+    check_same_story(trace.to_json(), their_trace.to_json())
+
+
+def check_same_story(ours, theirs):
+    """The same JSON, but for the last digits of measured numbers."""
+    if isinstance(ours, dict):
+        assert ours.keys() == theirs.keys()
+        for key, value in ours.items():
+            check_same_story(value, theirs[key])
+    elif isinstance(ours, list):
+        assert len(ours) == len(theirs)
+        for one, other in zip(ours, theirs, strict=True):
+            check_same_story(one, other)
+    elif isinstance(ours, float):
+        assert ours == pytest.approx(theirs, rel=1e-4, abs=1e-5)
+    else:
+        assert ours == theirs
+
+
+@pytest.mark.parametrize("bucket", [1, 7, 64])
+@pytest.mark.parametrize("name", METHODS)
+def test_replay_equals_the_hooks(name, bucket, llama):
+    model, embeds, method = llama(), embeds_for(LAYOUT, 64), METHODS[name]
+    reference = run(by_hooks(model, method, LAYOUT, probe=True), model, embeds)
+    replayer = Replayer(model, bucket=bucket)
+    for _ in range(2):  # the second prompt finds the first one's buffers
+        ours = run(replayer.prune(method, LAYOUT, probe=True), model, embeds)
+        check_equal(ours, reference)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("name", ["paper filters", "official filters", "fastv", "schedule"])
+def test_buffers_serve_prompts_of_all_layouts(name, layout, llama):
+    model, replayer = llama(), Replayer(llama(), bucket=32)
+    noise = embeds_for(LAYOUTS["two adjacent"], 64, seed=9) * 100
+    run(replayer.prune(PruningMethod(), LAYOUTS["two adjacent"]), model, noise)
+    layout = LAYOUTS[layout]
+    embeds = embeds_for(layout, 64)
+    reference = run(by_hooks(model, METHODS[name], layout), model, embeds)
+    check_equal(run(replayer.prune(METHODS[name], layout), model, embeds), reference)
+
+
+@pytest.mark.parametrize("name", KEEP_ALL)
+def test_keeping_all_is_the_untouched_model(name, llama):
+    """Bit for bit without padding; with it, kernels may add in another order."""
+    model, embeds = llama(), embeds_for(LAYOUT, 64)
+    ids, logits = greedy(model, embeds)
+    for bucket, tolerance in ((1, 0), (64, 1e-5)):
+        with Replayer(model, bucket=bucket).prune(KEEP_ALL[name], LAYOUT):
+            ours = greedy(model, embeds)
+        assert torch.equal(ours[0], ids)
+        assert (ours[1] - logits).abs().max() <= tolerance * logits.abs().max()
+
+
+def test_llava_answers_through_generate_as_by_hooks(mini, picture):
+    prompt = mini.prepare(picture, "what colour is the star?")
+    replayer, results = Replayer(mini.model), []
+    for driver in (replayer.prune, lambda *given: prune(mini.model, *given)):
+        with torch.no_grad(), driver(DROPPING["visipruner"], prompt.layout) as trace:
+            ids = mini.model.generate(**prompt.inputs, max_new_tokens=4, do_sample=False)
+        results.append((ids.tolist(), trace.decode_kv, trace.why))
+    assert results[0] == results[1]
+
+
+@pytest.mark.parametrize("name", ["mistral", "qwen2", "llava-next"])
+def test_relatives_are_replayed_too(name):
+    model, inputs, layout = relative(name)
+    method = VisiPruner(shallow_layers=2, layer_threshold=0.9999, tokens_threshold=0.05)
+    results = []
+    for driver in (Replayer(model).prune, lambda *given: prune(model, *given)):
+        with torch.no_grad(), driver(method, layout) as trace:
+            ids = model.generate(**inputs, max_new_tokens=4, do_sample=False)
+        results.append((ids.tolist(), trace.decode_kv, trace.why))
+    assert results[0] == results[1]
+
+
+@pytest.mark.parametrize("inference", [False, True])
+def test_buffers_made_in_one_mode_can_be_written_in_the_other(inference, llama):
+    replayer, embeds = Replayer(llama()), embeds_for(LAYOUT, 64)
+    for mode in (inference, not inference):
+        with torch.inference_mode(mode), replayer.prune(FastV(keep=5), LAYOUT):
+            llama()(inputs_embeds=embeds)
+
+
+def test_padding_costs_one_plan_for_all_lengths_of_a_bucket(llama):
+    """What is captured for one question serves the next, longer one."""
+    replayer, plans = Replayer(llama(), bucket=64), []
+    for length in (58, 60, 63):
+        layout = TokenLayout(length, LAYOUT.spans)
+        run_ = replayer.prune(SHALLOW["paper only edits"], layout)
+        with torch.no_grad(), run_:
+            steps = []
+            lane_step = replayer.lane
+
+            def noting(*given, lane_step=lane_step, steps=steps):
+                lane = lane_step(*given)
+                plain = lane.step
+                lane.step = lambda index, plan: steps.append(plan) or plain(index, plan)
+                return lane
+
+            replayer.lane = noting
+            llama()(inputs_embeds=embeds_for(layout, 64))
+        replayer.lane = lane_step
+        replayer.lanes.clear()
+        plans.append(steps)
+    assert plans[0] == plans[1] == plans[2] and plans[0][0] and not plans[0][3]
+
+
+def test_a_clipped_plan_forgets_padding():
+    plan = (
+        Span(((2, 8),), ((0, 2),)),
+        Span(((0, 2), (8, 12)), ((0, 12),), zeroed=((3, 4),), merged=((4, 8),), merge_into=4),
+        Span(((10, 12),), ((0, 12),)),
+    )
+    assert clipped(plan, 10) == (
+        Span(((2, 8),), ((0, 2),)),
+        Span(((0, 2), (8, 10)), ((0, 10),), zeroed=((3, 4),), merged=((4, 8),), merge_into=4),
+    )
+
+
+def test_layers_are_asked_once_each_and_the_host_reads_once_per_test(llama):
+    model, reads, seen = llama(), [], []
+    replayer = Replayer(model)
+    method = SHALLOW["paper filters"]
+    handle = model.model.layers[5].register_forward_hook(lambda *_: seen.append(1))
+    plain = torch.Tensor.cpu
+    try:
+        torch.Tensor.cpu = lambda tensor: reads.append(1) or plain(tensor)
+        with torch.no_grad(), replayer.prune(method, LAYOUT) as trace:
+            model(inputs_embeds=embeds_for(LAYOUT, 64))
+    finally:
+        torch.Tensor.cpu = plain
+        handle.remove()
+    tested = [record for record in trace.layers if record.influence]
+    assert len(seen) == 1 and tested
+    # keep_patches() also asks for a copy of what is on the CPU already.
+    assert len(reads) == len(tested) + len(trace.cuts)
+
+
+# -- misuse, and nothing stays
+
+
+def test_after_an_exception_the_model_is_as_before(llama):
+    model, embeds = llama(), embeds_for(LAYOUT, 64)
+    before, plain, layers = state_of(model), greedy(model, embeds), model.model.layers
+    replayer = Replayer(model)
+
+    def on_layer(record):
+        if record.layer == 2:
+            raise ArithmeticError("planned")
+
+    with pytest.raises(ArithmeticError), torch.no_grad():
+        with replayer.prune(SHALLOW["paper filters"], LAYOUT, on_layer=on_layer):
+            model(inputs_embeds=embeds)
+    with pytest.raises(ArithmeticError), replayer.prune(FastV(), LAYOUT):
+        raise ArithmeticError("before anything ran")
+    assert state_of(model) == before and model.model.layers is layers
+    assert torch.equal(greedy(model, embeds)[1], plain[1])
+    with replayer.prune(PruningMethod(), LAYOUT):
+        assert torch.equal(greedy(model, embeds)[0], plain[0])
+
+
+def test_what_cannot_be_replayed_is_refused(llama):
+    eager = Replayer(llama("eager"))
+    with pytest.raises(ValueError, match="sdpa"), eager.prune(FastV(), LAYOUT):
+        pass
+    replayer = Replayer(llama())
+    with replayer.prune(FastV(), LAYOUT):
+        with pytest.raises(ValueError, match="already"), replayer.prune(FastV(), LAYOUT):
+            pass
+        with pytest.raises(ValueError, match="already"), prune(llama(), FastV(), LAYOUT):
+            pass
+        with pytest.raises(ValueError, match="batch"):
+            llama()(inputs_embeds=embeds_for(LAYOUT, 64).repeat(2, 1, 1))
+    assert not can_capture(llama())
+
+
+# -- on a GPU
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", METHODS)
+def test_captured_layers_equal_the_hooks(name, llama):
+    model = llama(max_position_embeddings=444).to("cuda")  # a model of its own, to be moved
+    embeds, method = embeds_for(LAYOUT, 64).to("cuda"), METHODS[name]
+    reference = run(by_hooks(model, method, LAYOUT, probe=True), model, embeds)
+    replayer = Replayer(model)
+    assert replayer.capture
+    for _ in range(3):  # recorded, then replayed
+        check_equal(run(replayer.prune(method, LAYOUT, probe=True), model, embeds), reference)
+
+
+@pytest.mark.gpu
+def test_captured_layers_serve_lengths_of_a_bucket_on_a_gpu(llama):
+    model = llama(max_position_embeddings=445).to("cuda")
+    replayer, method = Replayer(model), Schedule(5, 2, 4)
+    for length in (58, 63, 60):
+        layout = TokenLayout(length, LAYOUT.spans)
+        embeds = embeds_for(layout, 64).to("cuda")
+        reference = run(by_hooks(model, method, layout), model, embeds)
+        check_equal(run(replayer.prune(method, layout), model, embeds), reference)
+    assert list(replayer.lanes) == [64]

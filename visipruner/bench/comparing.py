@@ -1,0 +1,101 @@
+"""How long a whole comparison takes on the bundled model, and how much of that is the model."""
+
+from __future__ import annotations
+
+import random
+import time
+from contextlib import contextmanager
+from unittest.mock import patch
+
+from visipruner import engine, runner
+from visipruner.bench.timing import quartiles
+from visipruner.levels import method_at
+from visipruner.methods import PruningMethod
+from visipruner.models import load_vlm
+from visipruner.results import Options
+from visipruner.tiny.data import ask_about, make_scene, render
+
+SCENES = ((8, "colour"), (9, "count_kind"), (13, "relation"))  # answered by a sentence each
+
+
+def run_comparisons(rounds: int) -> dict:
+    """Both sides of several questions, streamed, round after round; all in seconds.
+
+    total: one `runner.compare` with picture and question ready, to its last event, with the page's
+    options (the untimed probe included). not_model_share: of that, what is neither the picture's
+    encoding nor transformers' `generate` on its own: hooks with the influence test, streamed
+    events, counting, threads. streamed and silent: prefill of the pruned side, watched and not.
+    """
+    vlm = load_vlm("tiny", device="cpu")
+    methods = [PruningMethod(), method_at(vlm, "visipruner")]
+    found: dict = {"total": [], "probe": [], "share": [], "streamed": [], "silent": []}
+    words = []
+    for turn in range(rounds + 1):
+        for seed, skill in SCENES:
+            scene = make_scene(seed, "heldout")
+            question = ask_about(scene, skill, random.Random(seed)).text
+            prompt = vlm.prepare(render(scene), question)
+            sample = _one(vlm, prompt, methods)
+            if turn:  # the first round warms up
+                words.append(len(sample.pop("text").split()))
+                for name, value in sample.items():
+                    found[name].append(value)
+    return {
+        "rounds": rounds,
+        "questions": len(SCENES),
+        "words_per_answer": sum(words) / len(words),
+        "total_s": quartiles(found["total"]),
+        "probe_s": quartiles(found["probe"]),
+        "not_model_share": quartiles(found["share"]),
+        "streamed_prefill_s": quartiles(found["streamed"]),
+        "silent_prefill_s": quartiles(found["silent"]),
+    }
+
+
+def _one(vlm, prompt, methods) -> dict:
+    clock = _Clock()
+    with clock.watching(vlm):
+        start = time.perf_counter()
+        comparison = runner.last_event(runner.compare(vlm, prompt, methods)).comparison
+        total = time.perf_counter() - start
+    silent = runner.measure(vlm, prompt, methods, Options(), rounds=1)
+    return {
+        "text": comparison.answers[0].text,
+        "total": total,
+        "probe": clock.probe,
+        "share": 1 - (clock.model - clock.ours) / total,
+        "streamed": comparison.answers[-1].times.prefill / 1000,
+        "silent": silent[-1]["prefill"] / 1000,
+    }
+
+
+class _Clock:
+    """Adds up seconds: `model` inside encoding and generate(), `ours` what we do in there."""
+
+    def __init__(self):
+        self.model = self.ours = self.probe = 0.0
+
+    @contextmanager
+    def watching(self, vlm):
+        # generate() is ours alone to call, and within it only hooks and the streamer are ours.
+        with (
+            self._timing(type(vlm), "encode", "model"),
+            self._timing(runner, "_generate", "model"),
+            self._timing(runner, "_probe", "probe"),
+            self._timing(engine._RunHook, "__call__", "ours"),
+            self._timing(runner._Tokens, "put", "ours"),
+        ):
+            yield
+
+    def _timing(self, owner, name: str, account: str):
+        function = getattr(owner, name)
+
+        def timed(*args, **kwargs):
+            start = time.perf_counter()
+            try:
+                return function(*args, **kwargs)
+            finally:
+                spent = time.perf_counter() - start
+                setattr(self, account, getattr(self, account) + spent)
+
+        return patch.object(owner, name, timed)

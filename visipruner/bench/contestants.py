@@ -1,0 +1,239 @@
+"""Ways to run a scenario, side by side: untouched, pruned, replayed, and as published."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, nullcontext
+from dataclasses import dataclass, field
+
+import torch
+from transformers.generation.streamers import BaseStreamer
+
+from visipruner.bench.floor import prefill_floor
+from visipruner.bench.published import full_matrices
+from visipruner.bench.scenarios import FULL_LAYERS, Scenario, timetable
+from visipruner.bench.timing import peak_bytes, quartiles, seconds, synchronise
+from visipruner.engine import prune
+from visipruner.flops import ModelShape, executed, kv_bytes
+from visipruner.graphs import Replayer
+from visipruner.methods import PruningMethod
+
+MEASURES = ("prefill", "request", "memory", "test")
+
+
+@dataclass
+class Contestant:
+    """One way to run a scenario, and what was measured of it.
+
+    Args:
+        method: None: the model as it is.
+        published: in eager attention with full matrices in every layer, by hooks.
+        replayer: by replay instead of by hooks.
+    """
+
+    name: str
+    where: Scenario
+    method: PruningMethod | None = None
+    published: bool = False
+    replayer: Replayer | None = None
+    prefills: list[float] = field(default_factory=list)  # seconds, as all that follow
+    floors: list[float] = field(default_factory=list)
+    firsts: list[float] = field(default_factory=list)
+    steps: list[float] = field(default_factory=list)
+    requests: list[float] = field(default_factory=list)
+    tests: list[float] = field(default_factory=list)
+    peak: int | None = None
+
+    def pruned(self, method: PruningMethod | None = None):
+        method = method or self.method
+        if self.replayer is not None:
+            return self.replayer.prune(method or PruningMethod(), self.where.layout)
+        if method is None:
+            return nullcontext()
+        return prune(self.where.model, method, self.where.layout)
+
+    @torch.inference_mode()
+    def learn(self):
+        """One run for the trace and the plans, from which FLOPs and the floor follow."""
+        where, plans = self.where, {}
+        with self._backend():
+            with prune(where.model, _noting(self.method, plans), where.layout) as self.trace:
+                where.model(inputs_embeds=where.embeds, logits_to_keep=1)
+            self.generate(2)  # the first run of a shape pays for what later ones find
+        if self.published:
+            for layer in plans:  # full matrices, whatever the plan would need
+                self.trace.layers[layer].pairs = self.trace.layers[layer].tokens ** 2
+            plans = {}
+        self.floor = prefill_floor(where.model, self.trace, plans)
+
+    def prefill(self):
+        with self.pruned():
+            self.where.model(inputs_embeds=self.where.embeds, logits_to_keep=1)
+
+    def generate(self, tokens: int) -> list[float]:
+        """When each token came, as `time.perf_counter` says."""
+        stamps = _Stamps()
+        with self.pruned():
+            self.where.model.generate(
+                inputs_embeds=self.where.embeds,
+                max_new_tokens=tokens,
+                min_new_tokens=tokens,
+                do_sample=False,
+                streamer=stamps,
+            )
+        return stamps.times
+
+    @torch.inference_mode()
+    def round(self, measures: tuple[str, ...], tokens: int):
+        """One sample of every measure."""
+        device = self.where.device
+        with self._backend():
+            if "prefill" in measures:
+                self.prefills.append(seconds(self.prefill, device))
+            if "request" in measures:
+                self._request(tokens)
+            if "test" in measures and self.method is not None and self.replayer is None:
+                self.tests.append(self._test_seconds())
+        if "prefill" in measures:
+            self.floors.append(seconds(self.floor, device))
+
+    def _request(self, tokens: int):
+        synchronise(self.where.device)
+        start = time.perf_counter()
+        stamps = self.generate(tokens)
+        synchronise(self.where.device)
+        self.requests.append(time.perf_counter() - start)
+        self.firsts.append(stamps[0] - start)
+        self.steps += [b - a for a, b in itertools.pairwise(stamps)]
+
+    def _test_seconds(self) -> float:
+        """Everything that happens between layers: test, selection, cut, the trace, short caches."""
+        spent, device = [], self.where.device
+
+        def note(sign):
+            def hook(*_):
+                synchronise(device)
+                spent.append(sign * time.perf_counter())
+
+            return hook
+
+        # Hooks of a layer run in the order of their registration: around those of prune().
+        with ExitStack() as stack:
+            self._hook_layers(stack, note(-1))
+            stack.enter_context(self.pruned())
+            self._hook_layers(stack, note(+1))
+            self.where.model(inputs_embeds=self.where.embeds, logits_to_keep=1)
+        return sum(spent)
+
+    def _hook_layers(self, stack: ExitStack, hook: Callable):
+        for layer in self.where.model.get_decoder().layers:
+            stack.callback(layer.register_forward_hook(hook).remove)
+
+    @torch.inference_mode()
+    def weigh(self):
+        with self._backend():
+            self.peak = peak_bytes(self.prefill, self.where.device)
+
+    def _backend(self):
+        return full_matrices(self.where.model) if self.published else nullcontext()
+
+    def result(self, dense: Contestant) -> dict:
+        """Numbers as JSON knows them; None where nothing was measured."""
+        shape = ModelShape.of(self.where.model.config)
+        flops, dense_flops = (executed(shape, c.trace).prefill for c in (self, dense))
+        prefill, floor, test = (quartiles(v) for v in (self.prefills, self.floors, self.tests))
+        return {
+            "name": self.name,
+            "prefill_s": prefill,
+            "floor_s": floor,
+            "measured_over_floor": _ratio(self.prefills, self.floors),
+            "speedup": _ratio(dense.prefills, self.prefills),
+            "flop_ratio": dense_flops / flops,
+            "floor_ratio": _ratio(dense.floors, self.floors),
+            "first_token_s": quartiles(self.firsts),
+            "per_token_s": quartiles(self.steps),
+            "request_s": quartiles(self.requests),
+            "test_s": test,
+            "test_share_of_dense_prefill": _ratio(self.tests, dense.prefills),
+            "peak_bytes": self.peak,
+            "kv_bytes": kv_bytes(shape, self.trace, self.where.embeds.element_size()),
+            "prefill_flops": flops,
+            "visual_tokens": [record.visual_tokens for record in self.trace.layers],
+        }
+
+
+def _ratio(above: list[float], below: list[float]) -> float | None:
+    """Of medians; None where one of them was not measured."""
+    if not above or not below:
+        return None
+    return quartiles(above)["median"] / quartiles(below)["median"]
+
+
+class _Stamps(BaseStreamer):
+    """Notes when generate() hands out each token; on a GPU that waits for the token."""
+
+    def __init__(self):
+        self.times: list[float] = []
+        self.saw_prompt = False
+
+    def put(self, value):
+        if self.saw_prompt:
+            self.times.append(time.perf_counter())
+        self.saw_prompt = True
+
+    def end(self):
+        pass
+
+
+def _noting(method: PruningMethod | None, plans: dict) -> PruningMethod:
+    """The same method, that also writes down the plans it makes, by layer."""
+    if method is None:
+        return PruningMethod()
+    kind = type(method)
+
+    class Noting(kind):
+        def attend(self, view):
+            plan = kind.attend(self, view)
+            if plan is not None:
+                plans[view.layer] = plan
+            return plan
+
+    return Noting(**method.__dict__)
+
+
+def contestants(where: Scenario, names: list[str] | None = None) -> list[Contestant]:
+    """The dense model first, for the others are compared with it; of the rest those named.
+
+    Raises:
+        ValueError: for a name that is not one of `NAMES`.
+    """
+    unknown = set(names or ()) - set(NAMES)
+    if unknown:
+        raise ValueError(f"Unknown contestants {sorted(unknown)}; known: {', '.join(NAMES)}.")
+    return [c for c in _all(where) if names is None or c.name in names or c.name == "dense"]
+
+
+def _all(where: Scenario) -> Iterator[Contestant]:
+    yield Contestant("dense", where)
+    for full in FULL_LAYERS:
+        yield Contestant(f"paper-{full}", where, timetable(full, where.layers))
+    official = timetable(FULL_LAYERS[0], where.layers, "official")
+    yield Contestant(f"official-{FULL_LAYERS[0]}", where, official)
+    yield Contestant(f"published-{FULL_LAYERS[0]}", where, official, published=True)
+    replayer = Replayer(where.model)  # shared: what is captured for one length serves all
+    yield Contestant("dense-replayed", where, replayer=replayer)
+    for full in FULL_LAYERS:
+        method = timetable(full, where.layers)
+        yield Contestant(f"paper-{full}-replayed", where, method, replayer=replayer)
+
+
+NAMES = (
+    "dense",
+    *(f"paper-{full}" for full in FULL_LAYERS),
+    f"official-{FULL_LAYERS[0]}",
+    f"published-{FULL_LAYERS[0]}",
+    "dense-replayed",
+    *(f"paper-{full}-replayed" for full in FULL_LAYERS),
+)

@@ -1,0 +1,131 @@
+"""What was measured, as Markdown, with the command, the machine and the versions."""
+
+from __future__ import annotations
+
+import datetime
+import itertools
+import os
+import platform
+import sys
+
+import torch
+import transformers
+
+from visipruner.clocks import processor_name
+
+COLUMNS = (
+    "prefill ms (quartiles)",
+    "speed-up",
+    "FLOP ratio",
+    "floor ms",
+    "/ floor",
+    "floors' ratio",
+    "first token ms",
+    "per token ms",
+    "request ms",
+    "test, % of dense",
+    "peak MB",
+    "KV MB",
+    "GFLOP",
+)
+
+
+def machine(device: str, precision: str) -> dict:
+    """Where, with what and by which command."""
+    return {
+        "device": processor_name() if device == "cpu" else torch.cuda.get_device_name(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "precision": precision,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "date": datetime.date.today().isoformat(),
+        "command": "python -m visipruner.bench " + " ".join(sys.argv[1:]),
+    }
+
+
+def markdown(report: dict) -> str:
+    """A table per scenario, one of peaks where several lengths ran, one of the comparisons."""
+    m, roof = report["machine"], report["roofline"]
+    lines = [
+        f"`{m['command']}`, {m['date']}: {m['device']}, {m['cores']} cores, {m['threads']} "
+        f"threads, {m['precision']}, torch {m['torch']}, transformers {m['transformers']}, Python "
+        f"{m['python']}; medians of {report['rounds']} rounds, requests of {report['request']} "
+        f"tokens. Largest measured rates: {roof['matmul_flops_per_second'] / 1e9:.0f} GFLOP/s in "
+        f"matmul, {roof['copy_bytes_per_second'] / 1e9:.1f} GB/s in copying."
+    ]
+    for entry in report["scenarios"]:
+        lines += [
+            f"\n**{entry['name']}**, {entry['visual']} visual of {entry['tokens']} tokens\n",
+            f"| | {' | '.join(COLUMNS)} |",
+            "|" + "---|" * (1 + len(COLUMNS)),
+        ]
+        lines += [f"| {r['name']} | {' | '.join(_cells(r))} |" for r in entry["results"]]
+    lines += _peaks(report["scenarios"])
+    if report.get("comparisons"):
+        lines += _comparisons(report["comparisons"])
+    return "\n".join(lines) + "\n"
+
+
+def _cells(r: dict) -> list[str]:
+    prefill = r["prefill_s"]
+    spread = prefill and " ({:.1f}-{:.1f})".format(*(1000 * prefill[q] for q in ("q1", "q3")))
+    return [
+        _ms(prefill) + (spread or ""),
+        _number(r["speedup"]),
+        _number(r["flop_ratio"]),
+        _ms(r["floor_s"]),
+        _number(r["measured_over_floor"]),
+        _number(r["floor_ratio"]),
+        _ms(r["first_token_s"]),
+        _ms(r["per_token_s"], 2),
+        _ms(r["request_s"]),
+        _number(r["test_share_of_dense_prefill"], 2, 100),
+        _number(r["peak_bytes"], 1, 1e-6),
+        _number(r["kv_bytes"], 2, 1e-6),
+        _number(r["prefill_flops"], 2, 1e-9),
+    ]
+
+
+def _number(value: float | None, digits: int = 2, unit: float = 1) -> str:
+    return "-" if value is None else f"{value * unit:.{digits}f}"
+
+
+def _ms(values: dict | None, digits: int = 1) -> str:
+    return _number(values and values["median"], digits, 1000)
+
+
+def _peaks(scenarios: list[dict]) -> list[str]:
+    """Does memory grow linearly? Then a token costs the same between all lengths."""
+    lines = []
+    for name in dict.fromkeys(entry["name"] for entry in scenarios):
+        entries = [e for e in scenarios if e["name"] == name and e["results"][0]["peak_bytes"]]
+        if len(entries) < 2:
+            continue
+        tokens = [e["tokens"] for e in entries]
+        lines += [
+            f"\n**{name}**, peak above weights: kB per further token between lengths\n",
+            "| | " + " | ".join(f"{a} to {b}" for a, b in itertools.pairwise(tokens)) + " |",
+            "|" + "---|" * len(tokens),
+        ]
+        for index, first in enumerate(entries[0]["results"]):
+            peaks = [e["results"][index]["peak_bytes"] for e in entries]
+            steps = itertools.pairwise(zip(tokens, peaks, strict=True))
+            slopes = [_number((b - a) / (n - m), 1, 1e-3) for (m, a), (n, b) in steps]
+            lines.append(f"| {first['name']} | {' | '.join(slopes)} |")
+    return lines
+
+
+def _comparisons(c: dict) -> list[str]:
+    streamed, silent = c["streamed_prefill_s"]["median"], c["silent_prefill_s"]["median"]
+    return [
+        f"\n**compare**, bundled model, both sides, {c['questions']} questions, "
+        f"{c['words_per_answer']:.1f} words per answer, picture encoded once\n",
+        "| total ms (quartiles) | of it untimed probe ms | not the model, % "
+        "| pruned prefill streamed ms | silent ms | streamed / silent |",
+        "|---|---|---|---|---|---|",
+        f"| {_ms(c['total_s'])} ({1000 * c['total_s']['q1']:.0f}-{1000 * c['total_s']['q3']:.0f}) "
+        f"| {_ms(c['probe_s'])} | {100 * c['not_model_share']['median']:.1f} "
+        f"| {1000 * streamed:.1f} | {1000 * silent:.1f} | {streamed / silent:.3f} |",
+    ]

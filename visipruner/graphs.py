@@ -1,0 +1,319 @@
+"""A second driver: prefill by replay. Same decisions, same trace, same caches as `prune()`.
+
+Small layers wait for their launches: after the filtering layer a GPU needs less time for a layer
+than Python needs to ask for it. Here the stock layers run on buffers of fixed shape, so that each
+can be captured once as a CUDA graph and then be replayed by a single launch. Prompts are padded at
+the end to the next length bucket, where causality hides the padding from every real token, and the
+influence test masks it. Methods are asked as ever, between layers; a tested layer costs one read.
+
+Capture has not been run or measured on a GPU yet. Without it (on a CPU, in 4 bits) the same code
+calls the layers, and the tests prove that equal to the hooks, which stay the reference.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from functools import partial
+from types import SimpleNamespace
+
+import torch
+from torch import Tensor, nn
+
+from visipruner.attention import PLANNED, Plan, attention_row, clipped, influence
+from visipruner.engine import _decoder_of, _Run
+from visipruner.layout import TokenLayout
+from visipruner.methods.base import PruningMethod
+from visipruner.trace import LayerRecord, PruningTrace
+from visipruner.view import LayerInput, LayerView
+
+EVERY_ROW = slice(None)
+
+
+class Replayer:
+    """The captured layers of one model, kept from prompt to prompt.
+
+    A bucket costs memory as long as this lives: every layer's keys and values of that many rows,
+    and time once, when it is first met. The trace counts the prompt's tokens, not the padding.
+
+    Args:
+        model: as for `prune()`, on one device, in sdpa attention.
+        bucket: rows are padded to the next multiple of this.
+        capture: None: on a GPU, where every matrix is a plain one.
+
+    Raises:
+        ValueError: for a model on several devices.
+    """
+
+    def __init__(self, model: nn.Module, *, bucket: int = 64, capture: bool | None = None):
+        if len({parameter.device for parameter in model.parameters()}) > 1:
+            raise ValueError("Replay needs a model that lies on one device.")
+        self.model, self.decoder, self.bucket = model, _decoder_of(model), bucket
+        self.layers = list(self.decoder.layers)  # a run puts a stand-in where they are
+        self.capture = can_capture(model) if capture is None else capture
+        self.pool = torch.cuda.graph_pool_handle() if self.capture else None
+        self.lanes: dict[int, _Lane] = {}
+
+    @contextmanager
+    def prune(
+        self,
+        method: PruningMethod,
+        layout: TokenLayout,
+        *,
+        on_layer: Callable[[LayerRecord], None] | None = None,
+        probe: bool = False,
+    ) -> Iterator[PruningTrace]:
+        """`visipruner.prune` by replay: the same arguments, promises and refusals.
+
+        Raises:
+            ValueError: as `prune()`, and for another attention backend than sdpa.
+        """
+        backend = self.decoder.config._attn_implementation
+        if backend != "sdpa":
+            raise ValueError(f"Replay needs sdpa attention, not {backend}; prune() takes any.")
+        run = _ReplayedRun(self, method, layout, on_layer, probe)
+        try:
+            run.install()
+            yield run.trace
+        finally:
+            run.remove()
+
+    def lane(self, hidden: Tensor, cos: Tensor, sin: Tensor) -> _Lane:
+        """The buffers for so many rows, filled with these."""
+        rows = -(-hidden.shape[1] // self.bucket) * self.bucket
+        if rows not in self.lanes:
+            self.lanes[rows] = _Lane(self, rows, hidden, cos)
+        self.lanes[rows].load(hidden, cos, sin)
+        return self.lanes[rows]
+
+
+def can_capture(model: nn.Module) -> bool:
+    """On a GPU, and no layer is of a library's own kind, which might wait for the host."""
+    linear = [m for m in _decoder_of(model).modules() if isinstance(m, nn.Linear)]
+    return all(type(m) is nn.Linear and m.weight.is_cuda for m in linear)
+
+
+def captured(function: Callable[[], object], pool=None) -> tuple[Callable[[], None], object]:
+    """Record what `function` asks of the GPU: (a replay by one launch, its output, in place).
+
+    What it reads must stay where it is; it runs twice before, so what it writes is written.
+    """
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):  # libraries set themselves up, which cannot be captured
+        for _ in range(2):
+            function()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    # Other threads may use the GPU meanwhile.
+    with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
+        output = function()
+    return graph.replay, output
+
+
+class _Lane:
+    """Buffers for one number of rows, and what runs on them. Rows past the prompt are padding."""
+
+    def __init__(self, replayer: Replayer, rows: int, hidden: Tensor, cos: Tensor):
+        self.layers, self.rows = replayer.layers, rows
+        self.capture, self.pool = replayer.capture, replayer.pool
+        with torch.inference_mode(False):  # else nobody could write to them outside that mode
+            self.hidden = hidden.new_zeros(1, rows, hidden.shape[-1])
+            self.cos, self.sin = (cos.new_zeros(1, rows, cos.shape[-1]) for _ in range(2))
+            self.last = torch.zeros(1, dtype=torch.long, device=hidden.device)
+        self.recorded: dict = {}  # (what, layer, plan) -> (replay, output)
+
+    def load(self, hidden: Tensor, cos: Tensor, sin: Tensor):
+        """Start with these rows. Padding is zero, so that it stays finite in every layer."""
+        rows = hidden.shape[1]
+        for buffer, values in ((self.hidden, hidden), (self.cos, cos), (self.sin, sin)):
+            buffer[:, :rows] = values
+            buffer[:, rows:] = 0
+        self.last.fill_(rows - 1)
+
+    def step(self, index: int, plan: Plan | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Run a layer on `hidden`, in place.
+
+        Returns:
+            What its attention read in the last row, (1, 1, width), and its keys and values,
+            (1, kv heads, rows, head width).
+        """
+        before = self.hidden.clone() if self._is_new("layer", index, plan) else None
+        return self._run(("layer", index, plan), partial(self._layer, index, plan), before)
+
+    def test(self, index: int, plan: Plan | None, outputs: tuple) -> Tensor:
+        """The influence test on every row: cosines, lengths and the norm, (2 * rows + 1,)."""
+        return self._run(("test", index, plan), partial(self._influence, index, *outputs))
+
+    def _is_new(self, *key) -> bool:
+        return self.capture and key not in self.recorded
+
+    def _run(self, key: tuple, function: Callable, before: Tensor | None = None):
+        if not self.capture:
+            return function()
+        if key not in self.recorded:
+            self.recorded[key] = captured(function, self.pool)
+            if before is not None:  # recording ran the layer, which writes where it reads
+                self.hidden.copy_(before)
+        replay, output = self.recorded[key]
+        replay()
+        return output
+
+    def _layer(self, index: int, plan: Plan | None):
+        layer, caught = self.layers[index], _Caught()
+        normed = layer.input_layernorm(self.hidden.index_select(1, self.last))
+        with _planned(layer.self_attn) if plan else nullcontext():
+            hidden = layer(
+                self.hidden,
+                attention_mask=None,  # to sdpa that means causal
+                position_embeddings=(self.cos, self.sin),
+                past_key_values=caught,
+                use_cache=True,
+                **({"attention_plan": plan} if plan else {}),
+            )
+        self.hidden.copy_(hidden)
+        return normed, caught.keys, caught.values
+
+    def _influence(self, index: int, normed: Tensor, keys: Tensor, values: Tensor):
+        turn = tuple(part.index_select(1, self.last) for part in (self.cos, self.sin))
+        visible = torch.arange(self.rows, device=self.last.device) <= self.last
+        row = attention_row(self.layers[index].self_attn, normed, turn, keys, visible)
+        cos, l2, norm = influence(row, values, EVERY_ROW)
+        return torch.cat([cos, l2, norm[None]])
+
+
+class _Caught:
+    """Stands in for a cache, and keeps what the layer would cache."""
+
+    def update(self, keys: Tensor, values: Tensor, *_, **__):
+        self.keys, self.values = keys, values
+        return keys, values
+
+
+@contextmanager
+def _planned(attention: nn.Module):
+    """Inside, this attention module runs by plan."""
+    stock = attention.config
+    attention.config = copy.copy(stock)
+    attention.config._attn_implementation = PLANNED
+    try:
+        yield
+    finally:
+        attention.config = stock
+
+
+class _Prefill(nn.Module):
+    """Stands where the decoder layers were, for one prefill: stock code calls it as its layer."""
+
+    def __init__(self, run: _ReplayedRun):
+        super().__init__()
+        self.run = run
+
+    def forward(self, hidden_states, position_embeddings, past_key_values, **_):
+        return self.run.prefill(hidden_states, position_embeddings, past_key_values)
+
+
+@dataclass(frozen=True)
+class _ReplayView(LayerView):
+    """A view whose influence test is replayed."""
+
+    test: Callable[[], Tensor] | None = None
+
+    def _test(self):
+        result = self.test().cpu()  # the one read of a tested layer
+        rows = (len(result) - 1) // 2
+        cos, l2, norm = result.split([rows, rows, 1])
+        count, project = len(self.positions), self.attention.q_proj
+        # As LayerView counts: the query, its scores, its weighted values; without the padding.
+        self.record.probe_flops += 2 * project.out_features * (project.in_features + 2 * count)
+        return cos[self.visual_rows], l2[self.visual_rows], norm
+
+
+class _ReplayedRun(_Run):
+    """One prompt's life by replay; decoding goes on by the engine's hooks."""
+
+    def __init__(self, replayer: Replayer, method, layout, on_layer, probe):
+        super().__init__(replayer.model, replayer.decoder, method, layout, on_layer, probe)
+        self.replayer = replayer
+        self.stock_layers: nn.ModuleList | None = None  # while the stand-in is in their place
+        self.outputs: list[tuple] = []  # per layer: last normed row, keys, values
+
+    def _take_layers(self):
+        self.stock_layers = self.decoder.layers
+        self.decoder.layers = nn.ModuleList([_Prefill(self)])
+
+    def _give_back_layers(self):
+        if self.stock_layers is not None:
+            self.decoder.layers, self.stock_layers = self.stock_layers, None
+
+    def remove(self):
+        self._give_back_layers()
+        self.outputs.clear()
+        super().remove()
+
+    @torch.no_grad()
+    def prefill(self, hidden: Tensor, position_embeddings: tuple, cache) -> Tensor:
+        """All layers, on (1, tokens, width); returns the rows that are left."""
+        self.cache = cache
+        self._check_cache()
+        given = {"position_embeddings": position_embeddings}
+        hidden = self._apply_encode(hidden)
+        lane = self.replayer.lane(hidden, *self._prefill_arguments(given)["position_embeddings"])
+        for index in range(len(self.layers)):
+            record = self._open_record(index)
+            plan = self._padded_plan(index, record, lane)
+            self.outputs.append(lane.step(index, plan))
+            present = lane.hidden[:, : record.tokens]
+            selection = self._select(index, record, plan, lane, present)
+            is_last = index == len(self.layers) - 1
+            if selection is not None:
+                left = self._cut(selection, index, None if is_last else present)
+                if left is not None and left is not present:
+                    turn = self._prefill_arguments(given)["position_embeddings"]
+                    lane = self.replayer.lane(left, *turn)
+            if is_last:
+                self._finish_prefill()
+            if self.on_layer is not None:
+                self.on_layer(record)
+        self._give_back_layers()
+        self._change_to_decoding()
+        return lane.hidden[:, : self.trace.layers[-1].tokens].clone()
+
+    def _padded_plan(self, index: int, record: LayerRecord, lane: _Lane) -> Plan | None:
+        """The layer's plan as if padding were text after the prompt, the same for all lengths."""
+        if not record.visual_tokens:
+            self._count_pairs(record, None)
+            return None
+        padding = torch.arange(lane.rows - record.tokens) + self.layout.length
+        view = LayerInput(*self._view_fields(index, record))
+        view = replace(view, positions=torch.cat([self.positions, padding]))
+        plan = self.method.attend(view)
+        self._count_pairs(record, plan and clipped(plan, record.tokens))
+        return plan
+
+    def _select(self, index, record, plan, lane, present):
+        if not (record.visual_tokens or self.trace.cuts):
+            return None
+        normed, keys, values = self.outputs[-1]
+        rows = record.tokens
+        turn = (lane.cos[:, rows - 1 : rows], lane.sin[:, rows - 1 : rows])
+        view = _ReplayView(
+            *self._view_fields(index, record),
+            hidden=present,
+            attention=self.layers[index].self_attn,
+            attention_input=(normed, turn),
+            cache=SimpleNamespace(keys=keys[:, :, :rows], values=values[:, :, :rows]),
+            test=partial(lane.test, index, plan, self.outputs[-1]),
+        )
+        return self._decide(view)
+
+    def _finish_prefill(self):
+        """Copy what stays out of the buffers, which the next prompt will overwrite."""
+        for index, record in enumerate(self.trace.layers):
+            kept = self._cached_rows(index)
+            kept = slice(record.tokens) if kept is None else kept.to(self.outputs[index][1].device)
+            keys, values = (part[:, :, kept] for part in self.outputs[index][1:])
+            self.cache.update(keys, values, index)
+            record.kv_tokens = self.cache.layers[index].get_seq_length()
