@@ -33,15 +33,19 @@ def models(checkpoint: Path):
 
 
 @functools.cache
-def address(checkpoint: Path) -> str:
+def page(checkpoint: Path):
     """Starts the page once per test run; it ends with the process."""
     from visipruner.ui.layout import build, launch
 
     # Another server on this machine may clean gradio's usual folder at any time.
     os.environ["GRADIO_TEMP_DIR"] = str(_folder())
-    page = build(models(checkpoint))
-    _, url, _ = launch(page, "127.0.0.1", prevent_thread_lock=True, quiet=True)
-    return url
+    served = build(models(checkpoint))
+    launch(served, "127.0.0.1", prevent_thread_lock=True, quiet=True)
+    return served
+
+
+def address(checkpoint: Path) -> str:
+    return page(checkpoint).local_url
 
 
 def _folder() -> Path:

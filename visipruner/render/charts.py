@@ -65,7 +65,7 @@ def influence_chart(comparison) -> go.Figure:
         },
     }
     title = "The strongest patch of each layer"
-    return _figure(data, title, axes, untested, height=480, shapes=shapes)
+    return _figure(data, title, axes, untested, height=420, shapes=shapes)
 
 
 # -- parts. Figures are made of plain dictionaries and checked once: setting their attributes one by
@@ -88,8 +88,8 @@ def _figure(data: list, title: str, axes: dict, subtitle: str = "", **layout) ->
             "pad": {"l": 12},
             "font": {"size": 17},
         },
-        "height": 340,
-        "margin": {"l": 64, "r": 16, "t": 92, "b": 76},
+        "height": 300,
+        "margin": {"l": 64, "r": 16, "t": 84, "b": 64},
         "font": {"color": palette.NEUTRAL, "size": 14},
         "paper_bgcolor": "rgba(0,0,0,0)",
         "plot_bgcolor": "rgba(0,0,0,0)",

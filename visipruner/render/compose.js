@@ -160,6 +160,11 @@ function radios(box, field, values, sample) {
 function icon(shape) {
   const canvas = document.createElement("canvas"), context = canvas.getContext("2d");
   canvas.width = canvas.height = 48;
+  if (shape === "digit") {
+    const unit = 21 / props.digit_radius;
+    paintThing(context, { shape, digit: brush.digit, x: 24 / unit, y: 24 / unit }, unit);
+    return canvas;
+  }
   context.translate(24, 24);
   context.scale(21, 21);
   context.fillStyle = "#7a7f87";
@@ -231,7 +236,10 @@ function wire() {
   find("add").addEventListener("click", addFreely);
   find("delete").addEventListener("click", remove);
   find("clear").addEventListener("click", () => { things = []; chosen = -1; commit("Cleared."); });
-  find("use").addEventListener("click", () => trigger("submit"));
+  find("use").addEventListener("click", () => {
+    trigger("submit");
+    find("live").textContent = "Your scene and a question about it are in the form now.";
+  });
   const canvas = find("canvas");
   canvas.addEventListener("pointerdown", press);
   canvas.addEventListener("pointermove", pull);

@@ -70,7 +70,8 @@ def connect(page, models, model_line, chosen, results):
         ]  # fmt: skip
 
     c.compose.expand(on_compose, c.scene, c.composer, **SMALL)
-    c.composer.submit(on_composed, c.composer, scene_parts, **SMALL)
+    used = c.composer.submit(on_composed, c.composer, scene_parts, **SMALL)
+    used.success(None, js="() => vp.show('.vp-picture')", **PRIVATE)
     c.examples.select(on_example, None, scene_parts, **SMALL)
     c.new_scene.click(on_new, c.seed, scene_parts, **SMALL)
     c.seed.submit(on_seed, c.seed, scene_parts, **SMALL)

@@ -148,10 +148,11 @@ def _lesson() -> Lesson:
         gr.Markdown(text.REPEAT_INFO)
         link = gr.Textbox(label=text.LINK, interactive=False, info=text.LINK_INFO)
         copy = gr.Button(text.COPY_LINK, size="sm")
-        command = gr.Code(
-            label=text.COMMAND, language="shell", interactive=False, lines=2, wrap_lines=True
+        # No language: gradio's colours for code are too pale to read.
+        command, python = (
+            gr.Code(label=label, language=None, interactive=False, lines=2, wrap_lines=True)
+            for label in (text.COMMAND, text.PYTHON)
         )
-        python = gr.Code(label=text.PYTHON, language="python", interactive=False, wrap_lines=True)
     return Lesson(find, found, sweep, table, repeat, link, copy, python, command)
 
 
@@ -187,13 +188,22 @@ def _settings() -> dict:
         run_history=False,
         enable_monitoring=False,
         footer_links=["api"],
-        theme=gr.themes.Default(
-            primary_hue="blue", neutral_hue="slate", font=_FONTS, font_mono=_MONO
-        ),
+        theme=_theme(),
         css=(HERE / "theme.css").read_text() + CHART_CSS,
         head=f"<script>{script}</script>",
         max_file_size="30mb",
         ssr_mode=False,
+    )
+
+
+def _theme() -> gr.themes.Base:
+    theme = gr.themes.Default(primary_hue="blue", neutral_hue="slate", font=_FONTS, font_mono=_MONO)
+    # The usual blue is too pale under white letters.
+    return theme.set(
+        button_primary_background_fill="*primary_600",
+        button_primary_background_fill_dark="*primary_600",
+        button_primary_background_fill_hover="*primary_700",
+        button_primary_background_fill_hover_dark="*primary_700",
     )
 
 

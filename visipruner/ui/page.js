@@ -19,12 +19,15 @@ window.vp = {
     location.assign(location.pathname);
   },
 
+  show(selector) {
+    const calm = matchMedia("(prefers-reduced-motion: reduce)").matches;
+    document.querySelector(selector)?.scrollIntoView({ behavior: calm ? "auto" : "smooth" });
+  },
+
   // On a narrow screen the answers stand below the form, so go there.
   started() {
     const outputs = document.querySelector(".vp-outputs");
-    if (!outputs || outputs.getBoundingClientRect().top < window.innerHeight * 0.6) return;
-    const calm = matchMedia("(prefers-reduced-motion: reduce)").matches;
-    outputs.scrollIntoView({ behavior: calm ? "auto" : "smooth" });
+    if (outputs?.getBoundingClientRect().top > window.innerHeight * 0.6) vp.show(".vp-outputs");
   },
 
   save(file) {
