@@ -23,8 +23,9 @@ from visipruner.tiny.vision import (
 
 NOUNS, COMPARED = 0.5, 0.2  # weights of the two lessons of grounding.py
 FULL_FROM = 0.85  # of the tower's steps: whole pictures from here on
-ALL_FROM = 0.9  # of the joint steps: every visual token from here on
+ALL_FROM = 0.97  # of the joint steps: every visual token from here on
 CURRICULUM = ((0.06, 2), (0.14, 3), (0.25, 5))  # until which progress, at most how many shapes
+APART = 0.5  # weight of the distance between what is seen and the words for it
 MOTLEY = 2  # of so many pictures one is motley
 KEPT_PART = 6  # before that, one visual token of so many
 
@@ -118,23 +119,31 @@ def answer_loss(learner, packed: Packed, visual: torch.Tensor) -> tuple[torch.Te
     )
     length = packed.ids.shape[1]
     hidden = outputs.last_hidden_state[:, -length:]
-    depth = len(language.layers)
-    lessons = ((packed.nouns, depth // 2, NOUNS), (packed.compared, depth * 3 // 4, COMPARED))
-    grounding = 0.0
-    for lesson, layer, share in lessons:
-        if len(lesson):
-            picture, token, word = lesson.to(device).unbind(1)
-            state = outputs.hidden_states[layer][:, -length:][picture, token]
-            guesses = learner.model.lm_head(language.norm(state)).log_softmax(-1)
-            grounding = grounding - share * guesses.gather(1, word[:, None]).mean()
+    grounding = sum_of_lessons(learner.model, outputs.hidden_states, packed, length)
     targets, weights = packed.targets.to(device), packed.weights.to(device)
     asked = targets != IGNORE
     logits = learner.model.lm_head(hidden[asked])  # (answer token, word)
     losses = F.cross_entropy(logits, targets[asked], reduction="none")
     right = (logits.argmax(-1) == targets[asked]).float()
     seen = {"tokens_right": right.mean().item(), "first_right": first_right(right, weights[asked])}
-    seen["grounding"] = float(grounding)
+    seen["grounding"] = grounding.item()
     return (losses * weights[asked]).sum() / weights.sum() + grounding, seen
+
+
+def sum_of_lessons(model, states: tuple, packed: Packed, length: int) -> torch.Tensor:
+    """The lessons of grounding.py, read off the hidden states part of the way up."""
+    depth, norm = len(states) - 1, model.model.language_model.norm
+    total = states[0].new_zeros(())
+    for lesson, layer, share in (
+        (packed.nouns, depth // 2, NOUNS),
+        (packed.compared, depth * 3 // 4, COMPARED),
+    ):
+        if len(lesson):
+            picture, token, word = lesson.to(total.device).unbind(1)
+            state = states[layer][:, -length:][picture, token]
+            guesses = model.lm_head(norm(state)).log_softmax(-1)
+            total = total - share * guesses.gather(1, word[:, None]).mean()
+    return total
 
 
 def first_right(right: torch.Tensor, weights: torch.Tensor) -> float:
@@ -164,7 +173,7 @@ def vision_loss(learner, rng: random.Random, progress: float, options) -> tuple:
 
 def language_loss(learner, rng: random.Random, progress: float, options) -> tuple:
     """The language model answers from scenes written as words."""
-    scenes = some_scenes(rng, options.pictures or 6, most=most_things(progress))
+    scenes = some_scenes(rng, options.pictures or 6, most=most_things(progress), split="written")
     labels = label_batch(scenes, learner.patch)
     patches = keep_patches(labels, learner.grid**2 // KEPT_PART, rng)
     packed = learner.packer.pack(scenes, [ask_many(scene, rng) for scene in scenes], patches)
@@ -194,18 +203,30 @@ def align_loss(learner, rng: random.Random, progress: float, options) -> tuple:
 
 
 def joint_loss(learner, rng: random.Random, progress: float, options) -> tuple:
-    """Everything together on pictures; the tower keeps its own lesson as a second loss."""
+    """Everything together on pictures, and on as many scenes written as words.
+
+    The tower keeps its own lesson and what it sees stays close to those words, so that what is read
+    of (a red star, say) will be understood when it is seen.
+    """
     scenes = some_pictures(rng, options.pictures or 4)
-    pixels = pixel_batch(scenes, learner.processor.image_processor)
-    labels = label_batch(scenes, learner.patch)
+    read = some_scenes(rng, len(scenes), split="written")
+    pixels = pixel_batch(scenes, learner.processor.image_processor).to(learner.device)
+    labels = label_batch(scenes + read, learner.patch)
     patches = choose_patches(labels, learner, rng, progress)
-    packed = learner.packer.pack(scenes, [ask_many(scene, rng) for scene in scenes], patches)
-    features = tower_features(learner, pixels.to(learner.device))
+    both = scenes + read
+    packed = learner.packer.pack(both, [ask_many(scene, rng) for scene in both], patches)
     labels = {name: label.to(learner.device) for name, label in labels.items()}
-    seen_patches, right = patch_loss(learner.heads(features), labels)
-    visual = learner.model.model.multi_modal_projector(take(features, patches.to(learner.device)))
-    loss, seen = answer_loss(learner, packed, visual)
-    return loss + 0.1 * seen_patches, {"loss": loss.item(), **seen, **right}
+    written = learner.written(labels, learner.model.model.language_model.embed_tokens)
+    features = tower_features(learner, pixels)
+    seen = learner.model.model.multi_modal_projector(features)
+    shown = {name: label[: len(scenes)] for name, label in labels.items()}
+    seen_patches, right = patch_loss(learner.heads(features), shown)
+    visual = take(torch.cat([seen, written[len(scenes) :]]), patches.to(learner.device))
+    loss, learnt = answer_loss(learner, packed, visual)
+    meant = written[: len(scenes)].detach()
+    apart = F.mse_loss(seen, meant) / meant.var()
+    total = loss + 0.1 * seen_patches + APART * apart
+    return total, {"loss": loss.item(), "apart": apart.item(), **learnt, **right}
 
 
 def tower_features(learner, pixels: torch.Tensor) -> torch.Tensor:
