@@ -21,7 +21,8 @@ ARGS = [
     "--disable-background-networking",
     "--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1 , EXCLUDE localhost",
 ]
-PATIENCE = 60_000  # milliseconds; a machine that runs the tests may be busy
+# Milliseconds; a machine that runs the tests may be busy.
+PATIENCE = int(os.environ.get("BROWSER_PATIENCE", "60000"))
 FINISHED = ".vp-verdict.same, .vp-verdict.different"
 
 
@@ -160,7 +161,9 @@ def test_who_waits_is_told_and_a_full_queue_too(visit, mini_path, monkeypatch):
         question(first).press("Enter")
         expect(first.locator(".vp-status")).to_contain_text(text.WAITING, timeout=PATIENCE)
         question(second).press("Enter")
-        expect(second.locator(".vp-statusbox")).to_contain_text("queue: 1/1", timeout=PATIENCE)
+        expect(second.locator(".block.vp-statusbox")).to_contain_text(
+            "queue: 1/1", timeout=PATIENCE
+        )
         question(third).press("Enter")
         expect(third.locator(".toast-body")).to_contain_text("busy", timeout=PATIENCE)
     for page in (first, second):
@@ -219,6 +222,8 @@ def test_a_link_fills_the_form_and_runs_nothing(visit):
     expect(page.locator(FINISHED)).to_have_count(0)
     page.get_by_role("button", name=re.compile(text.REPEAT)).click()
     expect(page.get_by_label(text.LINK)).to_have_value(re.compile(r"seed=8&question=is.it.blue"))
+    press(page, text.COPY_LINK)
+    expect(page.locator("#vp-copy")).to_contain_text("✓")
 
 
 def test_files_come_on_click(visit, tmp_path):

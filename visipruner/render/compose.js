@@ -49,6 +49,7 @@ function add(x, y) {
     : { shape, colour, size };
   things.push({ ...thing, x, y, scale: 1, angle: 0 });
   chosen = things.length - 1;
+  keepInside(things[chosen]);
   commit(`Added: ${described(things[chosen])}.`);
 }
 
@@ -81,8 +82,14 @@ function remove() {
 function move(dx, dy) {
   const thing = things[chosen];
   if (!thing) return;
-  const inside = (at) => Math.min(props.side, Math.max(0, Math.round(at)));
-  Object.assign(thing, { x: inside(thing.x + dx), y: inside(thing.y + dy) });
+  Object.assign(thing, { x: thing.x + dx, y: thing.y + dy });
+  keepInside(thing);
+}
+
+// Nothing hangs over the edge: the model never learnt halves.
+function keepInside(thing) {
+  const room = radiusOf(thing), inside = (at) => Math.min(props.side - room, Math.max(room, at));
+  Object.assign(thing, { x: Math.round(inside(thing.x)), y: Math.round(inside(thing.y)) });
 }
 
 function choose(index) {
@@ -101,6 +108,7 @@ function setBrush(field, value) {
     ? { shape: "digit", colour: "", size: "", digit: brush.digit,
       digit_index: props.digits[brush.digit] }
     : { shape: brush.shape, colour: brush.colour, size: brush.size });
+  keepInside(thing);
   commit(`Changed: ${described(thing)}.`);
 }
 

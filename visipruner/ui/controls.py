@@ -156,7 +156,13 @@ def _advanced() -> Advanced:
     seed = gr.Number(0, label=text.SEED, precision=0, minimum=0)
     backend = gr.Radio(list(BACKENDS), value="sdpa", label=text.BACKEND)
     precision = gr.Radio(list(PRECISIONS), value="auto", label=text.PRECISION)
-    prompt = gr.Textbox(label=text.PROMPT, lines=4, interactive=False, buttons=["copy"])
+    prompt = gr.Textbox(
+        label=text.PROMPT,
+        placeholder=text.PROMPT_HINT,
+        lines=4,
+        interactive=False,
+        buttons=["copy"],
+    )
     return Advanced(
         semantics, mode, longest, temperature, seed, backend, precision, boxes, groups, prompt
     )

@@ -146,11 +146,20 @@ def _lesson() -> Lesson:
         found, table = gr.HTML(), gr.HTML()
     with gr.Accordion(text.REPEAT, open=False) as repeat:
         gr.Markdown(text.REPEAT_INFO)
-        link = gr.Textbox(label=text.LINK, interactive=False, info=text.LINK_INFO)
-        copy = gr.Button(text.COPY_LINK, size="sm")
+        link = gr.Textbox(
+            label=text.LINK, interactive=False, info=text.LINK_INFO, elem_classes="vp-link"
+        )
+        copy = gr.Button(text.COPY_LINK, size="sm", elem_id="vp-copy")
         # No language: gradio's colours for code are too pale to read.
         command, python = (
-            gr.Code(label=label, language=None, interactive=False, lines=2, wrap_lines=True)
+            gr.Code(
+                label=label,
+                language=None,
+                interactive=False,
+                lines=2,
+                show_line_numbers=False,
+                wrap_lines=True,
+            )
             for label in (text.COMMAND, text.PYTHON)
         )
     return Lesson(find, found, sweep, table, repeat, link, copy, python, command)

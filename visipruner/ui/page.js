@@ -44,8 +44,15 @@ window.vp = {
     return location.origin + location.pathname + "?" + query;
   },
 
-  copy(link) {
-    navigator.clipboard?.writeText(link);
+  // A page that is served without https, as in a class room, has no clipboard but the old way.
+  async copy(link) {
+    const box = document.querySelector(".vp-link textarea, .vp-link input");
+    box?.select();
+    if (navigator.clipboard) await navigator.clipboard.writeText(link);
+    else document.execCommand("copy");
+    const button = document.getElementById("vp-copy"), words = button.textContent;
+    button.textContent = `✓ ${words}`;
+    setTimeout(() => { button.textContent = words; }, 1500);
   },
 };
 

@@ -72,6 +72,7 @@ FIELDS = {
 }
 FROM_LEVEL = "from level"
 PROMPT = "The prompt as the model gets it"
+PROMPT_HINT = "Press Run to see it"
 
 FULL = "All patches"
 PRUNED = "Pruned"

@@ -98,7 +98,7 @@ def _words(comparison: Comparison) -> str:
     words = " ".join(
         f"<{tags[kind]}>{escape(words)}</{tags[kind]}>" for kind, words in comparison.word_diff
     )
-    return f'<p class="vp-diff">{words}</p>'
+    return f'<p class="vp-diff" tabindex="0">{words}</p>'  # long answers scroll, by keys too
 
 
 def _truth(comparison: Comparison, truth: Truth | None) -> str:
@@ -178,7 +178,7 @@ def column(progress: Progress, side: int, truth: Truth | None = None) -> str:
     return (
         f'<article class="vp-side {"pruned" if side == PRUNED else "full"} {busy}">'
         f"<h3>{escape(NAMES[side])} {right}</h3>"
-        f'<p class="vp-answer">{words}</p><dl>{"".join(rows)}</dl></article>'
+        f'<p class="vp-answer" tabindex="0">{words}</p><dl>{"".join(rows)}</dl></article>'
     )
 
 
