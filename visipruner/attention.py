@@ -175,27 +175,26 @@ def attention_row(
     return scores.softmax(-1).flatten(0, 1)
 
 
-def influence(
-    weights: Tensor, value: Tensor, rows: Tensor | slice
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The influence test: what the last token's attention output loses without each row.
+def influence(weights: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The influence test: what the last token's attention output loses without each key.
 
-    O is the concatenation over heads of the weighted values, before o_proj; O'_j is O with row j's
+    O is the concatenation over heads of the weighted values, before o_proj; O'_j is O with key j's
     weight set to zero and nothing renormalised. All in float32. Source: arXiv 2510.17205.
 
     Args:
-        weights: (heads, keys); value: (1, kv heads, keys, head width); rows: (tested,),
-            or a slice of the keys.
+        weights: (heads, keys); value: (1, kv heads, keys, head width).
 
     Returns:
-        cosine(O, O'_j) and ||O - O'_j||_2, each (tested,), and ||O||_2, a scalar.
+        cosine(O, O'_j) and ||O - O'_j||_2, each (keys,), and ||O||_2, a scalar.
     """
     value = value[0].float()
-    heads, kv_heads = weights.shape[0], value.shape[0]
-    grouped = weights.view(kv_heads, heads // kv_heads, -1)
-    output = (grouped @ value).flatten(0, 1)  # (heads, head width)
-    part = grouped[:, :, rows, None] * value[:, None, rows]  # (kv heads, group, tested, head width)
-    part = part.flatten(0, 1).transpose(0, 1).flatten(1)  # (tested, heads * head width)
-    output = output.flatten()
-    cos = torch.cosine_similarity(output[None], output[None] - part, dim=-1)
-    return cos, part.norm(dim=-1), output.norm()
+    grouped = weights.view(value.shape[0], -1, value.shape[1])  # (kv heads, group, keys)
+    output = grouped @ value  # (kv heads, group, head width)
+    # With P_j = O - O'_j, products of O and P_j give both; no O'_j is ever made.
+    dot = (grouped * (output @ value.transpose(1, 2))).sum((0, 1))  # O * P_j
+    lengths = torch.linalg.vector_norm(value, dim=-1)[:, None]  # (kv heads, 1, keys)
+    square = (grouped * lengths).square().sum((0, 1))  # ||P_j||^2
+    whole = output.square().sum()
+    # Where one key is all of O, rounding is all of O'_j: no cosine near 1 may come of it.
+    rest = (whole - 2 * dot + square).clamp(min=1e-12 * whole)  # ||O'_j||^2
+    return (whole - dot) / (whole * rest).sqrt(), square.sqrt(), whole.sqrt()

@@ -258,7 +258,7 @@ class _Run:
         if not self.fitted:
             place = torch.arange(len(self.positions)) if self.compact else self.positions
             cos, sin = kwargs["position_embeddings"]
-            place = place.to(cos.device)
+            place = place.to(cos.device, non_blocking=True)  # else the host would wait
             self.fitted["position_embeddings"] = (cos[:, place], sin[:, place])
             mask = kwargs.get("attention_mask")
             if mask is not None:  # eager's causal mask, without the dropped rows and columns
@@ -386,7 +386,7 @@ class _Run:
         if len(rows) < len(self.positions):
             self.positions, self.fitted = keep, {}
             self._locate()
-            hidden = hidden[:, rows.to(hidden.device)]
+            hidden = hidden[:, rows.to(hidden.device, non_blocking=True)]
         return hidden if selection.hidden is None else selection.hidden
 
     def _finish_prefill(self):
@@ -394,7 +394,7 @@ class _Run:
         for index, record in enumerate(self.trace.layers):
             layer, kept = self.cache.layers[index], self._cached_rows(index)
             if kept is not None:
-                kept = kept.to(layer.keys.device)
+                kept = kept.to(layer.keys.device, non_blocking=True)
                 layer.keys, layer.values = layer.keys[:, :, kept], layer.values[:, :, kept]
             record.kv_tokens = layer.get_seq_length()
 

@@ -29,8 +29,6 @@ from visipruner.methods.base import PruningMethod
 from visipruner.trace import LayerRecord, PruningTrace
 from visipruner.view import LayerInput, LayerView
 
-EVERY_ROW = slice(None)
-
 
 class Replayer:
     """The captured layers of one model, kept from prompt to prompt.
@@ -47,7 +45,7 @@ class Replayer:
         ValueError: for a model on several devices.
     """
 
-    def __init__(self, model: nn.Module, *, bucket: int = 64, capture: bool | None = None):
+    def __init__(self, model: nn.Module, *, bucket: int = 32, capture: bool | None = None):
         if len({parameter.device for parameter in model.parameters()}) > 1:
             raise ValueError("Replay needs a model that lies on one device.")
         self.model, self.decoder, self.bucket = model, _decoder_of(model), bucket
@@ -180,7 +178,7 @@ class _Lane:
         turn = tuple(part.index_select(1, self.last) for part in (self.cos, self.sin))
         visible = torch.arange(self.rows, device=self.last.device) <= self.last
         row = attention_row(self.layers[index].self_attn, normed, turn, keys, visible)
-        cos, l2, norm = influence(row, values, EVERY_ROW)
+        cos, l2, norm = influence(row, values)
         return torch.cat([cos, l2, norm[None]])
 
 
@@ -221,14 +219,11 @@ class _ReplayView(LayerView):
 
     test: Callable[[], Tensor] | None = None
 
-    def _test(self):
-        result = self.test().cpu()  # the one read of a tested layer
-        rows = (len(result) - 1) // 2
-        cos, l2, norm = result.split([rows, rows, 1])
+    def _test(self) -> Tensor:
         count, project = len(self.positions), self.attention.q_proj
-        # As LayerView counts: the query, its scores, its weighted values; without the padding.
-        self.record.probe_flops += 2 * project.out_features * (project.in_features + 2 * count)
-        return cos[self.visual_rows], l2[self.visual_rows], norm
+        # As LayerView counts: the query and three products with the keys; without the padding.
+        self.record.probe_flops += 2 * project.out_features * (project.in_features + 3 * count)
+        return self.test()
 
 
 class _ReplayedRun(_Run):
@@ -311,9 +306,10 @@ class _ReplayedRun(_Run):
 
     def _finish_prefill(self):
         """Copy what stays out of the buffers, which the next prompt will overwrite."""
+        device = self.outputs[0][1].device
         for index, record in enumerate(self.trace.layers):
             kept = self._cached_rows(index)
-            kept = slice(record.tokens) if kept is None else kept.to(self.outputs[index][1].device)
+            kept = slice(record.tokens) if kept is None else kept.to(device, non_blocking=True)
             keys, values = (part[:, :, kept] for part in self.outputs[index][1:])
             self.cache.update(keys, values, index)
             record.kv_tokens = self.cache.layers[index].get_seq_length()

@@ -77,17 +77,21 @@ class LayerView(LayerInput):
     def influence(self) -> Influence:
         """The influence test on every visual token present; also noted in the layer's record."""
         if self.record.influence is None:
-            cos, l2, norm = self._test()
+            # One copy to the host per tested layer: the decision needs the numbers there.
+            result = self._test().cpu()
+            rows = (len(result) - 1) // 2
+            cos, l2, norm = result.split([rows, rows, 1])
             self.record.influence = Influence(
-                self.patches.tolist(), cos.tolist(), l2.tolist(), norm.item()
+                self.patches.tolist(),
+                cos[self.visual_rows].tolist(),
+                l2[self.visual_rows].tolist(),
+                norm.item(),
             )
         return self.record.influence
 
-    def _test(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Cosine and L2 of every visual token present, and the norm of all, on the CPU."""
+    def _test(self) -> Tensor:
+        """Cosine and L2 of every row, one after the other, and the norm of all."""
         row = self.attention_row()
-        visual = self.visual_rows.to(row.device)
-        cos, l2, norm = influence(row, self.values, visual)
-        self.record.probe_flops += 2 * row.numel() * self.values.shape[-1]
-        # One copy to the host per tested layer: the decision needs the numbers there.
-        return torch.cat([cos, l2, norm[None]]).cpu().split([len(cos), len(l2), 1])
+        self.record.probe_flops += 4 * row.numel() * self.values.shape[-1]
+        cos, l2, norm = influence(row, self.values)
+        return torch.cat([cos, l2, norm[None]])
