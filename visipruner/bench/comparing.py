@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import time
 from contextlib import contextmanager
@@ -32,10 +33,7 @@ def run_comparisons(rounds: int) -> dict:
     words = []
     for turn in range(rounds + 1):
         for seed, skill in SCENES:
-            scene = make_scene(seed, "heldout")
-            question = ask_about(scene, skill, random.Random(seed)).text
-            prompt = vlm.prepare(render(scene), question)
-            sample = _one(vlm, prompt, methods)
+            sample = _one(vlm, _prompt(vlm, seed, skill), methods)
             if turn:  # the first round warms up
                 words.append(len(sample.pop("text").split()))
                 for name, value in sample.items():
@@ -50,6 +48,14 @@ def run_comparisons(rounds: int) -> dict:
         "streamed_prefill_s": quartiles(found["streamed"]),
         "silent_prefill_s": quartiles(found["silent"]),
     }
+
+
+def _prompt(vlm, seed: int, skill: str):
+    """A scene that the model never saw, with a question that asks for a sentence."""
+    scene = make_scene(seed, "heldout")
+    asked = (ask_about(scene, skill, random.Random(turn)) for turn in itertools.count())
+    question = next(q for q in asked if q and not q.short)
+    return vlm.prepare(render(scene), question.text)
 
 
 def _one(vlm, prompt, methods) -> dict:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from visipruner.attention import Plan, causality, size
 from visipruner.bench.timing import samples
-from visipruner.graphs import captured
+from visipruner.graphs import can_capture, captured
 from visipruner.trace import PruningTrace
 
 
@@ -19,7 +19,7 @@ def prefill_floor(model, trace: PruningTrace, plans: dict[int, Plan]) -> Callabl
     Per layer the seven projections on as many rows as the layer computed, and attention: one call
     per span where the method had a plan, else one causal call; last, lm_head on one row. Every
     input lies ready. No norms, no rotation, no activation, no copies, no cache, no test. On a GPU
-    it is recorded once as a CUDA graph and replayed, so that launches cost nothing.
+    it is recorded once as a CUDA graph and replayed, so that launches cost nothing; not in 4 bits.
 
     Args:
         plans: the attention plans that ran, by layer.
@@ -39,7 +39,7 @@ def prefill_floor(model, trace: PruningTrace, plans: dict[int, Plan]) -> Callabl
             _layer(layer, given)
         head(last)
 
-    return captured(run)[0] if head.weight.is_cuda else run
+    return captured(run)[0] if can_capture(model) else run
 
 
 class _Inputs:
