@@ -57,6 +57,7 @@ def visit(browser, address):
         expect(question(page)).not_to_have_value("", timeout=PATIENCE)
         return page
 
+    open_page.bad = bad
     yield open_page
     for context in contexts:
         context.close()
@@ -166,6 +167,8 @@ def test_who_waits_is_told_and_a_full_queue_too(visit, mini_path, monkeypatch):
         )
         question(third).press("Enter")
         expect(third.locator(".toast-body")).to_contain_text("busy", timeout=PATIENCE)
+    assert all(answer.startswith("503 ") for answer in visit.bad)  # so a full queue is told
+    visit.bad.clear()
     for page in (first, second):
         expect(page.locator(FINISHED)).to_be_visible(timeout=PATIENCE)
 
