@@ -23,10 +23,10 @@ from visipruner.tiny.vision import (
 
 NOUNS, COMPARED = 0.5, 0.2  # weights of the two lessons of grounding.py
 FULL_FROM = 0.85  # of the tower's steps: whole pictures from here on
-ALL_FROM = 0.97  # of the joint steps: every visual token from here on
+ALL_FROM = 0.9  # of the joint steps: every visual token from here on
 CURRICULUM = ((0.06, 2), (0.14, 3), (0.25, 5))  # until which progress, at most how many shapes
 APART = 0.5  # weight of the distance between what is seen and the words for it
-MOTLEY = 2  # of so many pictures one is motley
+MOTLEY = 3  # of so many pictures one is motley
 KEPT_PART = 6  # before that, one visual token of so many
 
 
@@ -185,31 +185,33 @@ def language_loss(learner, rng: random.Random, progress: float, options) -> tupl
 
 
 def align_loss(learner, rng: random.Random, progress: float, options) -> tuple:
-    """Tower and projector: what is seen becomes what the language model has read.
-
-    The tower's own lesson never asks where a patch lies in the picture; here it must tell.
-    """
-    scenes = some_scenes(rng, options.pictures or 4)
+    """The projector alone: what is seen becomes what the language model has read."""
+    scenes = some_pictures(rng, options.pictures or 6)
     pixels = pixel_batch(scenes, learner.processor.image_processor)
     labels = label_batch(scenes, learner.patch)
     labels = {name: label.to(learner.device) for name, label in labels.items()}
-    features = tower_features(learner, pixels.to(learner.device))
     with torch.no_grad():
-        written = learner.written(labels, learner.model.model.language_model.embed_tokens)
-    loss = F.mse_loss(learner.model.model.multi_modal_projector(features), written)
-    loss = loss / written.var()
-    seen_patches, right = patch_loss(learner.heads(features), labels)
-    return loss + 0.1 * seen_patches, {"loss": loss.item(), **right}
+        features = tower_features(learner, pixels.to(learner.device))
+        meant = learner.written(labels, learner.model.model.language_model.embed_tokens)
+    loss = distance(learner.model.model.multi_modal_projector(features), meant, labels)
+    return loss, {"loss": loss.item()}
+
+
+def distance(seen: torch.Tensor, meant: torch.Tensor, labels: dict) -> torch.Tensor:
+    """How far what is seen lies from its words; things weigh as much as the ground around them."""
+    thing = labels["centre"] != IGNORE
+    weight = torch.where(thing, 1 / thing.sum(), 1 / (~thing).sum())
+    return (((seen - meant) ** 2).mean(-1) * weight).sum() / (2 * meant[thing].var())
 
 
 def joint_loss(learner, rng: random.Random, progress: float, options) -> tuple:
-    """Everything together on pictures, and on as many scenes written as words.
+    """Everything together on pictures, and on half as many scenes written as words.
 
     The tower keeps its own lesson and what it sees stays close to those words, so that what is read
     of (a red star, say) will be understood when it is seen.
     """
     scenes = some_pictures(rng, options.pictures or 4)
-    read = some_scenes(rng, len(scenes), split="written")
+    read = some_scenes(rng, max(1, len(scenes) // 2), split="written")
     pixels = pixel_batch(scenes, learner.processor.image_processor).to(learner.device)
     labels = label_batch(scenes + read, learner.patch)
     patches = choose_patches(labels, learner, rng, progress)
@@ -223,8 +225,7 @@ def joint_loss(learner, rng: random.Random, progress: float, options) -> tuple:
     seen_patches, right = patch_loss(learner.heads(features), shown)
     visual = take(torch.cat([seen, written[len(scenes) :]]), patches.to(learner.device))
     loss, learnt = answer_loss(learner, packed, visual)
-    meant = written[: len(scenes)].detach()
-    apart = F.mse_loss(seen, meant) / meant.var()
+    apart = distance(seen, written[: len(scenes)].detach(), shown)
     total = loss + 0.1 * seen_patches + APART * apart
     return total, {"loss": loss.item(), "apart": apart.item(), **learnt, **right}
 
@@ -271,13 +272,9 @@ STAGES = {
     ),
     "align": Stage(
         300,
-        1e-3,
-        lambda learner: [
-            learner.model.model.vision_tower,
-            learner.model.model.multi_modal_projector,
-            learner.heads,
-        ],
-        ("model.model.vision_tower.", "model.model.multi_modal_projector.", "heads."),
+        3e-3,
+        lambda learner: [learner.model.model.multi_modal_projector],
+        ("model.model.multi_modal_projector.",),
         align_loss,
     ),
     "joint": Stage(
