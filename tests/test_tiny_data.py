@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from visipruner.tiny.config import SYSTEM, build_tokenizer
+from visipruner.prompt import SYSTEM
+from visipruner.tiny.config import build_tokenizer
 from visipruner.tiny.data import (
     SKILLS,
     SPLITS,
@@ -47,7 +48,8 @@ def test_splits_share_neither_seeds_nor_digits_nor_pairs():
     assert len(set(seeds)) == len(seeds)
     train, val, held = (set(SPLITS[n].digits) for n in ("train", "validation", "heldout"))
     assert not (train & val or train & held or val & held)
-    for split in SPLITS:
+    painted = [split for split in SPLITS if split != "written"]
+    for split in painted:
         for number in range(40):
             for thing in make_scene(number, split).shapes:
                 assert ((thing.colour, thing.shape) in UNSEEN_PAIRS) == (split == "unseen")

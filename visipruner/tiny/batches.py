@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import torch
 
-from visipruner.tiny.config import SYSTEM
+from visipruner.prompt import SYSTEM
 from visipruner.tiny.grounding import compared, meanings
 from visipruner.tiny.phrases import WORD, words
 from visipruner.tiny.questions import SKILLS, Question, ask_about

@@ -19,6 +19,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from visipruner.prompt import SYSTEM
 from visipruner.tiny.phrases import WORD, vocabulary
 from visipruner.tiny.scenes import ASSETS, SIDE
 from visipruner.tiny.vision import look_at_neighbours
@@ -28,10 +29,6 @@ PATCH = 14
 MOST_POSITIONS = 1024
 LIKENESS = 1.3  # how much more than by chance a word begins by looking at its like
 SPECIAL = ("<unk>", "<s>", "</s>", "<pad>", "<image>")
-SYSTEM = (
-    "A chat between a curious human and an artificial intelligence assistant. The assistant "
-    "gives helpful, detailed, and polite answers to the human's questions."
-)
 # The template of llava-hf/llava-1.5-7b-hf: pictures first, then text, one blank after each text.
 CHAT_TEMPLATE = (
     "{% for message in messages %}"

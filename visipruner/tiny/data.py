@@ -7,7 +7,7 @@ question = ask_about(scene, "colour", random.Random(0))
 
 from __future__ import annotations
 
-from visipruner.tiny.config import SYSTEM
+from visipruner.prompt import SYSTEM
 from visipruner.tiny.drawing import render
 from visipruner.tiny.outside import looks_unlike_training
 from visipruner.tiny.phrases import vocabulary, words
