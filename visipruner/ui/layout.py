@@ -134,7 +134,9 @@ def _results() -> Results:
 
 def _intro() -> str:
     steps = "".join(f"<li><b>{name}</b><span>{what}</span></li>" for name, what in text.HOW)
-    return f'<div class="vp-intro"><ol>{steps}</ol><p>{text.HOW_END}</p></div>'
+    # page.js puts the chosen picture under the grid.
+    seen = f'<figure><div><img alt=""></div><figcaption>{text.AS_PATCHES}</figcaption></figure>'
+    return f'<div class="vp-intro">{seen}<div><ol>{steps}</ol><p>{text.HOW_END}</p></div></div>'
 
 
 def _lesson() -> Lesson:

@@ -70,5 +70,21 @@ function announce() {
   }).observe(document.body, { subtree: true, childList: true, characterData: true });
 }
 
-if (document.readyState === "loading") document.addEventListener("DOMContentLoaded", announce);
-else announce();
+// Before the first run, the chosen picture stands large under the grid of patches.
+function showPatches() {
+  new MutationObserver(() => {
+    const seen = document.querySelector(".vp-intro img");
+    const source = document.querySelector(".vp-picture img")?.getAttribute("src");
+    if (!seen || seen.getAttribute("src") === (source ?? null)) return;
+    if (source) seen.src = source;
+    else seen.removeAttribute("src");
+  }).observe(document.body, { subtree: true, childList: true, attributeFilter: ["src"] });
+}
+
+function ready() {
+  announce();
+  showPatches();
+}
+
+if (document.readyState === "loading") document.addEventListener("DOMContentLoaded", ready);
+else ready();

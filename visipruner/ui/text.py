@@ -85,6 +85,7 @@ HOW = (
     ("Compare", "Both answers, what they cost, and the patches that were enough."),
 )
 HOW_END = "Press Run: an example is ready."
+AS_PATCHES = "What the model gets: a grid of patches, one visual token each."
 
 WAITING = "Waiting for the model…"
 READING = "Looking at the picture…"
