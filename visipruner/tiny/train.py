@@ -20,6 +20,7 @@ import time
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import AutoProcessor, LlavaForConditionalGeneration
 
@@ -29,6 +30,7 @@ from visipruner.tiny.optimizer import optimizers
 from visipruner.tiny.stages import STAGES, WrittenScenes
 from visipruner.tiny.vision import PatchHeads
 
+LESSONS = "lessons.safetensors"  # what only training needs: going on without it starts with a loss
 CHECKPOINTS = Path.home() / ".cache" / "tiny-llava-training"
 WARM_UP = 50  # steps
 FINISH = 0.25  # of the steps: the learning rate falls to zero over the last part
@@ -48,6 +50,8 @@ class Learner(nn.Module):
         config = self.model.config
         self.heads = PatchHeads(config.vision_config.hidden_size)
         self.written = WrittenScenes(self.processor.tokenizer, config)
+        if start and (start / LESSONS).exists():
+            self.load_state_dict(load_file(start / LESSONS), strict=False)
         self.patch = config.vision_config.patch_size
         self.grid = config.vision_config.image_size // self.patch
         self.packer = Packer(self.processor, self.grid**2)
@@ -135,6 +139,11 @@ def gather(learner: Learner, folder: Path, name: str) -> None:
 def export(learner: Learner, folder: Path) -> None:
     """Writes the model as transformers loads it, in bfloat16, and the curves beside it."""
     learner.model.to(torch.bfloat16).save_pretrained(FOLDER)
+    parts = {"heads": learner.heads, "written": learner.written}
+    lessons = {f"{k}.{n}": w for k, part in parts.items() for n, w in part.named_parameters()}
+    save_file(
+        {name: w.detach().to(torch.bfloat16) for name, w in lessons.items()}, FOLDER / LESSONS
+    )
     learner.processor.save_pretrained(FOLDER)
     lines = [json.loads(line) for line in (folder / "curve.jsonl").read_text().splitlines()]
     rows = ",\n".join(json.dumps(line) for line in lines)
