@@ -9,6 +9,7 @@ from pathlib import Path
 
 from visipruner.inputs import check_choice, check_number
 from visipruner.methods import METHODS, FastV, PruningMethod, Random, Schedule, VisiPruner
+from visipruner.methods.visipruner import STAGES
 from visipruner.models import VLM
 
 PRESETS = {"gentle": 0.25, "balanced": 0.5, "aggressive": 0.75}
@@ -104,6 +105,7 @@ def _visipruner(vlm: VLM, level: float, semantics: str) -> dict:
     }
     return {
         "semantics": semantics,
+        "stages": tuple(table.get("stages", STAGES)),
         "shallow_layers": round(_between(table["shallow_layers"], level)),
         "relative": table["relative"],
         "tokens_threshold": _between(table["tokens_threshold"], level),

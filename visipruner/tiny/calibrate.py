@@ -21,11 +21,13 @@ from visipruner.tiny.evaluate import UNPRUNED
 
 # The FLOPs that a preset must cut.
 GOALS = {"gentle": 0.2, "balanced": 0.4, "aggressive": 0.55}
-SHALLOW = (0,)
-COSINES = (0.95, 0.97, 0.98, 0.985, 0.99, 0.995, 0.998)
+# The model has no layers that use vision as a sink only (dynamics.py), so nothing is edited there.
+STAGES = ("middle", "deep")
+FIRST_TESTED = (4, 5, 6)
+COSINES = (0.98, 0.995, 0.999)
 # Shares of sqrt(1 - cosine^2): below 1 the kept set can never be empty, far above it always is.
-SHARES = (0.3, 0.9, 5.0)
-EXITS = (0.95, 0.99, 0.999)
+SHARES = (0.5, 5.0)
+EXITS = (0.95, 0.999)
 FINALISTS = 4  # per preset
 
 
@@ -34,13 +36,15 @@ def candidates(semantics: str) -> list[VisiPruner]:
     return [
         VisiPruner(
             semantics=semantics,
-            shallow_layers=shallow,
+            stages=STAGES,
+            # The published code begins to test one layer later than its shallow layers end.
+            shallow_layers=first - (semantics == "official"),
             layer_threshold=cosine,
             tokens_threshold=round(share * (1 - cosine**2) ** 0.5, 4),
             relative=True,
             exit_threshold=leave,
         )
-        for shallow, cosine, share, leave in itertools.product(SHALLOW, COSINES, SHARES, EXITS)
+        for first, cosine, share, leave in itertools.product(FIRST_TESTED, COSINES, SHARES, EXITS)
     ]
 
 
@@ -85,7 +89,7 @@ def table(chosen: dict) -> dict:
     Level 0 is never used for a run (it keeps everything); level 1 is the hardest preset.
     """
     picks = [chosen[name][0] for name in GOALS]
-    rows = {"relative": True}
+    rows = {"stages": STAGES, "relative": True}
     for name in ("shallow_layers", "layer_threshold", "tokens_threshold", "exit_threshold"):
         values = [getattr(method, name) for method in picks]
         rows[name] = [values[0], *values, values[-1]]
