@@ -108,6 +108,7 @@ def _visipruner(vlm: VLM, level: float, semantics: str) -> dict:
         "stages": tuple(table.get("stages", STAGES)),
         "shallow_layers": round(_between(table["shallow_layers"], level)),
         "relative": table["relative"],
+        "cache_before_filter": table.get("cache_before_filter", "kept"),
         "tokens_threshold": _between(table["tokens_threshold"], level),
         "blind_half": semantics == "official" and "13b" in vlm.spec.name,
         **cosines,

@@ -4,7 +4,8 @@
 
 Every candidate answers the same few validation questions, and the best for each preset answer many
 more; the held-out sets are never looked at. A preset is the most accurate of the candidates that
-cut enough executed prefill FLOPs. Writes presets.json beside the weights, with what was measured.
+cut enough executed prefill FLOPs, and fewer than the next preset must. Writes presets.json beside
+the weights, with what was measured.
 """
 
 from __future__ import annotations
@@ -23,11 +24,13 @@ from visipruner.tiny.evaluate import UNPRUNED
 GOALS = {"gentle": 0.2, "balanced": 0.4, "aggressive": 0.55}
 # The model has no layers that use vision as a sink only (dynamics.py), so nothing is edited there.
 STAGES = ("middle", "deep")
-FIRST_TESTED = (4, 5, 6)
-COSINES = (0.98, 0.995, 0.999)
-# Shares of sqrt(1 - cosine^2): below 1 the kept set can never be empty, far above it always is.
-SHARES = (0.5, 5.0)
-EXITS = (0.95, 0.999)
+# Each word that it writes looks the picture up again in the lower layers, so they keep their cache.
+CACHE = "full"
+FIRST_TESTED = (4, 5, 6, 8)
+COSINES = (0.995, 0.999)
+# Shares of sqrt(1 - cosine^2): below 1 the kept set can never be empty (paper.md).
+SHARES = (0.03, 0.15)
+EXITS = (0.999,)
 FINALISTS = 4  # per preset
 
 
@@ -43,6 +46,7 @@ def candidates(semantics: str) -> list[VisiPruner]:
             tokens_threshold=round(share * (1 - cosine**2) ** 0.5, 4),
             relative=True,
             exit_threshold=leave,
+            cache_before_filter=CACHE if semantics == "paper" else "kept",
         )
         for first, cosine, share, leave in itertools.product(FIRST_TESTED, COSINES, SHARES, EXITS)
     ]
@@ -63,12 +67,14 @@ def measure(vlm: VLM, methods: dict[str, PruningMethod], count: int, store) -> d
 
 
 def choose(tried: list[tuple[VisiPruner, dict]]) -> dict[str, tuple[VisiPruner, dict]]:
-    """Per preset the most accurate candidate that cuts enough; of equals, the cheapest."""
+    """Per preset the most accurate candidate that cuts enough, and less than the next preset must;
+    of equals, the cheapest."""
     chosen = {}
-    for name, goal in GOALS.items():
-        enough = [pair for pair in tried if pair[1]["flops_cut"] >= goal]
-        # If nothing cuts enough, what cuts most is the nearest that there is.
-        enough = enough or [max(tried, key=lambda pair: pair[1]["flops_cut"])]
+    for (name, goal), most in zip(GOALS.items(), [*list(GOALS.values())[1:], 1], strict=True):
+        enough = [pair for pair in tried if goal <= pair[1]["flops_cut"] < most]
+        # If nothing does, what cuts most below is the nearest that there is.
+        below = [pair for pair in tried if pair[1]["flops_cut"] < goal] or tried
+        enough = enough or [max(below, key=lambda pair: pair[1]["flops_cut"])]
         chosen[name] = max(enough, key=lambda pair: (pair[1]["right"], pair[1]["flops_cut"]))
     return chosen
 
@@ -79,7 +85,7 @@ def shortlist(tried: list[tuple[VisiPruner, dict]]) -> list[VisiPruner]:
     for _ in range(FINALISTS):
         picks = [method for method, _ in choose(tried).values()]
         found += [method for method in picks if method not in found]
-        tried = [pair for pair in tried if pair[0] not in picks]
+        tried = [pair for pair in tried if pair[0] not in picks] or tried
     return found
 
 
@@ -90,6 +96,7 @@ def table(chosen: dict) -> dict:
     """
     picks = [chosen[name][0] for name in GOALS]
     rows = {"stages": STAGES, "relative": True}
+    rows["cache_before_filter"] = picks[0].cache_before_filter
     for name in ("shallow_layers", "layer_threshold", "tokens_threshold", "exit_threshold"):
         values = [getattr(method, name) for method in picks]
         rows[name] = [values[0], *values, values[-1]]
