@@ -12,12 +12,12 @@ from visipruner.ui import scenes, text
 
 # Scene number and skill: chosen to be easy on the eye and different from each other.
 CHOSEN = (
-    (8, "colour"),
-    (9, "count_kind"),
-    (18, "digit"),
-    (12, "shape"),
-    (13, "relation"),
-    (5, "place"),
+    (49, "shape"),
+    (21, "colour"),
+    (2, "count_kind"),
+    (9, "digit"),
+    (46, "relation"),
+    (39, "place"),
 )
 
 _TEMPLATE = "${value}"
