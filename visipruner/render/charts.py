@@ -53,7 +53,7 @@ def influence_chart(comparison) -> go.Figure:
     data += _thresholds(comparison)
     shapes, untested = _untested(comparison)
     relative = settings_of(comparison).get("relative")
-    log = {"type": "log", "exponentformat": "power", "dtick": 1}
+    log = {"type": "log", "exponentformat": "power", "nticks": 5}
     axes = {
         "xaxis": {"anchor": "y", "showticklabels": False, "matches": "x2"},
         "xaxis2": {"anchor": "y2", "title": {"text": "layer"}},

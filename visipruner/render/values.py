@@ -113,7 +113,7 @@ def picture_uri(picture: Image.Image, max_side: int = MAX_SIDE) -> str:
     small.thumbnail((max_side, max_side))
     for quality in (90, 75, 50, 30, 10):
         stream = io.BytesIO()
-        small.save(stream, "WEBP", quality=quality)
+        small.save(stream, "WEBP", quality=quality, method=1)  # quick rather than smallest
         if stream.tell() <= MAX_PICTURE_BYTES:
             break
     return "data:image/webp;base64," + base64.b64encode(stream.getvalue()).decode()
