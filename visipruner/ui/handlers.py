@@ -117,8 +117,11 @@ class _Layers:
     layers: list[LayerRecord]
 
 
-def check(models: Models, form: Form, truth: Truth | None = None) -> Job:
+def check(models: Models, form: Form, truth: Truth | None = None, own: bool = False) -> Job:
     """Turn what was handed in into a job.
+
+    Args:
+        own: the picture is a scene of the bundled model's world; nobody need look whether it is.
 
     Raises:
         ValueError: one plain sentence about the first thing that is wrong.
@@ -131,7 +134,7 @@ def check(models: Models, form: Form, truth: Truth | None = None) -> Job:
     )
     notes = list(prompt.notes)
     if form.model == "tiny":
-        notes += world_notes(prompt)
+        notes += world_notes(prompt, own)
     return Job(models, prompt, [PruningMethod(), method], options, form, truth, tuple(notes))
 
 
@@ -144,11 +147,11 @@ def _options(given: dict) -> Options:
     return Options(**given)
 
 
-def world_notes(prompt: Prompt) -> list[str]:
+def world_notes(prompt: Prompt, own: bool) -> list[str]:
     """Kind words where the bundled model is asked for what it never learnt."""
     from visipruner.ui import scenes
 
-    return scenes.limits(prompt.seen, prompt.question)
+    return scenes.limits(None if own else prompt.seen, prompt.question)
 
 
 def follow(job: Job) -> Iterator[Progress]:

@@ -103,7 +103,7 @@ def job_of(models, values) -> Job:
     if scene is not None:
         form = replace(form, picture=scenes.picture(scene))
         known = scenes.truth(scene, form.question)
-    return handlers.check(models, form, known)
+    return handlers.check(models, form, known, own=scene is not None)
 
 
 def _made_ready(models, outputs, results, values):

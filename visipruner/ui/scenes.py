@@ -86,13 +86,13 @@ def next_question(source, question: str) -> Question:
     return found[(texts.index(question) + 1) % len(found) if question in texts else 0]
 
 
-def limits(picture: Image.Image, question: str) -> list[str]:
-    """Sentences about what the bundled model never learnt."""
+def limits(picture: Image.Image | None, question: str) -> list[str]:
+    """Sentences about what the bundled model never learnt; no picture: one of its own scenes."""
     notes = []
     if strange := unknown_words(question):
         words = ", ".join(f"“{word}”" for word in strange[:6])
         form = text.UNKNOWN_WORDS if len(strange) == 1 else text.UNKNOWN_MANY
         notes.append(form.format(words=words))
-    if looks_unlike_training(picture):
+    if picture is not None and looks_unlike_training(picture):
         notes.append(text.OUTSIDE)
     return notes
