@@ -1,6 +1,7 @@
 """python -m visipruner ask: both answers, an exit status, and one plain sentence on bad input."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 
@@ -79,7 +80,13 @@ def test_help_is_complete(capsys):
         assert option in text
 
 
-def test_speed_is_named_so_that_noise_is_not_progress():
-    assert "slower" in speed_words(0.99)
-    assert "no measurable difference" in speed_words(1.04)
-    assert speed_words(1.5) == "1.50x faster"
+@pytest.mark.parametrize(
+    ("ratio", "faster", "words"),
+    [
+        (0.9, False, "slower (0.90x)"),
+        (1.04, None, "no measurable difference (1.04x)"),
+        (1.5, True, "faster (1.50x)"),
+    ],
+)
+def test_speed_is_named_so_that_noise_is_not_progress(ratio, faster, words):
+    assert speed_words(SimpleNamespace(first_token_ratio=ratio, faster=faster)) == words

@@ -5,12 +5,13 @@ from __future__ import annotations
 import itertools
 import json
 import threading
+from dataclasses import replace
 
 import pytest
 import torch
 from PIL import Image
 
-from visipruner import METHODS, FastV, PruningMethod, VisiPruner
+from visipruner import METHODS, FastV, PruningMethod, VisiPruner, runner
 from visipruner.flops import ModelShape, executed
 from visipruner.levels import PRESETS, level_number, method_at
 from visipruner.models import SYSTEM, load_vlm
@@ -61,8 +62,43 @@ def test_counts_come_from_what_ran(mini, prompt):
     assert pruned.counts.kv_bytes < full.counts.kv_bytes
     assert pruned.counts.paper_macs < full.counts.paper_macs
     assert full.counts.attention_executed == 1.0
-    assert full.times.first_token >= full.times.prefill > 0
-    assert full.times.total >= full.times.first_token
+
+
+def test_one_run_has_one_clock(mini, prompt):
+    times = result(mini, prompt, options=Options(max_new_tokens=6, clock_rounds=0)).answers[0].times
+    assert times.total >= times.first_token >= times.prefill > 0 and times.rounds == 0
+
+
+def test_quick_first_tokens_are_clocked_again_in_silence(mini, prompt):
+    options = Options(max_new_tokens=6, probe=False, clock_rounds=3)
+    events = list(compare(mini, prompt, [PruningMethod(), METHOD], options))
+    assert [e.kind for e in events[-4:]] == ["clocked"] * 3 + ["compared"]
+    shown = {e.side: e.answer for e in events if e.answer}
+    for side, answer in enumerate(events[-1].comparison.answers):
+        assert (
+            answer.times.rounds == 3 and answer.times.first_token != shown[side].times.first_token
+        )
+        # Only these two clocks are new: words, counts and trace are those that were shown.
+        times = {k: getattr(shown[side].times, k) for k in ("prefill", "first_token", "rounds")}
+        assert replace(answer, times=replace(answer.times, **times)) == shown[side]
+
+
+def test_slow_first_tokens_are_clocked_once(mini, prompt, monkeypatch):
+    monkeypatch.setattr(runner, "CLOCK_SECONDS", 1e-6)
+    assert [a.times.rounds for a in result(mini, prompt).answers] == [0, 0]
+
+
+@pytest.mark.parametrize(
+    ("full", "pruned", "faster"),
+    [(200, 100, True), (104, 100, None), (100, 104, None), (100, 120, False)],
+)
+def test_noise_is_no_difference(mini, prompt, full, pruned, faster):
+    comparison = result(mini, prompt)
+    answers = [
+        replace(answer, times=replace(answer.times, first_token=float(first)))
+        for answer, first in zip(comparison.answers, (full, pruned), strict=True)
+    ]
+    assert replace(comparison, answers=answers).faster is faster
 
 
 def test_sides_take_turns_at_going_first(mini, prompt):
@@ -155,6 +191,7 @@ def test_measure_gives_medians_per_method(mini, prompt):
         {"temperature": float("nan")},
         {"seed": -1},
         {"seed": "x"},
+        {"clock_rounds": -1},
     ],
 )
 def test_options_are_checked(bad):

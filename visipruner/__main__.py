@@ -127,7 +127,7 @@ def describe(comparison, medians=None) -> str:
             f"  formula    {counts.paper_macs / 1e9:.3f} G multiply-adds of visual tokens",
             f"  measured   vision {times.vision:.0f} ms, prefill {times.prefill:.0f} ms, "
             f"first token {times.first_token:.0f} ms, per token {per_token}, "
-            f"total {times.total:.0f} ms (one run)",
+            f"total {times.total:.0f} ms (one run{_medians_of(times)})",
         ]
     for name, median in zip(("full", pruned.trace.method), medians or (), strict=False):
         times = ", ".join(f"{key} {value:.1f}" for key, value in median.items())
@@ -138,18 +138,21 @@ def describe(comparison, medians=None) -> str:
         *([pruned.trace.why] if pruned.trace.why else []),
         f"verdict: {'the same answer' if comparison.same else 'another answer'} with "
         f"{comparison.flops_ratio:.2f}x fewer executed prefill FLOPs; first token "
-        f"{speed_words(comparison.first_token_ratio)}.",
+        f"{speed_words(comparison)}.",
     ]
     return "\n".join(lines)
 
 
-def speed_words(ratio: float) -> str:
+def _medians_of(times) -> str:
+    if not times.rounds:
+        return ""
+    return f"; prefill and first token medians of {times.rounds} silent ones"
+
+
+def speed_words(comparison) -> str:
     """How much faster, said so that noise does not sound like progress."""
-    if ratio < 1:
-        return f"slower ({ratio:.2f}x)"
-    if ratio < 1.05:
-        return f"no measurable difference ({ratio:.2f}x)"
-    return f"{ratio:.2f}x faster"
+    words = {None: "no measurable difference", True: "faster", False: "slower"}
+    return f"{words[comparison.faster]} ({comparison.first_token_ratio:.2f}x)"
 
 
 def _tell_progress(progress):

@@ -10,6 +10,8 @@ from visipruner.inputs import check_number
 from visipruner.models import Prompt
 from visipruner.trace import PruningTrace
 
+NOTICEABLE = 1.05  # a ratio of clocks nearer to 1 may be noise
+
 
 @dataclass(frozen=True)
 class Options:
@@ -23,22 +25,29 @@ class Options:
     temperature: float = 0.0
     seed: int = 0
     probe: bool = True  # also measure influence in every layer of the full model, untimed
+    clock_rounds: int = 5  # silent repeats of each first token, for a steady clock; see runner.py
 
     def __post_init__(self):
         check_number("max_new_tokens", self.max_new_tokens, 1, 1024, integer=True)
         check_number("temperature", self.temperature, 0, 5)
         check_number("seed", self.seed, 0, 2**31 - 1, integer=True)
+        check_number("clock_rounds", self.clock_rounds, 0, 100, integer=True)
 
 
 @dataclass(frozen=True)
 class Times:
-    """Milliseconds, measured once. First token and total include the vision tower's share."""
+    """Milliseconds. First token and total include the vision tower's share.
+
+    All are of the one run that was shown, but where `rounds` is more than 0: then prefill and first
+    token are medians of so many silent runs after it.
+    """
 
     vision: float
     prefill: float
     first_token: float
     per_token: float | None  # median over the decoded tokens; None: there was none
     total: float
+    rounds: int = 0
 
 
 @dataclass(frozen=True)
@@ -104,6 +113,12 @@ class Comparison:
     def first_token_ratio(self) -> float:
         first, last = (self.answers[i].times.first_token for i in (0, -1))
         return first / last
+
+    @property
+    def faster(self) -> bool | None:
+        """Does the last answer's first token come sooner? None: no measurable difference."""
+        ratio = self.first_token_ratio
+        return None if 1 / NOTICEABLE < ratio < NOTICEABLE else ratio > 1
 
     def to_json(self) -> dict:
         return {

@@ -11,8 +11,8 @@ import queue
 import statistics
 import threading
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
 
 import torch
 from transformers.generation.streamers import BaseStreamer
@@ -49,7 +49,8 @@ class Event:
     """One thing that happened. `side` is the method's place in the list; -1 for all together.
 
     kind: "encoded" (the picture), "layer" (record), "token" (text so far), "answer" (answer),
-    "probed" (a layer of the untimed probe), "compared" (comparison).
+    "clocked" (a silent repeat begins), "probed" (a layer of the untimed probe), "compared"
+    (comparison).
     """
 
     kind: str
@@ -58,6 +59,9 @@ class Event:
     text: str = ""
     answer: Answer | None = field(default=None, repr=False)
     comparison: Comparison | None = field(default=None, repr=False)
+
+
+CLOCK_SECONDS = 1.0  # at most so long is a comparison clocked again
 
 
 class Stopped(Exception):
@@ -85,7 +89,9 @@ def compare(
     """Answer with several methods, one after the other; the picture is encoded once for all.
 
     The first method is the baseline. Who runs first alternates from comparison to comparison.
-    Yields events of both sides and last a "compared" event.
+    Yields events of both sides and last a "compared" event. Whoever watches (a browser on the same
+    machine, say) takes time from the run that is shown; so where a first token comes quickly, its
+    clock is the median of silent runs afterwards.
     """
     options = options or Options()
 
@@ -94,14 +100,8 @@ def compare(
             features, vision_ms = _encode(vlm, prompt)
             _warm_up(vlm, prompt, features)
             emit(Event("encoded"))
-            order = list(range(len(methods)))
-            if vlm.runs % 2:
-                order.reverse()
-            answers: list = [None] * len(methods)
-            for side in order:
-                answers[side] = _answer(
-                    vlm, prompt, methods[side], options, features, vision_ms, side, emit
-                )
+            given = vlm, prompt, methods, options, features, vision_ms
+            answers = _clocked(given, _in_turn(given, vlm.runs, emit), emit)
             probe = _probe(vlm, prompt, features, emit) if options.probe else None
             vlm.runs += 1
         emit(Event("compared", comparison=Comparison(prompt, answers, probe, machine(vlm))))
@@ -122,20 +122,19 @@ def measure(
 ) -> list[dict[str, float]]:
     """Medians of `rounds` interleaved silent runs, per method: the fields of `Times` in ms."""
     check_number("rounds", rounds, 1, 100, integer=True)
-    samples: list[list[Times]] = [[] for _ in methods]
+    samples = []
     with freeing(), vlm.lock:
         for turn in range(rounds):
             features, vision_ms = _encode(vlm, prompt)
             _warm_up(vlm, prompt, features)
-            order = range(len(methods))
-            for side in reversed(order) if turn % 2 else order:
-                arguments = (vlm, prompt, methods[side], options, features, vision_ms, side)
-                samples[side].append(_answer(*arguments, lambda event: None).times)
+            given = vlm, prompt, methods, options, features, vision_ms
+            samples.append([answer.times for answer in _in_turn(given, turn)])
     names = ("vision", "prefill", "first_token", "per_token", "total")
-    return [
-        {name: statistics.median(getattr(t, name) or 0.0 for t in taken) for name in names}
-        for taken in samples
-    ]
+    return [_medians(taken, names) for taken in zip(*samples, strict=True)]
+
+
+def _medians(taken: Iterable[Times], names: tuple[str, ...]) -> dict[str, float]:
+    return {name: statistics.median(getattr(t, name) or 0.0 for t in taken) for name in names}
 
 
 # -- the thread and its queue
@@ -173,7 +172,38 @@ def _stream(work: Callable[[Callable[[Event], None]], None]) -> Iterator[Event]:
         thread.join()
 
 
-# -- one answer
+# -- answers
+
+
+def _in_turn(given: tuple, turn: int, emit=lambda event: None) -> list[Answer]:
+    """Every method's answer; who runs first alternates with `turn`."""
+    vlm, prompt, methods, options, features, vision_ms = given
+    order = list(range(len(methods)))
+    if turn % 2:
+        order.reverse()
+    answers: list = [None] * len(methods)
+    for side in order:
+        answers[side] = _answer(
+            vlm, prompt, methods[side], options, features, vision_ms, side, emit
+        )
+    return answers
+
+
+def _clocked(given: tuple, answers: list[Answer], emit) -> list[Answer]:
+    """The same answers with a steadier clock, where that takes no longer than CLOCK_SECONDS."""
+    vlm, prompt, methods, options, *encoded = given
+    silent = vlm, prompt, methods, replace(options, max_new_tokens=1), *encoded
+    once = sum(answer.times.first_token - answer.times.vision for answer in answers) / 1000
+    rounds = min(options.clock_rounds, int(CLOCK_SECONDS / once))
+    samples = []
+    for turn in range(rounds):
+        emit(Event("clocked"))
+        samples.append([answer.times for answer in _in_turn(silent, turn)])
+    for side, taken in enumerate(zip(*samples, strict=True)):
+        medians = _medians(taken, ("prefill", "first_token"))
+        times = replace(answers[side].times, **medians, rounds=rounds)
+        answers[side] = replace(answers[side], times=times)
+    return answers
 
 
 class _Tokens(BaseStreamer):

@@ -62,7 +62,10 @@ def _one(vlm, prompt, methods) -> dict:
     clock = _Clock()
     with clock.watching(vlm):
         start = time.perf_counter()
-        comparison = runner.last_event(runner.compare(vlm, prompt, methods)).comparison
+        for event in runner.compare(vlm, prompt, methods):
+            if event.answer and event.side == 1:
+                streamed = event.answer.times.prefill  # a comparison's own clocks are silent
+        comparison = event.comparison
         total = time.perf_counter() - start
     silent = runner.measure(vlm, prompt, methods, Options(), rounds=1)
     return {
@@ -70,7 +73,7 @@ def _one(vlm, prompt, methods) -> dict:
         "total": total,
         "probe": clock.probe,
         "share": 1 - (clock.model - clock.ours) / total,
-        "streamed": comparison.answers[-1].times.prefill / 1000,
+        "streamed": streamed / 1000,
         "silent": silent[-1]["prefill"] / 1000,
     }
 

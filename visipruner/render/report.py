@@ -28,8 +28,6 @@ _STYLE = Path(__file__).with_name("report.css")
 # Written into the file, so that the browser itself refuses every request that is not inside it.
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
 
-_NO_MEASURABLE_DIFFERENCE = 1.05  # times faster; below this, one measurement says nothing
-
 
 def report_html(comparison, settings: dict) -> str:
     """The report as one string of HTML.
@@ -68,10 +66,10 @@ def _verdict(comparison) -> str:
     left = tokens_left(pruned.trace)
     speed = comparison.first_token_ratio
     measured = (
-        f"{speed:.2f} times faster"
-        if speed >= _NO_MEASURABLE_DIFFERENCE
-        else "no measurable difference"
-        if speed >= 1
+        "no measurable difference"
+        if comparison.faster is None
+        else f"{speed:.2f} times faster"
+        if comparison.faster
         else f"slower ({speed:.2f} times)"
     )
     return (
@@ -116,9 +114,14 @@ def _counters(comparison) -> str:
         "<table><thead><tr><th scope='col'></th><th scope='col'>kind</th><th scope='col'>full</th>"
         f"<th scope='col'>pruned</th></tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
         "<p><small>“formula” is the paper's multiply-adds of visual tokens only; “executed” counts "
-        "every product that ran, 2 FLOPs per multiply-add, the test included; “measured” is one "
-        "run on the machine below.</small></p>"
+        "every product that ran, 2 FLOPs per multiply-add, the test included; “measured” is "
+        f"{_runs(comparison)} on the machine below.</small></p>"
     )
+
+
+def _runs(comparison) -> str:
+    rounds = sides(comparison)[1].times.rounds
+    return f"one run (prefill and first token: the median of {rounds})" if rounds else "one run"
 
 
 def _milliseconds(value: float | None) -> str | None:

@@ -21,14 +21,15 @@ from visipruner.tiny.scenes import COLOURS, Scene
 from visipruner.tiny.vision import IGNORE
 
 QUESTIONS = 24  # per picture
+DRAWS = 3  # of which the one that counts most is asked
 # Skills that are learnt last are asked most.
 WEIGHTS = {
-    "describe": 0.7,
+    "describe": 1.0,
     "two_digits": 3.0,
-    "count": 2.0,
-    "count_kind": 2.0,
+    "count": 3.0,
+    "count_kind": 3.0,
     "relation": 2.0,
-    "same": 3.5,
+    "same": 5.0,
 }
 
 
@@ -145,11 +146,19 @@ def ask_many(scene: Scene, rng: random.Random, count: int = QUESTIONS) -> list[Q
     weights = [WEIGHTS.get(skill, 1.0) for skill in skills]
     asked = []
     for skill in rng.choices(skills, weights, k=count):
-        question = ask_about(scene, skill, rng)
+        question = (
+            most_counted(scene, rng) if skill == "count_kind" else ask_about(scene, skill, rng)
+        )
         twice = skill == "describe" and any(q.skill == skill for q in asked)
         if question and not twice and not (scene.motley and speaks_of_colour(question)):
             asked.append(question)
     return asked
+
+
+def most_counted(scene: Scene, rng: random.Random) -> Question:
+    """Of a few questions the one with the largest number: else nearly all answers were "1"."""
+    asked = [ask_about(scene, "count_kind", rng) for _ in range(DRAWS)]
+    return max(asked, key=lambda question: int((re.findall(r"\d+", question.answer) or [0])[0]))
 
 
 def speaks_of_colour(question: Question) -> bool:

@@ -18,7 +18,7 @@ from visipruner.ui.store import Models
 
 FULL, PRUNED = 0, 1
 # Least seconds between two yields of a kind: a browser that gets more than it can draw lags behind.
-PAUSES = {"layer": 0.1, "probed": 0.1, "token": 0.04}
+PAUSES = {"layer": 0.1, "probed": 0.1, "token": 0.04, "clocked": 0.3}
 
 
 @dataclass(frozen=True)
@@ -96,6 +96,8 @@ class Progress:
         self.news = event.kind
         if event.comparison:
             self.comparison = event.comparison
+            for side, answer in zip(self.sides, event.comparison.answers, strict=True):
+                side.answer = answer  # its clock may be a better one by now
         if event.kind == "probed":
             self.probed += 1
         if event.side < 0:

@@ -52,7 +52,7 @@ def search(models: Models, form: Form, seed) -> Iterator[Search]:
 
 def _quick(job: Job) -> Iterator[Comparison | None]:
     """Compare without the probe; a generator, so that Stop can close it between two events."""
-    events = job.compare(job.methods, replace(job.options, probe=False))
+    events = job.compare(job.methods, replace(job.options, probe=False, clock_rounds=0))
     try:
         for event in events:
             yield event.comparison
@@ -91,7 +91,7 @@ def sweep(job: Job) -> Iterator[Sweep]:
         method_at(job.vlm, form.method, level, form.semantics, visual, **form.fields)
         for level in LEVELS
     ]
-    state, options = Sweep(), replace(job.options, probe=False)
+    state, options = Sweep(), replace(job.options, probe=False, clock_rounds=0)
     events = job.compare(methods, options)
     try:
         for event in events:

@@ -91,6 +91,7 @@ WAITING = "Waiting for the model…"
 READING = "Looking at the picture…"
 LAYERS = "{side}: reading picture and question, layer {layer} of {layers}, {visual} patches left"
 WRITING = "{side}: writing"
+CLOCKING = "Taking the time to the first word again, with nothing else going on"
 PROBING = "Measuring every layer of the full model for the picture below: {layer} of {layers}"
 DONE = "Done. {verdict}"
 STOPPED = "Stopped. Nothing was kept; press Run to start again."
@@ -105,7 +106,8 @@ FEWER_FLOPS_WHY = "to read the prompt: {full} → {pruned}"
 FASTER = "faster first word"
 SLOWER = "slower first word"
 NO_DIFFERENCE = "no measurable difference"
-FIRST_TOKEN_WHY = "one run: first word after {full} → {pruned}"
+FIRST_TOKEN_WHY = "{runs}: first word after {full} → {pruned}"
+ONE_RUN, RUNS = "one run", "median of {rounds} runs"
 TOKENS = "visual tokens"
 TOKENS_WHY = "after layer {layer}{then}"
 TOKENS_THEN = ", none after layer {layer}"
@@ -115,7 +117,7 @@ FORMULA, EXECUTED, MEASURED = "formula", "executed", "measured"
 MARKS = {
     FORMULA: "the paper's formula: multiply-adds of the visual tokens only",
     EXECUTED: "counted from what really ran",
-    MEASURED: "a clock or memory counter, one run",
+    MEASURED: "a clock or a memory counter",
 }
 COUNTERS = {
     "layer": "Layer",

@@ -48,6 +48,8 @@ def status(progress: Progress) -> str:
     if progress.probed:
         line = text.PROBING.format(layer=progress.probed, layers=progress.layers)
         return says(line, "probing")
+    if progress.news == "clocked":
+        return says(text.CLOCKING, "clocking")
     if side.text:
         return says(text.WRITING.format(side=NAMES[progress.now]), f"writing {progress.now}")
     if side.records:
@@ -138,11 +140,13 @@ def _number(value: str, label: str, why: str, source: str) -> str:
 def _speed(comparison: Comparison) -> tuple[str, str, str]:
     ratio = comparison.first_token_ratio
     full, pruned = (duration(answer.times.first_token) for answer in comparison.answers)
-    why = text.FIRST_TOKEN_WHY.format(full=full, pruned=pruned)
-    if ratio >= 1.05:
-        return times(ratio), text.FASTER, why
-    if ratio >= 1:
+    rounds = comparison.answers[-1].times.rounds
+    runs = text.RUNS.format(rounds=rounds) if rounds else text.ONE_RUN
+    why = text.FIRST_TOKEN_WHY.format(runs=runs, full=full, pruned=pruned)
+    if comparison.faster is None:
         return "≈", text.NO_DIFFERENCE, why
+    if comparison.faster:
+        return times(ratio), text.FASTER, why
     return times(1 / ratio), text.SLOWER, why
 
 
