@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
-from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
+from transformers.models.llama.modeling_llama import rotate_half
 
 from visipruner.layout import Range
 
@@ -166,7 +166,7 @@ def attention_row(
     last = hidden[:, -1:]
     query = attention.q_proj(last).view(1, 1, -1, head_width).transpose(1, 2)
     cos, sin = (part[:, -1:].to(query.device) for part in position_embeddings)
-    query, _ = apply_rotary_pos_emb(query, query, cos, sin)
+    query = query * cos + rotate_half(query) * sin
     kv_heads = key.shape[1]
     query = query.float().view(kv_heads, -1, head_width)  # (kv heads, group, head width)
     scores = query @ key[0].float().transpose(1, 2) * attention.scaling

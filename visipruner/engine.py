@@ -94,6 +94,7 @@ class _Run:
         self.rows: list[Tensor] = []  # per layer, positions of the rows that it computed
         self.compact = False
         self.next_position: list[int] = []  # per layer, of the first decoded token
+        self.cached_rows: dict = {}  # what _cached_rows found, for layers that ask the same
         self.fitted: dict = {}  # prefill arguments, cut once for all layers until the next cut
         self.view_parts: dict = {}  # what the running layer's attention was given
         is_visual = torch.zeros(layout.length, dtype=torch.bool)
@@ -403,8 +404,11 @@ class _Run:
         patches, rows = self.method.cached(index, self.trace), self.rows[index]
         if patches is None:
             return None
-        keep = torch.isin(self.patch_of[rows], torch.tensor(patches)) | ~self.is_visual[rows]
-        return None if bool(keep.all()) else keep.nonzero().flatten()
+        key = (id(rows), tuple(patches))  # layers between the same cuts share their rows
+        if key not in self.cached_rows:
+            keep = torch.isin(self.patch_of[rows], torch.tensor(patches)) | ~self.is_visual[rows]
+            self.cached_rows[key] = None if bool(keep.all()) else keep.nonzero().flatten()
+        return self.cached_rows[key]
 
 
 class _RunHook:

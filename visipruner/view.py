@@ -79,14 +79,9 @@ class LayerView(LayerInput):
         if self.record.influence is None:
             # One copy to the host per tested layer: the decision needs the numbers there.
             result = self._test().cpu()
-            rows = (len(result) - 1) // 2
-            cos, l2, norm = result.split([rows, rows, 1])
-            self.record.influence = Influence(
-                self.patches.tolist(),
-                cos[self.visual_rows].tolist(),
-                l2[self.visual_rows].tolist(),
-                norm.item(),
-            )
+            cos, l2 = result[:-1].view(2, -1)[:, self.visual_rows].tolist()
+            norm = result[-1].item()
+            self.record.influence = Influence(self.patches.tolist(), cos, l2, norm)
         return self.record.influence
 
     def _test(self) -> Tensor:

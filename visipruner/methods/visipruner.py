@@ -133,7 +133,12 @@ class VisiPruner(PruningMethod):
         if "shallow" not in self.stages or view.layer >= self.shallow_layers:
             return None
         view.record.stage = "shallow"
-        return self._official_plan(view) if self.official else self._paper_plan(view)
+        # Nothing is cut before or between the shallow layers: all but layer 0 have one plan.
+        plans = view.memory.__dict__.setdefault("plans", {})
+        is_first = view.layer == 0
+        if is_first not in plans:
+            plans[is_first] = self._official_plan(view) if self.official else self._paper_plan(view)
+        return plans[is_first]
 
     def _paper_plan(self, view: LayerInput) -> Plan:
         text, visual = view.text_rows.tolist(), view.visual_rows.tolist()

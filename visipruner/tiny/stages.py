@@ -23,7 +23,7 @@ from visipruner.tiny.vision import (
 
 NOUNS, COMPARED = 0.5, 0.2  # weights of the two lessons of grounding.py
 FULL_FROM = 0.85  # of the tower's steps: whole pictures from here on
-ALL_FROM = 0.7  # of the joint steps: every visual token from here on
+ALL_FROM = 0.6  # of the joint steps: every visual token from here on
 CURRICULUM = ((0.06, 2), (0.14, 3), (0.25, 5))  # until which progress, at most how many shapes
 APART = 0.5  # weight of the distance between what is seen and the words for it
 MOTLEY = 3  # of so many pictures one is motley
