@@ -96,7 +96,7 @@ def softmax(scores: Tensor, visible: Tensor) -> Tensor:
 
 
 class VisiPrunerReference:
-    """paper.md, sections 3 (official) and 7 (paper), sentence by sentence, on full matrices."""
+    """arXiv 2510.17205, as published code (official) and as text (paper), on full matrices."""
 
     def __init__(self, model, layout, method):
         self.model, self.layout, self.method = model, layout, method

@@ -13,12 +13,13 @@ from transformers import AttentionInterface
 from visipruner.attention import PLANNED, planned_attention
 from visipruner.bench.__main__ import main, run
 from visipruner.bench.comparing import run_comparisons
-from visipruner.bench.contestants import NAMES, contestants
+from visipruner.bench.contestants import NAMES, _noting, contestants
 from visipruner.bench.published import edited_weights, full_matrices
 from visipruner.bench.report import markdown
 from visipruner.bench.scenarios import Scenario, scenario, timetable, to_4_bit
 from visipruner.bench.timing import peak_bytes, quartiles
 from visipruner.engine import prune
+from visipruner.files import write_whole
 from visipruner.flops import ModelShape, executed
 
 
@@ -133,20 +134,14 @@ def test_the_published_way_decides_the_same_on_full_matrices(where):
 
 
 def test_edits_of_weights_are_what_plans_say(where):
-    plans = []
-
-    class Noting(type(timetable(15, 8, "official"))):
-        def attend(self, view):
-            plan = super().attend(view)
-            plans.extend([plan] if plan else [])
-            return plan
-
-    with torch.no_grad(), prune(where.model, Noting("official", shallow_layers=2), where.layout):
+    plans = {}
+    method = _noting(timetable(15, 8, "official"), plans)
+    with torch.no_grad(), prune(where.model, method, where.layout):
         where.model(inputs_embeds=where.embeds)
     query, key, value = torch.randn(1, 4, 60, 16), *torch.randn(2, 1, 2, 60, 16)
     mask = torch.full((60, 60), float("-inf")).triu(1)[None, None]
     assert len(plans) == 2
-    for plan in plans:
+    for plan in plans.values():
         given = (None, query, key, value, mask, 0.25, plan)
         torch.testing.assert_close(edited_weights(*given)[0], planned_attention(*given)[0])
 
@@ -169,7 +164,7 @@ def test_layers_become_4_bit_and_run(where):
 
 def test_the_command_writes_its_files(tmp_path, monkeypatch, where):
     monkeypatch.setattr("visipruner.bench.__main__.scenario", lambda *_: where)
-    monkeypatch.setattr("visipruner.bench.__main__.run_comparisons", lambda _: COMPARISONS)
+    monkeypatch.setattr("visipruner.bench.__main__.run_comparisons", lambda *_: COMPARISONS)
     files = {"json": tmp_path / "a.json", "markdown": tmp_path / "a.md"}
     words = [w for name, path in files.items() for w in (f"--{name}", str(path))]
     assert main(["--device", "cpu", "--compare", "--rounds", "1", "--measure", "test", *words]) == 0
@@ -192,7 +187,7 @@ COMPARISONS = {
 
 
 def test_comparisons_on_the_bundled_model_add_up():
-    found = run_comparisons(1)
+    found = run_comparisons(1, "cpu", "float32")
     assert found["words_per_answer"] > 1
     assert 0 < found["not_model_share"]["median"] < 1
     assert found["probe_s"]["median"] < found["total_s"]["median"]
@@ -210,6 +205,32 @@ def test_peaks_are_what_was_held_at_one_time():
 def test_quartiles_of_one_and_of_many():
     assert quartiles([2.0]) == {"q1": 2.0, "median": 2.0, "q3": 2.0}
     assert quartiles([1.0, 2.0, 3.0, 4.0, 5.0]) == {"q1": 2.0, "median": 3.0, "q3": 4.0}
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (("--rounds", "0"), "--rounds must be"),
+        (("--visual", "576", "0"), "--visual must be"),
+        (("--device", "abacus"), "device"),
+        (("--json", "/no/such/folder/out.json"), "no folder"),
+        (("--markdown", "/"), "is a folder"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_status_2(change, words, capsys):
+    assert main(["--device", "cpu", *change]) == 2
+    captured = capsys.readouterr()
+    assert words in captured.err and captured.err.count("\n") == 1 and not captured.out
+
+
+def test_a_file_is_written_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "results.json"
+    write_whole(path, "old")
+    with pytest.raises(UnicodeEncodeError):
+        write_whole(path, "new, but \ud800")
+    with pytest.raises(ValueError, match="could not be written"):
+        write_whole(tmp_path / "missing" / "results.json", "new")
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
 
 
 def test_unknown_scenarios_are_refused():

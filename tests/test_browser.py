@@ -87,6 +87,7 @@ def set_longest_answer(page: Page, tokens: int):
 def test_first_answer_takes_one_click(visit):
     page = visit()
     expect(page.locator(".js-plotly-plot")).to_have_count(0)
+    expect(page.locator(".vp-intro img")).to_have_attribute("src", re.compile("."))
     run(page)
     expect(page.locator(".vp-side .vp-answer")).to_have_count(2)
     expect(page.locator(".vp-number")).to_have_count(3)
@@ -131,14 +132,16 @@ def test_stop_stops_within_a_second(visit, mini_path):
     page = visit()
     set_longest_answer(page, 256)
     press(page, text.RUN)
-    expect(page.locator(".vp-side .vp-answer", has_text=re.compile(r"\w{2}")).first).to_be_visible()
-    press(page, text.STOP)
-    expect(page.locator(".vp-status")).to_contain_text("Stopped")
-    started = time.monotonic()
-    while vlm.lock.locked() and time.monotonic() - started < 5:
+    words = page.locator(".vp-side .vp-answer", has_text=re.compile(r"\w{2}")).first
+    expect(words).to_be_visible(timeout=PATIENCE)
+    # The browser tells when: until it gets to the click, a busy machine lets some time pass.
+    click = "(stop) => { const now = Date.now() / 1000; stop.click(); return now; }"
+    pressed = page.get_by_role("button", name=text.STOP, exact=True).evaluate(click)
+    second = PATIENCE / 60_000  # longer where more patience was asked for
+    while vlm.lock.locked() and time.time() - pressed < second:
         time.sleep(0.02)
-    assert time.monotonic() - started < 1
-    assert not vlm.lock.locked()
+    assert time.time() - pressed < second
+    expect(page.locator(".vp-status")).to_contain_text("Stopped")
     run(page)  # and the next run works
 
 
@@ -181,6 +184,7 @@ def test_a_scene_is_composed_by_click_and_keyboard(visit):
     page.locator(".cs-clear").click()
     page.locator(".cs").get_by_text("heart", exact=True).click()
     canvas.click(position={"x": 60, "y": 60})
+    canvas.click(position={"x": 200, "y": 200}, button="right")  # adds nothing
     expect(live).to_have_text("Added: medium red heart, top-left.")
     page.locator(".cs").get_by_text("green", exact=True).click()
     page.locator(".cs").get_by_text("large", exact=True).click()
@@ -227,6 +231,15 @@ def test_a_link_fills_the_form_and_runs_nothing(visit):
     expect(page.get_by_label(text.LINK)).to_have_value(re.compile(r"seed=8&question=is.it.blue"))
     press(page, text.COPY_LINK)
     expect(page.locator("#vp-copy")).to_contain_text("✓")
+    page.locator("#vp-copy").click()
+    expect(page.locator("#vp-copy")).to_have_text(text.COPY_LINK)
+    link = page.get_by_label(text.LINK).input_value()
+    page.evaluate("Object.defineProperty(navigator, 'clipboard', {})")  # as without https
+    question(page).fill("")
+    press(page, text.COPY_LINK)
+    expect(page.locator("#vp-copy")).to_contain_text("✓")
+    question(page).press("Control+V")
+    expect(question(page)).to_have_value(link)
 
 
 def test_files_come_on_click(visit, tmp_path):
@@ -309,6 +322,8 @@ def test_axe_finds_nothing(visit, scheme):
     page = visit(color_scheme=scheme)
     run(page)
     expect(page.locator(".js-plotly-plot")).to_have_count(3, timeout=PATIENCE)
+    dark = page.get_by_role("button", name=text.DARK, exact=True, pressed=scheme == "dark")
+    expect(dark).to_be_visible()
     for folded in (text.ADVANCED, text.COMPOSE, text.TEACHING, text.REPEAT):
         page.get_by_role("button", name=re.compile(folded)).click()
     page.locator(".vp-more summary").click()

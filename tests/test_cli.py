@@ -56,6 +56,7 @@ def test_json_to_standard_output_is_only_json(picture_file, mini_path, capsys):
         (("PICTURE", "what?", "--set", "layer_threshold=7"), "layer_threshold must be"),
         (("PICTURE", "what?", "--set", "nonsense"), "FIELD=VALUE"),
         (("PICTURE", "what?", "--set", "colour=1"), "colour"),
+        (("PICTURE", "what?", "--set", "level=1"), "field of visipruner"),
         (("PICTURE", "what?", "--max-new-tokens", "0"), "max_new_tokens"),
         (("PICTURE", "what?", "--picture-mode", "stretch"), "pad or crop"),
         (("PICTURE", "what?", "--json", "/no/such/folder/out.json"), "no folder"),

@@ -12,10 +12,7 @@ from places import Places, place_of
 from test_engine import DROPPING
 from test_visipruner import LAYOUTS, embeds_for
 
-from visipruner import (
-    PruningMethod,
-    prune,
-)
+from visipruner import PruningMethod, prune
 from visipruner.runner import Options, compare, last_event
 
 SHORT = Options(max_new_tokens=4, probe=False)

@@ -145,7 +145,7 @@ def test_decoding_is_right_when_the_first_layers_cache_is_the_shortest(llama):
     for attention in ("sdpa", "eager"):
         trace = run_pruned(llama(attention), method, LAYOUT, embeds_for(LAYOUT, 64))[3]
         kv = [record.kv_tokens for record in trace.layers]
-        assert kv[0] == LAYOUT.num_text < kv[-1] == LAYOUT.length
+        assert kv[0] == LAYOUT.length - LAYOUT.num_visual < kv[-1] == LAYOUT.length
         assert trace.decode_positions == [60, 61, 62]
 
 
@@ -435,9 +435,7 @@ def test_the_trace_says_who_survived_and_who_carries_whom(llama):
     owner = trace.cuts[0].owner
     assert [patch for patch, carrier in enumerate(owner) if carrier != -1] == kept
     assert [owner[patch] for patch in kept] == [LAYOUT.visual[patch] for patch in kept]
-    last = trace.last_layer_of()
-    assert {last[patch] for patch in kept} == {4}
-    assert {last[patch] for patch in range(40) if patch not in kept} == {2}
+    assert trace.patches_at(4) == kept
 
 
 def test_probe_measures_every_layer_and_changes_nothing(llama):

@@ -90,7 +90,7 @@ LLAVA_7B = ModelShape(32, 4096, 4096, 4096, 11008, 32000)
 
 
 def test_the_papers_numbers_come_out_of_the_papers_formula():
-    """3.82 T dense; 15 full layers and exit at 23 give 1.767 T, -53.7% (paper.md, 4 and 7)."""
+    """3.82 T dense; 15 full layers and exit at 23 give 1.767 T, -53.7% (arXiv 2510.17205)."""
     dense = paper_macs(LLAVA_7B, llava_trace([576] * 32))
     assert round(dense / 1e12, 2) == 3.82
     pruned = paper_macs(LLAVA_7B, llava_trace([576] * 15 + [10] * 9 + [0] * 8, free=15))

@@ -3,8 +3,6 @@
 What only a GPU can run, the capture, is marked so.
 """
 
-from contextlib import contextmanager
-
 import pytest
 import torch
 from test_engine import DROPPING, KEEP_ALL, MergeAtTheDoor, greedy, state_of
@@ -13,7 +11,7 @@ from test_visipruner import LAYOUTS, embeds_for
 
 from visipruner import FastV, PruningMethod, Schedule, TokenLayout, VisiPruner, prune
 from visipruner.attention import Span, clipped
-from visipruner.graphs import Replayer, can_capture
+from visipruner.graphs import Replayer, _Lane, can_capture
 
 LAYOUT = LAYOUTS["one picture"]
 SHALLOW = {
@@ -27,12 +25,6 @@ SHALLOW = {
     }.items()
 }
 METHODS = {**KEEP_ALL, **DROPPING, **SHALLOW, "merge": MergeAtTheDoor()}
-
-
-@contextmanager
-def by_hooks(model, method, layout, **more):
-    with prune(model, method, layout, **more) as trace:
-        yield trace
 
 
 def run(driver, model, embeds):
@@ -80,7 +72,7 @@ def check_same_story(ours, theirs):
 @pytest.mark.parametrize("name", METHODS)
 def test_replay_equals_the_hooks(name, bucket, llama):
     model, embeds, method = llama(), embeds_for(LAYOUT, 64), METHODS[name]
-    reference = run(by_hooks(model, method, LAYOUT, probe=True), model, embeds)
+    reference = run(prune(model, method, LAYOUT, probe=True), model, embeds)
     replayer = Replayer(model, bucket=bucket)
     for _ in range(2):  # the second prompt finds the first one's buffers
         ours = run(replayer.prune(method, LAYOUT, probe=True), model, embeds)
@@ -95,7 +87,7 @@ def test_buffers_serve_prompts_of_all_layouts(name, layout, llama):
     run(replayer.prune(PruningMethod(), LAYOUTS["two adjacent"]), model, noise)
     layout = LAYOUTS[layout]
     embeds = embeds_for(layout, 64)
-    reference = run(by_hooks(model, METHODS[name], layout), model, embeds)
+    reference = run(prune(model, METHODS[name], layout), model, embeds)
     check_equal(run(replayer.prune(METHODS[name], layout), model, embeds), reference)
 
 
@@ -141,27 +133,20 @@ def test_buffers_made_in_one_mode_can_be_written_in_the_other(inference, llama):
             llama()(inputs_embeds=embeds)
 
 
-def test_padding_costs_one_plan_for_all_lengths_of_a_bucket(llama):
+def test_padding_costs_one_plan_for_all_lengths_of_a_bucket(llama, monkeypatch):
     """What is captured for one question serves the next, longer one."""
-    replayer, plans = Replayer(llama(), bucket=64), []
+    replayer, plans, step = Replayer(llama(), bucket=64), [], _Lane.step
+
+    def noting(lane, index, plan):
+        plans[-1].append(plan)
+        return step(lane, index, plan)
+
+    monkeypatch.setattr(_Lane, "step", noting)
     for length in (58, 60, 63):
+        plans.append([])
         layout = TokenLayout(length, LAYOUT.spans)
-        run_ = replayer.prune(SHALLOW["paper only edits"], layout)
-        with torch.no_grad(), run_:
-            steps = []
-            lane_step = replayer.lane
-
-            def noting(*given, lane_step=lane_step, steps=steps):
-                lane = lane_step(*given)
-                plain = lane.step
-                lane.step = lambda index, plan: steps.append(plan) or plain(index, plan)
-                return lane
-
-            replayer.lane = noting
+        with torch.no_grad(), replayer.prune(SHALLOW["paper only edits"], layout):
             llama()(inputs_embeds=embeds_for(layout, 64))
-        replayer.lane = lane_step
-        replayer.lanes.clear()
-        plans.append(steps)
     assert plans[0] == plans[1] == plans[2] and plans[0][0] and not plans[0][3]
 
 
@@ -177,19 +162,16 @@ def test_a_clipped_plan_forgets_padding():
     )
 
 
-def test_layers_are_asked_once_each_and_the_host_reads_once_per_test(llama):
+def test_layers_are_asked_once_each_and_the_host_reads_once_per_test(llama, monkeypatch):
     model, reads, seen = llama(), [], []
     replayer = Replayer(model)
     method = SHALLOW["paper filters"]
     handle = model.model.layers[5].register_forward_hook(lambda *_: seen.append(1))
     plain = torch.Tensor.cpu
-    try:
-        torch.Tensor.cpu = lambda tensor: reads.append(1) or plain(tensor)
-        with torch.no_grad(), replayer.prune(method, LAYOUT) as trace:
-            model(inputs_embeds=embeds_for(LAYOUT, 64))
-    finally:
-        torch.Tensor.cpu = plain
-        handle.remove()
+    monkeypatch.setattr(torch.Tensor, "cpu", lambda tensor: reads.append(1) or plain(tensor))
+    with torch.no_grad(), replayer.prune(method, LAYOUT) as trace:
+        model(inputs_embeds=embeds_for(LAYOUT, 64))
+    handle.remove()
     tested = [record for record in trace.layers if record.influence]
     assert len(seen) == 1 and tested
     # keep_patches() also asks for a copy of what is on the CPU already.
@@ -232,6 +214,9 @@ def test_what_cannot_be_replayed_is_refused(llama):
         with pytest.raises(ValueError, match="batch"):
             llama()(inputs_embeds=embeds_for(LAYOUT, 64).repeat(2, 1, 1))
     assert not can_capture(llama())
+    for bucket in (0, 1.5, 5000):
+        with pytest.raises(ValueError, match="bucket"):
+            Replayer(llama(), bucket=bucket)
 
 
 # -- on a GPU
@@ -242,7 +227,7 @@ def test_what_cannot_be_replayed_is_refused(llama):
 def test_captured_layers_equal_the_hooks(name, llama):
     model = llama(max_position_embeddings=444).to("cuda")  # a model of its own, to be moved
     embeds, method = embeds_for(LAYOUT, 64).to("cuda"), METHODS[name]
-    reference = run(by_hooks(model, method, LAYOUT, probe=True), model, embeds)
+    reference = run(prune(model, method, LAYOUT, probe=True), model, embeds)
     replayer = Replayer(model)
     assert replayer.capture
     for _ in range(3):  # recorded, then replayed
@@ -256,6 +241,16 @@ def test_captured_layers_serve_lengths_of_a_bucket_on_a_gpu(llama):
     for length in (58, 63, 60):
         layout = TokenLayout(length, LAYOUT.spans)
         embeds = embeds_for(layout, 64).to("cuda")
-        reference = run(by_hooks(model, method, layout), model, embeds)
+        reference = run(prune(model, method, layout), model, embeds)
         check_equal(run(replayer.prune(method, layout), model, embeds), reference)
     assert list(replayer.lanes) == [64, 32]  # with the picture, and what is left of it
+
+
+@pytest.mark.gpu
+def test_captured_layers_can_be_replayed_in_another_order(llama):
+    """What one layer's graph left must outlive the graphs of the others, whenever captured."""
+    model = llama(max_position_embeddings=446).to("cuda")
+    replayer, embeds = Replayer(model), embeds_for(LAYOUT, 64).to("cuda")
+    for method in (Schedule(5, 2, 4), Schedule(5, 5, 6), Schedule(5, 2, 4)):
+        reference = run(prune(model, method, LAYOUT), model, embeds)
+        check_equal(run(replayer.prune(method, LAYOUT), model, embeds), reference)

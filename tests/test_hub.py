@@ -8,9 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from visipruner import (
-    hub,
-)
+from visipruner import hub
 from visipruner import models as models_module
 from visipruner.loading import place
 from visipruner.memory import GIGABYTE

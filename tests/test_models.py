@@ -222,10 +222,10 @@ def test_switching_frees_the_old_model(mini_path, tmp_path, monkeypatch):
     server = Models(str(mini_path), device="cpu")
     monkeypatch.setattr(memory, "LARGE", 1)
     first = weakref.ref(server.get("mini-llava").model)
-    assert server.is_loaded("mini-llava")
+    assert server.peek("mini-llava")
     second = server.get("other")
     gc.collect()
-    assert first() is None and server.is_loaded("other") and not server.is_loaded("mini-llava")
+    assert first() is None and server.peek("other") and not server.peek("mini-llava")
     assert server.get("other") is second
     server.get("other", precision="bfloat16")
     assert len(server._loaded) == 1

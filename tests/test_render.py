@@ -1,6 +1,7 @@
 """What is drawn shows what the trace says: values, figures, pictures and the report."""
 
 import json
+import re
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,9 +10,9 @@ from PIL import Image
 
 from visipruner.flops import ExecutedFlops
 from visipruner.layout import TokenLayout
-from visipruner.render import charts, series, stages
+from visipruner.render import charts, series, stages, svg
 from visipruner.render.compose import SceneComposer, composer_props, composer_value, scene_of
-from visipruner.render.overlay import draw_survivors, panels
+from visipruner.render.overlay import draw_survivors, panels, veiled
 from visipruner.render.report import report_html
 from visipruner.render.values import (
     pack_bits,
@@ -95,9 +96,7 @@ def comparison_of(trace, probe=True, question="What colour is the star?", seen=N
     layout = TokenLayout(trace.length, spans, tuple(trace.grids))
     noise = np.random.default_rng(0).integers(0, 255, (336, 336, 3), dtype=np.uint8)
     seen = seen or Image.fromarray(noise)
-    prompt = SimpleNamespace(
-        question=question, layout=layout, seen=seen, padding=(0, 1), notes=("A note.",)
-    )
+    prompt = SimpleNamespace(question=question, layout=layout, seen=seen, padding=(0, 1))
     probed = trace_of(["search"] * len(trace.layers), {}, "none", tuple(trace.grids))
     machine = {"model": "tiny", "torch": "2.x"}
     answers = [answer_of(full), answer_of(trace, "blue")]
@@ -262,6 +261,14 @@ def test_charts_in_words(comparison):
     assert "cosine" in charts.describe_influence(comparison)
 
 
+def test_lines_of_the_report_break_where_nothing_was_tested():
+    tested = [None, 0.1, 0.2, None, None, 0.3, 0.4, None]
+    drawn = svg.lines([("pruned run", "red", tested)], [], "1 − cosine", "Words.")
+    paths = re.findall(r'<polyline points="([^"]+)"', drawn)
+    assert [len(path.split()) for path in paths] == [2, 2]
+    assert drawn.count("<circle") == 4
+
+
 # -- the annotated picture
 
 
@@ -274,12 +281,12 @@ def test_picture_shows_the_trace():
     assert np.asarray(one).tobytes() != np.asarray(other).tobytes()
 
 
-def test_picture_of_one_layer_lights_exactly_its_patches():
-    trace = visipruner_trace(kept=(0, 300))
-    sheet = draw_survivors(Image.new("RGB", (336, 336), "white"), trace, layer=6, size=480)
-    assert sheet.height > 480
-    with pytest.raises(ValueError, match="0 to 11"):
-        draw_survivors(Image.new("RGB", (336, 336)), trace, layer=12)
+def test_picture_lights_exactly_the_kept_patches():
+    drawn = veiled(Image.new("RGB", (336, 336), "white"), GRID, {0, 300}, PATCHES)
+    centres = [int((number + 0.5) * drawn.width / 24) for number in range(24)]
+    lights = np.asarray(drawn.convert("L"))[np.ix_(centres, centres)]
+    assert np.flatnonzero(lights == 255).tolist() == [0, 300]
+    assert np.sort(lights, axis=None)[-3] < 150
 
 
 @pytest.mark.parametrize("kept", [(), (7,), tuple(range(PATCHES))])
@@ -298,19 +305,22 @@ def test_picture_without_visual_tokens_is_drawn_too():
 
 
 def test_report_is_whole_and_fetches_nothing(comparison):
-    page = report_html(comparison, {"model": "tiny", "level": "balanced"})
+    settings = {"model": "tiny", "level": "balanced"}
+    page = report_html(comparison, settings, ("A note.", "The answer is a guess."), "crimson")
     assert "http://" not in page
     assert "https://" not in page
     assert "src=" not in page.replace("img-src", "").replace('src="data:', "")
     for words in ("What colour is the star?", "red", "blue", "formula", "executed", "measured",
-                  "balanced", "2.x", "A note.", "<svg", "pv-canvas"):  # fmt: skip
+                  "balanced", "2.x", "A note.", "a guess.", "True answer: crimson", "<svg",
+                  "pv-canvas"):  # fmt: skip
         assert words in page
     assert len(page) < 600_000
 
 
 def test_report_escapes_what_people_wrote():
     wicked = "</script><script>alert(1)</script>"
-    page = report_html(comparison_of(visipruner_trace(), question=wicked), {"x": wicked})
+    comparison = comparison_of(visipruner_trace(), question=wicked)
+    page = report_html(comparison, {"x": wicked}, (wicked,), wicked)
     assert wicked not in page
     assert page.count("</script>") == 1
 

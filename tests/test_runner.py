@@ -69,7 +69,8 @@ def test_one_run_has_one_clock(mini, prompt):
     assert times.total >= times.first_token >= times.prefill > 0 and times.rounds == 0
 
 
-def test_quick_first_tokens_are_clocked_again_in_silence(mini, prompt):
+def test_quick_first_tokens_are_clocked_again_in_silence(mini, prompt, monkeypatch):
+    monkeypatch.setattr(runner, "CLOCK_SECONDS", 1e6)
     options = Options(max_new_tokens=6, probe=False, clock_rounds=3)
     events = list(compare(mini, prompt, [PruningMethod(), METHOD], options))
     assert [e.kind for e in events[-4:]] == ["clocked"] * 3 + ["compared"]
@@ -206,7 +207,7 @@ def test_level_zero_keeps_everything_and_more_is_never_less(mini, prompt):
     for name in METHODS:
         flops = []
         for level in (0, 0.25, 0.5, 0.75, 1):
-            method = method_at(mini, name, level, num_visual=prompt.layout.num_visual)
+            method = method_at(mini, name, level, "paper", prompt.layout.num_visual)
             comparison = result(mini, prompt, method, Options(max_new_tokens=1, probe=False))
             flops.append(comparison.answers[1].counts.executed.prefill)
         full = comparison.answers[0].counts.executed.prefill
@@ -230,9 +231,11 @@ def test_unknown_names_are_refused(mini):
     with pytest.raises(ValueError, match="none, visipruner, fastv, random, schedule"):
         method_at(mini, "magic")
     with pytest.raises(ValueError, match="semantics"):
-        method_at(mini, "visipruner", semantics="both")
+        method_at(mini, "visipruner", 0.5, "both")
     with pytest.raises(ValueError, match="keep"):
         method_at(mini, "fastv", wrong=1)
+    with pytest.raises(ValueError, match="field of fastv"):
+        method_at(mini, "fastv", level=1, name="x")
 
 
 # -- prompts and checkpoints

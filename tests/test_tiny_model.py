@@ -137,6 +137,9 @@ def test_an_interview_goes_on_where_it_stopped(tmp_path, bundled):
     lines = store.read_text().splitlines(keepends=True)
     store.write_text("".join(lines[:-2]) + lines[-2][:20])  # died while writing
     assert interview(bundled, columns, ("validation",), 1, store) == rows
+    whole = store.read_text()
+    assert interview(bundled, columns, ("validation",), 1, store) == rows
+    assert store.read_text() == whole  # nothing had to be asked again
     assert len(rows) == 2 * len(SKILLS)
     assert rows[1]["flops"] < rows[0]["flops"] and rows[1]["tokens"][6:] == [0] * 6
 

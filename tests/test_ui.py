@@ -16,7 +16,8 @@ from gradio_client.exceptions import AppError
 from PIL import Image
 
 from visipruner.results import Options
-from visipruner.ui import downloads, fields, handlers, scenes, share, teaching, text, views
+from visipruner.trace import NOBODY, Cut
+from visipruner.ui import api, downloads, fields, handlers, scenes, share, teaching, text, views
 from visipruner.ui.handlers import Form
 
 
@@ -69,6 +70,42 @@ def test_verdict_says_words_and_numbers(finished):
         assert mark in shown
     counters = views.counters(progress.comparison)
     assert all(name in counters for name in ("formula", "float32", "torch"))
+
+
+@pytest.mark.parametrize(
+    ("rounds", "runs", "clocks"),
+    [
+        (0, text.ONE_RUN, text.CLOCKS_ONCE),
+        (5, text.RUNS.format(rounds=5), text.CLOCKS_MEDIAN.format(rounds=5)),
+    ],
+)
+def test_clocks_say_how_often_they_ran(finished, rounds, runs, clocks):
+    comparison = finished[1].comparison
+    answers = [replace(a, times=replace(a.times, rounds=rounds)) for a in comparison.answers]
+    changed = replace(comparison, answers=answers)
+    assert runs in views.verdict(changed)
+    assert clocks in views.small_print(changed)
+
+
+@pytest.mark.parametrize(
+    ("share", "words"), [(0.5, text.FEWER_FLOPS), (1.0, text.AS_MANY_FLOPS), (1.2, text.MORE_FLOPS)]
+)
+def test_flops_are_not_oversold(finished, share, words):
+    comparison = finished[1].comparison
+    full, pruned = comparison.answers
+    flops = replace(full.counts.executed, prefill=round(share * full.counts.executed.prefill))
+    pruned = replace(pruned, counts=replace(pruned.counts, executed=flops))
+    assert words in views.verdict(replace(comparison, answers=[full, pruned]))
+
+
+def test_a_cut_before_the_first_layer_has_a_name(finished):
+    comparison = finished[1].comparison
+    full, pruned = comparison.answers
+    cut = Cut(-1, "random", [1], [NOBODY] * pruned.trace.num_visual)
+    pruned = replace(pruned, trace=replace(pruned.trace, cuts=[cut]))
+    shown = views.verdict(replace(comparison, answers=[full, pruned]))
+    assert text.TOKENS_BEFORE.format(then="") in shown
+    assert "-1" not in shown
 
 
 @pytest.mark.parametrize(
@@ -213,11 +250,15 @@ def test_command_line_is_understood(form):
 
     from visipruner.__main__ import build_parser
 
-    filled = replace(form, level=0.5, fields={"shallow_layers": 3}, options={"max_new_tokens": 4})
+    options = {"max_new_tokens": 4, "seed": 1234567, "temperature": None}
+    filled = replace(
+        form, level=0.5, fields={"shallow_layers": 3}, options=options, precision="float32"
+    )
     words = shlex.split(share.command_line(filled, local=True))
     args = build_parser().parse_args(words[3:])
     assert args.question == form.question
     assert args.set == ["shallow_layers=3"]
+    assert (args.seed, args.max_new_tokens, args.precision) == (1234567, 4, "float32")
 
 
 def test_files_are_made_from_a_result(finished):
@@ -243,7 +284,9 @@ def test_search_finds_or_says_so(models, form, monkeypatch):
     state = None
     for state in teaching.search(models, replace(form, level=1.0), 0):
         assert teaching.search_html(state)
-    assert state.found or state.tried == 3
+    assert state.found == (state.answers[0] != state.answers[1])
+    # Where it ended, the next search goes on.
+    assert state.seed == state.tried <= 3
 
 
 def test_sweep_fills_eleven_rows(finished):
@@ -302,6 +345,7 @@ def test_compare_answers(client, picture_file):
     assert pruned["trace"]["settings"]["shallow_layers"] == 3
     assert pruned["counts"]["executed"]["prefill"] > 0
     assert result["settings"]["options"]["max_new_tokens"] == 3
+    assert set(result["settings"]["options"]) <= set(api.RUN_OPTIONS)  # can be sent back
 
 
 BAD_CALLS = {
@@ -327,6 +371,7 @@ BAD_CALLS = {
     "tokens as text": {"options": {"max_new_tokens": "many"}},
     "fields is a list": {"options": {"fields": [1]}},
     "unknown field": {"options": {"fields": {"magic": 1}}},
+    "field with a parameter's name": {"options": {"fields": {"name": 1, "level": 1}}},
     "probe": {"options": {"probe": "yes"}},
     "backend is a list": {"options": {"backend": ["sdpa"]}},
 }

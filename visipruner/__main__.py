@@ -1,6 +1,8 @@
 """The same job without a browser.
 
-python -m visipruner ask PICTURE "QUESTION" --model tiny --method visipruner --level balanced
+    python -m visipruner ask PICTURE "QUESTION" --model tiny --method visipruner --level balanced
+
+Prints both answers, the verdict and the counters; --json writes down everything.
 """
 
 from __future__ import annotations
@@ -9,8 +11,9 @@ import argparse
 import json
 import os
 import sys
-import tempfile
 from pathlib import Path
+
+from visipruner.files import check_place, write_whole
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # only a download of its own may go online (visipruner/hub.py)
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
@@ -88,8 +91,8 @@ def ask_command(args):
 
     options = Options(args.max_new_tokens, args.temperature, args.seed)
     overrides = dict(_field(pair) for pair in args.set)
-    if args.json and args.json != "-" and not Path(args.json).absolute().parent.is_dir():
-        raise ValueError(f"There is no folder for {args.json!r}.")
+    if args.json and args.json != "-":
+        check_place(Path(args.json))
     vlm = load_vlm(
         args.model_path or args.model,
         device=args.device,
@@ -110,7 +113,7 @@ def ask_command(args):
         return
     print(describe(comparison, result.get("medians")))
     if args.json:
-        _write_whole(Path(args.json), json.dumps(result, indent=1))
+        write_whole(Path(args.json), json.dumps(result, indent=1))
 
 
 def describe(comparison, medians=None) -> str:
@@ -130,7 +133,7 @@ def describe(comparison, medians=None) -> str:
             f"total {times.total:.0f} ms (one run{_medians_of(times)})",
         ]
     for name, median in zip(("full", pruned.trace.method), medians or (), strict=False):
-        times = ", ".join(f"{key} {value:.1f}" for key, value in median.items())
+        times = ", ".join(f"{key} {value:.1f}" for key, value in median.items() if value)
         lines.append(f"  medians    {name}: {times} ms")
     visual = [str(record.visual_tokens) for record in pruned.trace.layers]
     lines += [
@@ -169,16 +172,6 @@ def _field(pair: str) -> tuple[str, object]:
         return name, json.loads(value)
     except ValueError:
         return name, value
-
-
-def _write_whole(path: Path, text: str):
-    """All of it or nothing: a half-written file must not be found later."""
-    try:
-        with tempfile.NamedTemporaryFile("w", dir=path.absolute().parent, delete=False) as part:
-            part.write(text)
-        os.replace(part.name, path)
-    except OSError as error:
-        raise ValueError(f"{str(path)!r} could not be written: {error.strerror}.") from None
 
 
 if __name__ == "__main__":

@@ -154,7 +154,7 @@ def attention_row(
 
     Args:
         attention: a Llama-like attention module; `q_proj` is called, never read (it may be 4-bit).
-        hidden: (1, rows, width), the module's input.
+        hidden: (1, rows, width), the module's input; the last row is read.
         position_embeddings: cosine and sine, (1, rows, head width).
         key: (1, kv heads, rows, head width), rotated, from the cache.
         visible: (rows,) bool: keys that count. None: all.

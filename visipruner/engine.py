@@ -1,4 +1,7 @@
-"""prune(): hooks on a stock model. Only this file knows transformers' layers, caches and masks."""
+"""prune(): hooks on a stock model.
+
+Only this file and graphs.py know transformers' layers, caches and masks.
+"""
 
 from __future__ import annotations
 
@@ -43,8 +46,8 @@ def prune(
         ValueError: for what cannot be pruned exactly: a batch, left padding, a prompt in pieces, a
             second prompt, another `prune` on the same model, a cache that cannot be shortened.
     """
-    decoder = _decoder_of(model)
-    run = _Run(model, decoder, method, layout, on_layer, probe)
+    decoder = decoder_of(model)
+    run = Run(model, decoder, method, layout, on_layer, probe)
     try:
         run.install()
         yield run.trace
@@ -52,7 +55,7 @@ def prune(
         run.remove()
 
 
-def _decoder_of(model: nn.Module) -> nn.Module:
+def decoder_of(model: nn.Module) -> nn.Module:
     """The stack of decoder layers inside a causal LM or a LLaVA."""
     decoder = model.get_decoder() if hasattr(model, "get_decoder") else model
     decoder = getattr(decoder, "language_model", decoder)
@@ -75,7 +78,7 @@ def _check_free(decoder: nn.Module):
         raise ValueError("This model is being pruned already: one prune() at a time per model.")
 
 
-class _Run:
+class Run:
     """One prompt's life: hooks in, prefill, decode steps, hooks out."""
 
     def __init__(self, model, decoder, method, layout, on_layer, probe):
@@ -154,7 +157,7 @@ class _Run:
 
     # -- the whole stack
 
-    def before_forward(self, _index, decoder, args, kwargs):
+    def before_forward(self, _index, _decoder, args, kwargs):
         tokens = kwargs.get("inputs_embeds")
         if tokens is None:
             tokens = kwargs["input_ids"] if "input_ids" in kwargs else args[0]
@@ -215,7 +218,7 @@ class _Run:
 
     # -- one layer
 
-    def before_layer(self, index, layer, args, kwargs):
+    def before_layer(self, index, _layer, args, kwargs):
         hidden = args[0] if args else kwargs["hidden_states"]
         if index == 0:
             self.cache = kwargs.get("past_key_values")
@@ -314,7 +317,7 @@ class _Run:
         if attention in self.stock_configs:
             attention.config = self.stock_configs.pop(attention)
 
-    def after_layer(self, index, layer, _args, _kwargs, hidden):
+    def after_layer(self, index, _layer, _args, _kwargs, hidden):
         record = self.trace.layers[-1]
         selection = None
         if record.visual_tokens or self.trace.cuts:

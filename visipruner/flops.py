@@ -4,7 +4,7 @@
 * `executed`: every matrix product that ran, 2 FLOPs per multiply-add, attention as full rectangles
   and the method's own test included; equal to torch's FlopCounterMode where that sees the products.
 * `attention_share`: the share of visual attention that is left, as the paper counts it and as
-executed.
+  executed.
 """
 
 from __future__ import annotations

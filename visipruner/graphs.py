@@ -23,7 +23,8 @@ import torch
 from torch import Tensor, nn
 
 from visipruner.attention import PLANNED, Plan, attention_row, clipped, influence
-from visipruner.engine import _decoder_of, _Run
+from visipruner.engine import Run, decoder_of
+from visipruner.inputs import check_number
 from visipruner.layout import TokenLayout
 from visipruner.methods.base import PruningMethod
 from visipruner.trace import LayerRecord, PruningTrace
@@ -42,13 +43,14 @@ class Replayer:
         capture: None: on a GPU, where every matrix is a plain one.
 
     Raises:
-        ValueError: for a model on several devices.
+        ValueError: for a model on several devices, and a bucket out of its range.
     """
 
     def __init__(self, model: nn.Module, *, bucket: int = 32, capture: bool | None = None):
+        check_number("bucket", bucket, 1, 4096, integer=True)
         if len({parameter.device for parameter in model.parameters()}) > 1:
             raise ValueError("Replay needs a model that lies on one device.")
-        self.model, self.decoder, self.bucket = model, _decoder_of(model), bucket
+        self.model, self.decoder, self.bucket = model, decoder_of(model), bucket
         self.layers = list(self.decoder.layers)  # a run puts a stand-in where they are
         self.capture = can_capture(model) if capture is None else capture
         self.pool = torch.cuda.graph_pool_handle() if self.capture else None
@@ -89,7 +91,7 @@ class Replayer:
 
 def can_capture(model: nn.Module) -> bool:
     """On a GPU, and no layer is of a library's own kind, which might wait for the host."""
-    linear = [m for m in _decoder_of(model).modules() if isinstance(m, nn.Linear)]
+    linear = [m for m in decoder_of(model).modules() if isinstance(m, nn.Linear)]
     return all(type(m) is nn.Linear and m.weight.is_cuda for m in linear)
 
 
@@ -122,6 +124,7 @@ class _Lane:
             self.cos, self.sin = (cos.new_zeros(1, rows, cos.shape[-1]) for _ in range(2))
             self.last = torch.zeros(1, dtype=torch.long, device=hidden.device)
         self.recorded: dict = {}  # (what, layer, plan) -> (replay, output)
+        self.kept: dict = {}  # layer -> what step() returns, where it was captured
 
     def load(self, hidden: Tensor, cos: Tensor, sin: Tensor):
         """Start with these rows. Padding is zero, so that it stays finite in every layer."""
@@ -172,7 +175,20 @@ class _Lane:
                 **({"attention_plan": plan} if plan else {}),
             )
         self.hidden.copy_(hidden)
-        return normed, caught.keys, caught.values
+        parts = normed, caught.keys, caught.values
+        return self._keep(index, parts) if self.capture else parts
+
+    def _keep(self, index: int, parts: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Copy these out of the graphs' pool, where the replay of another layer may overwrite them.
+
+        The layer's plan does not matter: a prompt runs every layer once.
+        """
+        if index not in self.kept:  # while warming up, so that the buffers are not in the pool
+            with torch.inference_mode(False):
+                self.kept[index] = tuple(torch.empty_like(part) for part in parts)
+        for buffer, part in zip(self.kept[index], parts, strict=True):
+            buffer.copy_(part)
+        return self.kept[index]
 
     def _influence(self, index: int, normed: Tensor, keys: Tensor, values: Tensor):
         turn = tuple(part.index_select(1, self.last) for part in (self.cos, self.sin))
@@ -226,7 +242,7 @@ class _ReplayView(LayerView):
         return self.test()
 
 
-class _ReplayedRun(_Run):
+class _ReplayedRun(Run):
     """One prompt's life by replay; decoding goes on by the engine's hooks."""
 
     def __init__(self, replayer: Replayer, method, layout, on_layer, probe):
@@ -313,3 +329,4 @@ class _ReplayedRun(_Run):
             keys, values = (part[:, :, kept] for part in self.outputs[index][1:])
             self.cache.update(keys, values, index)
             record.kv_tokens = self.cache.layers[index].get_seq_length()
+        self.outputs.clear()  # else padded keys and values would live while it decodes

@@ -1,6 +1,6 @@
 """Checkpoints of the Hugging Face hub: found on disk, or downloaded by a process of its own.
 
-python -P visipruner/hub.py llava-hf/llava-1.5-7b-hf
+    python -P visipruner/hub.py llava-hf/llava-1.5-7b-hf
 
 Everything else stays offline: only that child may use the network, and ending it ends the download.
 What has arrived stays in the hub's cache, so the next try goes on from there. This file imports

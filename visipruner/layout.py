@@ -94,10 +94,6 @@ class TokenLayout:
         return len(self.visual)
 
     @property
-    def num_text(self) -> int:
-        return self.length - len(self.visual)
-
-    @property
     def prefix(self) -> int:
         """Text tokens before the first picture; all of them if there is no picture."""
         return self.spans[0][0] if self.spans else self.length

@@ -56,6 +56,7 @@ def method_at(
     level: float | str = "balanced",
     semantics: str = "paper",
     num_visual: int | None = None,
+    /,  # what a user overrides must not meet these names
     **overrides,
 ) -> PruningMethod:
     """The method of this name at this level for this model.

@@ -43,7 +43,7 @@ def place(title: str, size: int, device: str | None, precision: str) -> Placemen
         ValueError: one sentence that says what is missing and what it would take.
     """
     check_choice("precision", precision, PRECISIONS)
-    kind = torch.device(_device(device)).type
+    kind = torch.device(usable_device(device)).type
     if kind == "cpu":
         return _on_cpu(title, size, device, precision)
     if precision == "auto":
@@ -54,7 +54,12 @@ def place(title: str, size: int, device: str | None, precision: str) -> Placemen
     return Placement(precision, dtype, *_on_gpus(title, size, device, precision))
 
 
-def _device(device: str | None) -> str:
+def usable_device(device: str | None) -> str:
+    """The device that is meant; None means a GPU if there is one.
+
+    Raises:
+        ValueError: one sentence, for a word that names no device and for one that is not here.
+    """
     has_gpu = torch.cuda.is_available()
     if device is None:
         return "cuda" if has_gpu else "cpu"

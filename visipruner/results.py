@@ -25,7 +25,7 @@ class Options:
     temperature: float = 0.0
     seed: int = 0
     probe: bool = True  # also measure influence in every layer of the full model, untimed
-    clock_rounds: int = 5  # silent repeats of each first token, for a steady clock; see runner.py
+    clock_rounds: int = 5  # silent repeats of each first token, for a steady clock: 0 or 3 and more
 
     def __post_init__(self):
         check_number("max_new_tokens", self.max_new_tokens, 1, 1024, integer=True)

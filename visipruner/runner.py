@@ -11,7 +11,7 @@ import queue
 import statistics
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -62,6 +62,7 @@ class Event:
 
 
 CLOCK_SECONDS = 1.0  # at most so long is a comparison clocked again
+LEAST_ROUNDS = 3  # a median of fewer says no more than one run
 
 
 class Stopped(Exception):
@@ -119,7 +120,7 @@ def last_event(events: Iterator[Event]) -> Event:
 
 def measure(
     vlm: VLM, prompt: Prompt, methods: list[PruningMethod], options: Options, rounds: int = 5
-) -> list[dict[str, float]]:
+) -> list[dict[str, float | None]]:
     """Medians of `rounds` interleaved silent runs, per method: the fields of `Times` in ms."""
     check_number("rounds", rounds, 1, 100, integer=True)
     samples = []
@@ -133,8 +134,13 @@ def measure(
     return [_medians(taken, names) for taken in zip(*samples, strict=True)]
 
 
-def _medians(taken: Iterable[Times], names: tuple[str, ...]) -> dict[str, float]:
-    return {name: statistics.median(getattr(t, name) or 0.0 for t in taken) for name in names}
+def _medians(taken: Sequence[Times], names: tuple[str, ...]) -> dict[str, float | None]:
+    """None where an answer had no such time: one token has no further ones."""
+    found = {}
+    for name in names:
+        values = [value for times in taken if (value := getattr(times, name)) is not None]
+        found[name] = statistics.median(values) if values else None
+    return found
 
 
 # -- the thread and its queue
@@ -195,6 +201,8 @@ def _clocked(given: tuple, answers: list[Answer], emit) -> list[Answer]:
     silent = vlm, prompt, methods, replace(options, max_new_tokens=1), *encoded
     once = sum(answer.times.first_token - answer.times.vision for answer in answers) / 1000
     rounds = min(options.clock_rounds, int(CLOCK_SECONDS / once))
+    if rounds < LEAST_ROUNDS:
+        return answers
     samples = []
     for turn in range(rounds):
         emit(Event("clocked"))

@@ -17,7 +17,8 @@ class Selection:
 
     Args:
         keep: ascending *positions* (indices into the prompt) of the tokens that stay; text
-        included. stage: a word for this decision, shown on the page ("filter", "exit", ...).
+            included.
+        stage: a word for this decision, shown on the page ("filter", "exit", ...).
         owner: for every patch the position of the token that carries it, or NOBODY. None: every
             kept patch carries itself.
         scores: one number per visual token that was present, best is largest; for the page.
@@ -46,7 +47,7 @@ class Cut:
 
 @dataclass
 class Influence:
-    """How far each visual token moves the last prompt token's attention output (paper.md, 2)."""
+    """How far each visual token moves the last prompt token's attention output."""
 
     patches: list[int]
     cos: list[float]
@@ -115,14 +116,6 @@ class PruningTrace:
         """Patches that have a token of their own in `layer`."""
         cut = self.cut_before(layer)
         return list(range(self.num_visual)) if cut is None else list(cut.kept)
-
-    def last_layer_of(self) -> list[int]:
-        """Per patch, the last layer that computed a token for it; -1: none did."""
-        last = [-1] * self.num_visual
-        for record in self.layers:
-            for patch in self.patches_at(record.layer):
-                last[patch] = record.layer
-        return last
 
     @property
     def most_influential(self) -> tuple[float, int] | None:

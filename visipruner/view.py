@@ -52,8 +52,9 @@ class LayerView(LayerInput):
 
     hidden: Tensor  # (1, rows, width): the layer's output, or the embeddings at the door
     attention: nn.Module | None = None
-    attention_input: tuple | None = None  # normed hidden states and (cosine, sine)
-    cache: DynamicLayer | None = None
+    # Normed states and (cosine, sine); only the last row is sure.
+    attention_input: tuple | None = None
+    cache: DynamicLayer | None = None  # read through keys and values only
 
     @property
     def keys(self) -> Tensor:

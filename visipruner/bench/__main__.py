@@ -19,8 +19,12 @@ from visipruner.bench.contestants import MEASURES, NAMES, contestants
 from visipruner.bench.floor import roofline
 from visipruner.bench.report import machine, markdown
 from visipruner.bench.scenarios import SHAPES, Scenario, dtype_of, scenario
+from visipruner.files import check_place, write_whole
+from visipruner.inputs import check_number
+from visipruner.loading import usable_device
 
 REQUEST = 32  # tokens
+MOST_VISUAL = 4000  # the shapes have 4096 positions, for text and requests too
 
 
 def run(
@@ -68,7 +72,32 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: list[str] | None = None) -> int:
+    """Measure and report. Returns 0, or 2 after one plain sentence about bad input."""
     args = parser().parse_args(arguments)
+    try:
+        check(args)
+        measure(args)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def check(args):
+    """What would be found out only after minutes of measuring.
+
+    Raises:
+        ValueError: one sentence, naming the option.
+    """
+    check_number("--rounds", args.rounds, 1, 1000, integer=True)
+    for visual in args.visual:
+        check_number("--visual", visual, 1, MOST_VISUAL, integer=True)
+    usable_device(args.device)
+    for path in filter(None, (args.json, args.markdown)):
+        check_place(path)
+
+
+def measure(args):
     rounds = 5 if args.quick else args.rounds
     precision = args.precision or ("float32" if args.device == "cpu" else "bfloat16")
     report = {
@@ -86,13 +115,13 @@ def main(arguments: list[str] | None = None) -> int:
             entry = {"name": name, "visual": visual, "tokens": where.layout.length}
             report["scenarios"].append({**entry, "results": results})
     if args.compare or args.quick:
-        report["comparisons"] = run_comparisons(rounds)
+        report["comparisons"] = run_comparisons(rounds, args.device, precision)
+    table = markdown(report)
+    print(table)
     if args.json:
-        args.json.write_text(json.dumps(report, indent=1) + "\n")
+        write_whole(args.json, json.dumps(report, indent=1) + "\n")
     if args.markdown:
-        args.markdown.write_text(markdown(report))
-    print(markdown(report))
-    return 0
+        write_whole(args.markdown, table)
 
 
 if __name__ == "__main__":

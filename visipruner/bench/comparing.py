@@ -13,21 +13,21 @@ from visipruner.bench.timing import quartiles
 from visipruner.levels import method_at
 from visipruner.methods import PruningMethod
 from visipruner.models import load_vlm
-from visipruner.results import Options
 from visipruner.tiny.data import ask_about, make_scene, render
 
 SCENES = ((8, "colour"), (9, "count_kind"), (13, "relation"))  # answered by a sentence each
 
 
-def run_comparisons(rounds: int) -> dict:
+def run_comparisons(rounds: int, device: str, precision: str) -> dict:
     """Both sides of several questions, streamed, round after round; all in seconds.
 
-    total: one `runner.compare` with picture and question ready, to its last event, with the page's
-    options (the untimed probe included). not_model_share: of that, what is neither the picture's
-    encoding nor transformers' `generate` on its own: hooks with the influence test, streamed
-    events, counting, threads. streamed and silent: prefill of the pruned side, watched and not.
+    * total: one `runner.compare` with picture and question ready, to its last event, with the
+      page's options (untimed probe and silent clocks included).
+    * not_model_share: of that, what is neither the picture's encoding nor transformers' `generate`
+      on its own: hooks with the influence test, streamed events, counting, threads.
+    * streamed and silent: prefill of the pruned side, watched and not.
     """
-    vlm = load_vlm("tiny", device="cpu")
+    vlm = load_vlm("tiny", device=device, precision=precision)
     methods = [PruningMethod(), method_at(vlm, "visipruner")]
     found: dict = {"total": [], "probe": [], "share": [], "streamed": [], "silent": []}
     words = []
@@ -64,17 +64,16 @@ def _one(vlm, prompt, methods) -> dict:
         start = time.perf_counter()
         for event in runner.compare(vlm, prompt, methods):
             if event.answer and event.side == 1:
-                streamed = event.answer.times.prefill  # a comparison's own clocks are silent
+                streamed = event.answer.times.prefill
         comparison = event.comparison
         total = time.perf_counter() - start
-    silent = runner.measure(vlm, prompt, methods, Options(), rounds=1)
     return {
         "text": comparison.answers[0].text,
         "total": total,
         "probe": clock.probe,
         "share": 1 - (clock.model - clock.ours) / total,
         "streamed": streamed / 1000,
-        "silent": silent[-1]["prefill"] / 1000,
+        "silent": comparison.answers[1].times.prefill / 1000,  # of silent runs at its end
     }
 
 

@@ -46,13 +46,13 @@ class Contestant:
     tests: list[float] = field(default_factory=list)
     peak: int | None = None
 
-    def pruned(self, method: PruningMethod | None = None):
-        method = method or self.method
+    def pruned(self):
+        """Inside, the model runs this way."""
         if self.replayer is not None:
-            return self.replayer.prune(method or PruningMethod(), self.where.layout)
-        if method is None:
+            return self.replayer.prune(self.method or PruningMethod(), self.where.layout)
+        if self.method is None:
             return nullcontext()
-        return prune(self.where.model, method, self.where.layout)
+        return prune(self.where.model, self.method, self.where.layout)
 
     @torch.inference_mode()
     def learn(self):
@@ -69,6 +69,7 @@ class Contestant:
         self.floor = prefill_floor(where.model, self.trace, plans)
 
     def prefill(self):
+        """One prompt through the model, with the logits of its last token."""
         with self.pruned():
             self.where.model(inputs_embeds=self.where.embeds, logits_to_keep=1)
 
@@ -133,6 +134,7 @@ class Contestant:
 
     @torch.inference_mode()
     def weigh(self):
+        """Note the peak of a prefill, in bytes above what was held before."""
         with self._backend():
             self.peak = peak_bytes(self.prefill, self.where.device)
 
@@ -140,7 +142,7 @@ class Contestant:
         return full_matrices(self.where.model) if self.published else nullcontext()
 
     def result(self, dense: Contestant) -> dict:
-        """Numbers as JSON knows them; None where nothing was measured."""
+        """Numbers as JSON knows them, seconds where a name ends in _s; None: not measured."""
         shape = ModelShape.of(self.where.model.config)
         flops, dense_flops = (executed(shape, c.trace).prefill for c in (self, dense))
         prefill, floor, test = (quartiles(v) for v in (self.prefills, self.floors, self.tests))

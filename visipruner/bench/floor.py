@@ -39,7 +39,15 @@ def prefill_floor(model, trace: PruningTrace, plans: dict[int, Plan]) -> Callabl
             _layer(layer, given)
         head(last)
 
-    return captured(run)[0] if can_capture(model) else run
+    if not can_capture(model):
+        return run
+    replay, _ = captured(run)
+
+    def replayed():
+        replay()
+        return steps  # which the graph reads: they must live as long as it
+
+    return replayed
 
 
 class _Inputs:

@@ -32,7 +32,9 @@ class Timetable(VisiPruner):
     """VisiPruner at work with its decisions made beforehand: tests run, their outcome is not asked.
 
     Args:
-        filter_at: the filtering layer; exit_at: the exit layer; keep: visual tokens between them.
+        filter_at: the filtering layer.
+        exit_at: the exit layer.
+        keep: visual tokens between them.
     """
 
     name: ClassVar[str] = "timetable"

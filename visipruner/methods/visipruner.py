@@ -1,14 +1,14 @@
 """VisiPruner (arXiv 2510.17205): sinks in shallow layers, a few tokens in the middle, then none.
 
-Two semantics by name. "paper" is the text of the paper with its gaps filled (paper.md, section 7);
-"official" is the published code (EIT-NLP/VisiPruner, commit d778622) with its quirks, each named
-here:
+Two semantics by name. "paper" is the text of the paper with its gaps filled; "official" is the
+published code (EIT-NLP/VisiPruner, commit d778622) with its quirks, each named here:
 
 * the influence test starts one layer later than the shallow edits end (a strict comparison);
 * attention is zeroed after softmax without renormalising, in prefill only; caches stay whole;
 * only layer 0 touches what visual tokens see; for 13B it blocks half of the picture, merges
-nothing; * calm layers are counted and never reset, an empty kept set counts as calm, and a run in
-  which every token was kept never exits.
+  nothing;
+* calm layers are counted and never reset, an empty kept set counts as calm, and a run in which
+  every token was kept never exits.
 """
 
 from __future__ import annotations
@@ -45,9 +45,11 @@ class VisiPruner(PruningMethod):
         exit_threshold: a layer is calm when no kept token's cosine falls below this. The paper does
             not give it; 0.999 is the published code's.
         merge_index: the visual token whose value stands for all of them in layer 0 (paper: any
-        does). cache_before_filter: "kept" or "full": what layers up to the filtering layer cache
-        (paper only). blind_half: official layer 0 for 13B: question to the first half of the
-            picture is cut instead of merged (official only).
+            does).
+        cache_before_filter: "kept" or "full": what layers up to the filtering layer cache (paper
+            only).
+        blind_half: official layer 0 for 13B: question to the first half of the picture is cut
+            instead of merged (official only).
 
     Raises:
         ValueError: for a value out of its range, naming both.

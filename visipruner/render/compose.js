@@ -38,10 +38,11 @@ function described(thing) {
 
 // -- what can be done
 
+// True unless the scene is full.
 function add(x, y) {
   if (things.length >= props.most) {
     find("live").textContent = `A scene holds at most ${props.most} shapes; delete one first.`;
-    return;
+    return false;
   }
   const { shape, colour, size, digit } = brush;
   const thing = shape === "digit"
@@ -51,6 +52,7 @@ function add(x, y) {
   chosen = things.length - 1;
   keepInside(things[chosen]);
   commit(`Added: ${described(things[chosen])}.`);
+  return true;
 }
 
 // A place for a thing that is added without pointing: the freest point of a coarse grid.
@@ -194,13 +196,14 @@ function pointOf(event) {
 }
 
 function press(event) {
+  if (event.button) return; // of a mouse, the main one only
   const { x, y } = pointOf(event);
   // The last one drawn lies on top.
   const top = things.findLastIndex((thing) =>
     Math.hypot(thing.x - x, thing.y - y) < radiusOf(thing));
   if (top >= 0) choose(top);
-  else add(Math.round(x), Math.round(y));
-  drag = chosen >= 0 ? { x, y, moved: false } : null;
+  else if (!add(Math.round(x), Math.round(y))) return;
+  drag = { x, y, moved: false };
   find("canvas").setPointerCapture(event.pointerId);
 }
 

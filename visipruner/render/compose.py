@@ -8,7 +8,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from visipruner.inputs import check_choice, check_number
-from visipruner.render.palette import INK, KEPT, PAPER
+from visipruner.render.palette import INK, KEPT
 from visipruner.tiny.scenes import (
     COLOURS,
     DIGIT,
@@ -60,7 +60,6 @@ def composer_props() -> dict:
         "side": SIDE,
         "most": MAX_SHAPES,
         "ink": INK,
-        "paper": PAPER,
         "chosen": KEPT,
     }
 

@@ -10,40 +10,25 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 from visipruner.render import palette
 from visipruner.trace import PruningTrace
 
+_SIZE = 420  # pixels of a panel's longer side
 _MARGIN = 24
 _VEIL = 0.66  # how much of a dropped patch is covered by ink
 
 
-def draw_survivors(
-    picture: Image.Image,
-    trace: PruningTrace,
-    layer: int | None = None,
-    size: int = 420,
-    title: str = "",
-    small_print: str = "",
-) -> Image.Image:
-    """Draw which patches survive where.
+def draw_survivors(picture: Image.Image, trace: PruningTrace, small_print: str = "") -> Image.Image:
+    """Draw which patches survive where, as a strip of up to four stages.
 
     Args:
         picture: the picture as the model sees it (`Prompt.seen`).
         trace: what happened.
-        layer: one layer only, as a single panel; None: a strip of up to four stages.
-        size: side of a panel in pixels.
-        title: the line above; None of it by default but the method's name and its outcome.
         small_print: model and versions, below.
     """
-    chosen = [(f"Layer {layer}", trace.patches_at(layer))] if layer is not None else panels(trace)
-    if layer is not None and not 0 <= layer < max(1, len(trace.layers)):
-        raise ValueError(f"layer must be from 0 to {len(trace.layers) - 1}, not {layer}.")
-    cells = [_panel(picture, trace, name, set(kept), size) for name, kept in chosen]
-    width = (
-        max(2 * size, sum(cell.width for cell in cells) + _MARGIN * (len(cells) - 1)) + 2 * _MARGIN
-    )
-    head = _text_block(title or default_title(trace), width, size // 16, palette.INK)
-    foot = _legend(trace, width, size // 24)
-    small = _text_block(
-        "\n".join(filter(None, [settings_line(trace), small_print])), width, size // 30, "#4a4f57"
-    )
+    cells = [_panel(picture, trace, name, set(kept)) for name, kept in panels(trace)]
+    width = max(2 * _SIZE, sum(cell.width + _MARGIN for cell in cells) - _MARGIN) + 2 * _MARGIN
+    head = _text_block(_title(trace), width, _SIZE // 16, palette.INK)
+    foot = _legend(trace, width)
+    lines = "\n".join(filter(None, [_settings_line(trace), small_print]))
+    small = _text_block(lines, width, _SIZE // 30, "#4a4f57")
     parts = [head, _row(cells, width), foot, small]
     sheet = Image.new("RGB", (width, sum(part.height for part in parts) + _MARGIN), palette.PAPER)
     top = _MARGIN // 2
@@ -73,15 +58,11 @@ def panels(trace: PruningTrace) -> list[tuple[str, list[int]]]:
     return found[:4]
 
 
-def default_title(trace: PruningTrace) -> str:
-    return (
-        f"{trace.method}. {trace.why}".strip()
-        if trace.why
-        else f"{trace.method}: all patches stay."
-    )
+def _title(trace: PruningTrace) -> str:
+    return f"{trace.method}. {trace.why}" if trace.why else f"{trace.method}: all patches stay."
 
 
-def settings_line(trace: PruningTrace) -> str:
+def _settings_line(trace: PruningTrace) -> str:
     """Every setting of the method, as it ran."""
     values = ", ".join(f"{name} = {_short(value)}" for name, value in trace.settings.items())
     return f"method {trace.method}" + (f" ({values})" if values else "")
@@ -106,11 +87,9 @@ def _short(value) -> str:
 # -- drawing
 
 
-def _panel(
-    picture, trace: PruningTrace, name: str, kept: Collection[int], size: int
-) -> Image.Image:
-    drawn = veiled(picture, trace.grids[0] if trace.grids else None, kept, trace.num_visual, size)
-    label = _text_block(name, drawn.width + 2 * _MARGIN, size // 20, palette.INK)
+def _panel(picture, trace: PruningTrace, name: str, kept: Collection[int]) -> Image.Image:
+    drawn = veiled(picture, trace.grids[0] if trace.grids else None, kept, trace.num_visual)
+    label = _text_block(name, drawn.width + 2 * _MARGIN, _SIZE // 20, palette.INK)
     label = label.crop((_MARGIN, 0, drawn.width + _MARGIN, label.height))
     panel = Image.new("RGB", (drawn.width, label.height + drawn.height), palette.PAPER)
     panel.paste(label, (0, 0))
@@ -118,11 +97,9 @@ def _panel(
     return panel
 
 
-def veiled(picture, grid, kept: Collection[int], num_visual: int, size: int) -> Image.Image:
+def veiled(picture, grid, kept: Collection[int], num_visual: int) -> Image.Image:
     """The picture with the patches in `kept` framed and all others pale, dark and hatched."""
-    drawn = ImageOps.contain(picture.convert("RGB"), (size, size)).resize(
-        _fit(picture.size, size), Image.Resampling.LANCZOS
-    )
+    drawn = ImageOps.contain(picture.convert("RGB"), (_SIZE, _SIZE), Image.Resampling.LANCZOS)
     if grid is None or len(kept) == num_visual:
         return drawn
     rows, columns = grid
@@ -135,11 +112,6 @@ def veiled(picture, grid, kept: Collection[int], num_visual: int, size: int) -> 
     drawn.paste(_veil(drawn, columns), (0, 0), mask)
     _frame(drawn, boxes, rows, columns, kept)
     return drawn
-
-
-def _fit(picture_size: tuple[int, int], size: int) -> tuple[int, int]:
-    scale = size / max(picture_size)
-    return tuple(max(1, round(edge * scale)) for edge in picture_size)
 
 
 def _boxes(size: tuple[int, int], rows: int, columns: int) -> list[tuple[int, int, int, int]]:
@@ -195,16 +167,16 @@ def _row(cells: list[Image.Image], width: int) -> Image.Image:
     return row
 
 
-def _legend(trace: PruningTrace, width: int, size: int) -> Image.Image:
-    if not trace.num_visual:
-        return _text_block("This prompt holds no visual tokens.", width, size, palette.INK)
-    text = "Framed: the model still has this patch.   Dark and hatched: its token was dropped."
-    return _text_block(text, width, size, palette.INK)
+def _legend(trace: PruningTrace, width: int) -> Image.Image:
+    text = "This prompt holds no visual tokens."
+    if trace.num_visual:
+        text = "Framed: the model still has this patch.   Dark and hatched: its token was dropped."
+    return _text_block(text, width, _SIZE // 24, palette.INK)
 
 
 def _text_block(text: str, width: int, size: int, colour: str) -> Image.Image:
     """Text wrapped to the width, on a strip of its own height."""
-    font = ImageFont.load_default(max(10, size))
+    font = ImageFont.load_default(size)
     per_line = max(10, int((width - 2 * _MARGIN) / font.getlength("abcdefghij nopqrst") * 18))
     lines = [part for line in text.splitlines() for part in textwrap.wrap(line, per_line) or [""]]
     high = round(font.size * 1.35)

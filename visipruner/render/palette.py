@@ -1,4 +1,4 @@
-"""All colours and the words for stages, in one place; Python hands them to the JavaScript as props.
+"""All colours and the words for stages, in one place; Python writes them into the viewer's script.
 
 Categorical colours are Okabe and Ito's, which people with any colour blindness can tell apart;
 numbers are shown by viridis, which grows evenly lighter. No meaning hangs on a colour alone.
@@ -53,13 +53,12 @@ HEAT = (
 )
 
 
-def as_props() -> dict:
+def for_viewer() -> dict:
     """What the viewer's JavaScript needs."""
     return {
         "kept": KEPT,
         "ink": INK,
         "paper": PAPER,
-        "exit": EXIT,
         "stages": dict(STAGE_COLOURS),
         "heat": list(HEAT),
     }

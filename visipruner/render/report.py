@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from visipruner.render.series import (
     sides,
     tokens_left,
 )
-from visipruner.render.viewer import viewer_parts, viewer_props, viewer_value
+from visipruner.render.viewer import viewer_parts, viewer_value
 from visipruner.render.words import (
     describe_flops,
     describe_influence,
@@ -29,18 +30,20 @@ _STYLE = Path(__file__).with_name("report.css")
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
 
 
-def report_html(comparison, settings: dict) -> str:
+def report_html(comparison, settings: dict, notes: Sequence[str] = (), truth: str = "") -> str:
     """The report as one string of HTML.
 
     Args:
         comparison: a `results.Comparison`.
         settings: whatever was chosen; printed as JSON beside the versions.
+        notes: what had to be said about picture and question, those of the prompt among them.
+        truth: the true answer, where it is known.
     """
     title = f"Visual-token pruning: {comparison.prompt.question}"
     body = [
         f"<h1>{escape(title)}</h1>",
         _verdict(comparison),
-        _answers(comparison),
+        _answers(comparison, notes, truth),
         "<h2>What the model still sees</h2>",
         _viewer(comparison),
         _counters(comparison),
@@ -79,15 +82,16 @@ def _verdict(comparison) -> str:
     )
 
 
-def _answers(comparison) -> str:
+def _answers(comparison, notes: Sequence[str], truth: str) -> str:
     cells = []
     for name, answer in zip(("Full", "Pruned"), sides(comparison), strict=True):
         text = _marked(comparison, name.lower()) or "<em>(no words)</em>"
         cells.append(
             f"<section><h3>{name}: {escape(answer.trace.method)}</h3><p>{text}</p></section>"
         )
-    notes = "".join(f"<p>{escape(note)}</p>" for note in comparison.prompt.notes)
-    return f'<h2>Answers</h2><div class="answers">{"".join(cells)}</div>{notes}'
+    known = [f"True answer: {truth}"] if truth else []
+    below = "".join(f"<p>{escape(sentence)}</p>" for sentence in (*known, *notes))
+    return f'<h2>Answers</h2><div class="answers">{"".join(cells)}</div>{below}'
 
 
 def _marked(comparison, side: str) -> str:
@@ -166,7 +170,7 @@ _COUNTERS = (
 def _viewer(comparison) -> str:
     parts = viewer_parts()
     # "</" would end the script element, wherever it stands.
-    props = json.dumps({**viewer_props(), "value": viewer_value(comparison)}).replace("</", "<\\/")
+    props = json.dumps({"value": viewer_value(comparison)}).replace("</", "<\\/")
     return (
         f"<style>#viewer {{ {parts['css_template']} }}</style>"
         f'<div id="viewer">{parts["html_template"]}</div>'
@@ -190,12 +194,8 @@ def _charts(comparison) -> str:
 
 
 def _influence(comparison) -> str:
-    settings = settings_of(comparison)
-    limits = [
-        (f"filters below cosine {settings[name]:g}", 1 - settings[name])
-        for name in ("layer_threshold",)
-        if name in settings
-    ]
+    threshold = settings_of(comparison).get("layer_threshold")
+    limits = [] if threshold is None else [(f"filters below cosine {threshold:g}", 1 - threshold)]
     pruned, probe = influence_series(comparison)
     series = [(probe["name"], palette.FULL, probe["change"])] if probe else []
     series.append((pruned["name"], palette.PRUNED, pruned["change"]))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from html import escape
+from itertools import groupby
 
 from visipruner.render import palette
 
@@ -46,12 +47,14 @@ def lines(series: Sequence[tuple[str, str, Sequence]], limits, unit: str, words:
         if height and height > 0:
             parts += _limit(text, (math.log10(height) - low) / (high - low))
     for number, (_, colour, line) in enumerate(series):
-        points = [
-            (_middle(layer, layers), _height((math.log10(value) - low) / (high - low)))
-            for layer, value in enumerate(line)
-            if value
-        ]
-        parts += _line(points, colour, hollow=number == 0)
+        for tested, run in groupby(enumerate(line), key=lambda entry: bool(entry[1])):
+            if not tested:
+                continue
+            points = [
+                (_middle(layer, layers), _height((math.log10(value) - low) / (high - low)))
+                for layer, value in run
+            ]
+            parts += _line(points, colour, hollow=number == 0)
     parts += _layer_numbers(layers)
     return _chart(parts, [(name, colour) for name, colour, _ in series], words)
 

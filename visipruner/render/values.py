@@ -36,10 +36,8 @@ def viewer_start(prompt, layers: int = 0) -> dict:
         "size": list(prompt.seen.size),
         "grid": list(grids[0]) if grids else None,
         "num_visual": prompt.layout.num_visual,
-        "pictures": len(grids),
         "padding": list(prompt.padding),
         "num_layers": layers,
-        "question": prompt.question,
         "layers": [],
         "masks": [],
         "steps": [],
@@ -71,34 +69,23 @@ def viewer_live(start: dict, records: Sequence[LayerRecord], label: str = "") ->
     }
 
 
-def viewer_value(comparison, side: int = -1, start: dict | None = None) -> dict:
-    """Everything that the viewer shows about one answer of a comparison.
+def viewer_value(comparison, start: dict | None = None) -> dict:
+    """Everything that the viewer shows about the pruned answer of a comparison.
 
     Args:
-        comparison: a `runner.Comparison`.
-        side: which of its answers; the last by default.
+        comparison: a `results.Comparison`.
         start: what `viewer_start` gave for this prompt, to encode its picture only once.
     """
-    trace = comparison.answers[side].trace
-    return viewer_answer(comparison.prompt, trace, comparison.probe, start)
-
-
-def viewer_answer(
-    prompt, trace: PruningTrace, probe: PruningTrace | None = None, start: dict | None = None
-) -> dict:
-    """The value for one finished trace; `probe` adds the full model's influence."""
+    trace, probe = comparison.answers[-1].trace, comparison.probe
     masks = _Masks(trace.num_visual)
     layers = [_layer(record, trace.patches_at(record.layer), masks) for record in trace.layers]
     return {
-        **(start or viewer_start(prompt, len(trace.layers))),
+        **(start or viewer_start(comparison.prompt, len(trace.layers))),
         "kind": "done",
-        "method": trace.method,
         "layers": layers,
         "steps": steps(trace),
         "first": most_telling_layer(trace),
         "why": trace.why,
-        "filtering": trace.filtering_layer,
-        "exit": trace.exit_layer,
         "thresholds": _thresholds(trace.settings),
         "cuts": [_cut(cut, trace, masks) for cut in trace.cuts],
         "probe": probe and [_influence(record.influence, masks) for record in probe.layers],
@@ -168,7 +155,6 @@ class _Masks:
 def _layer(record: LayerRecord, present: Sequence[int] | None, masks: _Masks) -> dict:
     return {
         "stage": record.stage,
-        "tokens": record.tokens,
         "visual": record.visual_tokens,
         "mask": None if present is None else masks.number(present),
         "influence": _influence(record.influence, masks),
@@ -205,12 +191,11 @@ def _cut(cut, trace: PruningTrace, masks: _Masks) -> dict:
         "kept": masks.number(cut.kept),
         "at": masks.number(present),
         "scores": pack_numbers(scores) if scores else None,
-        "carried": sum(1 for owner in cut.owner if owner >= 0) - len(cut.kept),
     }
 
 
 def _thresholds(settings: dict) -> dict:
-    names = ("layer_threshold", "tokens_threshold", "exit_threshold", "relative")
+    names = ("layer_threshold", "tokens_threshold", "relative")
     return {name: settings[name] for name in names if name in settings}
 
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from visipruner.render.palette import as_props
+from visipruner.render.palette import for_viewer
 from visipruner.render.values import (
     LOG_HIGH,
     LOG_LOW,
-    viewer_answer,
     viewer_live,
     viewer_start,
     viewer_value,
@@ -22,7 +21,7 @@ EMPTY: dict = {"kind": "empty", "layers": [], "masks": [], "steps": []}
 def viewer_parts() -> dict[str, str]:
     """The viewer's markup, style and script, as the page and the report use them."""
     # Constants of the script, not props: gradio drops props when a hidden column is shown first.
-    script = f"const PALETTE = {json.dumps(as_props())};\n"
+    script = f"const PALETTE = {json.dumps(for_viewer())};\n"
     script += f"const LOG_RANGE = {json.dumps([LOG_LOW, LOG_HIGH])};\n"
     script += "\n".join(
         (_HERE / f"viewer_{part}.js").read_text() for part in ("data", "draw", "panel", "page")
@@ -34,26 +33,19 @@ def viewer_parts() -> dict[str, str]:
     }
 
 
-def viewer_props() -> dict:
-    """What does not change from run to run."""
-    return {"palette": as_props(), "log_range": [LOG_LOW, LOG_HIGH]}
-
-
 def PatchViewer(**kwargs):
     """A `gr.HTML` whose value is what `viewer_value` (or `viewer_start`, `viewer_live`) returns."""
     import gradio as gr  # the values and the report need no gradio
 
     arguments = {"value": EMPTY, "apply_default_css": False, "elem_classes": ["patch-viewer"]}
-    return gr.HTML(**{**arguments, **viewer_parts(), **viewer_props(), **kwargs})
+    return gr.HTML(**{**arguments, **viewer_parts(), **kwargs})
 
 
 __all__ = [
     "EMPTY",
     "PatchViewer",
-    "viewer_answer",
     "viewer_live",
     "viewer_parts",
-    "viewer_props",
     "viewer_start",
     "viewer_value",
 ]

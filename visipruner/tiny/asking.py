@@ -44,7 +44,7 @@ def ask(vlm: VLM, method: PruningMethod, prompt: Prompt, features) -> tuple[str,
     """The greedy answer under a method; `features` are the picture's, from `vlm.encode`."""
     with prune(vlm.model, method, prompt.layout) as trace:
         tokens = vlm.model.generate(
-            input_ids=prompt.inputs["input_ids"],
+            input_ids=prompt.inputs["input_ids"].to(vlm.device),
             mm_encoder_outputs={"image": features},
             max_new_tokens=MOST_TOKENS,
             do_sample=False,
@@ -89,7 +89,8 @@ def interview(
                                 "tokens": [record.visual_tokens for record in trace.layers],
                                 "answer": said,
                             }
-                            file.write(json.dumps({"key": key, **done[key]}) + "\n")
+                            # A line of its own, also behind one that broke off.
+                            file.write("\n" + json.dumps({"key": key, **done[key]}))
                             file.flush()
                         rows.append({"column": column, **where, **done[key]})
                 print(f"{split} {skill} done", flush=True)
@@ -109,7 +110,7 @@ def _read(store: Path) -> dict[str, dict]:
         try:
             row = json.loads(line)
         except json.JSONDecodeError:
-            continue  # the last line of a run that died while writing
+            continue  # blank, or the last line of a run that died while writing
         found[row.pop("key")] = row
     return found
 

@@ -66,6 +66,7 @@ class Packer:
         return [*ids, self.tokenizer.eos_token_id]
 
     def pack(self, scenes: list, rows: list[list[Question]], patches: torch.Tensor) -> Packed:
+        """One row of questions per scene, behind its visual tokens `patches` (picture, kept)."""
         blocks = [[self._block(question) for question in row] for row in rows]
         length = max(sum(len(block[0]) for block in row) for row in blocks)
         pad = self.tokenizer.pad_token_id
@@ -96,7 +97,7 @@ class Packer:
             torch.tensor(targets),
             torch.tensor(weights),
             self._lesson(scenes, rows, meanings),
-            self._lesson(scenes, rows, lambda *asked: filter(None, [compared(*asked)])),
+            self._lesson(scenes, rows, compared),
         )
 
     def _lesson(self, scenes: list, rows: list[list[Question]], meant: Callable) -> torch.Tensor:

@@ -15,6 +15,7 @@ import itertools
 import json
 import statistics
 
+from visipruner.files import write_whole
 from visipruner.methods import PruningMethod, VisiPruner
 from visipruner.models import VLM
 from visipruner.tiny.asking import add_common, interview, open_model, share_cut
@@ -28,9 +29,9 @@ STAGES = ("middle", "deep")
 CACHE = "full"
 FIRST_TESTED = (4, 5, 6, 8)
 COSINES = (0.995, 0.999)
-# Shares of sqrt(1 - cosine^2): below 1 the kept set can never be empty (paper.md).
-SHARES = (0.03, 0.15)
-EXITS = (0.999,)
+# Shares of sqrt(1 - cosine^2): below 1 the kept set can never be empty.
+SHARES = (0.01, 0.03, 0.15)
+EXIT = 0.999
 FINALISTS = 4  # per preset
 
 
@@ -45,10 +46,10 @@ def candidates(semantics: str) -> list[VisiPruner]:
             layer_threshold=cosine,
             tokens_threshold=round(share * (1 - cosine**2) ** 0.5, 4),
             relative=True,
-            exit_threshold=leave,
+            exit_threshold=EXIT,
             cache_before_filter=CACHE if semantics == "paper" else "kept",
         )
-        for first, cosine, share, leave in itertools.product(FIRST_TESTED, COSINES, SHARES, EXITS)
+        for first, cosine, share in itertools.product(FIRST_TESTED, COSINES, SHARES)
     ]
 
 
@@ -127,7 +128,7 @@ def main(argv: list[str] | None = None) -> None:
             methods = shortlist(tried)
         presets |= {"questions": full["questions"], "unpruned": round(full["right"], 4)}
         presets[semantics] = table(choose(tried))
-    (options.model / "presets.json").write_text(json.dumps(presets, indent=1) + "\n")
+    write_whole(options.model / "presets.json", json.dumps(presets, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,10 @@
 """The small model's world in one place: scenes, pictures, questions, and what lies outside.
 
-scene = make_scene(7, "heldout")
-picture = render(scene)
-question = ask_about(scene, "colour", random.Random(0))
+A question about a scene that nobody trained on:
+
+    scene = make_scene(7, "heldout")
+    picture = render(scene)
+    question = ask_about(scene, "colour", random.Random(0))
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import statistics
 from collections import Counter
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from visipruner.attention import Span
+from visipruner.files import write_whole
 from visipruner.layout import to_ranges
 from visipruner.levels import PRESETS, method_at
 from visipruner.methods import PruningMethod
@@ -100,21 +102,25 @@ def stages(vlm: VLM, count: int, store: Path) -> list[dict]:
     for name in presets:
         mine = [row for row in rows if row["column"] == name]
         filtered = [row for row in mine if row["filtered"] is not None]
-        kept = [row["tokens"][row["filtered"] + 1 :][:1] or [0] for row in filtered]
+        # The layer after the filter; behind the last one nothing is left.
+        kept = [(row["tokens"] + [0])[row["filtered"] + 1] for row in filtered]
         found.append(
             {
                 "preset": name,
                 "questions": len(mine),
                 "filtered after": _tally(row["filtered"] for row in mine),
                 "vision left after": _tally(row["left"] for row in mine),
-                "median kept": statistics.median(n for (n,) in kept) if kept else None,
+                "median kept": statistics.median(kept) if kept else None,
             }
         )
     return found
 
 
 def _tally(layers) -> dict[str, int]:
-    return dict(sorted(Counter(map(str, layers)).items()))
+    """How often each layer is named, in order; None last."""
+    counted = Counter(layers)
+    order = sorted(counted, key=lambda layer: math.inf if layer is None else layer)
+    return {str(layer): counted[layer] for layer in order}
 
 
 def attention(vlm: VLM, count: int) -> list[dict]:
@@ -149,13 +155,9 @@ def main(argv: list[str] | None = None) -> None:
     found["stages"] = stages(vlm, options.questions, store)
     found["attention"] = attention(vlm, max(1, options.questions // 3))
     for line in (*found["masking"], *found["stages"], *found["attention"]):
-        print(
-            ", ".join(
-                f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in line.items()
-            )
-        )
+        print(", ".join(f"{name} {_short(value)}" for name, value in line.items()))
     if options.write:
-        (options.model / "dynamics.json").write_text(json.dumps(found, indent=1) + "\n")
+        write_whole(options.model / "dynamics.json", json.dumps(found, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import torch
 
+from visipruner.files import write_whole
 from visipruner.levels import PRESETS, method_at
 from visipruner.methods import PruningMethod
 from visipruner.models import VLM
@@ -59,16 +60,7 @@ def summary(rows: list[dict]) -> list[dict]:
     table = []
     for column, split in dict.fromkeys((row["column"], row["set"]) for row in rows):
         for skill in (*SKILLS, "all"):
-
-            def of(column):
-                return [
-                    row
-                    for row in rows
-                    if (row["column"], row["set"]) == (column, split)  # noqa: B023
-                    and skill in (row["skill"], "all")  # noqa: B023
-                ]
-
-            mine, full = of(column), of(UNPRUNED)
+            mine, full = (_chosen(rows, name, split, skill) for name in (column, UNPRUNED))
             scores = [row["score"] for row in mine]
             low, high = wilson(sum(scores), len(scores))
             line = {"column": column, "set": split, "skill": skill, "questions": len(scores)}
@@ -78,6 +70,15 @@ def summary(rows: list[dict]) -> list[dict]:
                 line["difference"] = paired_difference([row["score"] for row in full], scores)
             table.append(line)
     return table
+
+
+def _chosen(rows: list[dict], column: str, split: str, skill: str) -> list[dict]:
+    """The rows of a column and a set that are about a skill, or about "all"."""
+    return [
+        row
+        for row in rows
+        if (row["column"], row["set"]) == (column, split) and skill in (row["skill"], "all")
+    ]
 
 
 def as_markdown(table: list[dict]) -> str:
@@ -108,11 +109,11 @@ def _points(difference) -> str:
 
 def write_results(folder: Path, table: list[dict]) -> None:
     """The table as data beside the weights, and as text in the model card, between its marks."""
-    (folder / "evaluation.json").write_text(json.dumps(table, indent=1) + "\n")
+    write_whole(folder / "evaluation.json", json.dumps(table, indent=1) + "\n")
     card = folder / "README.md"
     before, _, rest = card.read_text().partition(MARK)
     after = rest.partition(MARK)[2]
-    card.write_text(f"{before}{MARK}\n{as_markdown(table)}\n{MARK}{after}")
+    write_whole(card, f"{before}{MARK}\n{as_markdown(table)}\n{MARK}{after}")
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -41,11 +41,11 @@ def meanings(scene: Scene, text: str) -> list[tuple[int, list[str]]]:
     return found
 
 
-def compared(scene: Scene, text: str) -> tuple[int, list[str]] | None:
+def compared(scene: Scene, text: str) -> list[tuple[int, list[str]]]:
     """For "same or different?": where the question ends, and the one or two values to compare."""
     cut = words(text)
     if "same" not in cut:
-        return None
+        return []
     what = next((word for word in ("colour", "size") if word in cut), "shape")
     named = [
         thing
@@ -54,7 +54,7 @@ def compared(scene: Scene, text: str) -> tuple[int, list[str]] | None:
         for thing in scene.shapes
         if fits(thing, " ".join([*_adjectives(cut[:index]), word]))
     ]
-    return cut.index("?"), sorted({getattr(thing, what) for thing in named})
+    return [(cut.index("?"), sorted({getattr(thing, what) for thing in named}))]
 
 
 def _adjectives(before: list[str]) -> list[str]:

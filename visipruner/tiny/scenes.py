@@ -136,18 +136,14 @@ def compose(things, seed: int = 0) -> Scene:
     return Scene(tuple(things), seed)
 
 
-def make_scene(
-    seed: int, split: str = "train", most: int = MAX_SHAPES, side: int = SIDE, digits: bool = True
-) -> Scene:
+def make_scene(seed: int, split: str = "train", most: int = MAX_SHAPES, side: int = SIDE) -> Scene:
     """Scene number `seed` of a split: 1 to `most` shapes and none, one or two digit cards."""
     rules = SPLITS[split]
     seed += rules.first_seed
     rng = random.Random(seed)
-    wanted = []
-    if digits:
-        cards = rng.choices((0, 1, 2), weights=(5, 3, 3))[0]
-        cards = min(cards, 1) if side < SIDE else cards
-        wanted += [_digit_card(rng, rules) for _ in range(cards)]
+    cards = rng.choices((0, 1, 2), weights=(5, 3, 3))[0]
+    cards = min(cards, 1) if side < SIDE else cards
+    wanted = [_digit_card(rng, rules) for _ in range(cards)]
     count = rng.randint(1, max(1, most - len(wanted)))
     # Few kinds in some scenes, else nothing would ever need counting or telling apart.
     shapes = rng.sample(SHAPES, rng.randint(2, len(SHAPES)))

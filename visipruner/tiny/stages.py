@@ -26,7 +26,7 @@ FULL_FROM = 0.85  # of the tower's steps: whole pictures from here on
 ALL_FROM = 0.6  # of the joint steps: every visual token from here on
 CURRICULUM = ((0.06, 2), (0.14, 3), (0.25, 5))  # until which progress, at most how many shapes
 APART = 0.5  # weight of the distance between what is seen and the words for it
-MOTLEY = 3  # of so many pictures one is motley
+MOTLEY = 3  # every third of a batch is motley; a batch of two has none
 KEPT_PART = 6  # before that, one visual token of so many
 
 
@@ -47,7 +47,7 @@ class WrittenScenes(nn.Module):
         self.centre = nn.Parameter(torch.zeros(width))
         nn.init.normal_(self.place.weight, std=0.02)
         nn.init.normal_(self.centre, std=0.07)
-        nothing = tokenizer.pad_token_id  # its embedding is zero
+        self.nothing = tokenizer.pad_token_id  # its embedding is zero
         lists = {
             "colour": [*COLOURS, "<pad>", "<pad>"],
             "shape": [*SHAPES, DIGIT, "<pad>"],
@@ -57,7 +57,6 @@ class WrittenScenes(nn.Module):
         for name, words in lists.items():
             ids = [tokenizer.convert_tokens_to_ids(word) for word in words]
             self.register_buffer(name, torch.tensor(ids), persistent=False)
-        self.nothing = nothing
         rows = [PLACES[3 * row // grid] for row in range(grid)]
         places = [row[3 * column // grid] for row in rows for column in range(grid)]
         ids = torch.tensor([tokenizer.convert_tokens_to_ids(word) for word in places])
@@ -281,7 +280,7 @@ STAGES = {
         2000,
         8e-4,
         lambda learner: [learner.model, learner.heads],
-        ("model.", "heads."),
+        ("model.", "heads.", "written."),  # written: unchanged, but exported with the rest
         joint_loss,
     ),
 }

@@ -13,6 +13,7 @@ import math
 import statistics
 from pathlib import Path
 
+from visipruner.files import write_whole
 from visipruner.levels import method_at
 from visipruner.methods import PruningMethod
 from visipruner.models import VLM
@@ -136,8 +137,8 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def write(folder: Path, table: list[dict]) -> None:
-    (folder / "tradeoff.json").write_text(json.dumps(table, indent=1) + "\n")
-    PICTURE.write_text(picture(table))
+    write_whole(folder / "tradeoff.json", json.dumps(table, indent=1) + "\n")
+    write_whole(PICTURE, picture(table))
 
 
 if __name__ == "__main__":

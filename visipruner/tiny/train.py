@@ -24,6 +24,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import AutoProcessor, LlavaForConditionalGeneration
 
+from visipruner.files import write_whole
 from visipruner.tiny.batches import Packer
 from visipruner.tiny.config import FOLDER, build_model, build_processor
 from visipruner.tiny.optimizer import optimizers
@@ -147,7 +148,7 @@ def export(learner: Learner, folder: Path) -> None:
     learner.processor.save_pretrained(FOLDER)
     lines = [json.loads(line) for line in (folder / "curve.jsonl").read_text().splitlines()]
     rows = ",\n".join(json.dumps(line) for line in lines)
-    (FOLDER / "training.json").write_text(f"[\n{rows}\n]\n")
+    write_whole(FOLDER / "training.json", f"[\n{rows}\n]\n")
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:

@@ -12,7 +12,7 @@ from visipruner.ui.downloads import Result, as_json
 from visipruner.ui.handlers import Form, check
 from visipruner.ui.store import Models
 
-RUN_OPTIONS = ("max_new_tokens", "temperature", "seed", "probe")
+RUN_OPTIONS = ("max_new_tokens", "temperature", "seed", "probe", "clock_rounds")
 FORM_OPTIONS = ("semantics", "picture_mode", "backend", "precision", "fields")
 
 
@@ -36,7 +36,7 @@ def endpoint(models: Models):
             method: visipruner, fastv, random, schedule or none.
             level: gentle, balanced, aggressive, or a number from 0 (keep all) to 1.
             options: semantics, picture_mode, backend, precision, fields {name: value},
-                max_new_tokens, temperature, seed, probe.
+                max_new_tokens, temperature, seed, probe, clock_rounds.
 
         Returns:
             settings, same_answer, ratios, both answers with text, times, counts and trace, machine.

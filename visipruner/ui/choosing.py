@@ -78,14 +78,17 @@ def connect(page, models, model_line, chosen, results):
     c.another.click(on_another, [c.scene, c.question], c.question, **SMALL)
     c.picture.upload(on_upload, c.picture, [c.picture, c.scene], **SMALL)
     c.picture.clear(lambda: None, None, c.scene, **SMALL)
-    page.load(
+    loaded = page.load(
         on_load,
         None,
         [*scene_parts, c.model, c.method, c.level, c.preset, c.advanced.semantics, *notes],
         **SMALL,
     )
+    c.model.input(
+        plainly(lambda name: views.model_line(models, name)), c.model, model_line, **SMALL
+    )
     _levels(c)
-    _fields(page, models, c)
+    _fields(loaded, models, c)
 
 
 def _levels(c):
@@ -96,15 +99,15 @@ def _levels(c):
     c.level.input(None, c.level, c.preset, js=js, **PRIVATE)
 
 
-def _fields(page, models, c):
+def _fields(loaded, models, c):
     """Advanced shows the fields of the chosen method, and what the level says for each."""
 
     @plainly
     def on_choice(model, method, level, semantics):
         groups = [gr.update(visible=name == method) for name in METHODS]
         hints = {}
-        if models.is_loaded(model):
-            hints = fields.hints(models.get(model), method, level, semantics)
+        if vlm := models.peek(model):
+            hints = fields.hints(vlm, method, level, semantics)
         boxes = [
             _hinted(name, hints[name]) if owner == method and name in hints else gr.skip()
             for owner, name in fields.ALL
@@ -112,19 +115,16 @@ def _fields(page, models, c):
         return [*groups, *boxes]
 
     triggers = [
-        page.load,
+        c.model.input,
         c.method.change,
         c.level.release,
         c.preset.input,
         c.advanced.semantics.input,
     ]
-    gr.on(
-        triggers,
-        on_choice,
-        [c.model, c.method, c.level, c.advanced.semantics],
-        [*c.advanced.groups, *c.advanced.fields],
-        **SMALL,
-    )
+    chosen = [c.model, c.method, c.level, c.advanced.semantics]
+    shown = [*c.advanced.groups, *c.advanced.fields]
+    gr.on(triggers, on_choice, chosen, shown, **SMALL)
+    loaded.success(on_choice, chosen, shown, **SMALL)  # a link may have changed the form
 
 
 def _hinted(name: str, hint: str) -> dict:

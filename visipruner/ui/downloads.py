@@ -67,7 +67,9 @@ def html_file(result: Result | None) -> dict:
     from visipruner.render.report import report_html
 
     result = there(result)
-    page = report_html(result.comparison, result.settings)
+    job = result.job
+    truth = job.truth.answer if job.truth else ""
+    page = report_html(result.comparison, result.settings, job.notes, truth)
     return _file("visipruner.html", "text/html", page.encode())
 
 

@@ -20,7 +20,6 @@ CHOSEN = (
     (39, "place"),
 )
 
-_TEMPLATE = "${value}"
 _ON_LOAD = """
 element.addEventListener("click", (event) => {
   const button = event.target.closest("button[data-number]");

@@ -13,6 +13,7 @@ from visipruner.models import VLM, Prompt
 from visipruner.results import Comparison, Options
 from visipruner.runner import Event
 from visipruner.trace import LayerRecord
+from visipruner.ui import scenes
 from visipruner.ui.scenes import Truth
 from visipruner.ui.store import Models
 
@@ -136,7 +137,7 @@ def check(models: Models, form: Form, truth: Truth | None = None, own: bool = Fa
     )
     notes = list(prompt.notes)
     if form.model == "tiny":
-        notes += world_notes(prompt, own)
+        notes += scenes.limits(None if own else prompt.seen, prompt.question)
     return Job(models, prompt, [PruningMethod(), method], options, form, truth, tuple(notes))
 
 
@@ -147,13 +148,6 @@ def _options(given: dict) -> Options:
             f"There is no option {unknown[0]!r}; known are {', '.join(sorted(known))}."
         )
     return Options(**given)
-
-
-def world_notes(prompt: Prompt, own: bool) -> list[str]:
-    """Kind words where the bundled model is asked for what it never learnt."""
-    from visipruner.ui import scenes
-
-    return scenes.limits(None if own else prompt.seen, prompt.question)
 
 
 def follow(job: Job) -> Iterator[Progress]:

@@ -180,7 +180,7 @@ def launch(
         models: load their default in the background, so that the first answer need not wait.
 
     Raises:
-        OSError: the port is taken.
+        OSError: the port is taken, or the host is not this machine's.
     """
     if models:
         threading.Thread(target=_warm, args=(models,), daemon=True).start()
@@ -189,7 +189,9 @@ def launch(
         return page.launch(server_name=host, server_port=port, **_settings(), **more)
     except OSError:
         asked = port or os.environ.get("GRADIO_SERVER_PORT")
-        raise OSError(text.PORT_TAKEN.format(port=asked or "7860 to 7959")) from None
+        where = host or os.environ.get("GRADIO_SERVER_NAME") or "127.0.0.1"
+        sentence = text.PORT_TAKEN.format(port=asked or "7860 to 7959", host=where)
+        raise OSError(sentence) from None
 
 
 def _settings() -> dict:

@@ -1,18 +1,12 @@
 // What the browser does on its own: modes, downloads, links, and words for screen readers.
 window.vp = {
   projector() {
-    vp.toggle("projector", document.getElementById("vp-page"));
+    document.getElementById("vp-page").classList.toggle("projector");
     window.dispatchEvent(new Event("resize")); // plots fit themselves into the new width
   },
 
   dark() {
-    vp.toggle("dark", document.body);
-  },
-
-  // The button tells whether its mode is on, to eyes and to screen readers.
-  toggle(mode, place) {
-    const on = place.classList.toggle(mode);
-    document.getElementById("vp-" + mode)?.setAttribute("aria-pressed", String(on));
+    document.body.classList.toggle("dark");
   },
 
   reset() {
@@ -44,17 +38,32 @@ window.vp = {
     return location.origin + location.pathname + "?" + query;
   },
 
-  // A page that is served without https, as in a class room, has no clipboard but the old way.
   async copy(link) {
-    const box = document.querySelector(".vp-link textarea, .vp-link input");
-    box?.select();
-    if (navigator.clipboard) await navigator.clipboard.writeText(link);
-    else document.execCommand("copy");
-    const button = document.getElementById("vp-copy"), words = button.textContent;
-    button.textContent = `✓ ${words}`;
-    setTimeout(() => { button.textContent = words; }, 1500);
+    const button = document.getElementById("vp-copy");
+    try {
+      await navigator.clipboard.writeText(link);
+    } catch {
+      if (!copyTheOldWay(link, button)) return;
+    }
+    button.dataset.words ??= button.textContent; // a second press meets the tick
+    button.textContent = `✓ ${button.dataset.words}`;
+    setTimeout(() => { button.textContent = button.dataset.words; }, 1500);
   },
 };
+
+// A page that is served without https, as in a class room, has no other clipboard. Gradio's box is
+// disabled, and what is selected in it is not copied.
+function copyTheOldWay(words, focused) {
+  const box = document.createElement("textarea");
+  box.value = words;
+  box.style.position = "fixed"; // the page must not scroll to it
+  document.body.append(box);
+  box.select();
+  const copied = document.execCommand("copy");
+  box.remove();
+  focused.focus();
+  return copied;
+}
 
 // One lasting live region: gradio replaces its HTML, which screen readers do not announce.
 function announce() {
@@ -81,9 +90,21 @@ function showPatches() {
   }).observe(document.body, { subtree: true, childList: true, attributeFilter: ["src"] });
 }
 
+// The buttons tell whether their modes are on, to eyes and to screen readers. The page itself is
+// watched, for dark may be the system's choice.
+function showModes() {
+  new MutationObserver(() => {
+    for (const mode of ["dark", "projector"]) {
+      const on = Boolean(document.querySelector(`body.${mode}, #vp-page.${mode}`));
+      document.getElementById("vp-" + mode)?.setAttribute("aria-pressed", String(on));
+    }
+  }).observe(document.body, { subtree: true, childList: true, attributeFilter: ["class"] });
+}
+
 function ready() {
   announce();
   showPatches();
+  showModes();
 }
 
 if (document.readyState === "loading") document.addEventListener("DOMContentLoaded", ready);

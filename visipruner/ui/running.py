@@ -12,7 +12,7 @@ from visipruner.render.viewer import viewer_live, viewer_start, viewer_value
 from visipruner.ui import controls, handlers, scenes, text, views
 from visipruner.ui.downloads import Result
 from visipruner.ui.handlers import FULL, PRUNED, Job, Progress
-from visipruner.ui.page import MODEL_TURN, plainly
+from visipruner.ui.page import MODEL_TURN, PRIVATE, plainly
 
 
 def _run_outputs(model_line, chosen, results) -> list:
@@ -106,32 +106,38 @@ def job_of(models, values) -> Job:
     return handlers.check(models, form, known, own=scene is not None)
 
 
-def _made_ready(models, outputs, results, values):
-    """Say so while a model is downloaded and loaded; Stop ends the download."""
-    frame, (form, _) = Frame(outputs), controls.form(values)
-    with closing(models.fetch(form.model, form.precision)) as sentences:
-        for sentence in sentences:
-            frame.set(results.status, views.says(sentence, text.FETCHING))
-            yield frame.take()
-    if not models.is_loaded(form.model):
-        frame.set(results.status, views.says(text.LOADING, text.LOADING))
-        yield frame.take()
-
-
-def connect(models, model_line, chosen, results):
+def connect(models, model_line, chosen, results) -> tuple:
+    """The events of a run, one after the other."""
     outputs = _run_outputs(model_line, chosen, results)
 
     @plainly
+    def on_fetch(*values):
+        """Download a model if need be; Stop ends it. Others go on asking theirs meanwhile."""
+        form, _ = controls.form(values)
+        yield gr.skip()
+        with closing(models.fetch(form.model, form.precision)) as sentences:
+            for sentence in sentences:
+                yield views.says(sentence, text.FETCHING)
+
+    @plainly
     def on_run(*values):
-        yield from _made_ready(models, outputs, results, values)
+        form, _ = controls.form(values)
+        if not models.peek(form.model):
+            frame = Frame(outputs)
+            frame.set(results.status, views.says(text.LOADING, text.LOADING))
+            yield frame.take()
         yield from stream(models, model_line, chosen, results, job_of(models, values))
 
-    return gr.on(
+    fetched = gr.on(
         [chosen.run.click, chosen.question.submit],
-        on_run,
+        on_fetch,
         chosen.inputs,
-        outputs,
+        results.status,
         js="(...values) => { vp.started(); return values; }",
-        show_progress_on=[results.status],
-        **MODEL_TURN,
+        concurrency_limit=None,
+        **PRIVATE,
     )
+    run = fetched.success(
+        on_run, chosen.inputs, outputs, show_progress_on=[results.status], **MODEL_TURN
+    )
+    return fetched, run

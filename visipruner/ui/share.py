@@ -70,7 +70,7 @@ from visipruner.results import Options
 from visipruner.runner import compare, last_event
 {imports}
 model = {model}
-vlm = load_vlm(model)
+vlm = load_vlm(model, attention={form.backend!r}, precision={form.precision!r})
 prompt = vlm.prepare({picture}, {form.question!r}, {form.picture_mode!r})
 visual = prompt.layout.num_visual
 method = method_at(vlm, {form.method!r}, {form.level!r}, {form.semantics!r}, visual{own})
@@ -87,8 +87,10 @@ def command_line(form: Form, local: bool = False) -> str:
     words += ["--model-path", "DIR"] if local else ["--model", form.model]
     words += ["--method", form.method, "--level", f"{form.level:g}", "--semantics", form.semantics]
     words += ["--picture-mode", form.picture_mode, "--attention", form.backend]
+    words += ["--precision", form.precision]
     for name, value in form.options.items():
-        words += [f"--{name.replace('_', '-')}", f"{value:g}"]
+        if value is not None:  # an emptied box; a run says so
+            words += [f"--{name.replace('_', '-')}", f"{value:.10g}"]
     for name, value in form.fields.items():
         shown = ",".join(value) if isinstance(value, list) else str(value).lower()
         words += ["--set", f"{name}={shown}"]

@@ -24,10 +24,12 @@ class Models:
         device: where models go; None: the GPUs if there are any.
 
     Raises:
-        ValueError: one sentence, for a wrong folder or an unknown name in VISIPRUNER_MODELS.
+        ValueError: one sentence, for a wrong folder or device, or an unknown name in
+            VISIPRUNER_MODELS.
     """
 
     def __init__(self, extra: str | None = None, device: str | None = None):
+        loading.usable_device(device)  # a wrong word must end the start, not somebody's question
         self.device = device
         # A Space with ZeroGPU can only offer what is on its disk when it starts.
         offered = [n for n, spec in menu().items() if spec.find() or not zerogpu.active()]
@@ -54,8 +56,10 @@ class Models:
         """(title, name) of every model, as a menu wants them."""
         return [(title, name) for name, title in self.titles.items()]
 
-    def is_loaded(self, name: str) -> bool:
-        return (name, BACKENDS[0], "auto") in self._loaded
+    def peek(self, name: str) -> VLM | None:
+        """The model if it is in memory in any way; never waits while another one is loaded."""
+        loaded = list(self._loaded.items())
+        return next((vlm for key, vlm in reversed(loaded) if key[0] == name), None)
 
     def fetch(self, name: str, precision: str = "auto") -> Iterator[str]:
         """Download a model of the hub if it is not here yet; closing the generator cancels.
@@ -78,6 +82,7 @@ class Models:
                 done=memory.gigabytes(progress.done),
                 total=memory.gigabytes(total),
             )
+        self.titles[name] = _title(spec)
 
     def get(self, name: str, backend: str = "sdpa", precision: str = "auto") -> VLM:
         """The loaded model; loads it if it is not there yet. Never downloads.

@@ -9,7 +9,7 @@ from html import escape
 
 from visipruner.levels import method_at
 from visipruner.methods import PruningMethod
-from visipruner.results import Comparison, Options
+from visipruner.results import Comparison
 from visipruner.ui import handlers, scenes, text, views
 from visipruner.ui.handlers import Form, Job
 from visipruner.ui.store import Models
@@ -39,7 +39,8 @@ def search(models: Models, form: Form, seed) -> Iterator[Search]:
         state.seed = (first + state.tried - 1) % (scenes.MAX_SEED + 1)
         state.question = scenes.questions(state.seed)[0].text
         picture = scenes.picture(state.seed)
-        job = handlers.check(models, replace(form, picture=picture, question=state.question))
+        form = replace(form, picture=picture, question=state.question)
+        job = handlers.check(models, form, own=True)
         yield state
         for comparison in _quick(job):  # noqa: B007 - the last one counts
             yield state
@@ -139,7 +140,7 @@ def _sweep_row(name: str, answer, full, job: Job) -> str:
 def rounds(job: Job) -> Iterator[list[list[dict]]]:
     """Silent runs of both sides in turn; who goes first alternates. Stop works after every run."""
     samples: list[list[dict]] = [[], []]
-    silent = Options(job.options.max_new_tokens, job.options.temperature, job.options.seed, False)
+    silent = replace(job.options, probe=False)
     for turn in range(ROUNDS):
         order = (0, 1) if turn % 2 == 0 else (1, 0)
         for side in order:
@@ -156,11 +157,14 @@ def rounds_html(samples: list[list[dict]]) -> str:
     names |= {"per_token": "token", "total": "total"}
     rows = []
     for name, label in names.items():
-        full, pruned = (statistics.median(s[name] for s in side) for side in samples)
+        full, pruned = (
+            statistics.median(sample[name] for sample in side) if side[0][name] else None
+            for side in samples
+        )
         rows.append(
             f'<tr><th scope="row">{text.COUNTERS[label]}</th><td>{views.duration(full)}</td>'
-            f"<td>{views.duration(pruned)}</td><td>{views.times(full / pruned) if pruned else '–'}"
-            "</td></tr>"
+            f"<td>{views.duration(pruned)}</td>"
+            f"<td>{f'{full / pruned:.2f}' if full and pruned else '–'}</td></tr>"
         )
     head = views.table_head("", *text.MEDIAN_HEAD)
     title = text.MEDIANS.format(done=done, rounds=ROUNDS)

@@ -94,14 +94,15 @@ WRITING = "{side}: writing"
 CLOCKING = "Taking the time to the first word again, with nothing else going on"
 PROBING = "Measuring every layer of the full model for the picture below: {layer} of {layers}"
 DONE = "Done. {verdict}"
-STOPPED = "Stopped. Nothing was kept; press Run to start again."
+STOPPED = "Stopped. Press Run to start again."
 
 SAME = "Same answer"
 DIFFERENT = "Different answers"
+DIFF_MARKS = "struck: only with all patches; underlined: only when pruned"
 RIGHT = "right"
 WRONG = "wrong"
 TRUE_ANSWER = "True answer: {answer}"
-FEWER_FLOPS = "less computing"
+FEWER_FLOPS, MORE_FLOPS, AS_MANY_FLOPS = "less computing", "more computing", "as much computing"
 FEWER_FLOPS_WHY = "to read the prompt: {full} → {pruned}"
 FASTER = "faster first word"
 SLOWER = "slower first word"
@@ -110,6 +111,7 @@ FIRST_TOKEN_WHY = "{runs}: first word after {full} → {pruned}"
 ONE_RUN, RUNS = "one run", "median of {rounds} runs"
 TOKENS = "visual tokens"
 TOKENS_WHY = "after layer {layer}{then}"
+TOKENS_BEFORE = "before the first layer{then}"
 TOKENS_THEN = ", none after layer {layer}"
 TOKENS_NONE = "nothing was dropped"
 
@@ -157,15 +159,23 @@ COUNTER_ROWS = (
 )
 NO_MEMORY = "GPU only"
 MACHINE = (
-    "Measured once on {device}, {threads} threads, {dtype}, {attention} attention, "
-    "torch {torch}, transformers {transformers}. The full model's untimed probe is not counted."
+    "Measured on {device}, {threads} threads, {dtype}, {attention} attention, torch {torch}, "
+    "transformers {transformers}. {clocks} The full model's untimed probe is not counted."
+)
+CLOCKS_ONCE = "Every clock is of the one run that was shown."
+CLOCKS_MEDIAN = (
+    "Prefill and first word are medians of {rounds} silent runs, all other clocks of the one run "
+    "that was shown."
 )
 MEASURE = "Measure again × 5"
 MEASURING = "Measuring both sides five times, in turn…"
 MEDIANS = "Medians of {done} of {rounds} silent runs in turn"
 
 GONE = "This visit's result is gone; press Run once more."
-PORT_TAKEN = "Port {port} is taken by another program; choose a free one with --port."
+PORT_TAKEN = (
+    "Port {port} cannot be opened on {host}: another program has it, or this machine has no such "
+    "address. See --port and --host."
+)
 BROKEN = "Something went wrong on the server, and it has been noted there. Please try again."
 BAD_REQUEST = "This request cannot be read: {what}"
 TOO_FEW = "some of its values are missing."
@@ -174,7 +184,10 @@ WRONG_KIND = "a value is of the wrong kind."
 NO_ADDRESS = "Addresses are not fetched; upload the picture itself."
 
 BAD_LINK = "The link's {name} is unknown here, so the usual one was taken."
-LINK_INFO = "Your own picture stays with you: the link carries the question and settings only."
+LINK_INFO = (
+    "Your own picture stays with you: the link carries scene, question, model, method, level and "
+    "rules."
+)
 OPTIONS_KIND = "options must be an object of names and values."
 OPTIONS_UNKNOWN = "options holds an unknown name; known are {known}."
 FIELDS_KIND = "options.fields must be an object of names and values."
@@ -193,18 +206,21 @@ FIND_INFO = "Walks through scenes with the present method and level until the tw
 SEARCHING = "Scene {seed}, {tried} of at most {most}…"
 LAST_SAME = "The one before: both said “{answer}”."
 FOUND = "Scene {seed} changes the answer; {tried} tried. It is in the form now."
-NOT_FOUND = "Both sides agreed on all {tried} scenes. Prune harder, or go on from here."
+NOT_FOUND = "Both sides agreed on all {tried} scenes. Prune harder, or press again to go on."
 SWEEP = "Try ten levels on this picture"
 SWEEP_HEAD = ("Level", "Visual tokens", "Fewer FLOPs", "Answer", "")
 SWEEP_SAME, SWEEP_DIFFERENT = "same", "different"
-MEDIAN_HEAD = ("full", "pruned", "faster")
+MEDIAN_HEAD = ("full", "pruned", "full ÷ pruned")
 
-SAVE_PNG, SAVE_JSON, SAVE_HTML = "Picture (PNG)", "Data (JSON)", "Report (HTML)"
+SAVE_PNG, SAVE_JSON, SAVE_HTML = "Overlays (PNG)", "Data (JSON)", "Report (HTML)"
 REPEAT = "Repeat or share this"
 LINK = "Link that fills the form"
 COPY_LINK = "Copy link"
 PYTHON, COMMAND = "Python", "Command line"
-REPEAT_INFO = "Shows the form as it is now. Save the picture as picture.png first."
+REPEAT_INFO = (
+    "The form as it was at the last run, or when this was opened. A picture of your own is read "
+    "from picture.png."
+)
 PROJECTOR = "Projector"
 DARK = "Dark"
 

@@ -24,15 +24,15 @@ from visipruner.ui.page import MODEL_TURN, PRIVATE, SMALL, plainly
 
 def connect(page, models, model_line, chosen, results, lesson):
     """All events of the page."""
-    run = running.connect(models, model_line, chosen, results)
-    long = [run, *_lessons(models, chosen, results, lesson, run)]
+    fetched, run = running.connect(models, model_line, chosen, results)
+    long = [fetched, run, *_lessons(models, chosen, results, lesson)]
     stopped = {"fn": lambda: views.says(text.STOPPED), "outputs": results.status, **PRIVATE}
     pressed = chosen.stop.click(**stopped, cancels=long, queue=False)
     pressed.then(**stopped, show_progress="hidden")  # over what was still on its way
     chosen.reset.click(None, js="() => vp.reset()", **PRIVATE)
     choosing.connect(page, models, model_line, chosen, results)
     _saving(results)
-    _sharing(models, chosen, lesson)
+    _sharing(chosen, lesson, run)
     gr.api(
         plainly(api.endpoint(models)),
         api_name="compare",
@@ -44,16 +44,15 @@ def connect(page, models, model_line, chosen, results, lesson):
 # -- lessons
 
 
-def _lessons(models, chosen, results, lesson, run) -> list:
+def _lessons(models, chosen, results, lesson) -> list:
     @plainly
     def on_find(seed, *values):
         form, _ = controls.form(values)
         for state in _throttled(teaching.search(models, form, seed)):
             shown = teaching.search_html(state)
-            if not state.found:
-                yield shown, gr.skip(), gr.skip(), gr.skip(), gr.skip()
-        if state.found:
-            yield shown, scenes.picture(state.seed), state.seed, state.seed, state.question
+            yield shown, gr.skip(), gr.skip(), gr.skip(), gr.skip()
+        # Found or not: the next search goes on from the last scene.
+        yield shown, scenes.picture(state.seed), state.seed, state.seed, state.question
 
     @plainly
     def on_sweep(*values):
@@ -111,7 +110,7 @@ def _saving(results):
         made.success(None, results.payload, None, js="(file) => vp.save(file)", **PRIVATE)
 
 
-def _sharing(models, chosen, lesson):
+def _sharing(chosen, lesson, run):
     @plainly
     def on_repeat(*values):
         form, scene = controls.form(values)
@@ -123,8 +122,7 @@ def _sharing(models, chosen, lesson):
         )
 
     outputs = [lesson.link, lesson.python, lesson.command]
-    shown = gr.on(
-        [lesson.repeat.expand, chosen.run.click], on_repeat, chosen.inputs, outputs, **SMALL
-    )
-    shown.success(None, lesson.link, lesson.link, js="(query) => vp.link(query)", **PRIVATE)
+    for event in (lesson.repeat.expand, run.success):
+        shown = event(on_repeat, chosen.inputs, outputs, **SMALL)
+        shown.success(None, lesson.link, lesson.link, js="(query) => vp.link(query)", **PRIVATE)
     lesson.copy.click(None, lesson.link, None, js="(link) => vp.copy(link)", **PRIVATE)
