@@ -85,7 +85,7 @@ def shortlist(tried: list[tuple[VisiPruner, dict]]) -> list[VisiPruner]:
     found = []
     for _ in range(FINALISTS):
         picks = [method for method, _ in choose(tried).values()]
-        found += [method for method in picks if method not in found]
+        found = list(dict.fromkeys([*found, *picks]))  # one may be the pick of two presets
         tried = [pair for pair in tried if pair[0] not in picks] or tried
     return found
 
