@@ -33,6 +33,11 @@ def duration(milliseconds: float | None) -> str:
     return f"{milliseconds:.0f} ms" if milliseconds >= 10 else f"{milliseconds:.1f} ms"
 
 
+def unbroken(value: str) -> str:
+    """A number that stays on one line with its unit."""
+    return value.replace(" ", "\N{NO-BREAK SPACE}")
+
+
 def times(ratio: float) -> str:
     return f"{ratio:.1f}×" if ratio < 10 else f"{ratio:.0f}×"
 
@@ -123,7 +128,7 @@ def mark(right: bool) -> str:
 def _numbers(comparison: Comparison) -> str:
     pruned = comparison.answers[-1]
     before, after = (a.counts.executed.prefill for a in comparison.answers)
-    why = text.FEWER_FLOPS_WHY.format(full=flops(before), pruned=flops(after))
+    why = text.FEWER_FLOPS_WHY.format(full=unbroken(flops(before)), pruned=unbroken(flops(after)))
     cells = [_number(*_flops(comparison.flops_ratio), why, text.EXECUTED)]
     cells.append(_number(*_speed(comparison), text.MEASURED))
     cells.append(_number(*_tokens(pruned.trace), text.EXECUTED))
@@ -147,7 +152,7 @@ def _number(value: str, label: str, why: str, source: str) -> str:
 
 def _speed(comparison: Comparison) -> tuple[str, str, str]:
     ratio = comparison.first_token_ratio
-    full, pruned = (duration(answer.times.first_token) for answer in comparison.answers)
+    full, pruned = (unbroken(duration(a.times.first_token)) for a in comparison.answers)
     rounds = comparison.answers[-1].times.rounds
     runs = text.RUNS.format(rounds=rounds) if rounds else text.ONE_RUN
     why = text.FIRST_TOKEN_WHY.format(runs=runs, full=full, pruned=pruned)
