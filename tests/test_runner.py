@@ -79,8 +79,10 @@ def test_quick_first_tokens_are_clocked_again_in_silence(mini, prompt, monkeypat
         assert (
             answer.times.rounds == 3 and answer.times.first_token != shown[side].times.first_token
         )
-        # Only these two clocks are new: words, counts and trace are those that were shown.
-        times = {k: getattr(shown[side].times, k) for k in ("prefill", "first_token", "rounds")}
+        # Only these clocks are new: words, counts and trace are those that were shown.
+        times = {
+            k: getattr(shown[side].times, k) for k in ("vision", "prefill", "first_token", "rounds")
+        }
         assert replace(answer, times=replace(answer.times, **times)) == shown[side]
 
 

@@ -149,7 +149,7 @@ def describe(comparison, medians=None) -> str:
 def _medians_of(times) -> str:
     if not times.rounds:
         return ""
-    return f"; prefill and first token medians of {times.rounds} silent ones"
+    return f"; vision, prefill and first token medians of {times.rounds} silent ones"
 
 
 def speed_words(comparison) -> str:

@@ -38,8 +38,8 @@ class Options:
 class Times:
     """Milliseconds. First token and total include the vision tower's share.
 
-    All are of the one run that was shown, but where `rounds` is more than 0: then prefill and first
-    token are medians of so many silent runs after it.
+    All are of the one run that was shown, but where `rounds` is more than 0: then vision, prefill
+    and first token are medians of so many silent runs after it.
     """
 
     vision: float

@@ -125,7 +125,11 @@ def _counters(comparison) -> str:
 
 def _runs(comparison) -> str:
     rounds = sides(comparison)[1].times.rounds
-    return f"one run (prefill and first token: the median of {rounds})" if rounds else "one run"
+    return (
+        f"one run (vision, prefill and first token: the median of {rounds})"
+        if rounds
+        else "one run"
+    )
 
 
 def _milliseconds(value: float | None) -> str | None:

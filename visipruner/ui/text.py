@@ -164,8 +164,8 @@ MACHINE = (
 )
 CLOCKS_ONCE = "Every clock is of the one run that was shown."
 CLOCKS_MEDIAN = (
-    "Prefill and first word are medians of {rounds} silent runs, all other clocks of the one run "
-    "that was shown."
+    "Vision tower, prefill and first word are medians of {rounds} silent runs, all other clocks of "
+    "the one run that was shown."
 )
 MEASURE = "Measure again × 5"
 MEASURING = "Measuring both sides five times, in turn…"
