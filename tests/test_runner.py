@@ -79,11 +79,17 @@ def test_quick_first_tokens_are_clocked_again_in_silence(mini, prompt, monkeypat
         assert (
             answer.times.rounds == 3 and answer.times.first_token != shown[side].times.first_token
         )
+        assert answer.times.vision != shown[side].times.vision
         # Only these clocks are new: words, counts and trace are those that were shown.
         times = {
             k: getattr(shown[side].times, k) for k in ("vision", "prefill", "first_token", "rounds")
         }
         assert replace(answer, times=replace(answer.times, **times)) == shown[side]
+
+
+def test_fewer_rounds_than_a_median_needs_are_none(mini, prompt):
+    options = Options(max_new_tokens=6, clock_rounds=2)
+    assert [a.times.rounds for a in result(mini, prompt, options=options).answers] == [0, 0]
 
 
 def test_slow_first_tokens_are_clocked_once(mini, prompt, monkeypatch):

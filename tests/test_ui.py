@@ -19,6 +19,7 @@ from visipruner.results import Options
 from visipruner.trace import NOBODY, Cut
 from visipruner.ui import api, downloads, fields, handlers, scenes, share, teaching, text, views
 from visipruner.ui.handlers import Form
+from visipruner.ui.layout import build
 
 
 @pytest.fixture(scope="module")
@@ -274,6 +275,18 @@ def test_files_are_made_from_a_result(finished):
     assert "<html" in html
     with pytest.raises(ValueError, match="Run"):
         downloads.json_file(None)
+
+
+# -- turns
+
+
+def test_only_what_computes_waits_for_the_model(models):
+    by_name = {event.fn.__name__: event for event in build(models).fns.values() if event.fn}
+    assert by_name["on_run"].concurrency_limit == 1
+    assert by_name["on_run"].concurrency_id == by_name["on_sweep"].concurrency_id == "model"
+    # A download takes minutes and must not keep the others waiting.
+    assert by_name["on_fetch"].concurrency_limit is None
+    assert by_name["on_fetch"].concurrency_id != "model"
 
 
 # -- lessons

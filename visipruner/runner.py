@@ -98,12 +98,12 @@ def compare(
 
     def work(emit):
         with vlm.lock:
-            features, vision_ms = _encode(vlm, prompt)
-            _warm_up(vlm, prompt, features)
+            encoded = _encode(vlm, prompt)
+            _warm_up(vlm, prompt, encoded[0])
             emit(Event("encoded"))
-            given = vlm, prompt, methods, options, features, vision_ms
-            answers = _clocked(given, _in_turn(given, vlm.runs, emit), emit)
-            probe = _probe(vlm, prompt, features, emit) if options.probe else None
+            answers = _in_turn(vlm, prompt, methods, options, encoded, vlm.runs, emit)
+            answers = _clocked(vlm, prompt, methods, options, answers, emit)
+            probe = _probe(vlm, prompt, encoded[0], emit) if options.probe else None
             vlm.runs += 1
         emit(Event("compared", comparison=Comparison(prompt, answers, probe, machine(vlm))))
 
@@ -126,10 +126,10 @@ def measure(
     samples = []
     with freeing(), vlm.lock:
         for turn in range(rounds):
-            features, vision_ms = _encode(vlm, prompt)
-            _warm_up(vlm, prompt, features)
-            given = vlm, prompt, methods, options, features, vision_ms
-            samples.append([answer.times for answer in _in_turn(given, turn)])
+            encoded = _encode(vlm, prompt)
+            _warm_up(vlm, prompt, encoded[0])
+            answers = _in_turn(vlm, prompt, methods, options, encoded, turn)
+            samples.append([answer.times for answer in answers])
     names = ("vision", "prefill", "first_token", "per_token", "total")
     return [_medians(taken, names) for taken in zip(*samples, strict=True)]
 
@@ -181,35 +181,33 @@ def _stream(work: Callable[[Callable[[Event], None]], None]) -> Iterator[Event]:
 # -- answers
 
 
-def _in_turn(given: tuple, turn: int, emit=lambda event: None) -> list[Answer]:
-    """Every method's answer; who runs first alternates with `turn`."""
-    vlm, prompt, methods, options, features, vision_ms = given
+def _in_turn(
+    vlm, prompt, methods, options, encoded, turn: int, emit=lambda event: None
+) -> list[Answer]:
+    """Every method's answer; who runs first alternates with `turn`. `encoded` is of `_encode`."""
     order = list(range(len(methods)))
     if turn % 2:
         order.reverse()
     answers: list = [None] * len(methods)
     for side in order:
-        answers[side] = _answer(
-            vlm, prompt, methods[side], options, features, vision_ms, side, emit
-        )
+        answers[side] = _answer(vlm, prompt, methods[side], options, *encoded, side, emit)
     return answers
 
 
-def _clocked(given: tuple, answers: list[Answer], emit) -> list[Answer]:
+def _clocked(vlm, prompt, methods, options, answers: list[Answer], emit) -> list[Answer]:
     """The same answers with a steadier clock, where a round takes no longer than CLOCK_SECONDS."""
-    vlm, prompt, methods, options, _, vision_ms = given
-    once = sum(answer.times.first_token for answer in answers) / 1000
-    once -= vision_ms / 1000 * (len(answers) - 1)  # the picture is encoded once for all
+    vision = answers[0].times.vision  # the picture is encoded once for all
+    once = (vision + sum(a.times.first_token - vision for a in answers)) / 1000
     if once > CLOCK_SECONDS or options.clock_rounds < LEAST_ROUNDS:
         return answers
+    one = replace(options, max_new_tokens=1)
     samples, start = [], time.monotonic()
     while len(samples) < options.clock_rounds:
         if len(samples) >= LEAST_ROUNDS and time.monotonic() - start > CLOCK_SECONDS:
             break
         emit(Event("clocked"))
-        one = replace(options, max_new_tokens=1)
-        silent = vlm, prompt, methods, one, *_encode(vlm, prompt)
-        samples.append([answer.times for answer in _in_turn(silent, len(samples))])
+        silent = _in_turn(vlm, prompt, methods, one, _encode(vlm, prompt), len(samples))
+        samples.append([answer.times for answer in silent])
     for side, taken in enumerate(zip(*samples, strict=True)):
         medians = _medians(taken, ("vision", "prefill", "first_token"))
         times = replace(answers[side].times, **medians, rounds=len(samples))

@@ -18,7 +18,7 @@ from visipruner.bench.comparing import run_comparisons
 from visipruner.bench.contestants import MEASURES, NAMES, contestants
 from visipruner.bench.floor import roofline
 from visipruner.bench.report import machine, markdown
-from visipruner.bench.scenarios import SHAPES, Scenario, dtype_of, scenario
+from visipruner.bench.scenarios import SHAPES, VISUAL, Scenario, dtype_of, scenario
 from visipruner.files import check_place, write_whole
 from visipruner.inputs import check_number
 from visipruner.loading import usable_device
@@ -59,7 +59,7 @@ def parser() -> argparse.ArgumentParser:
         "--quick", action="store_true", help="bundled model, with comparisons, in two minutes"
     )
     options.add_argument("--scenario", nargs="*", choices=["tiny", *SHAPES], default=["tiny"])
-    options.add_argument("--visual", nargs="+", type=int, default=[576], help="visual tokens")
+    options.add_argument("--visual", nargs="+", type=int, default=[VISUAL], help="visual tokens")
     options.add_argument("--contestants", nargs="+", choices=NAMES, default=None)
     options.add_argument("--measure", nargs="+", choices=MEASURES, default=MEASURES)
     options.add_argument("--compare", action="store_true", help="also time whole comparisons")

@@ -24,7 +24,8 @@ SHALLOW_LAYERS = 7
 FULL_LAYERS = (15, 12, 8)
 LAST_VISUAL_LAYER = 23
 KEPT = 10
-TEXT = (35, 40)  # tokens before and after the picture: 651 with 576 visual ones
+VISUAL = 24 * 24  # patches of one picture in LLaVA-1.5
+TEXT = (35, 40)  # tokens before and after the picture: 651 in all with one
 
 
 @dataclass(frozen=True)

@@ -136,11 +136,10 @@ class VisiPruner(PruningMethod):
             return None
         view.record.stage = "shallow"
         # Nothing is cut before or between the shallow layers: all but layer 0 have one plan.
-        plans = view.memory.__dict__.setdefault("plans", {})
-        is_first = view.layer == 0
-        if is_first not in plans:
-            plans[is_first] = self._official_plan(view) if self.official else self._paper_plan(view)
-        return plans[is_first]
+        if view.layer <= 1:
+            make = self._official_plan if self.official else self._paper_plan
+            view.memory.plan = make(view)
+        return view.memory.plan
 
     def _paper_plan(self, view: LayerInput) -> Plan:
         text, visual = view.text_rows.tolist(), view.visual_rows.tolist()

@@ -24,7 +24,7 @@ from visipruner.tiny.scenes import ASSETS
 
 PER_SKILL = 39  # of 13 skills: 507 questions
 LEVELS = (0.1, 0.25, 0.4, 0.5, 0.6, 0.75, 1.0)
-KEPT = (288, 144, 72, 24, 6, 0)  # visual tokens, for methods with a budget
+KEPT = (1 / 2, 1 / 4, 1 / 8, 1 / 24, 1 / 96, 0)  # of the visual tokens, for methods with a budget
 PICTURE = ASSETS / "tradeoff.svg"
 WIDE, HIGH = 760, 410
 STYLES = (  # colour, and the outline of a dot: nothing hangs on the colour alone
@@ -43,7 +43,8 @@ def contestants(vlm: VLM) -> dict[str, PruningMethod]:
     for level in LEVELS[1:]:
         found[f"schedule at level {level:g}"] = method_at(vlm, "schedule", level)
     for name in ("fastv", "random"):
-        for keep in KEPT:
+        for share in KEPT:
+            keep = round(share * math.prod(vlm.grid))
             found[f"{name} at {keep} tokens"] = method_at(vlm, name, 0.5, keep=keep)
     return found
 
