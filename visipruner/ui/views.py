@@ -154,8 +154,9 @@ def _speed(comparison: Comparison) -> tuple[str, str, str]:
     ratio = comparison.first_token_ratio
     full, pruned = (unbroken(duration(a.times.first_token)) for a in comparison.answers)
     rounds = comparison.answers[-1].times.rounds
-    runs = text.RUNS.format(rounds=rounds) if rounds else text.ONE_RUN
-    why = text.FIRST_TOKEN_WHY.format(runs=runs, full=full, pruned=pruned)
+    if not rounds:  # one run, maybe disturbed, says no more than itself
+        return f"{full} → {pruned}", text.FIRST_WORD, text.ONE_RUN
+    why = text.FIRST_TOKEN_WHY.format(rounds=rounds, full=full, pruned=pruned)
     if comparison.faster is None:
         return "≈", text.NO_DIFFERENCE, why
     if comparison.faster:
