@@ -155,7 +155,7 @@ def _speed(comparison: Comparison) -> tuple[str, str, str]:
     full, pruned = (unbroken(duration(a.times.first_token)) for a in comparison.answers)
     rounds = comparison.answers[-1].times.rounds
     if not rounds:  # one run, maybe disturbed, says no more than itself
-        return f"{full} → {pruned}", text.FIRST_WORD, text.ONE_RUN
+        return text.ONE_RUN, text.NO_VERDICT, text.ONE_RUN_WHY.format(full=full, pruned=pruned)
     why = text.FIRST_TOKEN_WHY.format(rounds=rounds, full=full, pruned=pruned)
     if comparison.faster is None:
         return "≈", text.NO_DIFFERENCE, why
