@@ -24,7 +24,8 @@ from visipruner.tiny.data import (
     render,
     unknown_words,
 )
-from visipruner.tiny.phrases import WORD, vocabulary
+from visipruner.tiny.grounding import LESSONS, compared, named, told, verdict
+from visipruner.tiny.phrases import ASSISTANT, WORD, vocabulary, words
 from visipruner.tiny.scenes import DIGIT_RADIUS, SHAPES, SIZES, digit_values
 
 
@@ -171,6 +172,25 @@ def test_a_description_scores_by_its_facts():
         assert facts(scene, "")[0] == 0
         invented = question.answer + " A small red star is at the top."
         assert facts(scene, invented) == (total, total + 4)
+
+
+def test_lessons_speak_of_what_is_asked_and_told():
+    found = {lesson.find.__name__: 0 for lesson in LESSONS}
+    for scene, question in asked(60):
+        said = words(question.text + ASSISTANT + question.answer)
+        for lesson in LESSONS:
+            for index, values in lesson.find(scene, question):
+                found[lesson.find.__name__] += 1
+                if lesson.find is told:  # the article of a sentence stands for its words
+                    sentence = said[index : index + 8]
+                    assert sentence[0] == "a" and set(values) <= set(sentence)
+                if lesson.find is named and values != ["none"] and said[index] in SHAPES:
+                    assert said[index] in values
+                if lesson.find is compared:
+                    assert said[index] == "?" and ("same" in question.answer) == (len(values) == 1)
+                if lesson.find is verdict:
+                    assert said[index] == "?" and values[0] in question.answer
+    assert all(found.values())
 
 
 def test_is_correct_forgives_form_only():

@@ -15,6 +15,7 @@ from visipruner.tiny.config import FOLDER
 from visipruner.tiny.data import SKILLS, Question, ask_about, make_scene, render
 from visipruner.tiny.dynamics import Blind, Watch
 from visipruner.tiny.evaluate import UNPRUNED, paired_difference, summary, wilson
+from visipruner.tiny.grounding import LESSONS, told
 from visipruner.tiny.stages import take, tower_features
 from visipruner.tiny.vision import pixel_batch
 
@@ -76,6 +77,18 @@ def test_a_question_in_a_crowd_is_a_question_alone(learner):
     torch.testing.assert_close(
         learner.model.lm_head(crowd[second - 1]), alone, atol=2e-3, rtol=1e-3
     )
+
+
+def test_lessons_find_their_tokens_in_a_crowd(learner):
+    scene = make_scene(8)
+    asked = [*ask_many(scene, random.Random(1), count=6), ask_about(scene, "describe", random)]
+    patches = torch.arange(learner.grid**2)[None]
+    packed = learner.packer.pack([scene], [asked], patches)
+    by_name = dict(zip((lesson.find for lesson in LESSONS), packed.lessons, strict=True))
+    starts = set(by_name[told][:, 1].tolist())
+    article = learner.packer.answer_ids("A")[0]
+    assert {packed.ids[0, start].item() for start in starts} == {article}
+    assert len(starts) == len(scene.things) > 1
 
 
 def test_training_resumes_exactly(tmp_path, monkeypatch):

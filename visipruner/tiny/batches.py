@@ -14,22 +14,26 @@ from dataclasses import dataclass
 import torch
 
 from visipruner.prompt import SYSTEM
-from visipruner.tiny.grounding import compared, meanings
-from visipruner.tiny.phrases import WORD, words
+from visipruner.tiny.grounding import LESSONS, Meanings
+from visipruner.tiny.phrases import ASSISTANT, WORD, words
 from visipruner.tiny.questions import SKILLS, Question, ask_about
 from visipruner.tiny.scenes import COLOURS, Scene
 from visipruner.tiny.vision import IGNORE
 
 QUESTIONS = 24  # per picture
-DRAWS = 3  # of which the one that counts most is asked
+DRAWS = 3  # of which the one with the rarest answer is asked
+RARENESS = {
+    "count_kind": lambda asked: int((re.findall(r"\d+", asked.answer) or [0])[0]),
+    "same": lambda asked: "same" in asked.answer,
+}
 # Skills that are learnt last are asked most.
 WEIGHTS = {
-    "describe": 1.0,
+    "describe": 3.0,
     "two_digits": 3.0,
     "count": 3.0,
     "count_kind": 3.0,
     "relation": 2.0,
-    "same": 5.0,
+    "same": 10.0,
 }
 
 
@@ -44,8 +48,8 @@ class Packed:
     allowed: torch.Tensor  # (picture, 1, query, key), bool
     targets: torch.Tensor  # (picture, token): the next id where it belongs to an answer
     weights: torch.Tensor  # (picture, token)
-    nouns: torch.Tensor  # (meaning, 3): picture, token, and the id of a word the token stands for
-    compared: torch.Tensor  # (value, 3): the same for the ends of "same or different?"
+    # For each of grounding.LESSONS (meaning, 3): picture, token, the id of a word it stands for.
+    lessons: list[torch.Tensor]
 
 
 class Packer:
@@ -58,7 +62,7 @@ class Packer:
         self.prefix = self.tokenizer(before).input_ids
 
     def question_ids(self, text: str) -> list[int]:
-        return self.tokenizer(text + " ASSISTANT:", add_special_tokens=False).input_ids
+        return self.tokenizer(text + ASSISTANT, add_special_tokens=False).input_ids
 
     def answer_ids(self, text: str) -> list[int]:
         """Ids of an answer, capitals kept: the tokenizer itself reads lower case only."""
@@ -96,17 +100,18 @@ class Packer:
             _block_mask(owner),
             torch.tensor(targets),
             torch.tensor(weights),
-            self._lesson(scenes, rows, meanings),
-            self._lesson(scenes, rows, compared),
+            [self._lesson(scenes, rows, lesson.find) for lesson in LESSONS],
         )
 
-    def _lesson(self, scenes: list, rows: list[list[Question]], meant: Callable) -> torch.Tensor:
-        """Where the words of a lesson (see grounding.py) lie in their row, and what they mean."""
+    def _lesson(
+        self, scenes: list, rows: list[list[Question]], find: Callable[..., Meanings]
+    ) -> torch.Tensor:
+        """Where the words of a lesson lie in their row, and what they mean."""
         found = []
         for number, (scene, row) in enumerate(zip(scenes, rows, strict=True)):
             start = 0
             for question in row:
-                for index, values in meant(scene, question.text):
+                for index, values in find(scene, question):
                     ids = self.tokenizer.convert_tokens_to_ids(values)
                     found += [(number, start + index, word) for word in ids]
                 start += len(self._block(question)[0])
@@ -147,21 +152,22 @@ def ask_many(scene: Scene, rng: random.Random, count: int = QUESTIONS) -> list[Q
     weights = [WEIGHTS.get(skill, 1.0) for skill in skills]
     asked = []
     for skill in rng.choices(skills, weights, k=count):
-        question = (
-            most_counted(scene, rng) if skill == "count_kind" else ask_about(scene, skill, rng)
-        )
+        question = ask_rarer(scene, skill, rng)
         twice = skill == "describe" and any(q.skill == skill for q in asked)
         if question and not twice and not (scene.motley and speaks_of_colour(question)):
             asked.append(question)
     return asked
 
 
-def most_counted(scene: Scene, rng: random.Random) -> Question:
-    """Every other time the largest of a few numbers: else nearly all answers were "1"."""
-    if rng.random() < 0.5:
-        return ask_about(scene, "count_kind", rng)
-    asked = [ask_about(scene, "count_kind", rng) for _ in range(DRAWS)]
-    return max(asked, key=lambda question: int((re.findall(r"\d+", question.answer) or [0])[0]))
+def ask_rarer(scene: Scene, skill: str, rng: random.Random) -> Question | None:
+    """A question; every other time, where answers are unlike in number, the rarest of a few.
+
+    Else nearly all kinds numbered 1, and two colours were "different" without being looked at.
+    """
+    if skill not in RARENESS or rng.random() < 0.5:
+        return ask_about(scene, skill, rng)
+    asked = [ask_about(scene, skill, rng) for _ in range(DRAWS)]
+    return max(filter(None, asked), key=RARENESS[skill], default=None)
 
 
 def speaks_of_colour(question: Question) -> bool:

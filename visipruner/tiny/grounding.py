@@ -1,27 +1,33 @@
-"""What each noun of a question means in its scene: a second lesson for the language model.
+"""What words mean in their scene, asked part of the way up the layers: further lessons.
 
 Finding the red thing and then telling its shape are two look-ups, one behind the other; learnt from
-answers alone, the first gets no praise until the second works. So half-way up the layers, every
-noun is asked for the words of the thing that it names. "Same or different?" is a third step behind
-two look-ups; so further up, the end of such a question is asked for what is to be compared.
+answers alone, the first gets no praise until the second works. So half-way up, every noun is asked
+for the words of the thing that it names, and every sentence of a description for its thing. "Same
+or different?" is a third and a fourth step behind two look-ups; so further up, the end of such a
+question is asked for what is to be compared, and then for the verdict.
 """
 
 from __future__ import annotations
 
-from visipruner.tiny.phrases import THING_WORDS, plural, words
-from visipruner.tiny.questions import fits, place
-from visipruner.tiny.scenes import COLOURS, DIGIT, SHAPES, SIZES, Scene
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from visipruner.tiny.phrases import ASSISTANT, THING_WORDS, plural, words
+from visipruner.tiny.questions import Question, fits, in_reading_order, place
+from visipruner.tiny.scenes import COLOURS, DIGIT, SHAPES, SIZES, Scene, Thing
+
+Meanings = list[tuple[int, list[str]]]  # (which word of question and answer, what it stands for)
 
 NOUNS = {noun: noun for noun in (*SHAPES, *THING_WORDS)}
 PLURALS = {plural(noun): noun for noun in NOUNS}
 
 
-def meanings(scene: Scene, text: str) -> list[tuple[int, list[str]]]:
-    """For each noun of a question: which word it is, and the words that it stands for.
+def named(scene: Scene, question: Question) -> Meanings:
+    """For each noun of a question: the words that it stands for.
 
     One thing gives its size, colour, shape and place, none gives "none", a plural gives its number.
     """
-    found, cut = [], words(text)
+    found, cut = [], words(question.text)
     for index, word in enumerate(cut):
         if word in (DIGIT, plural(DIGIT)):
             found.append((index, [str(thing.digit) for thing in scene.digits] or ["none"]))
@@ -30,31 +36,71 @@ def meanings(scene: Scene, text: str) -> list[tuple[int, list[str]]]:
             if word in THING_WORDS and not adjectives:
                 continue  # "what shape is": the word asks, it does not name
             name = " ".join([*adjectives, NOUNS.get(word) or PLURALS[word]])
-            named = [thing for thing in scene.shapes if fits(thing, name)]
+            meant = [thing for thing in scene.shapes if fits(thing, name)]
             if word in PLURALS:
-                found.append((index, [str(len(named))]))
-            elif len(named) == 1:
-                (one,) = named
-                found.append((index, [one.size, one.colour, one.shape, place(one, scene)]))
-            elif not named:
+                found.append((index, [str(len(meant))]))
+            elif len(meant) == 1:
+                found.append((index, _words_for(meant[0], scene)))
+            elif not meant:
                 found.append((index, ["none"]))
     return found
 
 
-def compared(scene: Scene, text: str) -> list[tuple[int, list[str]]]:
+def told(scene: Scene, question: Question) -> Meanings:
+    """For each sentence of a description: where it begins, and the words for its thing."""
+    if question.skill != "describe":
+        return []
+    first = len(words(question.text)) + len(words(ASSISTANT))
+    starts = [first + i for i, word in enumerate(words(question.answer)) if word == "a"]
+    things = in_reading_order(scene)
+    return [(at, _words_for(thing, scene)) for at, thing in zip(starts, things, strict=True)]
+
+
+def compared(scene: Scene, question: Question) -> Meanings:
     """For "same or different?": where the question ends, and the one or two values to compare."""
-    cut = words(text)
-    if "same" not in cut:
+    cut = words(question.text)
+    if question.skill != "same":
         return []
     what = next((word for word in ("colour", "size") if word in cut), "shape")
-    named = [
+    pair = [
         thing
         for index, word in enumerate(cut)
         if word in NOUNS and (word not in THING_WORDS or _adjectives(cut[:index]))
         for thing in scene.shapes
         if fits(thing, " ".join([*_adjectives(cut[:index]), word]))
     ]
-    return [(cut.index("?"), sorted({getattr(thing, what) for thing in named}))]
+    return [(cut.index("?"), sorted({getattr(thing, what) for thing in pair}))]
+
+
+def verdict(scene: Scene, question: Question) -> Meanings:
+    """For "same or different?": where the question ends, and which of the two it is."""
+    return [
+        (end, ["same" if len(values) == 1 else "different"])
+        for end, values in compared(scene, question)
+    ]
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What is asked of some words, after which share of the layers, and how much it weighs."""
+
+    find: Callable[[Scene, Question], Meanings]
+    depth: float
+    weight: float
+
+
+LESSONS = (
+    Lesson(named, 1 / 2, 0.5),
+    Lesson(told, 1 / 2, 0.3),
+    Lesson(compared, 3 / 4, 0.2),
+    Lesson(verdict, 5 / 6, 0.3),
+)
+
+
+def _words_for(thing: Thing, scene: Scene) -> list[str]:
+    if thing.is_digit:
+        return [DIGIT, str(thing.digit), place(thing, scene)]
+    return [thing.size, thing.colour, thing.shape, place(thing, scene)]
 
 
 def _adjectives(before: list[str]) -> list[str]:

@@ -21,6 +21,7 @@ from visipruner.tiny.scenes import COLOURS, PLACES, SHAPES, SIZES, Scene, Thing
 
 CLEAR = 40  # pixels two centres must lie apart for "left of" and its like
 MARGIN = 10  # pixels a centre must keep from the border between two places
+LINE = 14  # pixels: centres on one line are read from left to right
 STEP = {"left": (-1, 0), "right": (1, 0), "above": (0, -1), "below": (0, 1)}
 
 
@@ -240,10 +241,15 @@ def _two_digits(scene: Scene, rng: random.Random) -> Question | None:
     return _question(rng, "two_digits", form, value, ANSWER[form].format(value=value))
 
 
+def in_reading_order(scene: Scene) -> list[Thing]:
+    """Line by line from the top, each from left to right; so also lie the patches' tokens."""
+    return sorted(scene.things, key=lambda thing: (thing.y // LINE, thing.x))
+
+
 def _describe(scene: Scene, rng: random.Random) -> Question:
-    """How many shapes there are, then everything from left to right, one sentence each."""
+    """How many shapes there are, then everything in reading order, one sentence each."""
     sentences = [there_are(len(scene.shapes), "shape")]
-    for thing in sorted(scene.things, key=lambda thing: thing.x):
+    for thing in in_reading_order(scene):
         sentences.append(ANSWER["described"].format(name=kind(thing), value=place(thing, scene)))
     return Question("describe", rng.choice(ASK["describe"]), " ".join(sentences))
 

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from visipruner.tiny.batches import Packed, ask_many, keep_patches
+from visipruner.tiny.grounding import LESSONS
 from visipruner.tiny.scenes import COLOURS, DIGIT, MAX_SHAPES, PLACES, SHAPES, SIZES, make_scene
 from visipruner.tiny.vision import (
     IGNORE,
@@ -21,7 +22,6 @@ from visipruner.tiny.vision import (
     window_features,
 )
 
-NOUNS, COMPARED = 0.5, 0.2  # weights of the two lessons of grounding.py
 FULL_FROM = 0.85  # of the tower's steps: whole pictures from here on
 ALL_FROM = 0.6  # of the joint steps: every visual token from here on
 CURRICULUM = ((0.06, 2), (0.14, 3), (0.25, 5))  # until which progress, at most how many shapes
@@ -133,15 +133,12 @@ def sum_of_lessons(model, states: tuple, packed: Packed, length: int) -> torch.T
     """The lessons of grounding.py, read off the hidden states part of the way up."""
     depth, norm = len(states) - 1, model.model.language_model.norm
     total = states[0].new_zeros(())
-    for lesson, layer, share in (
-        (packed.nouns, depth // 2, NOUNS),
-        (packed.compared, depth * 3 // 4, COMPARED),
-    ):
-        if len(lesson):
-            picture, token, word = lesson.to(total.device).unbind(1)
-            state = states[layer][:, -length:][picture, token]
+    for lesson, meanings in zip(LESSONS, packed.lessons, strict=True):
+        if len(meanings):
+            picture, token, word = meanings.to(total.device).unbind(1)
+            state = states[round(depth * lesson.depth)][:, -length:][picture, token]
             guesses = model.lm_head(norm(state)).log_softmax(-1)
-            total = total - share * guesses.gather(1, word[:, None]).mean()
+            total = total - lesson.weight * guesses.gather(1, word[:, None]).mean()
     return total
 
 
