@@ -5,7 +5,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from visipruner.__main__ import main, speed_words
+from visipruner.__main__ import main
+from visipruner.render.words import describe_speed
 
 
 @pytest.fixture(scope="module")
@@ -82,12 +83,16 @@ def test_help_is_complete(capsys):
 
 
 @pytest.mark.parametrize(
-    ("ratio", "faster", "words"),
+    ("full", "pruned", "faster", "rounds", "words"),
     [
-        (0.9, False, "slower (0.90x)"),
-        (1.04, None, "no measurable difference (1.04x)"),
-        (1.5, True, "faster (1.50x)"),
+        (90, 100, False, 3, "1.11 times slower"),
+        (104, 100, None, 3, "no measurable difference (1.04 times)"),
+        (150, 100, True, 3, "1.50 times faster"),
+        (150, 100, True, 0, "150 ms full, 100 ms pruned (one run, too few to call one faster)"),
     ],
 )
-def test_speed_is_named_so_that_noise_is_not_progress(ratio, faster, words):
-    assert speed_words(SimpleNamespace(first_token_ratio=ratio, faster=faster)) == words
+def test_speed_is_named_so_that_noise_is_not_progress(full, pruned, faster, rounds, words):
+    times = (SimpleNamespace(first_token=time, rounds=rounds) for time in (full, pruned))
+    answers = [SimpleNamespace(times=one) for one in times]
+    comparison = SimpleNamespace(answers=answers, first_token_ratio=full / pruned, faster=faster)
+    assert describe_speed(comparison) == words

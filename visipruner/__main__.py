@@ -118,6 +118,8 @@ def ask_command(args):
 
 def describe(comparison, medians=None) -> str:
     """Both answers, the verdict and the counters, for a terminal."""
+    from visipruner.render.words import describe_speed
+
     full, pruned = comparison.answers
     lines = [*(f"note: {note}" for note in comparison.prompt.notes)]
     for name, answer in (("full", full), (pruned.trace.method, pruned)):
@@ -140,8 +142,8 @@ def describe(comparison, medians=None) -> str:
         f"visual tokens per layer: {' '.join(visual)}",
         *([pruned.trace.why] if pruned.trace.why else []),
         f"verdict: {'the same answer' if comparison.same else 'another answer'} with "
-        f"{comparison.flops_ratio:.2f}x fewer executed prefill FLOPs; first token "
-        f"{speed_words(comparison)}.",
+        f"{comparison.flops_ratio:.2f}x fewer executed prefill FLOPs; first token: "
+        f"{describe_speed(comparison)}.",
     ]
     return "\n".join(lines)
 
@@ -150,12 +152,6 @@ def _medians_of(times) -> str:
     if not times.rounds:
         return ""
     return f"; vision, prefill and first token medians of {times.rounds} silent ones"
-
-
-def speed_words(comparison) -> str:
-    """How much faster, said so that noise does not sound like progress."""
-    words = {None: "no measurable difference", True: "faster", False: "slower"}
-    return f"{words[comparison.faster]} ({comparison.first_token_ratio:.2f}x)"
 
 
 def _tell_progress(progress):

@@ -20,6 +20,7 @@ from visipruner.render.viewer import viewer_parts, viewer_value
 from visipruner.render.words import (
     describe_flops,
     describe_influence,
+    describe_speed,
     describe_tokens,
     engineering,
 )
@@ -67,18 +68,10 @@ def _verdict(comparison) -> str:
     pruned = sides(comparison)[1]
     same = "Same answer." if comparison.same else "Another answer."
     left = tokens_left(pruned.trace)
-    speed = comparison.first_token_ratio
-    measured = (
-        "no measurable difference"
-        if comparison.faster is None
-        else f"{speed:.2f} times faster"
-        if comparison.faster
-        else f"slower ({speed:.2f} times)"
-    )
     return (
         f'<p class="verdict">{same} {pruned.trace.num_visual} → {left} visual tokens, '
         f"{comparison.flops_ratio:.2f} times fewer FLOPs executed in the prefill, "
-        f"first token: {measured}.</p><p>{escape(pruned.trace.why)}</p>"
+        f"first token: {describe_speed(comparison)}.</p><p>{escape(pruned.trace.why)}</p>"
     )
 
 

@@ -41,6 +41,20 @@ def describe_influence(comparison) -> str:
     ).strip()
 
 
+def describe_speed(comparison) -> str:
+    """Which side's first word came sooner; one run, maybe disturbed, is no verdict."""
+    full, pruned = (side.times for side in sides(comparison))
+    if not pruned.rounds:
+        return (
+            f"{full.first_token:.0f} ms full, {pruned.first_token:.0f} ms pruned "
+            "(one run, too few to call one faster)"
+        )
+    ratio = comparison.first_token_ratio
+    if comparison.faster is None:
+        return f"no measurable difference ({ratio:.2f} times)"
+    return f"{ratio:.2f} times faster" if comparison.faster else f"{1 / ratio:.2f} times slower"
+
+
 def engineering(number: float, unit: str) -> str:
     """A number in thousands, millions, ...: 2_630_000_000 FLOP -> "2.63 GFLOP"."""
     for scale, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
