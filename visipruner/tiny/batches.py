@@ -146,10 +146,14 @@ def user_prompt(processor, question: str) -> str:
     )
 
 
-def ask_many(scene: Scene, rng: random.Random, count: int = QUESTIONS) -> list[Question]:
-    """Questions of all kinds about one scene, at most one description."""
+def ask_many(
+    scene: Scene, rng: random.Random, count: int = QUESTIONS, favour: str | None = None
+) -> list[Question]:
+    """Questions of all kinds about one scene, at most one description; three of four favoured."""
     skills = list(SKILLS)
     weights = [WEIGHTS.get(skill, 1.0) for skill in skills]
+    if favour:
+        weights[skills.index(favour)] += 3 * sum(weights)
     asked = []
     for skill in rng.choices(skills, weights, k=count):
         question = ask_rarer(scene, skill, rng)

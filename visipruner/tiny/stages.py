@@ -103,6 +103,10 @@ def some_pictures(rng: random.Random, count: int, **rules) -> list:
     ]
 
 
+def ask_all(scenes: list, rng: random.Random, options) -> list:
+    return [ask_many(scene, rng, favour=options.favour) for scene in scenes]
+
+
 def answer_loss(learner, packed: Packed, visual: torch.Tensor) -> tuple[torch.Tensor, dict]:
     """Cross entropy of the answers, given what stands at the kept visual tokens."""
     language, device = learner.model.model.language_model, visual.device
@@ -172,7 +176,7 @@ def language_loss(learner, rng: random.Random, progress: float, options) -> tupl
     scenes = some_scenes(rng, options.pictures or 6, most=most_things(progress), split="written")
     labels = label_batch(scenes, learner.patch)
     patches = keep_patches(labels, learner.grid**2 // KEPT_PART, rng)
-    packed = learner.packer.pack(scenes, [ask_many(scene, rng) for scene in scenes], patches)
+    packed = learner.packer.pack(scenes, ask_all(scenes, rng, options), patches)
     words = learner.model.model.language_model.embed_tokens
     labels = {name: label.to(learner.device) for name, label in labels.items()}
     visual = take(learner.written(labels, words), patches.to(learner.device))
@@ -212,7 +216,7 @@ def joint_loss(learner, rng: random.Random, progress: float, options) -> tuple:
     labels = label_batch(scenes + read, learner.patch)
     patches = choose_patches(labels, learner, rng, progress)
     both = scenes + read
-    packed = learner.packer.pack(both, [ask_many(scene, rng) for scene in both], patches)
+    packed = learner.packer.pack(both, ask_all(both, rng, options), patches)
     labels = {name: label.to(learner.device) for name, label in labels.items()}
     written = learner.written(labels, learner.model.model.language_model.embed_tokens)
     features = tower_features(learner, pixels)

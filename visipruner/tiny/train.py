@@ -28,6 +28,7 @@ from visipruner.files import write_whole
 from visipruner.tiny.batches import Packer
 from visipruner.tiny.config import FOLDER, build_model, build_processor
 from visipruner.tiny.optimizer import optimizers
+from visipruner.tiny.questions import SKILLS
 from visipruner.tiny.stages import STAGES, WrittenScenes
 from visipruner.tiny.vision import PatchHeads
 
@@ -159,6 +160,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--init-from", type=Path, help="a saved model to go on from")
     parser.add_argument("--lr", type=float, help="instead of the stage's own learning rate")
     parser.add_argument("--pictures", type=int, help="per step, instead of the stage's own number")
+    parser.add_argument("--favour", choices=SKILLS, help="a skill to ask three times of four")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--report", type=int, default=20, help="steps between two lines")
