@@ -12,7 +12,7 @@ from transformers import AttentionInterface
 
 from visipruner.attention import PLANNED, planned_attention
 from visipruner.bench.__main__ import main, run
-from visipruner.bench.comparing import run_comparisons
+from visipruner.bench.comparing import run_comparisons, run_presets
 from visipruner.bench.contestants import NAMES, _noting, contestants
 from visipruner.bench.published import edited_weights, full_matrices
 from visipruner.bench.report import markdown
@@ -164,6 +164,7 @@ def test_layers_become_4_bit_and_run(where):
 
 def test_the_command_writes_its_files(tmp_path, monkeypatch, where):
     monkeypatch.setattr("visipruner.bench.__main__.scenario", lambda *_: where)
+    monkeypatch.setattr("visipruner.bench.__main__.run_presets", lambda *_: PRESETS)
     monkeypatch.setattr("visipruner.bench.__main__.run_comparisons", lambda *_: COMPARISONS)
     files = {"json": tmp_path / "a.json", "markdown": tmp_path / "a.md"}
     words = [w for name, path in files.items() for w in (f"--{name}", str(path))]
@@ -172,8 +173,10 @@ def test_the_command_writes_its_files(tmp_path, monkeypatch, where):
     assert found["machine"]["command"] and found["machine"]["date"]
     assert found["comparisons"] == COMPARISONS
     assert "| 1500.0 (1400-1600) | 100.0 | 8.0 |" in files["markdown"].read_text()
+    assert "| gentle | 30.0 | 1.20 | 1.50 | 0.80 |" in files["markdown"].read_text()
 
 
+PRESETS = [{"name": "gentle", "prefill_s": 0.03, "speedup": 1.2, "flop_ratio": 1.5}]
 COMPARISONS = {
     "rounds": 1,
     "questions": 3,
@@ -192,6 +195,14 @@ def test_comparisons_on_the_bundled_model_add_up():
     assert 0 < found["not_model_share"]["median"] < 1
     assert found["probe_s"]["median"] < found["total_s"]["median"]
     assert found.keys() == COMPARISONS.keys()
+
+
+def test_presets_are_measured_as_shipped():
+    rows = run_presets(1, "cpu", "float32")
+    assert [row["name"] for row in rows] == ["dense", "gentle", "balanced", "aggressive"]
+    assert rows[0]["speedup"] == rows[0]["flop_ratio"] == 1
+    assert 1 < rows[1]["flop_ratio"] < rows[3]["flop_ratio"]
+    assert all(row["prefill_s"] > 0 for row in rows)
 
 
 def test_peaks_are_what_was_held_at_one_time():

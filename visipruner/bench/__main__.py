@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from visipruner.bench.comparing import run_comparisons
+from visipruner.bench.comparing import run_comparisons, run_presets
 from visipruner.bench.contestants import MEASURES, NAMES, contestants
 from visipruner.bench.floor import roofline
 from visipruner.bench.report import machine, markdown
@@ -56,13 +56,13 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     options.add_argument(
-        "--quick", action="store_true", help="bundled model, with comparisons, in two minutes"
+        "--quick", action="store_true", help="bundled model, as with --compare, in two minutes"
     )
     options.add_argument("--scenario", nargs="*", choices=["tiny", *SHAPES], default=["tiny"])
     options.add_argument("--visual", nargs="+", type=int, default=[VISUAL], help="visual tokens")
     options.add_argument("--contestants", nargs="+", choices=NAMES, default=None)
     options.add_argument("--measure", nargs="+", choices=MEASURES, default=MEASURES)
-    options.add_argument("--compare", action="store_true", help="also time whole comparisons")
+    options.add_argument("--compare", action="store_true", help="also time presets and comparisons")
     options.add_argument("--rounds", type=int, default=9)
     options.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     options.add_argument("--precision", choices=("float32", "bfloat16", "float16", "4-bit"))
@@ -115,6 +115,7 @@ def measure(args):
             entry = {"name": name, "visual": visual, "tokens": where.layout.length}
             report["scenarios"].append({**entry, "results": results})
     if args.compare or args.quick:
+        report["presets"] = run_presets(rounds, args.device, precision)
         report["comparisons"] = run_comparisons(rounds, args.device, precision)
     table = markdown(report)
     print(table)

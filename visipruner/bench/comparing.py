@@ -1,4 +1,4 @@
-"""How long a whole comparison takes on the bundled model, and how much of that is the model."""
+"""The bundled model as the page uses it: its presets, and whole comparisons."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from unittest.mock import patch
 
 from visipruner import engine, runner
 from visipruner.bench.timing import quartiles
-from visipruner.levels import method_at
+from visipruner.levels import PRESETS, method_at
 from visipruner.methods import PruningMethod
 from visipruner.models import load_vlm
-from visipruner.tiny.data import ask_about, make_scene, render
+from visipruner.results import Options
+from visipruner.tiny.data import SKILLS, ask_about, make_scene, render
 
 SCENES = ((8, "colour"), (9, "count_kind"), (13, "relation"))  # answered by a sentence each
 
@@ -50,12 +51,47 @@ def run_comparisons(rounds: int, device: str, precision: str) -> dict:
     }
 
 
+def run_presets(rounds: int, device: str, precision: str) -> list[dict]:
+    """VisiPruner's presets as shipped, on a question of every skill: do FLOPs become time?
+
+    Decisions fall as the pictures ask for. One row per preset: prefill (seconds, the mean over the
+    questions of medians of interleaved silent runs), and how many times less time and how many
+    times fewer executed FLOPs the questions need together than unpruned.
+    """
+    vlm = load_vlm("tiny", device=device, precision=precision)
+    methods = [PruningMethod(), *(method_at(vlm, "visipruner", name) for name in PRESETS)]
+    options = Options(max_new_tokens=1, probe=False, clock_rounds=0)
+    seconds, flops = ([0.0] * len(methods) for _ in range(2))
+    for number, skill in enumerate(SKILLS):
+        prompt = _prompt(vlm, number, skill)
+        medians = runner.measure(vlm, prompt, methods, options, rounds)
+        answers = runner.last_event(
+            runner.compare(vlm, prompt, methods, options)
+        ).comparison.answers
+        for index, (median, answer) in enumerate(zip(medians, answers, strict=True)):
+            seconds[index] += median["prefill"] / 1000
+            flops[index] += answer.counts.executed.prefill
+    return [
+        {
+            "name": name,
+            "prefill_s": seconds[index] / len(SKILLS),
+            "speedup": seconds[0] / seconds[index],
+            "flop_ratio": flops[0] / flops[index],
+        }
+        for index, name in enumerate(("dense", *PRESETS))
+    ]
+
+
 def _prompt(vlm, seed: int, skill: str):
-    """A scene that the model never saw, with a question that asks for a sentence."""
-    scene = make_scene(seed, "heldout")
-    asked = (ask_about(scene, skill, random.Random(turn)) for turn in itertools.count())
-    question = next(q for q in asked if q and not q.short)
-    return vlm.prepare(render(scene), question.text)
+    """A scene that the model never saw, with a question that asks for a sentence.
+
+    Not every scene has every question (two digits, say): then it is one of the next.
+    """
+    for turn in itertools.count():
+        scene = make_scene(seed + turn // 20, "heldout")
+        question = ask_about(scene, skill, random.Random(turn))
+        if question and not question.short:
+            return vlm.prepare(render(scene), question.text)
 
 
 def _one(vlm, prompt, methods) -> dict:

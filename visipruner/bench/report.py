@@ -63,6 +63,8 @@ def markdown(report: dict) -> str:
         ]
         lines += [f"| {r['name']} | {' | '.join(_cells(r))} |" for r in entry["results"]]
     lines += _peaks(report["scenarios"])
+    if report.get("presets"):
+        lines += _presets(report["presets"])
     if report.get("comparisons"):
         lines += _comparisons(report["comparisons"])
     return "\n".join(lines) + "\n"
@@ -114,6 +116,22 @@ def _peaks(scenarios: list[dict]) -> list[str]:
             steps = itertools.pairwise(zip(tokens, peaks, strict=True))
             slopes = [_number((b - a) / (n - m), 1, 1e-3) for (m, a), (n, b) in steps]
             lines.append(f"| {first['name']} | {' | '.join(slopes)} |")
+    return lines
+
+
+def _presets(rows: list[dict]) -> list[str]:
+    lines = [
+        "\n**presets**, bundled model, VisiPruner as shipped, a question of every skill, "
+        "silent runs with `generate`\n",
+        "| | prefill ms | speed-up | FLOP ratio | speed-up / FLOP ratio |",
+        "|---|---|---|---|---|",
+    ]
+    for r in rows:
+        of_flops = r["speedup"] / r["flop_ratio"]
+        lines.append(
+            f"| {r['name']} | {1000 * r['prefill_s']:.1f} | {r['speedup']:.2f} "
+            f"| {r['flop_ratio']:.2f} | {of_flops:.2f} |"
+        )
     return lines
 
 

@@ -75,6 +75,8 @@ def run_stage(learner: Learner, name: str, steps: int, folder: Path, options) ->
     learner.requires_grad_(False)
     for part in parts:
         part.requires_grad_(True)
+    if options.keep_tower:
+        learner.model.model.vision_tower.requires_grad_(False)
     optims = optimizers(parts, options.lr or stage.lr)
     first, spent = load_checkpoint(learner, optims, folder / f"{name}.pt")
     start = time.monotonic()
@@ -160,6 +162,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--init-from", type=Path, help="a saved model to go on from")
     parser.add_argument("--lr", type=float, help="instead of the stage's own learning rate")
     parser.add_argument("--pictures", type=int, help="per step, instead of the stage's own number")
+    parser.add_argument("--keep-tower", action="store_true", help="the vision tower stays as it is")
     parser.add_argument("--favour", choices=SKILLS, help="a skill to ask three times of four")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
