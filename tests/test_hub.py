@@ -110,6 +110,19 @@ def test_a_full_disk_is_said_before(monkeypatch):
         next(hub.download(SEVEN.repo, SEVEN.size))
 
 
+def test_what_has_arrived_needs_no_room_again(monkeypatch, tmp_path):
+    usage = SimpleNamespace(free=3 * GIGABYTE)
+    monkeypatch.setattr(hub.shutil, "disk_usage", lambda _: usage)
+    monkeypatch.setattr(hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    blobs = tmp_path / "models--some--model" / "blobs"
+    blobs.mkdir(parents=True)
+    with open(blobs / "part.incomplete", "wb") as file:
+        file.truncate(12 * GIGABYTE)  # takes no room itself
+    hub._check_disk("some/model", 14 * GIGABYTE)
+    with says("takes 4.0 GB more"):
+        hub._check_disk("some/model", 16 * GIGABYTE)
+
+
 def test_the_real_child_without_a_network_says_so(monkeypatch, tmp_path):
     monkeypatch.setenv("HF_HOME", str(tmp_path))
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # nobody answers there

@@ -6,6 +6,7 @@ import gc
 import json
 import shutil
 import weakref
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -116,6 +117,27 @@ def test_no_download_begins_for_a_model_that_has_no_place(machine, monkeypatch, 
 def test_memory_limits_of_a_container_count():
     assert 0 < memory.free_on_cpu() < 2**50
     assert memory.needed(10**9, "4-bit") < memory.needed(10**9, "bfloat16") == 10**9
+
+
+def test_files_that_were_read_are_no_memory_in_use(monkeypatch, tmp_path):
+    monkeypatch.setattr(memory, "CGROUP", tmp_path)
+    free = memory.free_on_cpu()
+    limit = free // 2
+    for name, words in (
+        ("max", str(limit)),
+        ("current", str(limit - 1000)),
+        ("stat", "anon 5\ninactive_file 600"),
+    ):
+        (tmp_path / f"memory.{name}").write_text(words)
+    assert memory.free_on_cpu() == 1600
+
+
+def test_a_path_is_never_a_name(monkeypatch, tmp_path):
+    """Folders may be called as the menu's models are."""
+    (tmp_path / "tiny").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with says("tiny"):
+        load_vlm(Path("tiny"))  # an empty folder
 
 
 def test_size_is_counted_at_two_bytes_per_number(mini, mini_path):

@@ -192,7 +192,7 @@ def test_starts_where_there_is_something_to_see():
     assert stages.most_telling_layer(visipruner_trace()) == 6
     assert stages.most_telling_layer(visipruner_trace(kept=())) == 5
     nothing = trace_of(["shallow"] + ["search"] * 5, {})
-    assert stages.most_telling_layer(nothing) == nothing.most_influential[1]
+    assert stages.most_telling_layer(nothing) == nothing.most_influential()[1]
 
 
 def test_every_stage_has_a_sentence():

@@ -194,7 +194,7 @@ def test_when_nothing_happens_the_trace_says_why_and_how_near_it_was(llama):
     embeds = embeds_for(layout, 64)
     silent = VisiPruner(shallow_layers=2, layer_threshold=-1.0)
     trace = run_pruned(llama(), silent, layout, embeds)[3]
-    nearest, layer = trace.most_influential
+    nearest, layer = trace.most_influential()
     assert "Nothing was filtered" in trace.why
     assert f"{nearest:.5f} in layer {layer}" in trace.why
     empty = dataclasses.replace(SETTINGS_METHOD, tokens_threshold=1e6)

@@ -70,10 +70,11 @@ def prefill_clock(vlm: VLM):
 
 def _mark(vlm: VLM):
     """A point in time: an event in the GPU's own stream, so that nothing waits, or the clock."""
-    if len(_gpus(vlm)) != 1:  # events of two GPUs cannot be compared
+    gpus = _gpus(vlm)
+    if len(gpus) != 1:  # events of two GPUs cannot be compared
         return now(vlm)
     event = torch.cuda.Event(enable_timing=True)
-    event.record()
+    event.record(torch.cuda.current_stream(gpus[0]))  # which need not be the first GPU
     return event
 
 

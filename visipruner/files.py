@@ -16,6 +16,8 @@ def check_place(path: Path):
         raise ValueError(f"There is no folder for {str(path)!r}.")
     if path.is_dir():
         raise ValueError(f"{str(path)!r} is a folder; name a file in it.")
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{str(path)!r} is no ordinary file; name another one.")
 
 
 def write_whole(path: Path, text: str):
@@ -24,6 +26,7 @@ def write_whole(path: Path, text: str):
     Raises:
         ValueError: one sentence, naming the file and what stood in the way.
     """
+    check_place(path)
     try:
         # In the same folder, and so on the same disk: else it could not be moved in one step.
         with tempfile.TemporaryDirectory(dir=path.absolute().parent) as folder:

@@ -22,6 +22,7 @@ from pathlib import Path
 
 from huggingface_hub import constants, snapshot_download
 from huggingface_hub.errors import LocalEntryNotFoundError
+from huggingface_hub.file_download import repo_folder_name
 from tqdm.auto import tqdm
 
 PATTERNS = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]  # no pickles, no pictures
@@ -101,10 +102,13 @@ def _check_disk(repo: str, size: int):
     while not folder.exists():
         folder = folder.parent
     free = shutil.disk_usage(folder).free
-    if free < size * 1.05:
+    cached = repo_folder_name(repo_id=repo, repo_type="model")
+    here = (Path(constants.HF_HUB_CACHE) / cached / "blobs").glob("*")  # whole files and parts
+    left = size - sum(blob.stat().st_size for blob in here)
+    if free < left * 1.05:
         raise ValueError(
             f"The disk of {folder} has {free / 1e9:.1f} GB free, but {repo} takes "
-            f"{size / 1e9:.1f} GB: make room, or set HF_HOME to a folder on another disk."
+            f"{left / 1e9:.1f} GB more: make room, or set HF_HOME to a folder on another disk."
         )
 
 

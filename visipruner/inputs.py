@@ -219,6 +219,12 @@ def check_number(name: str, value, low: float, high: float, integer: bool = Fals
     return int(value) if integer else float(value)
 
 
+def set_whole(owner, name: str, low: float, high: float):
+    """Checks a whole number of a frozen dataclass, and keeps 100.0 as 100; ValueError as above."""
+    value = check_number(name, getattr(owner, name), low, high, integer=True)
+    object.__setattr__(owner, name, value)
+
+
 def _shown(value) -> str:
     """A short form of whatever was handed in, for a sentence."""
     if value is None:

@@ -100,6 +100,7 @@ def _visipruner(vlm: VLM, level: float, semantics: str) -> dict:
     if level == 0:
         return {"semantics": semantics, "stages": (), "shallow_layers": 0}
     table = _presets_of(vlm)[semantics]
+    layers = vlm.model.config.get_text_config().num_hidden_layers
     cosines = {
         name: 1 - _between([1 - value for value in table[name]], level)
         for name in ("layer_threshold", "exit_threshold")
@@ -111,7 +112,8 @@ def _visipruner(vlm: VLM, level: float, semantics: str) -> dict:
         "relative": table["relative"],
         "cache_before_filter": table.get("cache_before_filter", "kept"),
         "tokens_threshold": _between(table["tokens_threshold"], level),
-        "blind_half": semantics == "official" and "13b" in vlm.spec.name,
+        # What the published code asks of the path's name: 13B has 40 layers.
+        "blind_half": semantics == "official" and layers == 40,
         **cosines,
     }
 

@@ -11,6 +11,7 @@ import psutil
 import torch
 
 GIGABYTE = 10**9
+CGROUP = Path("/sys/fs/cgroup")  # where Linux tells a container its limits
 LARGE = 2 * GIGABYTE  # a checkpoint of this size is nothing to load by the way
 # The cache and the activations of one prompt of LLaVA-1.5-13B, with room to spare.
 WORKING_ROOM = 2 * GIGABYTE
@@ -35,8 +36,10 @@ def free_on_cpu() -> int:
     """Free bytes of this machine, or of the container that it runs in."""
     free = psutil.virtual_memory().available
     try:
-        limit = int(Path("/sys/fs/cgroup/memory.max").read_text())
-        free = min(free, limit - int(Path("/sys/fs/cgroup/memory.current").read_text()))
+        limit, current = (int((CGROUP / f"memory.{n}").read_text()) for n in ("max", "current"))
+        # Files that were read lie in memory until somebody needs the room: that is free too.
+        parts = dict(line.split() for line in (CGROUP / "memory.stat").read_text().splitlines())
+        free = min(free, limit - current + int(parts.get("inactive_file", 0)))
     except (OSError, ValueError):  # no container, or one without a limit ("max")
         pass
     return free

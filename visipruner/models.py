@@ -145,7 +145,8 @@ def load_vlm(
     A model of the hub that is not on this machine is downloaded first; nothing else is fetched.
 
     Args:
-        model: a name in MODELS or a folder (safetensors only, no remote code).
+        model: a name in MODELS, or a folder (safetensors only, no remote code); a `Path` is always
+            a folder.
         device: "cpu", "cuda", "cuda:1"; None: the GPUs if there are any.
         precision: "auto" is float32 on a CPU (bfloat16 for large models) and bfloat16 on a GPU;
             "float32", "bfloat16", "float16"; "4-bit" is NF4 by bitsandbytes.
@@ -155,7 +156,8 @@ def load_vlm(
     Raises:
         ValueError: one plain sentence that says what is missing and what it would take.
     """
-    spec = MODELS.get(str(model)) or local_spec(Path(model))
+    # A path is never a name: a folder may be called llava-1.5-7b, as those of the hub are.
+    spec = MODELS.get(model) or local_spec(Path(model))
     path = spec.find()
     if path is None:
         # Before gigabytes are fetched for nothing.

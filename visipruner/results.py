@@ -6,7 +6,7 @@ import difflib
 from dataclasses import asdict, dataclass
 
 from visipruner.flops import ExecutedFlops
-from visipruner.inputs import check_number
+from visipruner.inputs import check_number, set_whole
 from visipruner.models import Prompt
 from visipruner.trace import PruningTrace
 
@@ -28,10 +28,10 @@ class Options:
     clock_rounds: int = 5  # silent repeats of each first token, for a steady clock: 0 or 3 and more
 
     def __post_init__(self):
-        check_number("max_new_tokens", self.max_new_tokens, 1, 1024, integer=True)
+        set_whole(self, "max_new_tokens", 1, 1024)
         check_number("temperature", self.temperature, 0, 5)
-        check_number("seed", self.seed, 0, 2**31 - 1, integer=True)
-        check_number("clock_rounds", self.clock_rounds, 0, 100, integer=True)
+        set_whole(self, "seed", 0, 2**31 - 1)
+        set_whole(self, "clock_rounds", 0, 100)
 
 
 @dataclass(frozen=True)

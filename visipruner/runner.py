@@ -48,9 +48,9 @@ from visipruner.trace import LayerRecord, PruningTrace
 class Event:
     """One thing that happened. `side` is the method's place in the list; -1 for all together.
 
-    kind: "encoded" (the picture), "layer" (record), "token" (text so far), "answer" (answer),
-    "clocked" (a silent repeat begins), "probed" (a layer of the untimed probe), "compared"
-    (comparison).
+    kind: "encoded" (the picture), "warming" (a layer of a run that nobody sees), "layer" (record),
+    "token" (text so far), "answer" (answer), "clocked" (a silent repeat begins), "probed" (a layer
+    of the untimed probe), "compared" (comparison).
     """
 
     kind: str
@@ -78,7 +78,7 @@ def ask(
     def work(emit):
         with vlm.lock:
             features, vision_ms = _encode(vlm, prompt)
-            _warm_up(vlm, prompt, features)
+            _warm_up(vlm, prompt, features, emit)
             _answer(vlm, prompt, method, options, features, vision_ms, 0, emit)
 
     return _stream(work)
@@ -99,8 +99,8 @@ def compare(
     def work(emit):
         with vlm.lock:
             encoded = _encode(vlm, prompt)
-            _warm_up(vlm, prompt, encoded[0])
             emit(Event("encoded"))
+            _warm_up(vlm, prompt, encoded[0], emit)
             answers = _in_turn(vlm, prompt, methods, options, encoded, vlm.runs, emit)
             answers = _clocked(vlm, prompt, methods, options, answers, emit)
             probe = _probe(vlm, prompt, encoded[0], emit) if options.probe else None
@@ -292,10 +292,12 @@ def _encode(vlm: VLM, prompt: Prompt):
 
 
 @torch.inference_mode()
-def _warm_up(vlm, prompt, features):
+def _warm_up(vlm, prompt, features, emit=lambda event: None):
     """Once per model and prompt length: the first run of a shape pays for what later ones find."""
     if prompt.layout.length not in vlm.warm:
-        _generate(vlm, prompt, features, Options(max_new_tokens=2))
+        on_layer = lambda record: emit(Event("warming", record=record))  # noqa: E731 - as in _probe
+        with prune(vlm.model, PruningMethod(), prompt.layout, on_layer=on_layer):
+            _generate(vlm, prompt, features, Options(max_new_tokens=2))
         vlm.warm.add(prompt.layout.length)
 
 

@@ -117,11 +117,12 @@ class PruningTrace:
         cut = self.cut_before(layer)
         return list(range(self.num_visual)) if cut is None else list(cut.kept)
 
-    @property
-    def most_influential(self) -> tuple[float, int] | None:
-        """Smallest cosine that any test saw, and its layer: how near a decision came."""
+    def most_influential(self, first_layer: int = 0) -> tuple[float, int] | None:
+        """Smallest cosine that any test saw from a layer on, and its layer: how near it came."""
         seen = [
-            (min(r.influence.cos), r.layer) for r in self.layers if r.influence and r.influence.cos
+            (min(record.influence.cos), record.layer)
+            for record in self.layers[first_layer:]
+            if record.influence and record.influence.cos
         ]
         return min(seen) if seen else None
 

@@ -15,7 +15,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from visipruner.inputs import check_number
+from visipruner.inputs import set_whole
 from visipruner.methods.base import PruningMethod
 from visipruner.trace import Selection
 
@@ -38,9 +38,9 @@ class FastV(PruningMethod):
     start_shift: int = 0
 
     def __post_init__(self):
-        check_number("keep", self.keep, 0, 1_000_000, integer=True)
-        check_number("before_layer", self.before_layer, 1, 1000, integer=True)
-        check_number("start_shift", self.start_shift, 0, 1, integer=True)
+        set_whole(self, "keep", 0, 1_000_000)
+        set_whole(self, "before_layer", 1, 1000)
+        set_whole(self, "start_shift", 0, 1)
 
     def select(self, view):
         if view.layer != self.before_layer - 1:

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import torch
 
-from visipruner.inputs import check_number
+from visipruner.inputs import set_whole
 from visipruner.methods.base import PruningMethod
 
 
@@ -28,9 +28,9 @@ class Random(PruningMethod):
     seed: int = 0
 
     def __post_init__(self):
-        check_number("keep", self.keep, 0, 1_000_000, integer=True)
-        check_number("after_layer", self.after_layer, -1, 1000, integer=True)
-        check_number("seed", self.seed, 0, 2**63 - 1, integer=True)
+        set_whole(self, "keep", 0, 1_000_000)
+        set_whole(self, "after_layer", -1, 1000)
+        set_whole(self, "seed", 0, 2**63 - 1)
 
     def encode(self, view):
         return self._draw(view) if self.after_layer == -1 else None

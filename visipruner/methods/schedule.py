@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import torch
 
-from visipruner.inputs import check_number
+from visipruner.inputs import set_whole
 from visipruner.methods.base import PruningMethod
 
 
@@ -28,10 +28,10 @@ class Schedule(PruningMethod):
     none_after: int | None = 23
 
     def __post_init__(self):
-        check_number("keep", self.keep, 0, 1_000_000, integer=True)
-        check_number("keep_after", self.keep_after, -1, 1000, integer=True)
+        set_whole(self, "keep", 0, 1_000_000)
+        set_whole(self, "keep_after", -1, 1000)
         if self.none_after is not None:
-            check_number("none_after", self.none_after, self.keep_after + 1, 1000, integer=True)
+            set_whole(self, "none_after", self.keep_after + 1, 1000)
 
     def encode(self, view):
         return self._spread(view) if self.keep_after == -1 else None

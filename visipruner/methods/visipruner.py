@@ -20,7 +20,7 @@ from typing import ClassVar
 import torch
 
 from visipruner.attention import Plan, Span
-from visipruner.inputs import check_number
+from visipruner.inputs import check_number, set_whole
 from visipruner.layout import to_ranges
 from visipruner.methods.base import PruningMethod
 from visipruner.view import LayerInput
@@ -83,11 +83,11 @@ class VisiPruner(PruningMethod):
         for name in ("relative", "blind_half"):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{name} must be true or false, not {getattr(self, name)!r}.")
-        check_number("shallow_layers", self.shallow_layers, 0, 1000, integer=True)
+        set_whole(self, "shallow_layers", 0, 1000)
         check_number("layer_threshold", self.layer_threshold, -1, 1)
         check_number("tokens_threshold", self.tokens_threshold, 0, 1e9)
         check_number("exit_threshold", self.exit_threshold, -1, 1)
-        check_number("merge_index", self.merge_index, 0, 1_000_000, integer=True)
+        set_whole(self, "merge_index", 0, 1_000_000)
         if "deep" in self.stages and "middle" not in self.stages and not self.official:
             raise ValueError(
                 "The deep stage needs the middle stage: it watches the tokens kept there."
@@ -257,7 +257,7 @@ class VisiPruner(PruningMethod):
         if "middle" not in self.stages:
             trace.why = "The middle stage is off: no layer was tested and no token was dropped."
         elif filtered is None:
-            nearest = trace.most_influential
+            nearest = trace.most_influential(self.first_tested)  # a probe tests all
             trace.why = (
                 "No layer was tested: the model has too few layers for these settings."
                 if nearest is None

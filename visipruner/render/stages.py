@@ -58,7 +58,7 @@ def most_telling_layer(trace: PruningTrace) -> int:
     for cut in trace.cuts:
         if len(cut.kept) < trace.num_visual:
             return max(0, min(last, cut.after_layer + bool(cut.kept)))
-    nearest = trace.most_influential
+    nearest = trace.most_influential()
     return nearest[1] if nearest else 0
 
 
@@ -72,9 +72,12 @@ def _sentence(trace: PruningTrace, step: dict) -> str:
 
 def _shallow(trace: PruningTrace, record: LayerRecord, step: dict) -> str:
     if trace.settings.get("semantics") == "official":
+        half = trace.settings.get("blind_half")
+        first = "half of it is set to zero" if half else "it goes to one token that stands for all"
         return (
-            "The question's attention to the picture is computed and then set to zero, as the "
-            f"published code does it. All {record.visual_tokens} visual tokens still pass through."
+            "The question's attention to the picture is computed, but in the first layer "
+            f"{first}, and after that all of it is set to zero, as the published code does it. All "
+            f"{record.visual_tokens} visual tokens still pass through."
         )
     return (
         "The question does not read single patches yet: in the first layer all visual tokens count "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator
+from pathlib import Path
 
 from visipruner import hub, loading, memory
 from visipruner.inputs import check_choice
@@ -41,9 +42,10 @@ class Models:
         self.compare, self.measure = zerogpu.runs(self)
         if extra:
             # Loaded now: a wrong folder must end the start, not somebody's first question.
-            vlm = load_vlm(extra, device=device)
+            folder = Path(extra).absolute()
+            vlm = load_vlm(folder, device=device)
             self.default = vlm.spec.name if vlm.spec.name not in self.paths else "local"
-            self.paths[self.default] = vlm.spec.path
+            self.paths[self.default] = folder
             self.titles[self.default] = f"{vlm.spec.title} (local)"
             self._loaded[self.default, BACKENDS[0], "auto"] = vlm
         if zerogpu.active():
