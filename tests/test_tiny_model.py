@@ -91,6 +91,13 @@ def test_lessons_find_their_tokens_in_a_crowd(learner):
     assert len(starts) == len(scene.things) > 1
 
 
+def test_nothing_trained_overwrites_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(train, "FOLDER", tmp_path / "model")
+    with pytest.raises(SystemExit, match="nothing to export"):
+        train.main(["--stage", "export", "--checkpoints", str(tmp_path / "empty")])
+    assert not (tmp_path / "model").exists()
+
+
 def test_training_resumes_exactly(tmp_path, monkeypatch):
     def weights(folder):
         state = torch.load(folder / "vision.pt")["learner"]

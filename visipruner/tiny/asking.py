@@ -73,7 +73,7 @@ def interview(
             for skill in SKILLS:
                 for number, scene, asked in questions(split, skill, count):
                     where = {"set": split, "skill": skill, "number": number}
-                    keys = {c: _key(where, method) for c, method in columns.items()}
+                    keys = {c: _key(vlm, where, asked, m) for c, m in columns.items()}
                     if any(key not in done for key in keys.values()):
                         prompt = vlm.prepare(render(scene), asked.text)
                         features = vlm.encode(prompt)
@@ -82,7 +82,6 @@ def interview(
                         if key not in done:
                             said, trace = ask(vlm, method, prompt, features)
                             done[key] = {
-                                "score": score(asked, said, scene),
                                 "flops": executed(shape, trace).prefill,
                                 "filtered": trace.filtering_layer,
                                 "left": trace.exit_layer,
@@ -92,13 +91,16 @@ def interview(
                             # A line of its own, also behind one that broke off.
                             file.write("\n" + json.dumps({"key": key, **done[key]}))
                             file.flush()
-                        rows.append({"column": column, **where, **done[key]})
+                        right = score(asked, done[key]["answer"], scene)
+                        rows.append({"column": column, **where, "score": right, **done[key]})
                 print(f"{split} {skill} done", flush=True)
     return rows
 
 
-def _key(where: dict, method: PruningMethod) -> str:
-    return json.dumps([*where.values(), method.name, method.settings])
+def _key(vlm: VLM, where: dict, asked: Question, method: PruningMethod) -> str:
+    """Everything that an answer depends on besides the weights, which name the store."""
+    parts = [*where.values(), asked.text, vlm.precision, method.name, method.settings]
+    return json.dumps(parts)
 
 
 def _read(store: Path) -> dict[str, dict]:

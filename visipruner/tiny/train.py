@@ -79,6 +79,10 @@ def run_stage(learner: Learner, name: str, steps: int, folder: Path, options) ->
         learner.model.model.vision_tower.requires_grad_(False)
     optims = optimizers(parts, options.lr or stage.lr)
     first, spent = load_checkpoint(learner, optims, folder / f"{name}.pt")
+    if first:
+        print(f"goes on from {folder / name}.pt, step {first}, whatever it began with", flush=True)
+    if first >= steps:
+        print(f"nothing to do: {steps} steps are done; name more or another folder", flush=True)
     start = time.monotonic()
     for step in range(first, steps):
         torch.manual_seed(step)
@@ -141,7 +145,15 @@ def gather(learner: Learner, folder: Path, name: str) -> None:
 
 
 def export(learner: Learner, folder: Path) -> None:
-    """Writes the model as transformers loads it, in bfloat16, and the curves beside it."""
+    """Writes the model as transformers loads it, in bfloat16, and the curves beside it.
+
+    Raises:
+        SystemExit: where nothing was trained, before anything is overwritten.
+    """
+    curve = folder / "curve.jsonl"
+    if not curve.exists() or not any(folder.glob("*.pt")):
+        raise SystemExit(f"There is nothing to export in {folder}: train a stage first.")
+    lines = [json.loads(line) for line in curve.read_text().splitlines()]
     learner.model.to(torch.bfloat16).save_pretrained(FOLDER)
     parts = {"heads": learner.heads, "written": learner.written}
     lessons = {f"{k}.{n}": w for k, part in parts.items() for n, w in part.named_parameters()}
@@ -149,7 +161,6 @@ def export(learner: Learner, folder: Path) -> None:
         {name: w.detach().to(torch.bfloat16) for name, w in lessons.items()}, FOLDER / LESSONS
     )
     learner.processor.save_pretrained(FOLDER)
-    lines = [json.loads(line) for line in (folder / "curve.jsonl").read_text().splitlines()]
     rows = ",\n".join(json.dumps(line) for line in lines)
     write_whole(FOLDER / "training.json", f"[\n{rows}\n]\n")
 
