@@ -39,8 +39,10 @@ def test_ask_answers_both_ways_and_writes_json(picture_file, mini_path, tmp_path
 
 
 def test_json_to_standard_output_is_only_json(picture_file, mini_path, capsys):
-    arguments = (picture_file, "what?", "--model-path", mini_path, "--max-new-tokens", 2)
-    status, text, _ = run(capsys, *arguments, "--method", "fastv", "--json", "-")
+    arguments = ("scene:3", "what?", "--model-path", mini_path, "--max-new-tokens", 2)
+    # 1e1: a whole number, however it is written.
+    own = ("--method", "fastv", "--set", "keep=1e1")
+    status, text, _ = run(capsys, *arguments, *own, "--json", "-")
     assert status == 0 and json.loads(text)["answers"][1]["trace"]["method"] == "fastv"
 
 
@@ -61,6 +63,9 @@ def test_json_to_standard_output_is_only_json(picture_file, mini_path, capsys):
         (("PICTURE", "what?", "--max-new-tokens", "0"), "max_new_tokens"),
         (("PICTURE", "what?", "--picture-mode", "stretch"), "pad or crop"),
         (("PICTURE", "what?", "--json", "/no/such/folder/out.json"), "no folder"),
+        (("PICTURE", "what?", "--json", "/dev/null"), "no ordinary file"),
+        (("PICTURE", "what?", "--rounds", "0"), "--rounds must be"),
+        (("scene:many", "what?"), "seed must be"),
         (("PICTURE", "what?", "--model-path", "/no/such/model"), "no model"),
     ],
 )

@@ -124,6 +124,27 @@ def test_speed_is_not_oversold(finished, ratio, words):
     assert words in views.verdict(changed)
 
 
+def test_a_result_says_what_it_answers(models, form, finished):
+    job, progress = finished
+    line = views.asked(job)
+    assert "what colour is the star?" in line and "VisiPruner, level 0.5" in line
+    assert line in views.verdict(progress.comparison, asked=line)
+    own = handlers.check(models, replace(form, fields={"exit_threshold": 0.9}))
+    assert text.ASKED_OWN in views.asked(own)
+    none = handlers.check(models, replace(form, method="none"))
+    assert "level" not in views.asked(none)
+
+
+def test_what_is_missing_is_said_before_a_model_is_fetched(form):
+    handlers.check_input(form)
+    handlers.check_input(replace(form, picture=None), scene=3)
+    for change in ({"question": " "}, {"picture": None}):
+        with pytest.raises(ValueError):
+            handlers.check_input(replace(form, **change))
+    with pytest.raises(ValueError, match="deleted"):
+        handlers.check_input(replace(form, picture="/tmp/gone/picture.png"))
+
+
 def test_what_a_visitor_writes_is_never_markup(finished):
     comparison = finished[1].comparison
     first, last = comparison.answers
@@ -245,7 +266,7 @@ def test_links_fill_the_form_and_survive_nonsense(models, form):
 def test_python_snippet_runs(models, form, capsys):
     shown = share.python(form, 3, local=True)
     path = models.paths[models.default]
-    exec(shown.replace('"DIR"  # your checkpoint', repr(path)), {})
+    exec(shown.replace('"DIR"  # your checkpoint', repr(str(path))), {})
     assert capsys.readouterr().out
 
 
@@ -258,8 +279,10 @@ def test_command_line_is_understood(form):
     filled = replace(
         form, level=0.5, fields={"shallow_layers": 3}, options=options, precision="float32"
     )
-    words = shlex.split(share.command_line(filled, local=True))
+    words = shlex.split(share.command_line(filled, 3, local=True))
     args = build_parser().parse_args(words[3:])
+    assert args.picture == "scene:3"  # a composed one has no number
+    assert "picture.png" in share.command_line(filled, {"things": []})
     assert args.question == form.question
     assert args.set == ["shallow_layers=3"]
     assert (args.seed, args.max_new_tokens, args.precision) == (1234567, 4, "float32")

@@ -9,15 +9,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from pathlib import Path
 
 from visipruner.files import check_place, write_whole
-
-os.environ["HF_HUB_OFFLINE"] = "1"  # only a download of its own may go online (visipruner/hub.py)
-os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+from visipruner.inputs import check_number
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -36,7 +32,10 @@ def build_parser() -> argparse.ArgumentParser:
         description="Answer one question about one picture with the full and the pruned model.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    ask.add_argument("picture", help="a picture file (JPEG, PNG, WEBP, GIF, BMP, TIFF, AVIF)")
+    ask.add_argument(
+        "picture",
+        help="a picture file (JPEG, PNG, WEBP, GIF, BMP, TIFF, AVIF), or scene:NUMBER of the page",
+    )
     ask.add_argument("question", help="a question about it")
     ask.add_argument("--model", default="tiny", help=f"one of: {', '.join(MODELS)}")
     ask.add_argument(
@@ -84,23 +83,36 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def ask_command(args):
+    from huggingface_hub import constants
+    from transformers.utils import logging
+
     from visipruner.levels import method_at
     from visipruner.methods import PruningMethod
     from visipruner.models import load_vlm
     from visipruner.runner import Options, compare, last_event, measure
+    from visipruner.ui import scenes
 
+    # The package is imported by now, too late for variables of the environment.
+    constants.HF_HUB_OFFLINE = True  # only a download of its own may go online (visipruner/hub.py)
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
     options = Options(args.max_new_tokens, args.temperature, args.seed)
+    check_number("--rounds", args.rounds, 1, 100, integer=True)
     overrides = dict(_field(pair) for pair in args.set)
     if args.json and args.json != "-":
         check_place(Path(args.json))
     vlm = load_vlm(
-        args.model_path or args.model,
+        Path(args.model_path) if args.model_path else args.model,
         device=args.device,
         precision=args.precision,
         attention=args.attention,
         on_progress=_tell_progress,
     )
-    prompt = vlm.prepare(args.picture, args.question, args.picture_mode)
+    picture = args.picture
+    if picture.startswith("scene:"):
+        number = picture.removeprefix("scene:")
+        picture = scenes.picture(int(number) if number.isdecimal() else number)
+    prompt = vlm.prepare(picture, args.question, args.picture_mode)
     visual = prompt.layout.num_visual
     method = method_at(vlm, args.method, args.level, args.semantics, visual, **overrides)
     methods = [PruningMethod(), method]
@@ -118,7 +130,7 @@ def ask_command(args):
 
 def describe(comparison, medians=None) -> str:
     """Both answers, the verdict and the counters, for a terminal."""
-    from visipruner.render.words import describe_speed
+    from visipruner.render.words import describe_computing, describe_speed
 
     full, pruned = comparison.answers
     lines = [*(f"note: {note}" for note in comparison.prompt.notes)]
@@ -142,7 +154,7 @@ def describe(comparison, medians=None) -> str:
         f"visual tokens per layer: {' '.join(visual)}",
         *([pruned.trace.why] if pruned.trace.why else []),
         f"verdict: {'the same answer' if comparison.same else 'another answer'} with "
-        f"{comparison.flops_ratio:.2f}x fewer executed prefill FLOPs; first token: "
+        f"{describe_computing(comparison)}; first token: "
         f"{describe_speed(comparison)}.",
     ]
     return "\n".join(lines)

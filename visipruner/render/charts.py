@@ -23,6 +23,7 @@ from visipruner.render.words import (
 # Plotly writes colours into every text element. This lets the page's theme win, light or dark.
 CHART_CSS = """
 .js-plotly-plot .main-svg text { fill: var(--body-text-color) !important; }
+.js-plotly-plot .hoverlayer .bg { fill: var(--background-fill-primary) !important; }
 .js-plotly-plot .gridlayer path { stroke: var(--border-color-primary) !important; }
 """
 

@@ -18,6 +18,7 @@ from visipruner.render.series import (
 )
 from visipruner.render.viewer import viewer_parts, viewer_value
 from visipruner.render.words import (
+    describe_computing,
     describe_flops,
     describe_influence,
     describe_speed,
@@ -70,8 +71,8 @@ def _verdict(comparison) -> str:
     left = tokens_left(pruned.trace)
     return (
         f'<p class="verdict">{same} {pruned.trace.num_visual} → {left} visual tokens, '
-        f"{comparison.flops_ratio:.2f} times fewer FLOPs executed in the prefill, "
-        f"first token: {describe_speed(comparison)}.</p><p>{escape(pruned.trace.why)}</p>"
+        f"{describe_computing(comparison)}, first token: {describe_speed(comparison)}.</p>"
+        f"<p>{escape(pruned.trace.why)}</p>"
     )
 
 

@@ -169,10 +169,10 @@ class Story {
     const { tokens_threshold: limit, layer_threshold: cosine } = this.thresholds;
     const l2 = influence.l2[patch] / influence.unit;
     const relative = this.thresholds.relative ? "relative " : "";
-    const below = l2 < limit ? ` < ${limit}, too weak to stay` : "";
+    const below = l2 < limit ? ` < ${shortNumber(limit)}, too weak to stay` : "";
     const weak = `${relative}L2 ${shortNumber(l2)}${below}`;
-    const turn = influence.change[patch];
-    const sign = turn > 1 - cosine ? `< ${cosine}` : `≥ ${cosine} → no influence`;
+    const turn = influence.change[patch], cosineLimit = +cosine.toPrecision(6);
+    const sign = turn > 1 - cosine ? `< ${cosineLimit}` : `≥ ${cosineLimit} → no influence`;
     return `cosine ${cosineText(turn)} (${sign}), ${weak}`;
   }
 

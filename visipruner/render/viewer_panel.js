@@ -165,7 +165,7 @@ function ticks(range) {
   const threshold = view.mode === "scores" ? 1 : story.thresholds.layer_threshold;
   const share = shareOf(1 - threshold, range), inside = threshold < 1 && share >= 0 && share <= 1;
   if (inside) mark(1 - threshold, "", "pv-threshold");
-  find("limit").textContent = inside ? `white mark: filters below cosine ${threshold}` : "";
+  find("limit").textContent = inside ? `white mark: filters below cosine ${+threshold.toPrecision(6)}` : "";
   return marks;
 }
 

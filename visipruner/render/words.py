@@ -41,6 +41,15 @@ def describe_influence(comparison) -> str:
     ).strip()
 
 
+def describe_computing(comparison) -> str:
+    """A method that drops nothing still pays for its test."""
+    ratio = comparison.flops_ratio
+    if f"{ratio:.2f}" == "1.00":
+        return "as many FLOPs executed in the prefill"
+    many, word = (ratio, "fewer") if ratio > 1 else (1 / ratio, "more")
+    return f"{many:.2f} times {word} FLOPs executed in the prefill"
+
+
 def describe_speed(comparison) -> str:
     """Which side's first word came sooner; one run, maybe disturbed, is no verdict."""
     full, pruned = (side.times for side in sides(comparison))

@@ -12,7 +12,7 @@ from visipruner.ui import examples, fields, scenes, share, text, views
 from visipruner.ui.page import PRIVATE, SMALL, plainly
 
 
-def connect(page, models, model_line, chosen, results):
+def connect(page, models, model_line, chosen, results, run):
     c, notes = chosen, [results.notes, model_line]
     scene_parts = [c.picture, c.scene, c.seed, c.question]
 
@@ -35,12 +35,20 @@ def connect(page, models, model_line, chosen, results):
         return scenes.picture(seed), int(seed), int(seed), scenes.questions(seed)[0].text
 
     @plainly
+    def on_seed_left(seed, scene):
+        """A number counts without Enter too; one that is shown already changes nothing."""
+        return gr.skip() if seed is None or seed == scene else on_seed(seed)
+
+    @plainly
     def on_new(seed):
         return on_seed((seed or 0) + 1)
 
     @plainly
-    def on_compose(source):
-        return gr.skip() if source is None else composer_value(scenes.scene(source))
+    def on_compose(source, filled):
+        """Opened again with the same scene, the composer keeps what was done in it."""
+        if source is None or source == filled:
+            return gr.skip(), gr.skip()
+        return composer_value(scenes.scene(source)), source
 
     @plainly
     def on_composed(value):
@@ -60,21 +68,27 @@ def connect(page, models, model_line, chosen, results):
         if "seed" in found:
             seed = found["seed"]
             question = scenes.questions(seed)[0].text
+        elif "question" in found:  # asked of a picture that stayed with its owner
+            seed = None
+            unread.append(text.NO_PICTURE_IN_LINK)
         level = found.get("level", PRESETS["balanced"])
         name = next((name for name, value in PRESETS.items() if value == level), None)
         model = found.get("model", models.default)
         return [
-            scenes.picture(seed), seed, seed, found.get("question", question), model,
+            None if seed is None else scenes.picture(seed), seed, seed or 0,
+            found.get("question", question), gr.update(choices=models.choices, value=model),
             found.get("method", "visipruner"), level, name, found.get("semantics", "paper"),
             views.notes(unread), views.model_line(models, model),
         ]  # fmt: skip
 
-    c.compose.expand(on_compose, c.scene, c.composer, **SMALL)
+    filled = gr.State(None)  # the scene that the composer began with
+    c.compose.expand(on_compose, [c.scene, filled], [c.composer, filled], **SMALL)
     used = c.composer.submit(on_composed, c.composer, scene_parts, **SMALL)
     used.success(None, js="() => vp.show('.vp-picture')", **PRIVATE)
     c.examples.select(on_example, None, scene_parts, **SMALL)
     c.new_scene.click(on_new, c.seed, scene_parts, **SMALL)
     c.seed.submit(on_seed, c.seed, scene_parts, **SMALL)
+    c.seed.blur(on_seed_left, [c.seed, c.scene], scene_parts, **SMALL)
     c.another.click(on_another, [c.scene, c.question], c.question, **SMALL)
     c.picture.upload(on_upload, c.picture, [c.picture, c.scene], **SMALL)
     c.picture.clear(lambda: None, None, c.scene, **SMALL)
@@ -88,7 +102,7 @@ def connect(page, models, model_line, chosen, results):
         plainly(lambda name: views.model_line(models, name)), c.model, model_line, **SMALL
     )
     _levels(c)
-    _fields(loaded, models, c)
+    _fields(loaded, run, models, c)
 
 
 def _levels(c):
@@ -99,7 +113,7 @@ def _levels(c):
     c.level.input(None, c.level, c.preset, js=js, **PRIVATE)
 
 
-def _fields(loaded, models, c):
+def _fields(loaded, run, models, c):
     """Advanced shows the fields of the chosen method, and what the level says for each."""
 
     @plainly
@@ -109,7 +123,7 @@ def _fields(loaded, models, c):
         if vlm := models.peek(model):
             hints = fields.hints(vlm, method, level, semantics)
         boxes = [
-            _hinted(name, hints[name]) if owner == method and name in hints else gr.skip()
+            _hinted(name, hints.get(name, "")) if owner == method else gr.skip()
             for owner, name in fields.ALL
         ]
         return [*groups, *boxes]
@@ -117,18 +131,21 @@ def _fields(loaded, models, c):
     triggers = [
         c.model.input,
         c.method.change,
-        c.level.release,
-        c.preset.input,
+        c.level.change,  # by mouse, keys or preset
         c.advanced.semantics.input,
     ]
     chosen = [c.model, c.method, c.level, c.advanced.semantics]
     shown = [*c.advanced.groups, *c.advanced.fields]
-    gr.on(triggers, on_choice, chosen, shown, **SMALL)
+    gr.on(triggers, on_choice, chosen, shown, trigger_mode="always_last", **SMALL)
     loaded.success(on_choice, chosen, shown, **SMALL)  # a link may have changed the form
+    run.success(on_choice, chosen, shown, **SMALL)  # its model is in memory now
 
 
 def _hinted(name: str, hint: str) -> dict:
-    """A dropdown has no placeholder, so its first choice says what the level says."""
+    """A dropdown has no placeholder, so its first choice says what the level says.
+
+    Without a hint, for a model that is not loaded, both say that there is one.
+    """
     if name in fields.CHOICES:
         return gr.update(choices=fields.choices(name, hint))
-    return gr.update(placeholder=hint)
+    return gr.update(placeholder=hint or text.FROM_LEVEL)

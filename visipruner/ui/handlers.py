@@ -5,15 +5,17 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from visipruner.flops import ModelShape, layer_flops
+from visipruner.inputs import clean_question, open_picture
 from visipruner.levels import method_at
 from visipruner.methods import PruningMethod
 from visipruner.models import VLM, Prompt
 from visipruner.results import Comparison, Options
 from visipruner.runner import Event
 from visipruner.trace import LayerRecord
-from visipruner.ui import scenes
+from visipruner.ui import scenes, text
 from visipruner.ui.scenes import Truth
 from visipruner.ui.store import Models
 
@@ -50,6 +52,7 @@ class Job:
     form: Form
     truth: Truth | None = None
     notes: tuple[str, ...] = ()
+    scene: int | dict | None = None  # what the picture shows, if it is of the bundled model's world
 
     @property
     def key(self) -> tuple:
@@ -120,11 +123,26 @@ class _Layers:
     layers: list[LayerRecord]
 
 
-def check(models: Models, form: Form, truth: Truth | None = None, own: bool = False) -> Job:
+def check_input(form: Form, scene: int | dict | None = None):
+    """What can be refused before a model is downloaded or loaded for it.
+
+    Raises:
+        ValueError: one plain sentence, for no question or a picture that is none.
+    """
+    clean_question(form.question)
+    if scene is None:
+        if isinstance(form.picture, str) and not Path(form.picture).exists():
+            raise ValueError(text.PICTURE_GONE)  # see KEEP_FILES in layout.py
+        open_picture(form.picture)
+
+
+def check(
+    models: Models, form: Form, truth: Truth | None = None, scene: int | dict | None = None
+) -> Job:
     """Turn what was handed in into a job.
 
     Args:
-        own: the picture is a scene of the bundled model's world; nobody need look whether it is.
+        scene: number or composition of a scene of the bundled model's world, if the picture is one.
 
     Raises:
         ValueError: one plain sentence about the first thing that is wrong.
@@ -137,8 +155,9 @@ def check(models: Models, form: Form, truth: Truth | None = None, own: bool = Fa
     )
     notes = list(prompt.notes)
     if form.model == "tiny":
-        notes += scenes.limits(None if own else prompt.seen, prompt.question)
-    return Job(models, prompt, [PruningMethod(), method], options, form, truth, tuple(notes))
+        notes += scenes.limits(prompt.seen if scene is None else None, prompt.question)
+    methods = [PruningMethod(), method]
+    return Job(models, prompt, methods, options, form, truth, tuple(notes), scene)
 
 
 def _options(given: dict) -> Options:

@@ -17,7 +17,7 @@ from visipruner.ui.page import guarded
 from visipruner.ui.store import Models
 
 HERE = Path(__file__).parent
-KEEP_FILES = (60, 900)  # every minute, delete what nobody has used for a quarter of an hour
+KEEP_FILES = (60, 3600)  # every minute, delete what nobody has used for an hour
 MOST_WAITING = 60
 
 
@@ -73,6 +73,7 @@ def build(models: Models) -> gr.Blocks:
                     results = _results()
                     lesson = _lesson()
         wiring.connect(page, models, head, chosen, results, lesson)
+        page.load(None, js="() => vp.restore()", api_visibility="private")
     return guarded(page)
 
 

@@ -1,12 +1,23 @@
 // What the browser does on its own: modes, downloads, links, and words for screen readers.
 window.vp = {
   projector() {
-    document.getElementById("vp-page").classList.toggle("projector");
+    vp.remember("projector", document.getElementById("vp-page").classList.toggle("projector"));
     window.dispatchEvent(new Event("resize")); // plots fit themselves into the new width
   },
 
   dark() {
-    document.body.classList.toggle("dark");
+    vp.remember("dark", document.body.classList.toggle("dark"));
+  },
+
+  // Modes outlive a reset, as long as the tab.
+  remember(mode, on) {
+    sessionStorage.setItem(`vp-${mode}`, on ? "on" : "off");
+  },
+
+  restore() {
+    const said = (mode) => sessionStorage.getItem(`vp-${mode}`);
+    if (said("projector") === "on") document.getElementById("vp-page").classList.add("projector");
+    if (said("dark")) document.body.classList.toggle("dark", said("dark") === "on");
   },
 
   reset() {

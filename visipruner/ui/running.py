@@ -12,7 +12,7 @@ from visipruner.render.viewer import viewer_live, viewer_start, viewer_value
 from visipruner.ui import controls, handlers, scenes, text, views
 from visipruner.ui.downloads import Result
 from visipruner.ui.handlers import FULL, PRUNED, Job, Progress
-from visipruner.ui.page import MODEL_TURN, PRIVATE, plainly
+from visipruner.ui.page import MODEL_TURN, PRIVATE, SMALL, plainly
 
 
 def _run_outputs(model_line, chosen, results) -> list:
@@ -46,7 +46,7 @@ def stream(models, model_line, chosen, results, job: Job):
     layers = job.vlm.model.config.get_text_config().num_hidden_layers
     start = viewer_start(job.prompt, layers)
     _open(frame, models, model_line, chosen, results, job, start)
-    shown = None
+    shown, asked = None, views.asked(job)
     for progress in handlers.follow(job):
         frame.set(results.status, views.status(progress))
         frame.set(results.full, views.column(progress, FULL, job.truth))
@@ -57,7 +57,7 @@ def stream(models, model_line, chosen, results, job: Job):
             records = progress.sides[PRUNED].records
             frame.set(results.viewer, viewer_live(start, records, text.PRUNED))
         if progress.comparison:
-            frame.set(results.verdict, views.verdict(progress.comparison, job.truth))
+            frame.set(results.verdict, views.verdict(progress.comparison, job.truth, asked))
             frame.set(results.viewer, viewer_value(progress.comparison, start=start))
             frame.set(results.small, views.counters(progress.comparison))
             frame.set(results.result, Result(job, progress.comparison))
@@ -70,7 +70,7 @@ def _open(frame, models, model_line, chosen, results, job, start):
     frame.set(results.intro, gr.update(visible=False))
     frame.set(results.body, gr.update(visible=True))
     frame.set(results.charts, gr.update(visible=False))
-    frame.set(results.verdict, views.verdict_waits())
+    frame.set(results.verdict, views.verdict_waits(text.VERDICT_WAITS, views.asked(job)))
     frame.set(results.viewer, start)
     frame.set(results.small, "")
     frame.set(results.medians, "")
@@ -103,7 +103,7 @@ def job_of(models, values) -> Job:
     if scene is not None:
         form = replace(form, picture=scenes.picture(scene))
         known = scenes.truth(scene, form.question)
-    return handlers.check(models, form, known, own=scene is not None)
+    return handlers.check(models, form, known, scene)
 
 
 def connect(models, model_line, chosen, results) -> tuple:
@@ -113,7 +113,8 @@ def connect(models, model_line, chosen, results) -> tuple:
     @plainly
     def on_fetch(*values):
         """Download a model if need be; Stop ends it. Others go on asking theirs meanwhile."""
-        form, _ = controls.form(values)
+        form, scene = controls.form(values)
+        handlers.check_input(form, scene)
         yield gr.skip()
         with closing(models.fetch(form.model, form.precision)) as sentences:
             for sentence in sentences:
@@ -140,4 +141,19 @@ def connect(models, model_line, chosen, results) -> tuple:
     run = fetched.success(
         on_run, chosen.inputs, outputs, show_progress_on=[results.status], **MODEL_TURN
     )
+
+    def on_unfinished(result, status):
+        """Stopped, or failed: nothing may go on promising an answer."""
+        if result is not None:
+            return gr.skip(), gr.skip()
+        said = text.STOPPED if text.STOPPED in status else text.UNFINISHED
+        return views.says(said), views.verdict_waits(text.NO_VERDICT_YET)
+
+    for event in (fetched, run):
+        event.failure(
+            on_unfinished,
+            [results.result, results.status],
+            [results.status, results.verdict],
+            **SMALL,
+        )
     return fetched, run

@@ -81,9 +81,10 @@ for answer in comparison.answers:
 """
 
 
-def command_line(form: Form, local: bool = False) -> str:
+def command_line(form: Form, scene: int | dict | None, local: bool = False) -> str:
     """The same for a terminal."""
-    words = ["python", "-m", "visipruner", "ask", "picture.png", form.question or ""]
+    picture = f"scene:{scene}" if isinstance(scene, int) else "picture.png"
+    words = ["python", "-m", "visipruner", "ask", picture, form.question or ""]
     words += ["--model-path", "DIR"] if local else ["--model", form.model]
     words += ["--method", form.method, "--level", f"{form.level:g}", "--semantics", form.semantics]
     words += ["--picture-mode", form.picture_mode, "--attention", form.backend]

@@ -40,7 +40,7 @@ def search(models: Models, form: Form, seed) -> Iterator[Search]:
         state.question = scenes.questions(state.seed)[0].text
         picture = scenes.picture(state.seed)
         form = replace(form, picture=picture, question=state.question)
-        job = handlers.check(models, form, own=True)
+        job = handlers.check(models, form, scene=state.seed)
         yield state
         for comparison in _quick(job):  # noqa: B007 - the last one counts
             yield state
@@ -115,7 +115,8 @@ def sweep_html(state: Sweep, job: Job) -> str:
     ]
     head = views.table_head(*text.SWEEP_HEAD)
     return (
-        f'<div class="vp-scroll" tabindex="0" role="region" aria-label="{text.SWEEP}">'
+        f'{views.asked(job)}<div class="vp-scroll" tabindex="0" role="region" '
+        f'aria-label="{text.SWEEP}">'
         f'<table class="vp-table"><thead><tr>{head}</tr></thead>'
         f"<tbody>{''.join(rows)}</tbody></table></div>"
     )

@@ -54,7 +54,7 @@ FIELDS_HEAD = "Every setting of this method; what is left empty follows the leve
 FIELD_INFO = "in code: {name}"
 FIELDS = {
     "stages": "Stages that act",
-    "shallow_layers": "First layers, in which no single patch is read",
+    "shallow_layers": "First layers, not tested (no patch is read in them if “shallow” acts)",
     "layer_threshold": "A patch matters below this cosine",
     "tokens_threshold": "A patch stays from this influence (L2) on",
     "relative": "Measure L2 relative to the output's length",
@@ -89,12 +89,18 @@ AS_PATCHES = "What the model gets: a grid of patches, one visual token each."
 
 WAITING = "Waiting for the model…"
 READING = "Looking at the picture…"
-LAYERS = "{side}: reading picture and question, layer {layer} of {layers}, {visual} patches left"
+LAYERS = (
+    "{side}: reading picture and question, {layer} of {layers} layers done, {visual} patches left"
+)
 WRITING = "{side}: writing"
 CLOCKING = "Taking the time to the first word again, with nothing else going on"
 PROBING = "Measuring every layer of the full model for the picture below: {layer} of {layers}"
 DONE = "Done. {verdict}"
 STOPPED = "Stopped. Press Run to start again."
+UNFINISHED = "Not finished. Press Run to try again."
+NO_VERDICT_YET = "No verdict: this run was not finished"
+ASKED = "“{question}” · {method}{level} · {model}"
+ASKED_LEVEL, ASKED_OWN = ", level {level:g}", ", own settings"
 
 SAME = "Same answer"
 DIFFERENT = "Different answers"
@@ -123,7 +129,7 @@ MARKS = {
     MEASURED: "a clock or a memory counter",
 }
 COUNTERS = {
-    "layer": "Layer",
+    "layer": "Layers done",
     "tokens": "Visual tokens in it",
     "vision": "Vision tower, shared by both",
     "prefill": "Prefill: reading the prompt",
@@ -182,12 +188,16 @@ BAD_REQUEST = "This request cannot be read: {what}"
 TOO_FEW = "some of its values are missing."
 NOT_UPLOADED = "the picture must be uploaded first."
 WRONG_KIND = "a value is of the wrong kind."
+PICTURE_GONE = (
+    "Your picture was deleted here, because nobody used it for an hour; please choose it again."
+)
+NO_PICTURE_IN_LINK = "This link carries no picture: choose one, or press New scene."
 NO_ADDRESS = "Addresses are not fetched; upload the picture itself."
 
 BAD_LINK = "The link's {name} is unknown here, so the usual one was taken."
 LINK_INFO = (
-    "Your own picture stays with you: the link carries scene, question, model, method, level and "
-    "rules."
+    "A picture of your own, or a scene that you composed, stays with you: the link carries the "
+    "number of a scene, question, model, method, level and rules."
 )
 OPTIONS_KIND = "options must be an object of names and values."
 OPTIONS_UNKNOWN = "options holds an unknown name; known are {known}."
@@ -198,7 +208,7 @@ UNKNOWN_WORDS = "The bundled model never learnt the word {words}; it may guess."
 UNKNOWN_MANY = "The bundled model never learnt the words {words}; it may guess."
 OUTSIDE = (
     "This picture is outside the bundled model's world of drawn shapes and digits, so its answer "
-    "is a guess. Start the page with --model-path and a LLaVA-1.5 checkpoint for photographs."
+    "is a guess. Photographs are for LLaVA-1.5: see Model, or start the page with --model-path."
 )
 
 TEACHING = "For a lesson"
@@ -209,7 +219,7 @@ LAST_SAME = "The one before: both said “{answer}”."
 FOUND = "Scene {seed} changes the answer; {tried} tried. It is in the form now."
 NOT_FOUND = "Both sides agreed on all {tried} scenes. Prune harder, or press again to go on."
 SWEEP = "Try ten levels on this picture"
-SWEEP_HEAD = ("Level", "Visual tokens", "Fewer FLOPs", "Answer", "")
+SWEEP_HEAD = ("Level", "Visual tokens", "Fewer FLOPs (executed)", "Answer", "")
 SWEEP_SAME, SWEEP_DIFFERENT = "same", "different"
 MEDIAN_HEAD = ("full", "pruned", "full ÷ pruned")
 
@@ -219,8 +229,8 @@ LINK = "Link that fills the form"
 COPY_LINK = "Copy link"
 PYTHON, COMMAND = "Python", "Command line"
 REPEAT_INFO = (
-    "The form as it was at the last run, or when this was opened. A picture of your own is read "
-    "from picture.png."
+    "What the last run did; before the first one, the form. A picture of your own, or a scene that "
+    "you composed, is read from picture.png."
 )
 PROJECTOR = "Projector"
 DARK = "Dark"

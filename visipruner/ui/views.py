@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from html import escape
 
+from visipruner.levels import level_number
 from visipruner.results import Comparison
 from visipruner.ui import text
-from visipruner.ui.handlers import FULL, PRUNED, Progress, Side
+from visipruner.ui.handlers import FULL, PRUNED, Job, Progress, Side
 from visipruner.ui.scenes import Truth
 
 NAMES = (text.FULL, text.PRUNED)
@@ -78,20 +79,32 @@ def says(line: str, busy: str = "") -> str:
 # -- verdict
 
 
-def verdict(comparison: Comparison, truth: Truth | None = None) -> str:
+def asked(job: Job) -> str:
+    """What a result answers: the form may show something else by now."""
+    form, level = job.form, ""
+    if form.method != "none":
+        level = text.ASKED_LEVEL.format(level=level_number(form.level))
+        level += text.ASKED_OWN if form.fields else ""
+    method = text.METHODS[form.method].partition(":")[0]
+    model = job.models.titles[form.model]
+    line = text.ASKED.format(question=job.prompt.question, method=method, level=level, model=model)
+    return f'<p class="vp-asked">{escape(line)}</p>'
+
+
+def verdict(comparison: Comparison, truth: Truth | None = None, asked: str = "") -> str:
     """The sentence and the three numbers that can be read from the last row."""
     kind = "same" if comparison.same else "different"
     return (
         f'<section class="vp-verdict {kind}" aria-label="Verdict">'
-        f"<h2>{escape(_headline(comparison))}</h2>"
+        f"<h2>{escape(_headline(comparison))}</h2>{asked}"
         f"{_words(comparison)}{_truth(comparison, truth)}"
         f'<div class="vp-numbers">{_numbers(comparison)}</div></section>'
     )
 
 
-def verdict_waits() -> str:
+def verdict_waits(words: str, asked: str = "") -> str:
     """The place of the verdict while there is none: it must not jump when it comes."""
-    return f'<section class="vp-verdict waits"><h2>{escape(text.VERDICT_WAITS)}</h2></section>'
+    return f'<section class="vp-verdict waits"><h2>{escape(words)}</h2>{asked}</section>'
 
 
 def _headline(comparison: Comparison) -> str:

@@ -30,9 +30,9 @@ def connect(page, models, model_line, chosen, results, lesson):
     pressed = chosen.stop.click(**stopped, cancels=long, queue=False)
     pressed.then(**stopped, show_progress="hidden")  # over what was still on its way
     chosen.reset.click(None, js="() => vp.reset()", **PRIVATE)
-    choosing.connect(page, models, model_line, chosen, results)
+    choosing.connect(page, models, model_line, chosen, results, run)
     _saving(results)
-    _sharing(chosen, lesson, run)
+    _sharing(chosen, lesson, results, run)
     gr.api(
         plainly(api.endpoint(models)),
         api_name="compare",
@@ -110,19 +110,20 @@ def _saving(results):
         made.success(None, results.payload, None, js="(file) => vp.save(file)", **PRIVATE)
 
 
-def _sharing(chosen, lesson, run):
+def _sharing(chosen, lesson, results, run):
     @plainly
-    def on_repeat(*values):
-        form, scene = controls.form(values)
+    def on_repeat(result, *values):
+        """What the last run did, whatever the form shows by now."""
+        form, scene = (result.job.form, result.job.scene) if result else controls.form(values)
         local = form.model not in MODELS
         return (
             share.query(form, scene),
             share.python(form, scene, local),
-            share.command_line(form, local),
+            share.command_line(form, scene, local),
         )
 
     outputs = [lesson.link, lesson.python, lesson.command]
     for event in (lesson.repeat.expand, run.success):
-        shown = event(on_repeat, chosen.inputs, outputs, **SMALL)
+        shown = event(on_repeat, [results.result, *chosen.inputs], outputs, **SMALL)
         shown.success(None, lesson.link, lesson.link, js="(query) => vp.link(query)", **PRIVATE)
     lesson.copy.click(None, lesson.link, None, js="(link) => vp.copy(link)", **PRIVATE)
