@@ -284,8 +284,21 @@ def test_a_phone_needs_no_sideways_scrolling(visit, scheme):
     page = visit(viewport={"width": 390, "height": 844}, color_scheme=scheme, has_touch=True)
     expect(page.get_by_role("button", name=text.RUN, exact=True)).to_be_in_viewport()
     run(page)
-    assert page.evaluate("document.documentElement.scrollWidth") <= 390
     expect(page.locator(".vp-verdict h2")).to_be_in_viewport()
+    page.get_by_text(text.TEACHING).click()
+    press(page, text.SWEEP)
+    expect(page.locator(".vp-scroll td").nth(5)).to_be_visible(timeout=PATIENCE)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+def test_stop_leaves_no_promise(visit):
+    page = visit()
+    question(page).fill("describe the picture.")
+    press(page, text.RUN)
+    expect(page.locator(".vp-verdict h2")).to_have_text(text.VERDICT_WAITS, timeout=PATIENCE)
+    press(page, text.STOP)
+    expect(page.locator(".vp-verdict h2")).to_have_text(text.NO_VERDICT_YET, timeout=PATIENCE)
+    expect(page.locator(".vp-status").first).to_have_text(text.STOPPED)
 
 
 def test_dark_and_projector(visit):

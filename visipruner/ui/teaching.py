@@ -115,7 +115,7 @@ def sweep_html(state: Sweep, job: Job) -> str:
     ]
     head = views.table_head(*text.SWEEP_HEAD)
     return (
-        f'{views.asked(job)}<div class="vp-scroll" tabindex="0" role="region" '
+        f'{views.asked(job, leveled=False)}<div class="vp-scroll" tabindex="0" role="region" '
         f'aria-label="{text.SWEEP}">'
         f'<table class="vp-table"><thead><tr>{head}</tr></thead>'
         f"<tbody>{''.join(rows)}</tbody></table></div>"

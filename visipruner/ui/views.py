@@ -79,10 +79,10 @@ def says(line: str, busy: str = "") -> str:
 # -- verdict
 
 
-def asked(job: Job) -> str:
-    """What a result answers: the form may show something else by now."""
+def asked(job: Job, leveled: bool = True) -> str:
+    """What a result answers: the form may show something else by now. A sweep has every level."""
     form, level = job.form, ""
-    if form.method != "none":
+    if form.method != "none" and leveled:
         level = text.ASKED_LEVEL.format(level=level_number(form.level))
         level += text.ASKED_OWN if form.fields else ""
     method = text.METHODS[form.method].partition(":")[0]
