@@ -128,7 +128,7 @@ def test_a_result_says_what_it_answers(models, form, finished):
     job, progress = finished
     line = views.asked(job)
     assert "what colour is the star?" in line and "VisiPruner, level 0.5" in line
-    assert line in views.verdict(progress.comparison, asked=line)
+    assert line in views.verdict(progress.comparison, below=line)
     own = handlers.check(models, replace(form, fields={"exit_threshold": 0.9}))
     assert text.ASKED_OWN in views.asked(own)
     none = handlers.check(models, replace(form, method="none"))

@@ -45,8 +45,9 @@ def stream(models, model_line, chosen, results, job: Job):
     frame = Frame(_run_outputs(model_line, chosen, results))
     layers = job.vlm.model.config.get_text_config().num_hidden_layers
     start = viewer_start(job.prompt, layers)
-    _open(frame, models, model_line, chosen, results, job, start)
-    shown, asked = None, views.asked(job)
+    asked = views.asked(job)
+    _open(frame, models, model_line, chosen, results, job, start, asked)
+    shown = None
     for progress in handlers.follow(job):
         frame.set(results.status, views.status(progress))
         frame.set(results.full, views.column(progress, FULL, job.truth))
@@ -65,12 +66,12 @@ def stream(models, model_line, chosen, results, job: Job):
     yield _drawn(frame, results, progress.comparison)
 
 
-def _open(frame, models, model_line, chosen, results, job, start):
+def _open(frame, models, model_line, chosen, results, job, start, asked):
     frame.set(results.notes, views.notes(job.notes))
     frame.set(results.intro, gr.update(visible=False))
     frame.set(results.body, gr.update(visible=True))
     frame.set(results.charts, gr.update(visible=False))
-    frame.set(results.verdict, views.verdict_waits(text.VERDICT_WAITS, views.asked(job)))
+    frame.set(results.verdict, views.verdict_waits(text.VERDICT_WAITS, asked))
     frame.set(results.viewer, start)
     frame.set(results.small, "")
     frame.set(results.medians, "")

@@ -91,20 +91,24 @@ def asked(job: Job, leveled: bool = True) -> str:
     return f'<p class="vp-asked">{escape(line)}</p>'
 
 
-def verdict(comparison: Comparison, truth: Truth | None = None, asked: str = "") -> str:
-    """The sentence and the three numbers that can be read from the last row."""
+def verdict(comparison: Comparison, truth: Truth | None = None, below: str = "") -> str:
+    """The sentence and the three numbers that can be read from the last row.
+
+    Args:
+        below: HTML under the headline, of `asked`.
+    """
     kind = "same" if comparison.same else "different"
     return (
         f'<section class="vp-verdict {kind}" aria-label="Verdict">'
-        f"<h2>{escape(_headline(comparison))}</h2>{asked}"
+        f"<h2>{escape(_headline(comparison))}</h2>{below}"
         f"{_words(comparison)}{_truth(comparison, truth)}"
         f'<div class="vp-numbers">{_numbers(comparison)}</div></section>'
     )
 
 
-def verdict_waits(words: str, asked: str = "") -> str:
+def verdict_waits(words: str, below: str = "") -> str:
     """The place of the verdict while there is none: it must not jump when it comes."""
-    return f'<section class="vp-verdict waits"><h2>{escape(words)}</h2>{asked}</section>'
+    return f'<section class="vp-verdict waits"><h2>{escape(words)}</h2>{below}</section>'
 
 
 def _headline(comparison: Comparison) -> str:
