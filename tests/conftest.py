@@ -125,7 +125,7 @@ def machine(monkeypatch):
     def pretend(*gpus, main=64):
         monkeypatch.setattr(torch.cuda, "is_available", lambda: bool(gpus))
         monkeypatch.setattr(torch.cuda, "device_count", lambda: len(gpus))
-        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: True)
         monkeypatch.setattr(
             torch.cuda,
             "mem_get_info",

@@ -146,15 +146,17 @@ def test_stop_stops_within_a_second(visit, mini_path):
 
 
 def test_two_visitors_do_not_disturb_each_other(visit):
-    alone = visit("?seed=5")
-    run(alone)
-    answers = alone.locator(".vp-answer").all_inner_texts()
-    first, second = visit("?seed=5"), visit("?seed=8")
-    press(first, text.RUN)
-    press(second, text.RUN)
-    for page in (first, second):
+    links, answers = ("?seed=5", "?seed=8"), []
+    for link in links:
+        alone = visit(link)
+        run(alone)
+        answers.append(alone.locator(".vp-answer").all_inner_texts())
+    pages = [visit(link) for link in links]
+    for page in pages:
+        press(page, text.RUN)
+    for page, said in zip(pages, answers, strict=True):
         expect(page.locator(FINISHED)).to_be_visible(timeout=PATIENCE)
-    assert first.locator(".vp-answer").all_inner_texts() == answers
+        assert page.locator(".vp-answer").all_inner_texts() == said
 
 
 def test_who_waits_is_told_and_a_full_queue_too(visit, mini_path, monkeypatch):

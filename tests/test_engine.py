@@ -214,6 +214,39 @@ def test_layers_may_be_renumbered_in_the_middle(llama):
     assert seen[3] == [24, 25, 26, 27] and seen[5] == [19, 20, 21, 22]
 
 
+@dataclass(frozen=True)
+class RenumberLater(Schedule):
+    """Drops without renumbering; renumbers two layers on, where nothing is dropped."""
+
+    name: ClassVar[str] = "renumber"
+
+    def select(self, view):
+        if view.layer != 4:
+            return super().select(view)
+        return Selection(tuple(view.positions.tolist()), "renumber", compact=True)
+
+
+def test_renumbering_without_a_cut_starts_with_the_next_layer(llama):
+    model, embeds = llama(), embeds_for(LAYOUT, 64)
+    turns = []
+
+    def note(_module, _args, kwargs):
+        turns.append(kwargs["position_embeddings"][0][0])
+
+    stock = model.model.rotary_emb(embeds, torch.arange(60)[None])[0][0]
+    handles = [
+        layer.self_attn.register_forward_pre_hook(note, with_kwargs=True)
+        for layer in model.model.layers
+    ]
+    with torch.no_grad(), prune(model, RenumberLater(5, 2, 5), LAYOUT) as trace:
+        model(inputs_embeds=embeds)
+    for handle in handles:
+        handle.remove()
+    rows = trace.layers[4].tokens
+    assert rows == trace.layers[5].tokens < 60
+    assert not torch.equal(turns[4], stock[:rows]) and torch.equal(turns[5], stock[:rows])
+
+
 # -- sampling, streamers, LLaVA
 
 
@@ -279,6 +312,15 @@ def test_what_cannot_be_exact_is_refused_with_a_sentence(llama):
         with torch.no_grad(), pytest.raises(ValueError, match=words):
             with prune(model, FastV(), LAYOUT):
                 model(**arguments)
+
+
+def test_flex_attention_is_refused_before_anything_is_touched(llama):
+    model = llama(max_position_embeddings=447)  # a model of its own, whose backend is changed
+    model.config._attn_implementation = "flex_attention"
+    before = state_of(model)
+    with pytest.raises(ValueError, match="sdpa or eager"), prune(model, FastV(), LAYOUT):
+        pass
+    assert state_of(model) == before
 
 
 def test_generate_options_that_cannot_be_exact_are_refused(llama):
@@ -350,7 +392,7 @@ def state_of(model):
     return hooks, [id(config) for config in configs], backends
 
 
-@pytest.mark.parametrize("where", ["on_layer", "plan", "select", "after prefill", "before"])
+@pytest.mark.parametrize("where", ["layer 2", "plan", "select", "after prefill", "before"])
 def test_after_an_exception_the_model_is_as_before(where, llama):
     model, embeds = llama(), embeds_for(LAYOUT, 64)
     before, plain = state_of(model), greedy(model, embeds)
@@ -359,24 +401,25 @@ def test_after_an_exception_the_model_is_as_before(where, llama):
     class Breaks(VisiPruner):
         def attend(self, view):
             if where == "plan" and view.layer == 1:
-                raise ArithmeticError("planned")
+                raise ArithmeticError(where)
             return super().attend(view)
 
         def select(self, view):
             if where == "select" and view.layer == 3:
-                raise ArithmeticError("planned")
+                raise ArithmeticError(where)
             return super().select(view)
 
     def on_layer(record):
-        if where == "on_layer" and record.layer == 2:
-            raise ArithmeticError("planned")
+        if where == f"layer {record.layer}":
+            raise ArithmeticError(where)
 
-    with pytest.raises(ArithmeticError, match="planned"), torch.no_grad():
+    with pytest.raises(ArithmeticError, match=where), torch.no_grad():
         with prune(model, Breaks(shallow_layers=2), LAYOUT, on_layer=on_layer):
             if where == "before":
-                raise ArithmeticError("planned")
+                raise ArithmeticError(where)
             model(inputs_embeds=embeds)
-            raise ArithmeticError("planned")
+            if where == "after prefill":
+                raise ArithmeticError(where)
     assert state_of(model) == before
     after = greedy(model, embeds)
     assert torch.equal(after[0], plain[0]) and torch.equal(after[1], plain[1])

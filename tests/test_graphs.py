@@ -3,9 +3,11 @@
 What only a GPU can run, the capture, is marked so.
 """
 
+import gc
+
 import pytest
 import torch
-from test_engine import DROPPING, KEEP_ALL, MergeAtTheDoor, greedy, state_of
+from test_engine import DROPPING, KEEP_ALL, MergeAtTheDoor, RenumberLater, greedy, state_of
 from test_relatives import relative
 from test_visipruner import LAYOUTS, embeds_for
 
@@ -25,6 +27,7 @@ SHALLOW = {
     }.items()
 }
 METHODS = {**KEEP_ALL, **DROPPING, **SHALLOW, "merge": MergeAtTheDoor()}
+METHODS["renumber"] = RenumberLater(5, 2, 5)
 
 
 def run(driver, model, embeds):
@@ -230,8 +233,23 @@ def test_captured_layers_equal_the_hooks(name, llama):
     reference = run(prune(model, method, LAYOUT, probe=True), model, embeds)
     replayer = Replayer(model)
     assert replayer.capture
-    for _ in range(3):  # recorded, then replayed
-        check_equal(run(replayer.prune(method, LAYOUT, probe=True), model, embeds), reference)
+    for inference in (True, False, False):  # recorded, then replayed; in both modes
+        with torch.inference_mode(inference):
+            ours = run(replayer.prune(method, LAYOUT, probe=True), model, embeds)
+        check_equal(ours, reference)
+
+
+@pytest.mark.gpu
+def test_graphs_outlive_those_of_another_replayer(llama):
+    model = llama(max_position_embeddings=448).to("cuda")
+    embeds, method = embeds_for(LAYOUT, 64).to("cuda"), Schedule(5, 2, 4)
+    reference = run(prune(model, method, LAYOUT), model, embeds)
+    first, second = Replayer(model), Replayer(model)
+    for replayer in (first, second):
+        run(replayer.prune(method, LAYOUT), model, embeds)
+    del first, replayer
+    gc.collect()
+    check_equal(run(second.prune(method, LAYOUT), model, embeds), reference)
 
 
 @pytest.mark.gpu

@@ -1,5 +1,6 @@
 """The small model: trained as it will be asked, resumed exactly, loaded without a network."""
 
+import copy
 import random
 
 import pytest
@@ -12,12 +13,21 @@ from visipruner.tiny.asking import ask, interview, questions
 from visipruner.tiny.batches import ask_many, user_prompt
 from visipruner.tiny.calibrate import choose, table
 from visipruner.tiny.config import FOLDER
-from visipruner.tiny.data import SKILLS, Question, ask_about, make_scene, render
+from visipruner.tiny.data import (
+    SKILLS,
+    Question,
+    Thing,
+    ask_about,
+    compose,
+    make_scene,
+    render,
+)
 from visipruner.tiny.dynamics import Blind, Watch
 from visipruner.tiny.evaluate import UNPRUNED, paired_difference, summary, wilson
 from visipruner.tiny.grounding import LESSONS, told
-from visipruner.tiny.stages import take, tower_features
-from visipruner.tiny.vision import pixel_batch
+from visipruner.tiny.scenes import SHAPES
+from visipruner.tiny.stages import COUNTING, looking_loss, take, tower_features
+from visipruner.tiny.vision import centre_patch, label_batch, pixel_batch
 
 needs_weights = pytest.mark.skipif(not (FOLDER / "model.safetensors").exists(), reason="no weights")
 
@@ -89,6 +99,53 @@ def test_lessons_find_their_tokens_in_a_crowd(learner):
     article = learner.packer.answer_ids("A")[0]
     assert {packed.ids[0, start].item() for start in starts} == {article}
     assert len(starts) == len(scene.things) > 1
+
+
+def test_what_is_counted_is_looked_at_once_each(learner):
+    things = [Thing("ring", "red", "large", 80, 80), Thing("ring", "blue", "large", 250, 90)]
+    scene = compose([*things, Thing("star", "red", "small", 170, 260)])
+    asked = [Question("count_kind", "how many red rings are there?", "There is 1 red ring.")]
+    asked += [ask_about(scene, "describe", random), ask_about(scene, "count", random)]
+    patches = torch.arange(learner.grid**2)[None]
+    packed = learner.packer.pack([scene], [asked], patches)
+    places = packed.glances[:, 1].tolist()
+    names = learner.processor.tokenizer.convert_ids_to_tokens(packed.ids[0, places].tolist())
+    assert (names[0], names[2]) == ("rings", "shapes")
+    first = len(learner.packer.question_ids(asked[0].text))
+    first += len(learner.packer.answer_ids(asked[0].answer)) - 1
+    assert places[1] == first + len(learner.packer.question_ids(asked[1].text)) - 1
+    start, seen = packed.looks[:, 0].tolist(), (packed.looks[:, 1:] > 0).sum(1).tolist()
+    assert start == pytest.approx([1 / 2, 1 / 4, 1 / 4]) and seen == [1, 3, 3]
+    centre = centre_patch(things[0], scene, learner.patch)
+    assert packed.looks[0, len(learner.packer.prefix) + centre] == 1 / 2
+    # The hole of a ring says what the ring is, or nobody could count red rings by their centres.
+    labels = label_batch([scene], learner.patch)
+    assert labels["centre"][0, centre] == 1
+    assert SHAPES[labels["shape"][0, centre]] == "ring"
+
+
+def test_looking_is_read_off_the_attention_that_the_model_computes(learner):
+    scene = make_scene(8, alike=True)
+    asked = [ask_about(scene, "count_kind", random.Random(2))]
+    packed = learner.packer.pack([scene], [asked], torch.arange(learner.grid**2)[None])
+    language = copy.deepcopy(learner.model.model.language_model)
+    language.set_attn_implementation("eager")  # the one that shows its weights
+    embeds = torch.randn(1, packed.positions.shape[1], language.config.hidden_size)
+    with torch.no_grad():
+        out = language(
+            inputs_embeds=embeds,
+            position_ids=packed.positions,
+            output_hidden_states=True,
+            output_attentions=True,
+        )
+        loss = looking_loss(language, out.hidden_states, packed).item()
+    token, wanted = packed.glances[0, 1] - packed.ids.shape[1], packed.looks[0]
+    expected = 0.0
+    for layer, head in COUNTING:
+        share = out.attentions[layer][0, head, token, : len(wanted)]
+        there = wanted > 0
+        expected += (wanted[there] * (wanted[there] / share[there]).log()).sum().item()
+    assert loss == pytest.approx(expected / len(COUNTING), rel=1e-3)
 
 
 def test_nothing_trained_overwrites_nothing(tmp_path, monkeypatch):

@@ -1,6 +1,6 @@
 """prune(): hooks on a stock model.
 
-Only this file and graphs.py know transformers' layers, caches and masks.
+Only this file and graphs.py know transformers' layers and masks, and change its caches.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ def prune(
     ends, also by an exception, the model is as before.
 
     Args:
-        model: a loaded Llama-like causal LM or LLaVA of transformers, on any attention backend.
+        model: a loaded Llama-like causal LM or LLaVA of transformers, with sdpa, eager or
+            flash attention.
         method: which tokens to drop; `PruningMethod()` drops none and only keeps the trace.
         layout: of the one prompt that will run.
         on_layer: called after every layer in prefill; an exception that it raises stops the run.
@@ -68,6 +69,8 @@ def decoder_of(model: nn.Module) -> nn.Module:
             f"{type(model).__name__} is not a Llama-like model: its layers have no "
             "separate q, k and v projections with rotary positions."
         )
+    if decoder.config._attn_implementation == "flex_attention":
+        raise ValueError("Flex attention's masks cannot be cut by tokens: use sdpa or eager.")
     if hasattr(attention, "q_norm"):
         raise ValueError(f"{type(model).__name__} normalises its queries; that is not supported.")
     return decoder
@@ -386,7 +389,8 @@ class Run:
         self.trace.cuts.append(Cut(after_layer, selection.stage, kept, list(owner), scores))
         if hidden is None:
             return None
-        self.compact |= selection.compact
+        if selection.compact and not self.compact:
+            self.compact, self.fitted = True, {}
         if len(rows) < len(self.positions):
             self.positions, self.fitted = keep, {}
             self._locate()

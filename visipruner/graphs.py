@@ -53,7 +53,7 @@ class Replayer:
         self.model, self.decoder, self.bucket = model, decoder_of(model), bucket
         self.layers = list(self.decoder.layers)  # a run puts a stand-in where they are
         self.capture = can_capture(model) if capture is None else capture
-        self.pool = torch.cuda.graph_pool_handle() if self.capture else None
+        self.recorder = Recorder(model.device) if self.capture else None
         self.lanes: dict[int, _Lane] = {}
 
     @contextmanager
@@ -95,22 +95,36 @@ def can_capture(model: nn.Module) -> bool:
     return all(type(m) is nn.Linear and m.weight.is_cuda for m in linear)
 
 
-def captured(function: Callable[[], object], pool=None) -> tuple[Callable[[], None], object]:
-    """Record what `function` asks of the GPU: (a replay by one launch, its output, in place).
+class Recorder:
+    """Makes graphs that share their memory, on one stream of one GPU.
 
-    What it reads must stay where it is; it runs twice before, so what it writes is written.
+    One stream for all: libraries keep a workspace per stream, and free it with the stream's graphs.
     """
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):  # libraries set themselves up, which cannot be captured
-        for _ in range(2):
-            function()
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    # Other threads may use the GPU meanwhile.
-    with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
-        output = function()
-    return graph.replay, output
+
+    def __init__(self, device: torch.device):
+        self.device = torch.device(device)
+        with torch.cuda.device(self.device):
+            self.pool, self.stream = torch.cuda.graph_pool_handle(), torch.cuda.Stream()
+
+    def record(self, function: Callable[[], object]) -> tuple[Callable[[], None], object]:
+        """Record what `function` asks of the GPU: (a replay by one launch, its output, in place).
+
+        What it reads must stay where it is; it runs twice before, so what it writes is written.
+        """
+        # One mode whatever the caller's: a graph's own tensors must suit all later captures.
+        modes = torch.inference_mode(False), torch.no_grad()
+        with torch.cuda.device(self.device), modes[0], modes[1]:
+            self.stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(self.stream):  # libraries set themselves up outside of capture
+                for _ in range(2):
+                    function()
+            torch.cuda.current_stream().wait_stream(self.stream)
+            graph = torch.cuda.CUDAGraph()
+            # Other threads may use the GPU meanwhile.
+            shared = {"pool": self.pool, "stream": self.stream}
+            with torch.cuda.graph(graph, **shared, capture_error_mode="thread_local"):
+                output = function()
+        return graph.replay, output
 
 
 class _Lane:
@@ -118,12 +132,12 @@ class _Lane:
 
     def __init__(self, replayer: Replayer, rows: int, hidden: Tensor, cos: Tensor):
         self.layers, self.rows = replayer.layers, rows
-        self.capture, self.pool = replayer.capture, replayer.pool
+        self.recorder = replayer.recorder
         with torch.inference_mode(False):  # else nobody could write to them outside that mode
             self.hidden = hidden.new_zeros(1, rows, hidden.shape[-1])
             self.cos, self.sin = (cos.new_zeros(1, rows, cos.shape[-1]) for _ in range(2))
             self.last = torch.zeros(1, dtype=torch.long, device=hidden.device)
-        self.recorded: dict = {}  # (what, layer, plan) -> (replay, output)
+        self.recorded: dict = {}  # (what, layer, and its plan) -> (replay, output)
         self.kept: dict = {}  # layer -> what step() returns, where it was captured
 
     def load(self, hidden: Tensor, cos: Tensor, sin: Tensor):
@@ -144,18 +158,18 @@ class _Lane:
         before = self.hidden.clone() if self._is_new("layer", index, plan) else None
         return self._run(("layer", index, plan), partial(self._layer, index, plan), before)
 
-    def test(self, index: int, plan: Plan | None, outputs: tuple) -> Tensor:
+    def test(self, index: int, outputs: tuple) -> Tensor:
         """The influence test on every row: cosines, lengths and the norm, (2 * rows + 1,)."""
-        return self._run(("test", index, plan), partial(self._influence, index, *outputs))
+        return self._run(("test", index), partial(self._influence, index, *outputs))
 
     def _is_new(self, *key) -> bool:
-        return self.capture and key not in self.recorded
+        return self.recorder and key not in self.recorded
 
     def _run(self, key: tuple, function: Callable, before: Tensor | None = None):
-        if not self.capture:
+        if not self.recorder:
             return function()
         if key not in self.recorded:
-            self.recorded[key] = captured(function, self.pool)
+            self.recorded[key] = self.recorder.record(function)
             if before is not None:  # recording ran the layer, which writes where it reads
                 self.hidden.copy_(before)
         replay, output = self.recorded[key]
@@ -176,7 +190,7 @@ class _Lane:
             )
         self.hidden.copy_(hidden)
         parts = normed, caught.keys, caught.values
-        return self._keep(index, parts) if self.capture else parts
+        return self._keep(index, parts) if self.recorder else parts
 
     def _keep(self, index: int, parts: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Copy these out of the graphs' pool, where the replay of another layer may overwrite them.
@@ -277,11 +291,11 @@ class _ReplayedRun(Run):
             plan = self._padded_plan(index, record, lane)
             self.outputs.append(lane.step(index, plan))
             present = lane.hidden[:, : record.tokens]
-            selection = self._select(index, record, plan, lane, present)
+            selection = self._select(index, record, lane, present)
             is_last = index == len(self.layers) - 1
             if selection is not None:
                 left = self._cut(selection, index, None if is_last else present)
-                if left is not None and left is not present:
+                if left is not None and (left is not present or not self.fitted):
                     turn = self._prefill_arguments(given)["position_embeddings"]
                     lane = self.replayer.lane(left, *turn)
             if is_last:
@@ -304,7 +318,7 @@ class _ReplayedRun(Run):
         self._count_pairs(record, plan and clipped(plan, record.tokens))
         return plan
 
-    def _select(self, index, record, plan, lane, present):
+    def _select(self, index, record, lane, present):
         if not (record.visual_tokens or self.trace.cuts):
             return None
         normed, keys, values = self.outputs[-1]
@@ -316,7 +330,7 @@ class _ReplayedRun(Run):
             attention=self.layers[index].self_attn,
             attention_input=(normed, turn),
             cache=SimpleNamespace(keys=keys[:, :, :rows], values=values[:, :, :rows]),
-            test=partial(lane.test, index, plan, self.outputs[-1]),
+            test=partial(lane.test, index, self.outputs[-1]),
         )
         return self._decide(view)
 

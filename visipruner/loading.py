@@ -46,11 +46,12 @@ def place(title: str, size: int, device: str | None, precision: str) -> Placemen
     kind = torch.device(usable_device(device)).type
     if kind == "cpu":
         return _on_cpu(title, size, device, precision)
+    # Older GPUs only emulate bfloat16, slowly.
+    native = torch.cuda.is_bf16_supported(including_emulation=False)
+    half = "bfloat16" if native else "float16"
     if precision == "auto":
-        precision = "bfloat16" if torch.cuda.is_bf16_supported() else "float16"
-    dtype = getattr(torch, precision, None) or (
-        torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
-    )
+        precision = half
+    dtype = getattr(torch, precision, None) or getattr(torch, half)  # 4-bit computes in that
     return Placement(precision, dtype, *_on_gpus(title, size, device, precision))
 
 

@@ -27,7 +27,6 @@ class ModelSpec:
     name: str
     title: str
     path: str = ""  # empty: on the hub
-    note: str = ""
     repo: str = ""
     size: int = 0  # bytes of a hub checkpoint, all in 16 bits
 
@@ -51,19 +50,16 @@ MODELS: dict[str, ModelSpec] = {
         "tiny",
         "tiny-llava (bundled)",
         str(ASSETS / "tiny-llava"),
-        "Trained in this repository on drawings of coloured shapes and digits; knows nothing else.",
     ),
     "llava-1.5-7b": ModelSpec(
         "llava-1.5-7b",
         "LLaVA-1.5 7B",
-        note="The model that the paper studies; answers about photographs.",
         repo="llava-hf/llava-1.5-7b-hf",
         size=14_130_000_000,
     ),
     "llava-1.5-13b": ModelSpec(
         "llava-1.5-13b",
         "LLaVA-1.5 13B",
-        note="The larger model of the paper.",
         repo="llava-hf/llava-1.5-13b-hf",
         size=26_700_000_000,
     ),
@@ -181,7 +177,7 @@ def local_spec(path: Path) -> ModelSpec:
             f"There is no model {str(path)!r}: choose one of {', '.join(MODELS)} or name a folder "
             "with a LLaVA checkpoint."
         )
-    return ModelSpec(path.name, path.name, str(path), "A local checkpoint.")
+    return ModelSpec(path.name, path.name, str(path))
 
 
 __all__ = [

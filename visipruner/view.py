@@ -48,7 +48,10 @@ class LayerInput:
 
 @dataclass(frozen=True)
 class LayerView(LayerInput):
-    """What a method may look at after a layer (or, at the door, before the first)."""
+    """What a method may look at after a layer (or, at the door, before the first).
+
+    Tensors are the run's own: they hold until the next layer runs, so copy what must be kept.
+    """
 
     hidden: Tensor  # (1, rows, width): the layer's output, or the embeddings at the door
     attention: nn.Module | None = None

@@ -99,7 +99,8 @@ def check(args):
 
 def measure(args):
     if args.device != "cpu":
-        torch.cuda.set_device(args.device)  # all clocks and peaks mean this one
+        # All clocks and peaks mean this one.
+        torch.cuda.set_device(torch.device(args.device).index or 0)
     rounds = 5 if args.quick else args.rounds
     precision = args.precision or ("float32" if args.device == "cpu" else "bfloat16")
     report = {

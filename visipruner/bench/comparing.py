@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from unittest.mock import patch
 
 from visipruner import engine, runner
-from visipruner.bench.timing import quartiles
+from visipruner.bench.timing import quartiles, synchronise
 from visipruner.levels import PRESETS, method_at
 from visipruner.methods import PruningMethod
 from visipruner.models import load_vlm
@@ -95,7 +95,7 @@ def _prompt(vlm, seed: int, skill: str):
 
 
 def _one(vlm, prompt, methods) -> dict:
-    clock = _Clock()
+    clock = _Clock(str(vlm.device))
     with clock.watching(vlm):
         start = time.perf_counter()
         for event in runner.compare(vlm, prompt, methods):
@@ -116,7 +116,8 @@ def _one(vlm, prompt, methods) -> dict:
 class _Clock:
     """Adds up seconds: `model` inside encoding and generate(), `ours` what we do in there."""
 
-    def __init__(self):
+    def __init__(self, device: str):
+        self.device = device
         self.model = self.ours = self.probe = 0.0
 
     @contextmanager
@@ -135,10 +136,12 @@ class _Clock:
         function = getattr(owner, name)
 
         def timed(*args, **kwargs):
+            synchronise(self.device)  # else what a GPU still does would count for who waits for it
             start = time.perf_counter()
             try:
                 return function(*args, **kwargs)
             finally:
+                synchronise(self.device)
                 spent = time.perf_counter() - start
                 setattr(self, account, getattr(self, account) + spent)
 

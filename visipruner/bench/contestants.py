@@ -134,7 +134,12 @@ class Contestant:
 
     @torch.inference_mode()
     def weigh(self):
-        """Note the peak of a prefill, in bytes above what was held before."""
+        """Note the peak of a prefill, in bytes above what was held before.
+
+        Not of captured layers: their memory was taken when they were captured.
+        """
+        if self.replayer is not None and self.replayer.capture:
+            return
         with self._backend():
             self.peak = peak_bytes(self.prefill, self.where.device)
 

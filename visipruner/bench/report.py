@@ -114,7 +114,8 @@ def _peaks(scenarios: list[dict]) -> list[str]:
         for index, first in enumerate(entries[0]["results"]):
             peaks = [e["results"][index]["peak_bytes"] for e in entries]
             steps = itertools.pairwise(zip(tokens, peaks, strict=True))
-            slopes = [_number((b - a) / (n - m), 1, 1e-3) for (m, a), (n, b) in steps]
+            known = None not in peaks
+            slopes = [_number(known and (b - a) / (n - m), 1, 1e-3) for (m, a), (n, b) in steps]
             lines.append(f"| {first['name']} | {' | '.join(slopes)} |")
     return lines
 

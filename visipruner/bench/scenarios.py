@@ -12,7 +12,7 @@ from typing import ClassVar
 
 import torch
 from torch import nn
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
 
 from visipruner.layout import TokenLayout
 from visipruner.methods import VisiPruner
@@ -76,7 +76,7 @@ class Scenario:
     """A language model, a prompt's layout and its embeddings."""
 
     name: str
-    model: LlamaForCausalLM
+    model: PreTrainedModel
     layout: TokenLayout
     embeds: torch.Tensor  # (1, tokens, width)
 
@@ -125,7 +125,8 @@ def scenario(name: str, visual: int, device: str, precision: str) -> Scenario:
         torch.manual_seed(0)
         config = LlamaConfig(**SHAPES[name], max_position_embeddings=4096)
         with torch.device(device):
-            model = LlamaForCausalLM(config).to(dtype).eval().requires_grad_(False)
+            model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+        model.eval().requires_grad_(False)
         if precision == "4-bit":
             to_4_bit(model.model.layers)
     else:

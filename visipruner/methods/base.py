@@ -14,8 +14,8 @@ from visipruner.view import LayerInput, LayerView
 class PruningMethod:
     """The baseline: keeps everything. Methods are frozen; what a run learns lives in its `memory`.
 
-    A new method is one file with a subclass, one line in METHODS, one row in the test matrix and
-    one line in the README.
+    A new method is one file with a subclass, one line in METHODS, its words in ui/text.py, one row
+    in the test matrix and one line in the README.
     """
 
     name: ClassVar[str] = "none"

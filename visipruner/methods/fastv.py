@@ -56,7 +56,8 @@ class FastV(PruningMethod):
         if view.layer == view.num_layers - 1:
             return None
         view.trace.why = (
-            f"The {self.keep} most attended visual tokens of layer {view.layer} stayed."
+            f"The {min(self.keep, len(competing))} most attended visual tokens of layer "
+            f"{view.layer} stayed."
         )
         return Selection(tuple(keep), "fastv", scores=tuple(score.tolist()))
 

@@ -185,6 +185,8 @@ def _cut(cut, trace: PruningTrace, masks: _Masks) -> dict:
     before = trace.cut_before(cut.after_layer)
     present = range(trace.num_visual) if before is None else before.kept
     scores = cut.scores if cut.scores and len(cut.scores) == len(present) else None
+    if trace.settings.get("start_shift"):  # FastV's off by one: these are not the patches' scores
+        scores = None
     return {
         "after": cut.after_layer,
         "stage": cut.stage,

@@ -14,11 +14,11 @@ from dataclasses import dataclass
 import torch
 
 from visipruner.prompt import SYSTEM
-from visipruner.tiny.grounding import LESSONS, Meanings
+from visipruner.tiny.grounding import LESSONS, Meanings, counted
 from visipruner.tiny.phrases import ASSISTANT, WORD, words
 from visipruner.tiny.questions import SKILLS, Question, ask_about
 from visipruner.tiny.scenes import COLOURS, Scene
-from visipruner.tiny.vision import IGNORE
+from visipruner.tiny.vision import IGNORE, centre_patch
 
 QUESTIONS = 24  # per picture
 DRAWS = 3  # of which the one with the rarest answer is asked
@@ -50,6 +50,8 @@ class Packed:
     weights: torch.Tensor  # (picture, token)
     # For each of grounding.LESSONS (meaning, 3): picture, token, the id of a word it stands for.
     lessons: list[torch.Tensor]
+    glances: torch.Tensor  # (glance, 2): picture, and the token that counts something
+    looks: torch.Tensor  # (glance, prefix + kept): how its attention should lie
 
 
 class Packer:
@@ -58,6 +60,7 @@ class Packer:
     def __init__(self, processor, patches: int):
         self.tokenizer = processor.tokenizer
         self.count = patches
+        self.patch = processor.patch_size
         before, _ = user_prompt(processor, "").split(processor.image_token)
         self.prefix = self.tokenizer(before).input_ids
 
@@ -101,6 +104,7 @@ class Packer:
             torch.tensor(targets),
             torch.tensor(weights),
             [self._lesson(scenes, rows, lesson.find) for lesson in LESSONS],
+            *self._glances(scenes, rows, patches),
         )
 
     def _lesson(
@@ -116,6 +120,29 @@ class Packer:
                     found += [(number, start + index, word) for word in ids]
                 start += len(self._block(question)[0])
         return torch.tensor(found, dtype=torch.long).view(-1, 3)
+
+    def _glances(
+        self, scenes: list, rows: list[list[Question]], patches: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Which tokens count something; each should look once at every thing, and at the start.
+
+        The share of the start, 1 / (n + 1), then tells the number.
+        """
+        found, looks = [], []
+        for number, (scene, row) in enumerate(zip(scenes, rows, strict=True)):
+            start = 0
+            for question in row:
+                for index, things in counted(scene, question):
+                    centres = [centre_patch(thing, scene, self.patch) for thing in things]
+                    look = torch.zeros(len(self.prefix) + patches.shape[1])
+                    look[0] = 1
+                    look[len(self.prefix) :] += torch.isin(patches[number], torch.tensor(centres))
+                    found.append((number, start + index))
+                    looks.append(look / look.sum())
+                start += len(self._block(question)[0])
+        width = len(self.prefix) + patches.shape[1]
+        looks = torch.stack(looks) if looks else torch.zeros(0, width)
+        return torch.tensor(found, dtype=torch.long).view(-1, 2), looks
 
     def _block(self, question: Question) -> tuple[list[int], list[int], list[float]]:
         asked, answer = self.question_ids(question.text), self.answer_ids(question.answer)

@@ -18,6 +18,8 @@ from visipruner.tiny.scenes import COLOURS, DIGIT, SHAPES, SIZES, Scene, Thing
 
 Meanings = list[tuple[int, list[str]]]  # (which word of question and answer, what it stands for)
 
+Glances = list[tuple[int, list[Thing]]]  # (which word of the question, what it should look at)
+
 NOUNS = {noun: noun for noun in (*SHAPES, *THING_WORDS)}
 PLURALS = {plural(noun): noun for noun in NOUNS}
 
@@ -78,6 +80,19 @@ def verdict(scene: Scene, question: Question) -> Meanings:
         (end, ["same" if len(values) == 1 else "different"])
         for end, values in compared(scene, question)
     ]
+
+
+def counted(scene: Scene, question: Question) -> Glances:
+    """Where something is to be counted, and the things: a plural noun, before a description."""
+    cut = words(question.text)
+    if question.skill == "describe":
+        return [(len(cut) + len(words(ASSISTANT)) - 1, list(scene.shapes))]
+    found = []
+    for index, word in enumerate(cut):
+        if word in PLURALS:
+            name = " ".join([*_adjectives(cut[:index]), PLURALS[word]])
+            found.append((index, [thing for thing in scene.shapes if fits(thing, name)]))
+    return found
 
 
 @dataclass(frozen=True)

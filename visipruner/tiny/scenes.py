@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -136,8 +137,18 @@ def compose(things, seed: int = 0) -> Scene:
     return Scene(tuple(things), seed)
 
 
-def make_scene(seed: int, split: str = "train", most: int = MAX_SHAPES, side: int = SIDE) -> Scene:
-    """Scene number `seed` of a split: 1 to `most` shapes and none, one or two digit cards."""
+def make_scene(
+    seed: int,
+    split: str = "train",
+    most: int = MAX_SHAPES,
+    side: int = SIDE,
+    alike: bool = False,
+) -> Scene:
+    """Scene number `seed` of a split: 1 to `most` shapes and none, one or two digit cards.
+
+    Alike, only for training: things of two or three shapes and at most three colours, so that many
+    are of one kind and there is something to count.
+    """
     rules = SPLITS[split]
     seed += rules.first_seed
     rng = random.Random(seed)
@@ -146,8 +157,9 @@ def make_scene(seed: int, split: str = "train", most: int = MAX_SHAPES, side: in
     wanted = [_digit_card(rng, rules) for _ in range(cards)]
     count = rng.randint(1, max(1, most - len(wanted)))
     # Few kinds in some scenes, else nothing would ever need counting or telling apart.
-    shapes = rng.sample(SHAPES, rng.randint(2, len(SHAPES)))
-    wanted += [_shape(rng, rules, shapes) for _ in range(count)]
+    shapes = rng.sample(SHAPES, rng.randint(2, 3 if alike else len(SHAPES)))
+    colours = rng.sample(tuple(COLOURS), rng.randint(1, 3)) if alike else tuple(COLOURS)
+    wanted += [_shape(rng, rules, shapes, colours) for _ in range(count)]
     things = []
     for thing in wanted:
         placed = _place(rng, thing, things, side)
@@ -162,10 +174,10 @@ def _digit_card(rng: random.Random, rules: Split) -> Thing:
     return Thing(DIGIT, "", "", 0, 0, scale, angle, digit_index=rng.choice(rules.digits))
 
 
-def _shape(rng: random.Random, rules: Split, shapes: list[str]) -> Thing:
+def _shape(rng: random.Random, rules: Split, shapes: list[str], colours: Sequence[str]) -> Thing:
     pairs = [
         (colour, shape)
-        for colour in COLOURS
+        for colour in colours
         for shape in shapes
         if rules.unseen_pairs in (None, (colour, shape) in UNSEEN_PAIRS)
     ]

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 import torch.nn.functional as F
 from torch import nn
+from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from visipruner.tiny.batches import Packed, ask_many, keep_patches
 from visipruner.tiny.grounding import LESSONS
@@ -27,6 +28,8 @@ ALL_FROM = 0.6  # of the joint steps: every visual token from here on
 CURRICULUM = ((0.06, 2), (0.14, 3), (0.25, 5))  # until which progress, at most how many shapes
 APART = 0.5  # weight of the distance between what is seen and the words for it
 MOTLEY = 3  # every third of a batch is motley; a batch of two has none
+COUNTING = ((3, 3), (4, 3), (5, 2))  # layers and heads that look once at every counted thing
+LOOKING = 1.0  # weight of that lesson
 KEPT_PART = 6  # before that, one visual token of so many
 
 
@@ -92,7 +95,11 @@ def most_things(progress: float) -> int:
 
 
 def some_scenes(rng: random.Random, count: int, **rules) -> list:
-    return [make_scene(rng.randrange(1_000_000_000), **rules) for _ in range(count)]
+    """New scenes; every other one holds things of few kinds."""
+    return [
+        make_scene(rng.randrange(1_000_000_000), alike=number % 2 == 1, **rules)
+        for number in range(count)
+    ]
 
 
 def some_pictures(rng: random.Random, count: int, **rules) -> list:
@@ -123,14 +130,16 @@ def answer_loss(learner, packed: Packed, visual: torch.Tensor) -> tuple[torch.Te
     length = packed.ids.shape[1]
     hidden = outputs.last_hidden_state[:, -length:]
     grounding = sum_of_lessons(learner.model, outputs.hidden_states, packed, length)
+    looking = looking_loss(language, outputs.hidden_states, packed)
     targets, weights = packed.targets.to(device), packed.weights.to(device)
     asked = targets != IGNORE
     logits = learner.model.lm_head(hidden[asked])  # (answer token, word)
     losses = F.cross_entropy(logits, targets[asked], reduction="none")
     right = (logits.argmax(-1) == targets[asked]).float()
     seen = {"tokens_right": right.mean().item(), "first_right": first_right(right, weights[asked])}
-    seen["grounding"] = grounding.item()
-    return (losses * weights[asked]).sum() / weights.sum() + grounding, seen
+    seen |= {"grounding": grounding.item(), "looking": looking.item()}
+    answers = (losses * weights[asked]).sum() / weights.sum()
+    return answers + grounding + LOOKING * looking, seen
 
 
 def sum_of_lessons(model, states: tuple, packed: Packed, length: int) -> torch.Tensor:
@@ -144,6 +153,33 @@ def sum_of_lessons(model, states: tuple, packed: Packed, length: int) -> torch.T
             guesses = model.lm_head(norm(state)).log_softmax(-1)
             total = total - lesson.weight * guesses.gather(1, word[:, None]).mean()
     return total
+
+
+def looking_loss(language, states: tuple, packed: Packed) -> torch.Tensor:
+    """How far some heads' attention is from a look at every thing that a word counts.
+
+    Cross entropy above its least, so 0 is perfect.
+    """
+    total, device = states[0].new_zeros(()), states[0].device
+    if not len(packed.glances):
+        return total
+    picture, token = packed.glances.to(device).unbind(1)
+    token = token + states[0].shape[1] - packed.ids.shape[1]
+    allowed = packed.allowed.to(device)[picture, 0, token]
+    wanted = packed.looks.to(device)
+    turns = language.rotary_emb(states[0], packed.positions.to(device))
+    for index, head in COUNTING:
+        layer = language.layers[index]
+        hidden = layer.input_layernorm(states[index])
+        heads = (*hidden.shape[:2], -1, layer.self_attn.head_dim)
+        projections = (layer.self_attn.q_proj, layer.self_attn.k_proj)
+        query, key = (part(hidden).view(heads).transpose(1, 2) for part in projections)
+        query, key = apply_rotary_pos_emb(query, key, *turns)
+        scores = torch.einsum("gw,gkw->gk", query[picture, head, token], key[picture, head])
+        scores = (scores * layer.self_attn.scaling).masked_fill(~allowed, float("-inf"))
+        log_share = scores.log_softmax(-1)[:, : wanted.shape[1]]
+        total = total - (torch.special.entr(wanted) + wanted * log_share).sum(-1).mean()
+    return total / len(COUNTING)
 
 
 def first_right(right: torch.Tensor, weights: torch.Tensor) -> float:

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from visipruner.tiny.drawing import BACKGROUND, owners, paint, patch_owner
-from visipruner.tiny.scenes import COLOURS, SHAPES, SIZES, Scene
+from visipruner.tiny.scenes import COLOURS, SHAPES, SIZES, Scene, Thing
 
 WAVELENGTHS = (3.5, 6.0, 11.0, 30.0)  # in patches; enough to tell any two offsets of a grid apart
 POSITION_CHANNELS = 4 * len(WAVELENGTHS)  # sine and cosine of row and column
@@ -28,6 +28,7 @@ CELLS = 4  # its own surface, in cells each way
 OUTLINE = CELLS**2 + (2 * AROUND + 1) ** 2 + 2
 IGNORE = -100
 SMOOTHING = 0.05
+CENTRE = 10  # a centre weighs as many patches: there is one per thing, and it is what is counted
 LABELS = {  # what is asked of every patch, and into how many classes it falls
     "colour": len(COLOURS) + 2,
     "shape": len(SHAPES) + 2,
@@ -118,10 +119,19 @@ class PatchHeads(nn.Module):
         return {name: head(features) for name, head in self.read.items()}
 
 
+def centre_patch(thing: Thing, scene: Scene, patch: int) -> int:
+    """The number of the patch that holds a thing's centre."""
+    return int(thing.y // patch) * (scene.side // patch) + int(thing.x // patch)
+
+
 def patch_labels(scene: Scene, patch: int) -> dict[str, np.ndarray]:
     """What every patch shows, one array of classes per question.  # each (patch,)"""
     owner = owners(scene)
     cells = patch_owner(owner, patch, len(scene.things)).ravel()
+    centres = [centre_patch(thing, scene, patch) for thing in scene.things]
+    for number, centre in enumerate(centres):
+        if cells[centre] == BACKGROUND:  # the hole of a ring or a moon belongs to it
+            cells[centre] = number
     colours, shapes, sizes = list(COLOURS), list(SHAPES), list(SIZES)
     per_thing = np.array(
         [
@@ -140,9 +150,7 @@ def patch_labels(scene: Scene, patch: int) -> dict[str, np.ndarray]:
     labels = dict(zip(("colour", "shape", "size", "digit"), per_thing[cells].T, strict=True))
     labels["outline"] = outline(scene, owner, cells, patch)
     labels["centre"] = np.where(cells == BACKGROUND, IGNORE, 0)
-    columns = scene.side // patch
-    for thing in scene.things:
-        labels["centre"][int(thing.y // patch) * columns + int(thing.x // patch)] = 1
+    labels["centre"][centres] = 1
     return labels
 
 
@@ -204,9 +212,12 @@ def patch_loss(logits: dict, labels: dict) -> tuple[torch.Tensor, dict[str, floa
         target = labels[name]
         if (target != IGNORE).any():
             # Smoothed, or the tower would learn that what it never met cannot be.
-            loss = loss + F.cross_entropy(
-                scores.flatten(0, 1), target.flatten(), weight, label_smoothing=SMOOTHING
+            losses = F.cross_entropy(
+                scores.transpose(1, 2), target, weight, reduction="none", label_smoothing=SMOOTHING
             )
+            share = 1.0 + (CENTRE - 1) * (labels["centre"] == 1)
+            total = share if weight is None else share * weight[target.clamp(min=0)]
+            loss = loss + (losses * share).sum() / (total * (target != IGNORE)).sum()
             seen = (target != IGNORE) & (shown | (labels["digit"] != IGNORE) & (name == "digit"))
             right[name] = (scores.argmax(-1) == target)[seen].float().mean().item()
     return loss, right

@@ -68,7 +68,8 @@ def connect(page, models, model_line, chosen, results, run):
         if "seed" in found:
             seed = found["seed"]
             question = scenes.questions(seed)[0].text
-        elif "question" in found:  # asked of a picture that stayed with its owner
+        elif "question" in found and "seed" not in request.query_params:
+            # Asked of a picture that stayed with its owner.
             seed = None
             unread.append(text.NO_PICTURE_IN_LINK)
         level = found.get("level", PRESETS["balanced"])
@@ -88,7 +89,10 @@ def connect(page, models, model_line, chosen, results, run):
     c.examples.select(on_example, None, scene_parts, **SMALL)
     c.new_scene.click(on_new, c.seed, scene_parts, **SMALL)
     c.seed.submit(on_seed, c.seed, scene_parts, **SMALL)
-    c.seed.blur(on_seed_left, [c.seed, c.scene], scene_parts, **SMALL)
+    # Who only passes through the box must not lose a picture of their own.
+    c.seed.focus(None, c.seed, None, js="(seed) => vp.enterSeed(seed)", **PRIVATE)
+    left = "(seed, scene) => [vp.leaveSeed(seed), scene]"
+    c.seed.blur(on_seed_left, [c.seed, c.scene], scene_parts, js=left, **SMALL)
     c.another.click(on_another, [c.scene, c.question], c.question, **SMALL)
     c.picture.upload(on_upload, c.picture, [c.picture, c.scene], **SMALL)
     c.picture.clear(lambda: None, None, c.scene, **SMALL)

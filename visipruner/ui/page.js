@@ -45,6 +45,15 @@ window.vp = {
     setTimeout(() => URL.revokeObjectURL(link.href), 10000);
   },
 
+  // The number of a scene counts when its box is left, if it was changed there.
+  enterSeed(seed) {
+    vp.seed = seed;
+  },
+
+  leaveSeed(seed) {
+    return seed === vp.seed ? null : seed;
+  },
+
   link(query) {
     return location.origin + location.pathname + "?" + query;
   },

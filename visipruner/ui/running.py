@@ -143,12 +143,16 @@ def connect(models, model_line, chosen, results) -> tuple:
         on_run, chosen.inputs, outputs, show_progress_on=[results.status], **MODEL_TURN
     )
 
+    @plainly
     def on_unfinished(result, status):
         """Stopped, or failed: nothing may go on promising an answer."""
-        if result is not None:
+        status = status or ""  # before anything was said, the page sends nothing
+        if result is not None and not views.is_busy(status):
             return gr.skip(), gr.skip()
-        said = text.STOPPED if text.STOPPED in status else text.UNFINISHED
-        return views.says(said), views.verdict_waits(text.NO_VERDICT_YET)
+        said = views.says(text.STOPPED if text.STOPPED in status else text.UNFINISHED)
+        if result is not None:  # of the run before, and still on the page
+            return said, gr.skip()
+        return said, views.verdict_waits(text.NO_VERDICT_YET)
 
     for event in (fetched, run):
         event.failure(

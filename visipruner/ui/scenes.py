@@ -15,6 +15,7 @@ from visipruner.tiny.data import (
     Question,
     Scene,
     ask_about,
+    facts,
     is_correct,
     looks_unlike_training,
     make_scene,
@@ -29,16 +30,24 @@ MAX_SEED = 9_999_999
 
 @dataclass(frozen=True)
 class Truth:
-    """A question that belongs to the scene, with its true answer."""
+    """A question that belongs to a scene, with its true answer."""
 
     question: Question
+    scene: Scene
 
     @property
     def answer(self) -> str:
         return self.question.answer
 
+    def facts(self, answer: str) -> tuple[int, int]:
+        """Right facts and facts in all: many in a description, one in any other answer."""
+        if self.question.skill == "describe":
+            return facts(self.scene, answer)
+        return int(is_correct(self.question, answer)), 1
+
     def fits(self, answer: str) -> bool:
-        return is_correct(self.question, answer)
+        right, total = self.facts(answer)
+        return right == total
 
 
 def _plain(text: str) -> str:
@@ -75,7 +84,7 @@ def truth(source, question: str) -> Truth | None:
     asked = _plain(question or "")
     for known in questions(source):
         if _plain(known.text) == asked:
-            return Truth(known)
+            return Truth(known, scene(source))
     return None
 
 

@@ -36,6 +36,8 @@ class Models:
         offered = [n for n, spec in menu().items() if spec.find() or not zerogpu.active()]
         self.paths = {name: name for name in offered}
         self.titles = {name: _title(MODELS[name]) for name in self.paths}
+        if not self.paths:
+            raise ValueError(text.NOTHING_OFFERED)
         self.default = next(iter(self.paths))
         self._loaded: OrderedDict[tuple, VLM] = OrderedDict()
         self._lock = threading.Lock()

@@ -32,6 +32,8 @@ class Search:
 
 def search(models: Models, form: Form, seed) -> Iterator[Search]:
     """Walk the scenes after `seed` until both sides answer differently."""
+    if form.method == "none":
+        raise ValueError(text.NOTHING_TO_FIND)
     scenes.scene(seed)
     first = int(seed) + 1
     state = Search(first)
@@ -74,7 +76,8 @@ def search_html(state: Search) -> str:
     line = text.SEARCHING.format(seed=state.seed, tried=state.tried, most=MOST_SCENES)
     last = text.LAST_SAME.format(answer=full) if full else ""
     return (
-        f'<p>{line}</p><progress max="{MOST_SCENES}" value="{state.tried}"></progress><p>{last}</p>'
+        f'<p>{line}</p><progress max="{MOST_SCENES}" value="{state.tried}" '
+        f'aria-label="{text.FIND}"></progress><p>{last}</p>'
     )
 
 
@@ -131,7 +134,7 @@ def _sweep_row(name: str, answer, full, job: Job) -> str:
         is_same = full.text.strip().casefold() == answer.text.strip().casefold()
         same = text.SWEEP_SAME if is_same else text.SWEEP_DIFFERENT
     if job.truth:
-        same += " " + views.mark(job.truth.fits(answer.text))
+        same += " " + views.mark(job.truth, answer)
     return (
         f'<tr><th scope="row">{name}</th><td>{views.kept(answer.trace)}</td><td>{fewer}</td>'
         f"<td>{escape(answer.text)}</td><td>{same}</td></tr>"

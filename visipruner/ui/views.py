@@ -16,7 +16,7 @@ NAMES = (text.FULL, text.PRUNED)
 def count(number: float) -> str:
     """1234567 -> 1.23 M: three digits and a letter."""
     for size, letter in ((1e12, " T"), (1e9, " G"), (1e6, " M"), (1e3, " k")):
-        if abs(number) >= size:
+        if abs(number) >= 0.9995 * size:  # 999.6 k is 1 M in three digits
             return f"{number / size:.3g}{letter}"
     return f"{number:.3g}"
 
@@ -76,14 +76,19 @@ def says(line: str, busy: str = "") -> str:
     return f'<p class="vp-status {kind}" data-say="{escape(busy or line)}">{escape(line)}</p>'
 
 
+def is_busy(status: str) -> bool:
+    """Whether a status line, as `says` made it, promises that something will follow."""
+    return 'class="vp-status busy"' in status
+
+
 # -- verdict
 
 
 def asked(job: Job, leveled: bool = True) -> str:
     """What a result answers: the form may show something else by now. A sweep has every level."""
     form, level = job.form, ""
-    if form.method != "none" and leveled:
-        level = text.ASKED_LEVEL.format(level=level_number(form.level))
+    if form.method != "none":
+        level = text.ASKED_LEVEL.format(level=level_number(form.level)) if leveled else ""
         level += text.ASKED_OWN if form.fields else ""
     method = text.METHODS[form.method].partition(":")[0]
     model = job.models.titles[form.model]
@@ -130,16 +135,23 @@ def _truth(comparison: Comparison, truth: Truth | None) -> str:
     if truth is None:
         return ""
     marks = " ".join(
-        f"<span>{escape(name)}: {mark(truth.fits(answer.text))}</span>"
+        f"<span>{escape(name)}: {mark(truth, answer)}</span>"
         for name, answer in zip(NAMES, comparison.answers, strict=True)
     )
     sentence = escape(text.TRUE_ANSWER.format(answer=truth.answer))
     return f'<p class="vp-truth"><b>{sentence}</b> {marks}</p>'
 
 
-def mark(right: bool) -> str:
-    word, sign = (text.RIGHT, "✓") if right else (text.WRONG, "✗")
-    return f'<span class="vp-mark {word}"><span aria-hidden="true">{sign}</span> {word}</span>'
+def mark(truth: Truth, answer) -> str:
+    """Whether an answer is right; of a description, how many of its facts."""
+    right, total = truth.facts(answer.text)
+    word, sign = (text.RIGHT, "✓") if right == total else (text.WRONG, "✗")
+    if total > 1:
+        sign = sign if right in (0, total) else "◐"
+        said = text.FACTS.format(right=right, total=total)
+    else:
+        said = word
+    return f'<span class="vp-mark {word}"><span aria-hidden="true">{sign}</span> {said}</span>'
 
 
 def _numbers(comparison: Comparison) -> str:
@@ -182,16 +194,23 @@ def _speed(comparison: Comparison) -> tuple[str, str, str]:
 
 
 def kept(trace) -> int:
-    """Patches that the method's first cut left; all of them if it made none."""
-    return len(trace.cuts[0].kept) if trace.cuts else trace.num_visual
+    """Patches that the method's first cut left; all of them if it dropped none."""
+    cuts = _cuts(trace)
+    return len(cuts[0].kept) if cuts else trace.num_visual
+
+
+def _cuts(trace) -> list:
+    """Those that dropped something: a method may decide to keep everything."""
+    return [cut for cut in trace.cuts if len(cut.kept) < trace.num_visual]
 
 
 def _tokens(trace) -> tuple[str, str, str]:
-    if not trace.cuts:
+    cuts = _cuts(trace)
+    if not cuts:
         return str(trace.num_visual), text.TOKENS, text.TOKENS_NONE
-    gone = next((cut.after_layer for cut in trace.cuts[1:] if not cut.kept), None)
+    gone = next((cut.after_layer for cut in cuts[1:] if not cut.kept), None)
     then = "" if gone is None else text.TOKENS_THEN.format(layer=gone)
-    first = trace.cuts[0]
+    first = cuts[0]
     when = text.TOKENS_BEFORE if first.after_layer < 0 else text.TOKENS_WHY
     why = when.format(layer=first.after_layer, then=then)
     return f"{trace.num_visual} → {len(first.kept)}", text.TOKENS, why
@@ -209,7 +228,7 @@ def column(progress: Progress, side: int, truth: Truth | None = None) -> str:
     shown = progress.sides[side]
     words = escape(shown.text) or (text.EMPTY_ANSWER if shown.answer else text.NO_ANSWER_YET)
     busy = "busy" if side == progress.now and not shown.answer else ""
-    right = mark(truth.fits(shown.answer.text)) if truth and shown.answer else ""
+    right = mark(truth, shown.answer) if truth and shown.answer else ""
     rows = _ended(shown) if shown.answer else _live(progress, shown)
     return (
         f'<article class="vp-side {"pruned" if side == PRUNED else "full"} {busy}">'
