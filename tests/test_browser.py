@@ -12,6 +12,7 @@ import page_server
 import pytest
 from playwright.sync_api import Page, expect, sync_playwright
 
+from visipruner.tiny.data import make_scene, render
 from visipruner.ui import text
 
 ARGS = [
@@ -301,6 +302,42 @@ def test_stop_leaves_no_promise(visit):
     press(page, text.STOP)
     expect(page.locator(".vp-verdict h2")).to_have_text(text.NO_VERDICT_YET, timeout=PATIENCE)
     expect(page.locator(".vp-status").first).to_have_text(text.STOPPED)
+
+
+def test_a_stopped_lesson_leaves_no_promise(visit):
+    page = visit()
+    page.get_by_role("button", name=re.compile(text.TEACHING)).click()
+    press(page, text.FIND)
+    expect(page.locator("progress")).to_have_count(1, timeout=PATIENCE)
+    press(page, text.STOP)
+    expect(page.get_by_text(text.LESSON_ENDED)).to_be_visible(timeout=PATIENCE)
+    expect(page.locator("progress")).to_have_count(0)
+
+
+def test_the_first_failure_of_a_visit_is_said_where_the_answer_would_be(visit):
+    page = visit()
+    question(page).fill("")
+    press(page, text.RUN)
+    expect(page.locator(".vp-status").first).to_have_text(text.UNFINISHED, timeout=PATIENCE)
+
+
+def test_who_passes_through_the_scene_number_keeps_picture_and_question(visit, tmp_path):
+    page = visit()
+    own = tmp_path / "own.png"
+    render(make_scene(3, "validation")).save(own)
+    page.locator("input[type=file]").first.set_input_files(own)
+    question(page).fill("what is this?")
+    page.wait_for_timeout(1000)  # the upload has reached the server
+    shown = page.locator(".vp-picture img").get_attribute("src")
+    number = page.get_by_label(text.SCENE_SEED, exact=True)
+    number.focus()
+    number.press("Tab")
+    page.wait_for_timeout(1000)
+    assert page.locator(".vp-picture img").get_attribute("src") == shown
+    assert question(page).input_value() == "what is this?"
+    number.fill("12")
+    number.press("Tab")  # a changed number counts without Enter
+    expect(question(page)).not_to_have_value("what is this?", timeout=PATIENCE)
 
 
 def test_dark_and_projector(visit):

@@ -7,6 +7,7 @@ import socket
 import threading
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import httpx
 import page_server
@@ -71,6 +72,15 @@ def test_verdict_says_words_and_numbers(finished):
         assert mark in shown
     counters = views.counters(progress.comparison)
     assert all(name in counters for name in ("formula", "float32", "torch"))
+
+
+def test_a_method_that_keeps_everything_drops_nothing(models, form):
+    everything = replace(form, method="fastv", level=0.0)
+    *_, progress = handlers.follow(handlers.check(models, everything))
+    trace = progress.comparison.answers[-1].trace
+    assert trace.cuts  # it has decided
+    assert text.TOKENS_NONE in views.verdict(progress.comparison)
+    assert views.kept(trace) == trace.num_visual
 
 
 @pytest.mark.parametrize(
@@ -155,6 +165,7 @@ def test_what_a_visitor_writes_is_never_markup(finished):
 
 def test_numbers_are_short():
     assert [views.count(n) for n in (0, 999, 1234, 7.49e9)] == ["0", "999", "1.23 k", "7.49 G"]
+    assert [views.count(n) for n in (999_600, 999_400)] == ["1 M", "999 k"]
     assert [views.duration(n) for n in (None, 3.14, 31.4, 3140)] == [
         "–",
         "3.1 ms",
@@ -230,6 +241,21 @@ def test_questions_belong_to_their_scene():
     assert scenes.truth(3, "what is the meaning of life?") is None
     with pytest.raises(ValueError, match="seed"):
         scenes.scene(-1)
+
+
+def test_a_description_is_marked_by_its_facts():
+    seed, known = next(
+        (seed, question)
+        for seed in range(50)
+        for question in scenes.questions(seed)
+        if question.skill == "describe" and question.answer.count("small") == 1
+    )
+    truth = scenes.truth(seed, known.text)
+    total = truth.facts(known.answer)[1]
+    assert total > 4 and truth.fits(known.answer)
+    nearly = SimpleNamespace(text=known.answer.replace("small", "large"))
+    assert f"{total - 1} of {total} facts" in views.mark(truth, nearly)
+    assert text.WRONG in views.mark(truth, nearly)
 
 
 def test_another_question_goes_round():
@@ -326,6 +352,17 @@ def test_search_finds_or_says_so(models, form, monkeypatch):
     assert state.found == (state.answers[0] != state.answers[1])
     # Where it ended, the next search goes on.
     assert state.seed == state.tried <= 3
+
+
+def test_search_without_pruning_is_refused(models, form):
+    with pytest.raises(ValueError, match="choose a method"):
+        next(teaching.search(models, replace(form, method="none"), 0))
+
+
+def test_an_ended_lesson_promises_nothing():
+    box = teaching.ended(teaching.search_html(teaching.Search(4, tried=1)))
+    assert "progress" not in box and "…" not in box and text.LESSON_ENDED in box
+    assert text.LESSON_ENDED in teaching.ended(None)
 
 
 def test_sweep_fills_eleven_rows(finished):

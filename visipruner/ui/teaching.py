@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import statistics
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -79,6 +80,12 @@ def search_html(state: Search) -> str:
         f'<p>{line}</p><progress max="{MOST_SCENES}" value="{state.tried}" '
         f'aria-label="{text.FIND}"></progress><p>{last}</p>'
     )
+
+
+def ended(html: str | None) -> str:
+    """A lesson's box after Stop or an error: what was found stays, nothing goes on promising."""
+    left = re.sub(r"<progress.*?</progress>", "", html or "").replace("…", "–")
+    return f'{left}<p class="vp-small">{text.LESSON_ENDED}</p>'
 
 
 @dataclass

@@ -77,6 +77,9 @@ def _lessons(models, chosen, results, lesson) -> list:
     )
     sweep = lesson.sweep.click(on_sweep, c.inputs, lesson.table, **MODEL_TURN)
     measure = results.measure.click(on_measure, results.result, results.medians, **MODEL_TURN)
+    ends = plainly(teaching.ended)
+    for event, box in ((find, lesson.found), (sweep, lesson.table), (measure, results.medians)):
+        event.failure(ends, box, box, **SMALL)
     return [find, sweep, measure]
 
 
