@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -106,6 +107,15 @@ def comparison_of(trace, probe=True, question="What colour is the star?", seen=N
 @pytest.fixture(scope="module")
 def comparison():
     return comparison_of(visipruner_trace())
+
+
+def test_scores_that_belong_to_other_tokens_are_not_drawn():
+    """FastV as published scores a range that begins one token late."""
+    for shift, drawn in ((0, True), (1, False)):
+        trace = trace_of(["full"] * 3, {1: ("filter", [3, 4])}, "fastv", grids=((4, 4),))
+        trace.settings = {"keep": 2, "start_shift": shift}
+        trace.cuts[0] = replace(trace.cuts[0], scores=[0.1] * 16)
+        assert bool(viewer_value(comparison_of(trace))["cuts"][0]["scores"]) is drawn
 
 
 # -- the viewer's value

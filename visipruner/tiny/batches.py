@@ -31,9 +31,9 @@ WEIGHTS = {
     "describe": 3.0,
     "two_digits": 3.0,
     "count": 3.0,
-    "count_kind": 3.0,
+    "count_kind": 6.0,
     "relation": 2.0,
-    "same": 10.0,
+    "same": 5.0,
 }
 
 

@@ -24,7 +24,7 @@ from visipruner.tiny.vision import (
 )
 
 FULL_FROM = 0.85  # of the tower's steps: whole pictures from here on
-ALL_FROM = 0.6  # of the joint steps: every visual token from here on
+ALL_FROM = 0.6  # of the steps: every visual token from here on; counts are learnt only then
 CURRICULUM = ((0.06, 2), (0.14, 3), (0.25, 5))  # until which progress, at most how many shapes
 APART = 0.5  # weight of the distance between what is seen and the words for it
 MOTLEY = 3  # every third of a batch is motley; a batch of two has none
@@ -211,7 +211,7 @@ def language_loss(learner, rng: random.Random, progress: float, options) -> tupl
     """The language model answers from scenes written as words."""
     scenes = some_scenes(rng, options.pictures or 6, most=most_things(progress), split="written")
     labels = label_batch(scenes, learner.patch)
-    patches = keep_patches(labels, learner.grid**2 // KEPT_PART, rng)
+    patches = choose_patches(labels, learner, rng, progress)
     packed = learner.packer.pack(scenes, ask_all(scenes, rng, options), patches)
     words = learner.model.model.language_model.embed_tokens
     labels = {name: label.to(learner.device) for name, label in labels.items()}
