@@ -34,11 +34,9 @@ def named(scene: Scene, question: Question) -> Meanings:
         if word in (DIGIT, plural(DIGIT)):
             found.append((index, [str(thing.digit) for thing in scene.digits] or ["none"]))
         elif word in NOUNS or word in PLURALS:
-            adjectives = _adjectives(cut[:index])
-            if word in THING_WORDS and not adjectives:
+            if word in THING_WORDS and not _adjectives(cut[:index]):
                 continue  # "what shape is": the word asks, it does not name
-            name = " ".join([*adjectives, NOUNS.get(word) or PLURALS[word]])
-            meant = [thing for thing in scene.shapes if fits(thing, name)]
+            meant = _meant(scene, cut, index)
             if word in PLURALS:
                 found.append((index, [str(len(meant))]))
             elif len(meant) == 1:
@@ -68,8 +66,7 @@ def compared(scene: Scene, question: Question) -> Meanings:
         thing
         for index, word in enumerate(cut)
         if word in NOUNS and (word not in THING_WORDS or _adjectives(cut[:index]))
-        for thing in scene.shapes
-        if fits(thing, " ".join([*_adjectives(cut[:index]), word]))
+        for thing in _meant(scene, cut, index)
     ]
     return [(cut.index("?"), sorted({getattr(thing, what) for thing in pair}))]
 
@@ -87,12 +84,8 @@ def counted(scene: Scene, question: Question) -> Glances:
     cut = words(question.text)
     if question.skill == "describe":
         return [(len(cut) + len(words(ASSISTANT)) - 1, list(scene.shapes))]
-    found = []
-    for index, word in enumerate(cut):
-        if word in PLURALS:
-            name = " ".join([*_adjectives(cut[:index]), PLURALS[word]])
-            found.append((index, [thing for thing in scene.shapes if fits(thing, name)]))
-    return found
+    plurals = [index for index, word in enumerate(cut) if word in PLURALS]
+    return [(index, _meant(scene, cut, index)) for index in plurals]
 
 
 @dataclass(frozen=True)
@@ -116,6 +109,13 @@ def _words_for(thing: Thing, scene: Scene) -> list[str]:
     if thing.is_digit:
         return [DIGIT, str(thing.digit), place(thing, scene)]
     return [thing.size, thing.colour, thing.shape, place(thing, scene)]
+
+
+def _meant(scene: Scene, cut: list[str], index: int) -> list[Thing]:
+    """The shapes that a noun, the word at `index`, may mean with the adjectives before it."""
+    noun = NOUNS.get(cut[index]) or PLURALS[cut[index]]
+    name = " ".join([*_adjectives(cut[:index]), noun])
+    return [thing for thing in scene.shapes if fits(thing, name)]
 
 
 def _adjectives(before: list[str]) -> list[str]:
