@@ -290,6 +290,15 @@ def test_a_missing_part_of_the_weights_is_named(mini_path, tmp_path):
         load_vlm(folder)
 
 
+def test_weights_that_cannot_be_read_are_named(mini_path, tmp_path):
+    folder = tmp_path / "changed"
+    shutil.copytree(mini_path, folder)
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors").mkdir()  # reading it raises an OSError, whoever asks
+    with says("model.safetensors is missing or damaged"):
+        load_vlm(folder)
+
+
 def test_missing_weights_are_not_replaced_by_random_ones(mini_path, tmp_path):
     def deeper(config):
         config["text_config"]["num_hidden_layers"] += 1

@@ -178,7 +178,7 @@ def size_in_16_bit(path: Path) -> int:
             with file.open("rb") as stream:
                 (length,) = struct.unpack("<Q", stream.read(8))
                 header = json.loads(stream.read(length))
-        except (ValueError, struct.error, MemoryError):
+        except (OSError, ValueError, struct.error, MemoryError):
             raise ValueError(f"{file} is missing or damaged; fetch it again.") from None
         for name, entry in header.items():
             if name != "__metadata__":
