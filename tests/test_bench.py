@@ -189,6 +189,19 @@ COMPARISONS = {
 }
 
 
+@pytest.mark.gpu
+def test_the_command_runs_on_a_gpu(tmp_path):
+    names = ["dense", "paper-15", "dense-replayed", "paper-15-replayed"]
+    file = tmp_path / "gpu.json"
+    assert (
+        main(["--rounds", "1", "--device", "cuda", "--contestants", *names, "--json", str(file)])
+        == 0
+    )
+    results = json.loads(file.read_text())["scenarios"][0]["results"]
+    # What captured layers hold was taken when they were captured: no peak can tell.
+    assert [r["peak_bytes"] is None for r in results] == [False, False, True, True]
+
+
 def test_comparisons_on_the_bundled_model_add_up():
     found = run_comparisons(1, "cpu", "float32")
     assert found["words_per_answer"] > 1
