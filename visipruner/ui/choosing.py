@@ -105,8 +105,6 @@ def connect(page, models, model_line, chosen, results, run):
     c.model.input(
         plainly(lambda name: views.model_line(models, name)), c.model, model_line, **SMALL
     )
-    # What was downloaded for a run is there now, and the menu says so.
-    run.success(plainly(lambda: gr.update(choices=models.choices)), None, c.model, **SMALL)
     _levels(c)
     _fields(loaded, run, models, c)
 
