@@ -9,7 +9,7 @@ from visipruner.levels import PRESETS
 from visipruner.methods import METHODS
 from visipruner.render.compose import composer_value
 from visipruner.ui import examples, fields, scenes, share, text, views
-from visipruner.ui.page import PRIVATE, SMALL, plainly
+from visipruner.ui.page import PRIVATE, SMALL, UNQUEUED, plainly
 
 
 def connect(page, models, model_line, chosen, results, run):
@@ -100,10 +100,10 @@ def connect(page, models, model_line, chosen, results, run):
         on_load,
         None,
         [*scene_parts, c.model, c.method, c.level, c.preset, c.advanced.semantics, *notes],
-        **SMALL,
+        **UNQUEUED,
     )
     c.model.input(
-        plainly(lambda name: views.model_line(models, name)), c.model, model_line, **SMALL
+        plainly(lambda name: views.model_line(models, name)), c.model, model_line, **UNQUEUED
     )
     _levels(c)
     _fields(loaded, run, models, c)
@@ -140,9 +140,9 @@ def _fields(loaded, run, models, c):
     ]
     chosen = [c.model, c.method, c.level, c.advanced.semantics]
     shown = [*c.advanced.groups, *c.advanced.fields]
-    gr.on(triggers, on_choice, chosen, shown, trigger_mode="always_last", **SMALL)
-    loaded.success(on_choice, chosen, shown, **SMALL)  # a link may have changed the form
-    run.success(on_choice, chosen, shown, **SMALL)  # its model is in memory now
+    gr.on(triggers, on_choice, chosen, shown, trigger_mode="always_last", **UNQUEUED)
+    loaded.success(on_choice, chosen, shown, **UNQUEUED)  # a link may have changed the form
+    run.success(on_choice, chosen, shown, **UNQUEUED)  # its model is in memory now
 
 
 def _hinted(name: str, hint: str) -> dict:

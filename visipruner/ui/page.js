@@ -29,8 +29,15 @@ window.vp = {
     document.querySelector(selector)?.scrollIntoView({ behavior: calm ? "auto" : "smooth" });
   },
 
+  // Whether Stop ended the run: the status line may be older, or newer, than the click.
+  stop() {
+    vp.stopped = true;
+    return [];
+  },
+
   // On a narrow screen the answers stand below the form, so go there.
   started() {
+    vp.stopped = false;
     const outputs = document.querySelector(".vp-outputs");
     if (outputs?.getBoundingClientRect().top > window.innerHeight * 0.6) vp.show(".vp-outputs");
   },

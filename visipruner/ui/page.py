@@ -20,6 +20,9 @@ log = logging.getLogger("visipruner")
 PRIVATE = {"api_visibility": "private"}
 MODEL_TURN = {**PRIVATE, "concurrency_limit": 1, "concurrency_id": "model"}
 SMALL = {**PRIVATE, "show_progress": "hidden", "concurrency_limit": None}
+# Not to be refused by a full queue: a page that opens, and what follows a run. Outside the queue a
+# failure is an HTTP error and a gr.Warning is lost, so only for what nobody can get wrong.
+UNQUEUED = {**PRIVATE, "show_progress": "hidden", "queue": False}
 
 
 def sorry(sentence: str) -> gr.Error:

@@ -12,7 +12,7 @@ from visipruner.render.viewer import viewer_live, viewer_start, viewer_value
 from visipruner.ui import controls, handlers, scenes, text, views
 from visipruner.ui.downloads import Result
 from visipruner.ui.handlers import FULL, PRUNED, Job, Progress
-from visipruner.ui.page import MODEL_TURN, PRIVATE, SMALL, plainly
+from visipruner.ui.page import MODEL_TURN, PRIVATE, UNQUEUED, plainly
 
 
 def _run_outputs(model_line, chosen, results) -> list:
@@ -147,9 +147,10 @@ def connect(models, model_line, chosen, results) -> tuple:
     def on_unfinished(result, status):
         """Stopped, or failed: nothing may go on promising an answer."""
         status = status or ""  # before anything was said, the page sends nothing
-        if result is not None and not views.is_busy(status):
+        stopped = status == text.STOPPED
+        if result is not None and not stopped and not views.is_busy(status):
             return gr.skip(), gr.skip()
-        said = views.says(text.STOPPED if text.STOPPED in status else text.UNFINISHED)
+        said = views.says(text.STOPPED if stopped else text.UNFINISHED)
         if result is not None:  # of the run before, and still on the page
             return said, gr.skip()
         return said, views.verdict_waits(text.NO_VERDICT_YET)
@@ -159,6 +160,7 @@ def connect(models, model_line, chosen, results) -> tuple:
             on_unfinished,
             [results.result, results.status],
             [results.status, results.verdict],
-            **SMALL,
+            js=f"(result, status) => [result, vp.stopped ? {text.STOPPED!r} : status]",
+            **UNQUEUED,
         )
     return fetched, run

@@ -19,7 +19,7 @@ from visipruner.ui import (
     text,
     views,
 )
-from visipruner.ui.page import MODEL_TURN, PRIVATE, SMALL, plainly
+from visipruner.ui.page import MODEL_TURN, PRIVATE, UNQUEUED, plainly
 
 
 def connect(page, models, model_line, chosen, results, lesson):
@@ -27,8 +27,8 @@ def connect(page, models, model_line, chosen, results, lesson):
     fetched, run = running.connect(models, model_line, chosen, results)
     long = [fetched, run, *_lessons(models, chosen, results, lesson)]
     stopped = {"fn": lambda: views.says(text.STOPPED), "outputs": results.status, **PRIVATE}
-    pressed = chosen.stop.click(**stopped, cancels=long, queue=False)
-    pressed.then(**stopped, show_progress="hidden")  # over what was still on its way
+    pressed = chosen.stop.click(**stopped, js="() => vp.stop()", cancels=long, queue=False)
+    pressed.then(**stopped, show_progress="hidden", queue=False)  # over what was still on its way
     chosen.reset.click(None, js="() => vp.reset()", **PRIVATE)
     choosing.connect(page, models, model_line, chosen, results, run)
     _saving(results)
@@ -79,7 +79,7 @@ def _lessons(models, chosen, results, lesson) -> list:
     measure = results.measure.click(on_measure, results.result, results.medians, **MODEL_TURN)
     ends = plainly(teaching.ended)
     for event, box in ((find, lesson.found), (sweep, lesson.table), (measure, results.medians)):
-        event.failure(ends, box, box, **SMALL)
+        event.failure(ends, box, box, **UNQUEUED)
     return [find, sweep, measure]
 
 
@@ -127,6 +127,6 @@ def _sharing(chosen, lesson, results, run):
 
     outputs = [lesson.link, lesson.python, lesson.command]
     for event in (lesson.repeat.expand, run.success):
-        shown = event(on_repeat, [results.result, *chosen.inputs], outputs, **SMALL)
+        shown = event(on_repeat, [results.result, *chosen.inputs], outputs, **UNQUEUED)
         shown.success(None, lesson.link, lesson.link, js="(query) => vp.link(query)", **PRIVATE)
     lesson.copy.click(None, lesson.link, None, js="(link) => vp.copy(link)", **PRIVATE)
