@@ -311,7 +311,9 @@ def test_a_stopped_lesson_leaves_no_promise(visit):
     press(page, text.FIND)
     expect(page.locator("progress")).to_have_count(1, timeout=PATIENCE)
     press(page, text.STOP)
-    expect(page.get_by_text(text.LESSON_ENDED)).to_be_visible(timeout=PATIENCE)
+    ended = page.locator(".vp-small", has_text=text.LESSON_ENDED)
+    expect(ended).to_be_visible(timeout=PATIENCE)
+    expect(page.locator("[role=status].vp-unseen")).to_have_text(text.LESSON_ENDED)
     expect(page.locator("progress")).to_have_count(0)
 
 

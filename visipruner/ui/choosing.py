@@ -105,6 +105,8 @@ def connect(page, models, model_line, chosen, results, run):
     c.model.input(
         plainly(lambda name: views.model_line(models, name)), c.model, model_line, **UNQUEUED
     )
+    # What was downloaded for a run is there now, and the menu says so.
+    run.success(lambda: gr.update(choices=models.choices), None, c.model, **UNQUEUED)
     _levels(c)
     _fields(loaded, run, models, c)
 

@@ -98,11 +98,12 @@ function announce() {
   region.setAttribute("role", "status");
   region.className = "vp-unseen";
   document.body.append(region);
+  let said = new Set();
   new MutationObserver(() => {
-    const line = document.querySelector("[data-say]");
-    if (!line || region.dataset.key === line.dataset.say) return;
-    region.dataset.key = line.dataset.say;
-    region.textContent = line.textContent;
+    const lines = [...document.querySelectorAll("[data-say]")];
+    const news = lines.find((line) => !said.has(line.dataset.say));
+    said = new Set(lines.map((line) => line.dataset.say));
+    if (news) region.textContent = news.textContent;
   }).observe(document.body, { subtree: true, childList: true, characterData: true });
 }
 

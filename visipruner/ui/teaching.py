@@ -69,15 +69,16 @@ def search_html(state: Search) -> str:
     if state.found:
         line = text.FOUND.format(seed=state.seed, tried=state.tried)
         return (
-            f'<div class="vp-found"><b>{line}</b><p>{escape(state.question)}</p>'
+            f'<div class="vp-found"><b data-say="{line}">{line}</b><p>{escape(state.question)}</p>'
             f"<p>{text.FULL}: <b>{full}</b></p><p>{text.PRUNED}: <b>{pruned}</b></p></div>"
         )
     if state.tried >= MOST_SCENES and full:
-        return f"<p>{text.NOT_FOUND.format(tried=state.tried)}</p>"
+        line = text.NOT_FOUND.format(tried=state.tried)
+        return f'<p data-say="{line}">{line}</p>'
     line = text.SEARCHING.format(seed=state.seed, tried=state.tried, most=MOST_SCENES)
     last = text.LAST_SAME.format(answer=full) if full else ""
     return (
-        f'<p>{line}</p><progress max="{MOST_SCENES}" value="{state.tried}" '
+        f'<p data-say="{text.FIND}">{line}</p><progress max="{MOST_SCENES}" value="{state.tried}" '
         f'aria-label="{text.FIND}"></progress><p>{last}</p>'
     )
 
@@ -85,7 +86,7 @@ def search_html(state: Search) -> str:
 def ended(html: str | None) -> str:
     """A lesson's box after Stop or an error: what was found stays, nothing goes on promising."""
     left = re.sub(r"<progress.*?</progress>", "", html or "").replace("…", "–")
-    return f'{left}<p class="vp-small">{text.LESSON_ENDED}</p>'
+    return f'{left}<p class="vp-small" data-say="{text.LESSON_ENDED}">{text.LESSON_ENDED}</p>'
 
 
 @dataclass
@@ -124,9 +125,11 @@ def sweep_html(state: Sweep, job: Job) -> str:
         for number, level in enumerate(LEVELS, 1)
     ]
     head = views.table_head(*text.SWEEP_HEAD)
+    line = text.SWEEP_DONE.format(done=len(state.answers), all=len(rows))
+    say = line if len(state.answers) == len(rows) else text.SWEEP
     return (
-        f'{views.asked(job, leveled=False)}<div class="vp-scroll" tabindex="0" role="region" '
-        f'aria-label="{text.SWEEP}">'
+        f'<p class="vp-small" data-say="{say}">{line}</p>{views.asked(job, leveled=False)}'
+        f'<div class="vp-scroll" tabindex="0" role="region" aria-label="{text.SWEEP}">'
         f'<table class="vp-table"><thead><tr>{head}</tr></thead>'
         f"<tbody>{''.join(rows)}</tbody></table></div>"
     )
@@ -163,7 +166,7 @@ def rounds_html(samples: list[list[dict]]) -> str:
     """Medians so far, both sides beside each other."""
     done = min(len(side) for side in samples)
     if not done:
-        return f"<p>{text.MEASURING}</p>"
+        return f'<p data-say="{text.MEASURING}">{text.MEASURING}</p>'
     names = {"vision": "vision", "prefill": "prefill", "first_token": "first"}
     names |= {"per_token": "token", "total": "total"}
     rows = []
@@ -179,8 +182,9 @@ def rounds_html(samples: list[list[dict]]) -> str:
         )
     head = views.table_head("", *text.MEDIAN_HEAD)
     title = text.MEDIANS.format(done=done, rounds=ROUNDS)
+    say = title if done == ROUNDS else text.MEASURING
     return (
-        f"<p><b>{title}</b> {views.tag(text.MEASURED)}</p>"
+        f'<p><b data-say="{say}">{title}</b> {views.tag(text.MEASURED)}</p>'
         f'<table class="vp-table"><thead><tr>{head}</tr></thead>'
         f"<tbody>{''.join(rows)}</tbody></table>"
     )

@@ -224,6 +224,7 @@ FOUND = "Scene {seed} changes the answer; {tried} tried. It is in the form now."
 NOT_FOUND = "Both sides agreed on all {tried} scenes. Prune harder, or press again to go on."
 SWEEP = "Try ten levels on this picture"
 SWEEP_HEAD = ("Level", "Visual tokens", "Fewer FLOPs (executed)", "Answer", "")
+SWEEP_DONE = "{done} of {all} runs are done."
 SWEEP_SAME, SWEEP_DIFFERENT = "same", "different"
 MEDIAN_HEAD = ("full", "pruned", "full ÷ pruned")
 

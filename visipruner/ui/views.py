@@ -71,7 +71,10 @@ def status(progress: Progress) -> str:
 
 
 def says(line: str, busy: str = "") -> str:
-    """The status line. A busy one names its stage, and is announced once per stage."""
+    """The status line. A busy one names its stage, and is announced once per stage.
+
+    `data-say` is what page.js goes by: a line whose key is new on the page is read out.
+    """
     kind = "busy" if busy else "still"
     return f'<p class="vp-status {kind}" data-say="{escape(busy or line)}">{escape(line)}</p>'
 
