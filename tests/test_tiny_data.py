@@ -24,7 +24,7 @@ from visipruner.tiny.data import (
     render,
     unknown_words,
 )
-from visipruner.tiny.grounding import LESSONS, compared, named, told, verdict
+from visipruner.tiny.grounding import LESSONS, compared, mentioned, named, told, verdict
 from visipruner.tiny.phrases import ASSISTANT, WORD, vocabulary, words
 from visipruner.tiny.scenes import SHAPES, SIZES, digit_values
 
@@ -208,6 +208,17 @@ def test_lessons_speak_of_what_is_asked_and_told():
                 if lesson.find is verdict:
                     assert said[index] == "?" and values[0] in question.answer
     assert all(found.values())
+
+
+def test_what_a_question_mentions_has_what_its_answer_says():
+    for skill in ("colour", "shape", "size"):
+        of_one = [
+            (things[0], question.answer)
+            for scene, question in asked(40, skills=(skill,))
+            if len(things := mentioned(scene, question)) == 1
+        ]
+        assert len(of_one) > 10  # others ask for what is not there
+        assert all(getattr(thing, skill) in answer for thing, answer in of_one)
 
 
 def test_is_correct_forgives_form_only():

@@ -22,7 +22,7 @@ from visipruner.tiny.data import (
     make_scene,
     render,
 )
-from visipruner.tiny.dynamics import Blind, Watch
+from visipruner.tiny.dynamics import Blind, Watch, kept
 from visipruner.tiny.evaluate import UNPRUNED, paired_difference, summary, wilson
 from visipruner.tiny.grounding import LESSONS, told
 from visipruner.tiny.scenes import SHAPES
@@ -234,6 +234,9 @@ def test_analyses_see_what_they_say(bundled):
     assert ask(bundled, Blind(12, 12), prompt, features)[0] == seeing
     assert [note["layer"] for note in watch.seen] == list(range(12))
     assert all(0 <= note["top visual token"] <= note["visual"] <= 1 for note in watch.seen)
+    every, *presets = kept(bundled, 1)
+    assert every["of what is asked about"] == 1 and 0 < every["on what is asked about"] < 0.5
+    assert presets and all(line["of what is asked about"] < 1 for line in presets)
 
 
 @needs_weights

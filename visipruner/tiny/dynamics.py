@@ -3,14 +3,15 @@
     python -m visipruner.tiny.dynamics --write
 
 Accuracy while the words cannot see the picture below a layer, or from a layer on (the paper's
-figure 3); where VisiPruner's presets filter, what they keep, where vision leaves; how the last
-prompt token spreads its attention, and whether sinks are among the visual tokens (much attention,
-small values). Writes dynamics.json beside the weights.
+figure 3); where VisiPruner's presets filter, how much they keep and of what, where vision leaves;
+how the last prompt token spreads its attention, and whether sinks are among the visual tokens (much
+attention, small values). Writes dynamics.json beside the weights.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import math
 import statistics
@@ -18,6 +19,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
+
+import numpy as np
 
 from visipruner.attention import Span
 from visipruner.files import write_whole
@@ -27,7 +30,11 @@ from visipruner.methods import PruningMethod
 from visipruner.models import VLM
 from visipruner.tiny.asking import add_common, ask, interview, open_model, questions
 from visipruner.tiny.data import SKILLS, render
+from visipruner.tiny.drawing import BACKGROUND, owners, patch_owner
 from visipruner.tiny.evaluate import UNPRUNED
+from visipruner.tiny.grounding import mentioned
+
+ONE_THING = ("colour", "shape", "size", "place")  # skills whose questions are about one thing
 
 
 @dataclass(frozen=True)
@@ -123,6 +130,42 @@ def _tally(layers) -> dict[str, int]:
     return {str(layer): counted[layer] for layer in order}
 
 
+def kept(vlm: VLM, count: int) -> list[dict]:
+    """For every preset, what the patches that the filter keeps show; "all" is every patch.
+
+    Of `count` questions per skill in `ONE_THING`: the mean share of the patches on any thing and on
+    the thing asked about, and the share of that thing's own patches that is kept.
+    """
+    presets = {name: method_at(vlm, "visipruner", name) for name in PRESETS}
+    shares = {name: [] for name in ("all", *presets)}
+    patch = vlm.model.config.vision_config.patch_size
+    for skill in ONE_THING:
+        for _, scene, asked in questions("heldout", skill, count):
+            shown = patch_owner(owners(scene), patch, len(scene.things)).ravel()
+            about = np.isin(shown, [scene.things.index(t) for t in mentioned(scene, asked)])
+            prompt = vlm.prepare(render(scene), asked.text)
+            features, first = vlm.encode(prompt), prompt.layout.visual[0]
+            chosen = {"all": np.arange(len(shown))}
+            for name, method in presets.items():
+                _, trace = ask(vlm, method, prompt, features)
+                cut = next((cut for cut in trace.cuts if cut.stage == "filter"), None)
+                if cut:
+                    patches = np.array(cut.kept) - first
+                    chosen[name] = patches[(patches >= 0) & (patches < len(shown))]
+            for name, patches in chosen.items():
+                if len(patches) and about.any():
+                    on, of = about[patches].mean(), about[patches].sum() / about.sum()
+                    shares[name].append(((shown[patches] != BACKGROUND).mean(), on, of))
+    found = []
+    for name, rows in shares.items():
+        if not rows:
+            continue  # this preset filtered nowhere
+        things, asked, of_it = np.mean(rows, axis=0).tolist()
+        line = {"kept by": name, "questions": len(rows), "on things": things}
+        found.append({**line, "on what is asked about": asked, "of what is asked about": of_it})
+    return found
+
+
 def attention(vlm: VLM, count: int) -> list[dict]:
     """Per layer the means of what `Watch` notes, over `count` questions per skill."""
     watch = Watch()
@@ -153,8 +196,9 @@ def main(argv: list[str] | None = None) -> None:
     vlm, store = open_model(options)
     found = {"masking": masked(vlm, options.questions, store)}
     found["stages"] = stages(vlm, options.questions, store)
+    found["kept"] = kept(vlm, options.questions)
     found["attention"] = attention(vlm, max(1, options.questions // 3))
-    for line in (*found["masking"], *found["stages"], *found["attention"]):
+    for line in itertools.chain.from_iterable(found.values()):
         print(", ".join(f"{name} {_short(value)}" for name, value in line.items()))
     if options.write:
         write_whole(options.model / "dynamics.json", json.dumps(found, indent=1) + "\n")

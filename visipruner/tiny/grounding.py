@@ -56,19 +56,25 @@ def told(scene: Scene, question: Question) -> Meanings:
     return [(at, _words_for(thing, scene)) for at, thing in zip(starts, things, strict=True)]
 
 
+def mentioned(scene: Scene, question: Question) -> list[Thing]:
+    """The things that the nouns of a question may mean, noun by noun."""
+    cut = words(question.text)
+    return [
+        thing
+        for index, word in enumerate(cut)
+        if word in NOUNS and (word not in THING_WORDS or _adjectives(cut[:index]))
+        for thing in _meant(scene, cut, index)
+    ]
+
+
 def compared(scene: Scene, question: Question) -> Meanings:
     """For "same or different?": where the question ends, and the one or two values to compare."""
     cut = words(question.text)
     if question.skill != "same":
         return []
     what = next((word for word in ("colour", "size") if word in cut), "shape")
-    pair = [
-        thing
-        for index, word in enumerate(cut)
-        if word in NOUNS and (word not in THING_WORDS or _adjectives(cut[:index]))
-        for thing in _meant(scene, cut, index)
-    ]
-    return [(cut.index("?"), sorted({getattr(thing, what) for thing in pair}))]
+    values = {getattr(thing, what) for thing in mentioned(scene, question)}
+    return [(cut.index("?"), sorted(values))]
 
 
 def verdict(scene: Scene, question: Question) -> Meanings:

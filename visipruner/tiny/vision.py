@@ -125,7 +125,7 @@ def centre_patch(thing: Thing, scene: Scene, patch: int) -> int:
 
 
 def patch_labels(scene: Scene, patch: int) -> dict[str, np.ndarray]:
-    """What every patch shows, one array of classes per question.  # each (patch,)"""
+    """What every patch shows: per question, say "colour", an array of classes, (patches,) long."""
     owner = owners(scene)
     cells = patch_owner(owner, patch, len(scene.things)).ravel()
     centres = [centre_patch(thing, scene, patch) for thing in scene.things]
