@@ -6,6 +6,7 @@ import random
 import pytest
 import torch
 
+from visipruner.levels import PRESETS, method_at
 from visipruner.methods import PruningMethod, Schedule, VisiPruner
 from visipruner.models import load_vlm
 from visipruner.tiny import train
@@ -219,6 +220,13 @@ def test_an_interview_goes_on_where_it_stopped(tmp_path, bundled):
     assert store.read_text() == whole  # nothing had to be asked again
     assert len(rows) == 2 * len(SKILLS)
     assert rows[1]["flops"] < rows[0]["flops"] and rows[1]["tokens"][6:] == [0] * 6
+
+
+@needs_weights
+def test_no_level_begins_at_a_layer_that_no_preset_was_calibrated_for(bundled):
+    calibrated = {method_at(bundled, "visipruner", name).shallow_layers for name in PRESETS}
+    for level in range(1, 101):
+        assert method_at(bundled, "visipruner", level / 100).shallow_layers in calibrated
 
 
 @needs_weights

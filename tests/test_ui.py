@@ -258,6 +258,27 @@ def test_a_description_is_marked_by_its_facts():
     assert text.WRONG in views.mark(truth, nearly)
 
 
+def test_what_stays_is_counted_against_the_whole_picture():
+    square = {"shape": "square", "colour": "red", "size": "large", "x": 35, "y": 35}
+    source = {"things": [square], "seed": 1}
+
+    def said(kept, bundled=True):
+        trace = SimpleNamespace(cuts=[Cut(5, "filter", kept, [])])
+        layout = SimpleNamespace(grids=((24, 24),))
+        comparison = SimpleNamespace(
+            answers=[None, SimpleNamespace(trace=trace)], prompt=SimpleNamespace(layout=layout)
+        )
+        return scenes.what_stays(source, comparison, bundled)
+
+    in_the_middle = 2 * 24 + 2  # of the square, two patches from the corner
+    assert said([in_the_middle]).startswith("1 of the 1 patches that stay show a thing; of all 576")
+    assert said([575, 574]).startswith("0 of the 2 ") and text.STAYS_LATE in said([575, 574])
+    assert text.STAYS_LATE not in said([575, 574], bundled=False)
+    every = said(list(range(576))).split()[0]  # all kept: as many as there are
+    assert f"of all 576 it is {every}." in said([in_the_middle])
+    assert said([]) == ""
+
+
 def test_another_question_goes_round():
     seen, question = [], scenes.questions(5)[0]
     for _ in scenes.questions(5):

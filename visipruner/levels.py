@@ -108,7 +108,7 @@ def _visipruner(vlm: VLM, level: float, semantics: str) -> dict:
     return {
         "semantics": semantics,
         "stages": tuple(table.get("stages", STAGES)),
-        "shallow_layers": round(_between(table["shallow_layers"], level)),
+        "shallow_layers": _nearest(table["shallow_layers"], level),
         "relative": table["relative"],
         "cache_before_filter": table.get("cache_before_filter", "kept"),
         "tokens_threshold": _between(table["tokens_threshold"], level),
@@ -121,6 +121,11 @@ def _visipruner(vlm: VLM, level: float, semantics: str) -> dict:
 def _presets_of(vlm: VLM) -> dict:
     path = Path(vlm.spec.path) / "presets.json"
     return json.loads(path.read_text()) if path.is_file() else _LLAVA
+
+
+def _nearest(values, level: float):
+    """That of the nearest given level: what works from layer 5 and from 8 may fail from 6."""
+    return values[min(range(len(_STEPS)), key=lambda step: abs(_STEPS[step] - level))]
 
 
 def _between(values, level: float) -> float:

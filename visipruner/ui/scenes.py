@@ -10,6 +10,7 @@ from PIL import Image
 
 from visipruner.inputs import check_number
 from visipruner.render.compose import scene_of
+from visipruner.results import Comparison
 from visipruner.tiny.data import (
     SKILLS,
     Question,
@@ -22,6 +23,7 @@ from visipruner.tiny.data import (
     render,
     unknown_words,
 )
+from visipruner.tiny.drawing import BACKGROUND, owners, patch_owner
 from visipruner.ui import text
 
 SPLIT = "heldout"  # the page never shows a picture that the model was trained on
@@ -86,6 +88,25 @@ def truth(source, question: str) -> Truth | None:
         if _plain(known.text) == asked:
             return Truth(known, scene(source))
     return None
+
+
+def what_stays(source, comparison: Comparison, bundled: bool) -> str:
+    """How many patches of the first pruned set show a thing, against all; "" if nothing stayed.
+
+    Args:
+        bundled: whether the bundled model was asked; what its layers do is known.
+    """
+    shown, cuts = scene(source), comparison.answers[-1].trace.cuts
+    cut = next((cut for cut in cuts if cut.kept), None)
+    if cut is None:
+        return ""
+    rows, _ = comparison.prompt.layout.grids[0]
+    on = patch_owner(owners(shown), shown.side // rows, len(shown.things)).ravel() != BACKGROUND
+    there, everywhere = int(on[cut.kept].sum()), int(on.sum())
+    note = text.STAYS.format(on=there, kept=len(cut.kept), every=everywhere, all=len(on))
+    if bundled and 2 * there < len(cut.kept) and cut.after_layer >= 0:
+        note += " " + text.STAYS_LATE
+    return note
 
 
 def next_question(source, question: str) -> Question:

@@ -212,6 +212,11 @@ OUTSIDE = (
     "is a guess. Photographs are for LLaVA-1.5: see Model, or start the page with --model-path."
 )
 
+STAYS = "{on} of the {kept} patches that stay show a thing; of all {all} it is {every}."
+STAYS_LATE = (
+    "This small model reads the things in the layers before, so what still matters may be ground."
+)
+
 TEACHING = "For a lesson"
 FIND = "Find a picture where pruning changes the answer"
 FIND_INFO = "Walks through scenes with the present method and level until the two answers differ."
