@@ -104,7 +104,8 @@ class Run:
         self.fitted: dict = {}  # prefill arguments, cut once for all layers until the next cut
         self.view_parts: dict = {}  # what the running layer's attention was given
         is_visual = torch.zeros(layout.length, dtype=torch.bool)
-        is_visual[list(layout.visual)] = True
+        for start, stop in layout.spans:
+            is_visual[start:stop] = True
         self.is_visual = is_visual
         self.patch_of = is_visual.cumsum(0) - 1  # position -> patch, where visual
         self._locate()
@@ -124,7 +125,6 @@ class Run:
             for register, function in (
                 (layer.register_forward_pre_hook, self.before_layer),
                 (layer.self_attn.register_forward_pre_hook, self.before_attention),
-                (layer.self_attn.register_forward_hook, self.after_attention),
                 (layer.register_forward_hook, self.after_layer),
             ):
                 self._hook(self.prefill_handles, register, function, index)
@@ -151,9 +151,7 @@ class Run:
     def remove(self):
         self._remove(self.prefill_handles)
         self._remove(self.handles)
-        for attention, config in self.stock_configs.items():
-            attention.config = config
-        self.stock_configs.clear()
+        self._restore_configs()
         self.view_parts.clear()
         self.fitted.clear()
         self.cache = None
@@ -300,7 +298,7 @@ class Run:
         self._count_pairs(record, plan)
         if plan is None:
             return None
-        # Only this module gets a config that names our attention function, and only for this call,
+        # Only this module gets a config that names our attention function, and only for this layer,
         # so that the masks of the others are still made by their own backend.
         self.stock_configs[attention] = attention.config
         attention.config = copy.copy(attention.config)
@@ -316,11 +314,13 @@ class Run:
             self.planned_pairs[plan] = sum(span.scored_pairs for span in plan), visual
         record.pairs, record.visual_pairs = self.planned_pairs[plan]
 
-    def after_attention(self, _index, attention, _args, _kwargs, _output):
-        if attention in self.stock_configs:
-            attention.config = self.stock_configs.pop(attention)
+    def _restore_configs(self):
+        for attention, config in self.stock_configs.items():
+            attention.config = config
+        self.stock_configs.clear()
 
     def after_layer(self, index, _layer, _args, _kwargs, hidden):
+        self._restore_configs()
         record = self.trace.layers[-1]
         selection = None
         if record.visual_tokens or self.trace.cuts:
@@ -381,12 +381,14 @@ class Run:
         if not len(rows) or int(self.positions[rows[-1]]) != int(self.positions[-1]):
             raise ValueError(f"{self.method.name} must keep the last prompt token: it answers.")
         kept = self.patch_of[keep[self.is_visual[keep]]].tolist()
-        owner = selection.owner
-        if owner is None:
-            survivors = set(kept)
-            owner = [p if i in survivors else NOBODY for i, p in enumerate(self.layout.visual)]
+        if selection.owner is not None:
+            owner = list(selection.owner)
+        else:
+            owner = [NOBODY] * self.layout.num_visual
+            for patch in kept:
+                owner[patch] = self.layout.visual[patch]
         scores = list(selection.scores) if selection.scores is not None else None
-        self.trace.cuts.append(Cut(after_layer, selection.stage, kept, list(owner), scores))
+        self.trace.cuts.append(Cut(after_layer, selection.stage, kept, owner, scores))
         if hidden is None:
             return None
         if selection.compact and not self.compact:
