@@ -145,8 +145,10 @@ def _sweep_row(name: str, answer, full, job: Job) -> str:
         same = text.SWEEP_SAME if is_same else text.SWEEP_DIFFERENT
     if job.truth:
         same += " " + views.mark(job.truth, answer)
+    count, _, when = views.tokens(answer.trace)
     return (
-        f'<tr><th scope="row">{name}</th><td>{views.kept(answer.trace)}</td><td>{fewer}</td>'
+        f'<tr><th scope="row">{name}</th><td class="vp-when">{count} <span>{when}</span></td>'
+        f"<td>{fewer}</td>"
         f"<td>{escape(answer.text)}</td><td>{same}</td></tr>"
     )
 

@@ -163,7 +163,7 @@ def _numbers(comparison: Comparison) -> str:
     why = text.FEWER_FLOPS_WHY.format(full=unbroken(flops(before)), pruned=unbroken(flops(after)))
     cells = [_number(*_flops(comparison.flops_ratio), why, text.EXECUTED)]
     cells.append(_number(*_speed(comparison), text.MEASURED))
-    cells.append(_number(*_tokens(pruned.trace), text.EXECUTED))
+    cells.append(_number(*tokens(pruned.trace), text.EXECUTED))
     return "".join(cells)
 
 
@@ -196,18 +196,13 @@ def _speed(comparison: Comparison) -> tuple[str, str, str]:
     return times(1 / ratio), text.SLOWER, why
 
 
-def kept(trace) -> int:
-    """Patches that the method's first cut left; all of them if it dropped none."""
-    cuts = _cuts(trace)
-    return len(cuts[0].kept) if cuts else trace.num_visual
-
-
 def _cuts(trace) -> list:
     """Those that dropped something: a method may decide to keep everything."""
     return [cut for cut in trace.cuts if len(cut.kept) < trace.num_visual]
 
 
-def _tokens(trace) -> tuple[str, str, str]:
+def tokens(trace) -> tuple[str, str, str]:
+    """Visual tokens before and after the first cut, what they are, and when they went."""
     cuts = _cuts(trace)
     if not cuts:
         return str(trace.num_visual), text.TOKENS, text.TOKENS_NONE
