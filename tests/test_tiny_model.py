@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from visipruner.levels import PRESETS, method_at
-from visipruner.methods import PruningMethod, Schedule, VisiPruner
+from visipruner.methods import FastV, PruningMethod, Schedule, VisiPruner
 from visipruner.models import load_vlm
 from visipruner.tiny import train
 from visipruner.tiny.asking import ask, interview, questions
@@ -242,9 +242,11 @@ def test_analyses_see_what_they_say(bundled):
     assert ask(bundled, Blind(12, 12), prompt, features)[0] == seeing
     assert [note["layer"] for note in watch.seen] == list(range(12))
     assert all(0 <= note["top visual token"] <= note["visual"] <= 1 for note in watch.seen)
-    every, *presets = kept(bundled, 1)
-    assert every["of what is asked about"] == 1 and 0 < every["on what is asked about"] < 0.5
-    assert presets and all(line["of what is asked about"] < 1 for line in presets)
+    methods = {"everything": FastV(keep=576), "a few": FastV(keep=20)}
+    of_all, of_everything, of_few = kept(bundled, methods, 1)
+    assert of_everything == {**of_all, "kept by": "everything"}  # also of the first and last patch
+    assert of_all["of what is asked about"] == 1 and 0 < of_all["on what is asked about"] < 0.5
+    assert of_few["of what is asked about"] < 1
 
 
 @needs_weights

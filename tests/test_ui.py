@@ -262,9 +262,9 @@ def test_what_stays_is_counted_against_the_whole_picture():
     square = {"shape": "square", "colour": "red", "size": "large", "x": 35, "y": 35}
     source = {"things": [square], "seed": 1}
 
-    def said(kept, bundled=True):
-        trace = SimpleNamespace(cuts=[Cut(5, "filter", kept, [])])
-        layout = SimpleNamespace(grids=((24, 24),))
+    def said(kept, bundled=True, grids=((24, 24),)):
+        trace = SimpleNamespace(cuts=[Cut(5, "filter", kept, [])], num_visual=576)
+        layout = SimpleNamespace(grids=grids)
         comparison = SimpleNamespace(
             answers=[None, SimpleNamespace(trace=trace)], prompt=SimpleNamespace(layout=layout)
         )
@@ -274,9 +274,10 @@ def test_what_stays_is_counted_against_the_whole_picture():
     assert said([in_the_middle]).startswith("1 of the 1 patches that stay show a thing; of all 576")
     assert said([575, 574]).startswith("0 of the 2 ") and text.STAYS_LATE in said([575, 574])
     assert text.STAYS_LATE not in said([575, 574], bundled=False)
-    every = said(list(range(576))).split()[0]  # all kept: as many as there are
+    every = said(list(range(575))).split()[0]  # but for the last, which is ground
     assert f"of all 576 it is {every}." in said([in_the_middle])
-    assert said([]) == ""
+    assert said([]) == said(list(range(576))) == ""
+    assert said([5], grids=()) == said([5], grids=((27, 27),)) == ""
 
 
 def test_another_question_goes_round():

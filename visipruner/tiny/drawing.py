@@ -39,6 +39,11 @@ def patch_owner(owner: np.ndarray, patch: int, things: int, least: float = 0.2) 
     return np.where(cover.max(axis=0) >= least, best, BACKGROUND)
 
 
+def thing_of_patches(scene: Scene, patch: int) -> np.ndarray:
+    """The number of the thing that each patch shows, BACKGROUND for none: (patches,)."""
+    return patch_owner(owners(scene), patch, len(scene.things)).ravel()
+
+
 def _ground(rng: np.random.Generator, side: int) -> np.ndarray:
     """Greyish ground with one of four textures.  # (row, column, rgb) float32"""
     base = rng.uniform(70, 205) + rng.uniform(-12, 12, 3)

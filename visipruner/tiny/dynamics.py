@@ -30,7 +30,7 @@ from visipruner.methods import PruningMethod
 from visipruner.models import VLM
 from visipruner.tiny.asking import add_common, ask, interview, open_model, questions
 from visipruner.tiny.data import SKILLS, render
-from visipruner.tiny.drawing import BACKGROUND, owners, patch_owner
+from visipruner.tiny.drawing import BACKGROUND, thing_of_patches
 from visipruner.tiny.evaluate import UNPRUNED
 from visipruner.tiny.grounding import mentioned
 
@@ -103,7 +103,7 @@ def masked(vlm: VLM, count: int, store: Path) -> list[dict]:
 
 def stages(vlm: VLM, count: int, store: Path) -> list[dict]:
     """For every preset: how often each layer filtered or was the last with vision, tokens kept."""
-    presets = {name: method_at(vlm, "visipruner", name) for name in PRESETS}
+    presets = _presets(vlm)
     rows = interview(vlm, presets, ("heldout",), count, store)
     found = []
     for name in presets:
@@ -123,6 +123,10 @@ def stages(vlm: VLM, count: int, store: Path) -> list[dict]:
     return found
 
 
+def _presets(vlm: VLM) -> dict[str, PruningMethod]:
+    return {name: method_at(vlm, "visipruner", name) for name in PRESETS}
+
+
 def _tally(layers) -> dict[str, int]:
     """How often each layer is named, in order; None last."""
     counted = Counter(layers)
@@ -130,39 +134,35 @@ def _tally(layers) -> dict[str, int]:
     return {str(layer): counted[layer] for layer in order}
 
 
-def kept(vlm: VLM, count: int) -> list[dict]:
-    """For every preset, what the patches that the filter keeps show; "all" is every patch.
+def kept(vlm: VLM, methods: dict[str, PruningMethod], count: int) -> list[dict]:
+    """For every method, what the patches that its first cut keeps show; "all" is every patch.
 
     Of `count` questions per skill in `ONE_THING`: the mean share of the patches on any thing and on
     the thing asked about, and the share of that thing's own patches that is kept.
     """
-    presets = {name: method_at(vlm, "visipruner", name) for name in PRESETS}
-    shares = {name: [] for name in ("all", *presets)}
+    shares = {name: [] for name in ("all", *methods)}
     patch = vlm.model.config.vision_config.patch_size
     for skill in ONE_THING:
         for _, scene, asked in questions("heldout", skill, count):
-            shown = patch_owner(owners(scene), patch, len(scene.things)).ravel()
-            about = np.isin(shown, [scene.things.index(t) for t in mentioned(scene, asked)])
+            shows = thing_of_patches(scene, patch)
+            about = np.isin(shows, [scene.things.index(t) for t in mentioned(scene, asked)])
+            if not about.any():
+                continue  # it is asked for what is not there
             prompt = vlm.prepare(render(scene), asked.text)
-            features, first = vlm.encode(prompt), prompt.layout.visual[0]
-            chosen = {"all": np.arange(len(shown))}
-            for name, method in presets.items():
+            features, chosen = vlm.encode(prompt), {"all": list(range(len(shows)))}
+            for name, method in methods.items():
                 _, trace = ask(vlm, method, prompt, features)
-                cut = next((cut for cut in trace.cuts if cut.stage == "filter"), None)
-                if cut:
-                    patches = np.array(cut.kept) - first
-                    chosen[name] = patches[(patches >= 0) & (patches < len(shown))]
+                chosen[name] = trace.cuts[0].kept if trace.cuts else []
             for name, patches in chosen.items():
-                if len(patches) and about.any():
+                if patches:
                     on, of = about[patches].mean(), about[patches].sum() / about.sum()
-                    shares[name].append(((shown[patches] != BACKGROUND).mean(), on, of))
+                    shares[name].append(((shows[patches] != BACKGROUND).mean(), on, of))
     found = []
     for name, rows in shares.items():
-        if not rows:
-            continue  # this preset filtered nowhere
-        things, asked, of_it = np.mean(rows, axis=0).tolist()
-        line = {"kept by": name, "questions": len(rows), "on things": things}
-        found.append({**line, "on what is asked about": asked, "of what is asked about": of_it})
+        if rows:
+            things, asked, of_it = np.mean(rows, axis=0).tolist()
+            line = {"kept by": name, "questions": len(rows), "on things": things}
+            found.append({**line, "on what is asked about": asked, "of what is asked about": of_it})
     return found
 
 
@@ -196,7 +196,7 @@ def main(argv: list[str] | None = None) -> None:
     vlm, store = open_model(options)
     found = {"masking": masked(vlm, options.questions, store)}
     found["stages"] = stages(vlm, options.questions, store)
-    found["kept"] = kept(vlm, options.questions)
+    found["kept"] = kept(vlm, _presets(vlm), options.questions)
     found["attention"] = attention(vlm, max(1, options.questions // 3))
     for line in itertools.chain.from_iterable(found.values()):
         print(", ".join(f"{name} {_short(value)}" for name, value in line.items()))

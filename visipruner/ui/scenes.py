@@ -23,11 +23,12 @@ from visipruner.tiny.data import (
     render,
     unknown_words,
 )
-from visipruner.tiny.drawing import BACKGROUND, owners, patch_owner
+from visipruner.tiny.drawing import BACKGROUND, thing_of_patches
 from visipruner.ui import text
 
 SPLIT = "heldout"  # the page never shows a picture that the model was trained on
 MAX_SEED = 9_999_999
+MOSTLY_READ = 4  # what it is asked about, the bundled model sees mostly up to here (dynamics.py)
 
 
 @dataclass(frozen=True)
@@ -91,20 +92,22 @@ def truth(source, question: str) -> Truth | None:
 
 
 def what_stays(source, comparison: Comparison, bundled: bool) -> str:
-    """How many patches of the first pruned set show a thing, against all; "" if nothing stayed.
+    """How many patches of the first pruned set show a thing, against all.
+
+    "" if none or all of them stayed, or if the model's patches do not divide the scene.
 
     Args:
         bundled: whether the bundled model was asked; what its layers do is known.
     """
-    shown, cuts = scene(source), comparison.answers[-1].trace.cuts
-    cut = next((cut for cut in cuts if cut.kept), None)
-    if cut is None:
+    shown, trace = scene(source), comparison.answers[-1].trace
+    cut = next((cut for cut in trace.cuts if len(cut.kept) < trace.num_visual), None)
+    grid = next(iter(comparison.prompt.layout.grids), None)
+    if cut is None or not cut.kept or grid is None or shown.side % grid[0]:
         return ""
-    rows, _ = comparison.prompt.layout.grids[0]
-    on = patch_owner(owners(shown), shown.side // rows, len(shown.things)).ravel() != BACKGROUND
+    on = thing_of_patches(shown, shown.side // grid[0]) != BACKGROUND
     there, everywhere = int(on[cut.kept].sum()), int(on.sum())
     note = text.STAYS.format(on=there, kept=len(cut.kept), every=everywhere, all=len(on))
-    if bundled and 2 * there < len(cut.kept) and cut.after_layer >= 0:
+    if bundled and 2 * there < len(cut.kept) and cut.after_layer >= MOSTLY_READ:
         note += " " + text.STAYS_LATE
     return note
 
