@@ -196,7 +196,7 @@ def main(argv: list[str] | None = None) -> None:
     vlm, store = open_model(options)
     found = {"masking": masked(vlm, options.questions, store)}
     found["stages"] = stages(vlm, options.questions, store)
-    found["kept"] = kept(vlm, _presets(vlm), options.questions)
+    found["kept"] = kept(vlm, _presets(vlm), 3 * options.questions)  # of four skills only
     found["attention"] = attention(vlm, max(1, options.questions // 3))
     for line in itertools.chain.from_iterable(found.values()):
         print(", ".join(f"{name} {_short(value)}" for name, value in line.items()))
