@@ -22,6 +22,7 @@ from visipruner import (
     VisiPruner,
     prune,
 )
+from visipruner.layout import gaps
 from visipruner.trace import PruningTrace, Selection
 
 LAYOUT = LAYOUTS["one picture"]
@@ -167,12 +168,56 @@ class MergeAtTheDoor(PruningMethod):
         groups = view.patches.chunk(4)
         carriers = [view.layout.visual[int(group[0])] for group in groups]
         owner = [carrier for group, carrier in zip(groups, carriers, strict=True) for _ in group]
-        keep = sorted(view.positions[view.text_rows].tolist() + carriers)
+        text = gaps(view.layout.spans, view.layout.length)
+        keep = sorted(carriers + [row for part in text for row in range(*part)])
         hidden = view.hidden[:, keep].clone()
         for group, carrier in zip(groups, carriers, strict=True):
             mean = view.hidden[:, view.visual_rows[group]].mean(1)
             hidden[:, keep.index(carrier)] = mean
         return Selection(tuple(keep), "merge", tuple(owner), hidden=hidden, compact=True)
+
+
+@dataclass(frozen=True)
+class KeepsWhatItIsTold(PruningMethod):
+    name: ClassVar[str] = "told"
+    keep: tuple[int, ...] = ()
+
+    def encode(self, view):
+        return Selection(tuple(range(0, view.layout.length - 1, 2)) + self.last, "first")
+
+    @property
+    def last(self):
+        return (LAYOUT.length - 1,)
+
+    def select(self, view):
+        return Selection(self.keep + self.last, "told")
+
+
+@pytest.mark.parametrize("keep", [(2, 3), (2, 2), (4, 2), (2, 70)])
+def test_tokens_that_are_gone_or_named_twice_are_refused(keep, llama):
+    model, embeds = llama(), embeds_for(LAYOUT, 64)
+    with (
+        pytest.raises(ValueError, match="told wants to keep tokens twice, or that are not there"),
+        torch.no_grad(),
+        prune(model, KeepsWhatItIsTold(keep), LAYOUT),
+    ):
+        model(inputs_embeds=embeds)
+
+
+def test_the_last_token_cannot_be_dropped(llama):
+    model, embeds = llama(), embeds_for(LAYOUT, 64)
+
+    @dataclass(frozen=True)
+    class DropsTheLast(PruningMethod):
+        def encode(self, view):
+            return Selection((0, 1, 2), "short")
+
+    with (
+        pytest.raises(ValueError, match="must keep the last prompt token"),
+        torch.no_grad(),
+        prune(model, DropsTheLast(), LAYOUT),
+    ):
+        model(inputs_embeds=embeds)
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
@@ -201,8 +246,9 @@ def test_layers_may_be_renumbered_in_the_middle(llama):
     model, embeds = llama(), embeds_for(LAYOUT, 64)
     seen = {}
     handles = [
-        layer.self_attn.register_forward_pre_hook(
-            lambda _m, _a, kw, i=i: seen.setdefault(i, []).append(kw["position_ids"][0, -1].item()),
+        # Hears what the engine's own hook made of them.
+        layer.self_attn.register_forward_hook(
+            lambda _m, _a, kw, _o, i=i: seen.setdefault(i, []).append(kw["position_ids"][0, -1]),
             with_kwargs=True,
         )
         for i, layer in enumerate(model.model.layers)
@@ -230,12 +276,12 @@ def test_renumbering_without_a_cut_starts_with_the_next_layer(llama):
     model, embeds = llama(), embeds_for(LAYOUT, 64)
     turns = []
 
-    def note(_module, _args, kwargs):
+    def note(_module, _args, kwargs, _output):
         turns.append(kwargs["position_embeddings"][0][0])
 
     stock = model.model.rotary_emb(embeds, torch.arange(60)[None])[0][0]
     handles = [
-        layer.self_attn.register_forward_pre_hook(note, with_kwargs=True)
+        layer.self_attn.register_forward_hook(note, with_kwargs=True)
         for layer in model.model.layers
     ]
     with torch.no_grad(), prune(model, RenumberLater(5, 2, 5), LAYOUT) as trace:

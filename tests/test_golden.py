@@ -87,6 +87,7 @@ def test_fastv_keeps_what_its_code_kept(number):
         layout,
         torch.arange(length),
         torch.arange(prefix, prefix + visual),
+        layout.spans,
         torch.arange(visual),
         memory,
         trace,

@@ -52,18 +52,32 @@ def rows_of(ranges: tuple[Range, ...], device=None) -> Tensor:
     return torch.cat([torch.arange(start, stop, device=device) for start, stop in ranges])
 
 
-def visible_visual_pairs(plan: Plan, visual: Tensor) -> int:
-    """Causal query-key pairs of the plan with a visual member.
-
-    Args:
-        visual: (rows,) bool on the CPU.
-    """
+def visible_visual_pairs(plan: Plan, visual: tuple[Range, ...]) -> int:
+    """Causal query-key pairs of the plan with a member among the `visual` rows."""
     total = 0
     for span in plan:
-        queries, keys = rows_of(span.queries), rows_of(span.keys)
-        seen = torch.searchsorted(keys, queries, right=True)  # keys not later than the query
-        visual_keys = torch.cat([torch.zeros(1, dtype=torch.long), visual[keys].cumsum(0)])
-        total += int(torch.where(visual[queries], seen, visual_keys[seen]).sum())
+        queries, keys = overlap(span.queries, visual), overlap(span.keys, visual)
+        one_or_other = causal_pairs(queries, span.keys) + causal_pairs(span.queries, keys)
+        total += one_or_other - causal_pairs(queries, keys)
+    return total
+
+
+def overlap(ranges: tuple[Range, ...], others: tuple[Range, ...]) -> tuple[Range, ...]:
+    """The rows that are in both."""
+    both = ((max(a, c), min(b, d)) for a, b in ranges for c, d in others)
+    return tuple((start, stop) for start, stop in both if start < stop)
+
+
+def causal_pairs(queries: tuple[Range, ...], keys: tuple[Range, ...]) -> int:
+    """Pairs of a query and a key that is not later."""
+    total = 0
+    for start, stop in queries:
+        for first, end in keys:
+            # Queries among the keys see one key more each, those after them see all.
+            low, high = max(start, first), min(stop, end)
+            if low < high:
+                total += (low - first + 1 + high - first) * (high - low) // 2
+            total += max(0, stop - max(start, end)) * (end - first)
     return total
 
 
@@ -162,14 +176,11 @@ def attention_row(
     Returns:
         (heads, rows).
     """
-    head_width = key.shape[-1]
-    last = hidden[:, -1:]
-    query = attention.q_proj(last).view(1, 1, -1, head_width).transpose(1, 2)
-    cos, sin = (part[:, -1:].to(query.device) for part in position_embeddings)
-    query = query * cos + rotate_half(query) * sin
-    kv_heads = key.shape[1]
-    query = query.float().view(kv_heads, -1, head_width)  # (kv heads, group, head width)
-    scores = query @ key[0].float().transpose(1, 2) * attention.scaling
+    _, kv_heads, _, head_width = key.shape
+    query = attention.q_proj(hidden[:, -1]).view(kv_heads, -1, head_width)  # (.., group, ..)
+    cos, sin = (part[:, -1].to(query.device) for part in position_embeddings)
+    query = (query * cos + rotate_half(query) * sin).float() * attention.scaling
+    scores = torch.bmm(query, key[0].float().transpose(1, 2))
     if visible is not None:
         scores = scores.masked_fill(~visible, float("-inf"))
     return scores.softmax(-1).flatten(0, 1)
@@ -189,12 +200,13 @@ def influence(weights: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """
     value = value[0].float()
     grouped = weights.view(value.shape[0], -1, value.shape[1])  # (kv heads, group, keys)
-    output = grouped @ value  # (kv heads, group, head width)
+    output = torch.bmm(grouped, value)  # (kv heads, group, head width)
     # With P_j = O - O'_j, products of O and P_j give both; no O'_j is ever made.
-    dot = (grouped * (output @ value.transpose(1, 2))).sum((0, 1))  # O * P_j
+    dot = (grouped * torch.bmm(output, value.transpose(1, 2))).sum((0, 1))  # O * P_j
     lengths = torch.linalg.vector_norm(value, dim=-1)[:, None]  # (kv heads, 1, keys)
-    square = (grouped * lengths).square().sum((0, 1))  # ||P_j||^2
+    square = (grouped * lengths).square_().sum((0, 1))  # ||P_j||^2
     whole = output.square().sum()
+    stays = whole - dot  # O * O'_j
     # Where one key is all of O, rounding is all of O'_j: no cosine near 1 may come of it.
-    rest = (whole - 2 * dot + square).clamp(min=1e-12 * whole)  # ||O'_j||^2
-    return (whole - dot) / (whole * rest).sqrt(), square.sqrt(), whole.sqrt()
+    rest = (stays - dot + square).clamp_(min=1e-12 * whole)  # ||O'_j||^2
+    return stays / rest.mul_(whole).sqrt_(), square.sqrt_(), whole.sqrt()

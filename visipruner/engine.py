@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from transformers.cache_utils import DynamicLayer
 
-from visipruner.attention import PLANNED, Plan, visible_visual_pairs
-from visipruner.layout import TokenLayout
+from visipruner.attention import PLANNED, Plan, Span, visible_visual_pairs
+from visipruner.layout import TokenLayout, to_ranges
 from visipruner.methods.base import PruningMethod
 from visipruner.trace import NOBODY, Cut, LayerRecord, PruningTrace, Selection
 from visipruner.view import LayerInput, LayerView
@@ -123,11 +123,12 @@ class Run:
     def _take_layers(self):
         for index, layer in enumerate(self.layers):
             for register, function in (
-                (layer.register_forward_pre_hook, self.before_layer),
                 (layer.self_attn.register_forward_pre_hook, self.before_attention),
                 (layer.register_forward_hook, self.after_layer),
             ):
                 self._hook(self.prefill_handles, register, function, index)
+        at_the_door = self.layers[0].register_forward_pre_hook
+        self._hook(self.prefill_handles, at_the_door, self.before_layers)
 
     def _hook(self, handles, register, function, index=None):
         handles.append(register(_RunHook(function, index), with_kwargs=True))
@@ -219,19 +220,14 @@ class Run:
 
     # -- one layer
 
-    def before_layer(self, index, _layer, args, kwargs):
-        hidden = args[0] if args else kwargs["hidden_states"]
-        if index == 0:
-            self.cache = kwargs.get("past_key_values")
-            self._check_cache()
-            hidden = self._apply_encode(hidden)
-        kwargs = self._prefill_arguments(kwargs)
+    def before_layers(self, _index, _layer, args, kwargs):
+        """At the door: of all that a layer is given, only the states are cut outside attention."""
+        self.cache = kwargs.get("past_key_values")
+        self._check_cache()
+        hidden = self._apply_encode(args[0] if args else kwargs["hidden_states"])
         if args:
-            args = (hidden, *args[1:])
-        else:
-            kwargs = {**kwargs, "hidden_states": hidden}
-        self._open_record(index)
-        return args, kwargs
+            return (hidden, *args[1:]), kwargs
+        return args, {**kwargs, "hidden_states": hidden}
 
     def _open_record(self, index: int) -> LayerRecord:
         rows, visual = len(self.positions), len(self.patches)
@@ -288,16 +284,17 @@ class Run:
 
     def before_attention(self, index, attention, args, kwargs):
         hidden = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
+        kwargs = self._prefill_arguments(kwargs)
         self.view_parts = {
             "attention": attention,
             "attention_input": (hidden, kwargs["position_embeddings"]),
         }
-        record, plan = self.trace.layers[-1], None
+        record, plan = self._open_record(index), None
         if record.visual_tokens:
             plan = self.method.attend(LayerInput(*self._view_fields(index, record)))
         self._count_pairs(record, plan)
         if plan is None:
-            return None
+            return args, kwargs
         # Only this module gets a config that names our attention function, and only for this layer,
         # so that the masks of the others are still made by their own backend.
         self.stock_configs[attention] = attention.config
@@ -310,7 +307,7 @@ class Run:
             record.pairs, record.visual_pairs = record.tokens**2, self.plain_visual_pairs
             return
         if plan not in self.planned_pairs:  # most layers with a plan have the same one
-            visual = visible_visual_pairs(plan, self.is_visual[self.positions])
+            visual = visible_visual_pairs(plan, self.visual_ranges)
             self.planned_pairs[plan] = sum(span.scored_pairs for span in plan), visual
         record.pairs, record.visual_pairs = self.planned_pairs[plan]
 
@@ -350,12 +347,12 @@ class Run:
 
     def _locate(self):
         """Where the visual tokens are among the present rows; changes only with a cut."""
-        is_visual = self.is_visual[self.positions]
-        self.planned_pairs: dict = {}  # plan -> pairs scored, of which with a visual member
-        self.visual_rows = is_visual.nonzero().flatten()
+        self.visual_rows = self.is_visual[self.positions].nonzero().flatten()
+        self.visual_ranges = to_ranges(self.visual_rows.tolist())
         self.patches = self.patch_of[self.positions[self.visual_rows]]
-        seen = torch.arange(1, len(self.positions) + 1)
-        self.plain_visual_pairs = int(torch.where(is_visual, seen, is_visual.cumsum(0)).sum())
+        self.planned_pairs: dict = {}  # plan -> pairs scored, of which with a visual member
+        rows = ((0, len(self.positions)),)
+        self.plain_visual_pairs = visible_visual_pairs((Span(rows, rows),), self.visual_ranges)
 
     def _view_fields(self, index: int, record: LayerRecord | None) -> tuple:
         return (
@@ -364,6 +361,7 @@ class Run:
             self.layout,
             self.positions,
             self.visual_rows,
+            self.visual_ranges,
             self.patches,
             self.memory,
             self.trace,
@@ -373,13 +371,14 @@ class Run:
     def _cut(self, selection: Selection, after_layer: int, hidden: Tensor | None) -> Tensor | None:
         """Note the decision and return the hidden states of the tokens that go on."""
         keep = torch.tensor(selection.keep, dtype=torch.long)
-        rows = torch.isin(self.positions, keep).nonzero().flatten()
-        if len(rows) != len(keep):
-            raise ValueError(
-                f"{self.method.name} wants to keep tokens that are not there any more."
-            )
-        if not len(rows) or int(self.positions[rows[-1]]) != int(self.positions[-1]):
+        if not len(keep) or keep[-1] != self.positions[-1]:
             raise ValueError(f"{self.method.name} must keep the last prompt token: it answers.")
+        rows = torch.searchsorted(self.positions, keep)
+        ascending = bool((keep.diff() > 0).all())
+        if not ascending or not torch.equal(self.positions[rows], keep):
+            raise ValueError(
+                f"{self.method.name} wants to keep tokens twice, or that are not there any more."
+            )
         kept = self.patch_of[keep[self.is_visual[keep]]].tolist()
         if selection.owner is not None:
             owner = list(selection.owner)
@@ -405,7 +404,8 @@ class Run:
             layer, kept = self.cache.layers[index], self._cached_rows(index)
             if kept is not None:
                 kept = kept.to(layer.keys.device, non_blocking=True)
-                layer.keys, layer.values = layer.keys[:, :, kept], layer.values[:, :, kept]
+                layer.keys = layer.keys.index_select(2, kept)
+                layer.values = layer.values.index_select(2, kept)
             record.kv_tokens = layer.get_seq_length()
 
     def _cached_rows(self, index: int) -> Tensor | None:

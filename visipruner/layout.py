@@ -12,6 +12,9 @@ Range = tuple[int, int]  # first, past-the-last
 
 def to_ranges(indices: Iterable[int]) -> tuple[Range, ...]:
     """Ascending indices as the fewest half-open ranges: [3, 4, 5, 9] -> ((3, 6), (9, 10))."""
+    indices = list(indices)
+    if indices and indices[-1] - indices[0] == len(indices) - 1:  # as the patches of one picture
+        return ((indices[0], indices[-1] + 1),)
     ranges: list[list[int]] = []
     for index in indices:
         if ranges and ranges[-1][1] == index:
@@ -19,6 +22,16 @@ def to_ranges(indices: Iterable[int]) -> tuple[Range, ...]:
         else:
             ranges.append([index, index + 1])
     return tuple((start, stop) for start, stop in ranges)
+
+
+def gaps(ranges: Iterable[Range], length: int) -> tuple[Range, ...]:
+    """What ascending ranges leave out of 0..length-1."""
+    left, end = [], 0
+    for start, stop in (*ranges, (length, length)):
+        if end < start:
+            left.append((end, start))
+        end = stop
+    return tuple(left)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers.cache_utils import DynamicLayer
 
 from visipruner.attention import attention_row, influence
-from visipruner.layout import TokenLayout
+from visipruner.layout import Range, TokenLayout, gaps
 from visipruner.trace import Influence, LayerRecord, PruningTrace, Selection
 
 
@@ -19,7 +19,8 @@ class LayerInput:
     """What a method may look at before a layer runs.
 
     Rows are the tokens that the layer computes: 0..len(positions)-1. `positions[row]` is the row's
-    place in the prompt; `visual_rows` are the rows that hold visual tokens and `patches` which.
+    place in the prompt; `visual_rows` are the rows that hold visual tokens and `patches` which;
+    `visual_ranges` says the rows as ranges: a few, for tokens that are left move together.
     """
 
     layer: int  # -1: the door before the first layer
@@ -27,23 +28,23 @@ class LayerInput:
     layout: TokenLayout
     positions: Tensor  # (rows,) on the CPU
     visual_rows: Tensor  # (visual tokens present,) on the CPU
+    visual_ranges: tuple[Range, ...]
     patches: Tensor  # (visual tokens present,) on the CPU
     memory: SimpleNamespace  # the method's own, born and gone with the run
     trace: PruningTrace
     record: LayerRecord | None
 
     @property
-    def text_rows(self) -> Tensor:
+    def text_ranges(self) -> tuple[Range, ...]:
         """Rows of every token that is not visual."""
-        is_text = self.positions.new_ones(len(self.positions), dtype=bool)
-        is_text[self.visual_rows] = False
-        return is_text.nonzero().flatten()
+        return gaps(self.visual_ranges, len(self.positions))
 
     def keep_patches(self, patches: Tensor, stage: str, **more) -> Selection:
         """The selection that keeps all text and, of the visual tokens present, these patches."""
-        visual = self.positions.new_tensor(self.layout.visual)
-        keep = [self.positions[self.text_rows], visual[patches.cpu()]]
-        return Selection(tuple(sorted(keep[0].tolist() + keep[1].tolist())), stage, **more)
+        keep = [self.layout.visual[patch] for patch in patches.tolist()]
+        for start, stop in self.text_ranges:
+            keep += self.positions[start:stop].tolist()
+        return Selection(tuple(sorted(keep)), stage, **more)
 
 
 @dataclass(frozen=True)

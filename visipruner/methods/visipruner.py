@@ -19,9 +19,9 @@ from typing import ClassVar
 
 import torch
 
-from visipruner.attention import Plan, Span
+from visipruner.attention import Plan, Span, size
 from visipruner.inputs import check_number, set_whole
-from visipruner.layout import to_ranges
+from visipruner.layout import Range, gaps, to_ranges
 from visipruner.methods.base import PruningMethod
 from visipruner.view import LayerInput
 
@@ -142,42 +142,41 @@ class VisiPruner(PruningMethod):
         return view.memory.plan
 
     def _paper_plan(self, view: LayerInput) -> Plan:
-        text, visual = view.text_rows.tolist(), view.visual_rows.tolist()
-        text_ranges = to_ranges(text)
         plan = []
-        for start, stop in to_ranges(visual):
-            before = to_ranges(row for row in text if row < start)
+        for start, stop in view.visual_ranges:
+            before = _until(view.text_ranges, start)
             if not before:
                 raise ValueError(
                     "The shallow stage needs a text token (such as <s>) before the picture."
                 )
             plan.append(Span(queries=((start, stop),), keys=before))
         if view.layer > 0:
-            return (*plan, Span(queries=text_ranges, keys=text_ranges))
-        for start, stop in text_ranges:
-            seen = [row for row in visual if row < start]
-            merged = to_ranges(seen)
-            carrier = seen[min(self.merge_index, len(seen) - 1)] if seen else 0
-            plan.append(Span(((start, stop),), ((0, stop),), merged=merged, merge_into=carrier))
+            return (*plan, Span(queries=view.text_ranges, keys=view.text_ranges))
+        for start, stop in view.text_ranges:
+            seen = _until(view.visual_ranges, start)
+            last = max(0, size(seen) - 1)
+            carrier = int(view.visual_rows[min(self.merge_index, last)])
+            plan.append(Span(((start, stop),), ((0, stop),), merged=seen, merge_into=carrier))
         return tuple(plan)
 
     def _official_plan(self, view: LayerInput) -> Plan:
-        visual = view.visual_rows.tolist()
-        text_after = [row for row in view.text_rows.tolist() if row > visual[0]]
-        others = to_ranges(sorted({*range(len(view.positions))} - set(text_after)))
-        all_visual = to_ranges(visual)
+        all_visual = view.visual_ranges
+        first = all_visual[0][0]
+        text_after = tuple(part for part in view.text_ranges if part[0] > first)
+        others = gaps(text_after, len(view.positions))
         end = others[-1][1]
         blind = all_visual if view.layer == 0 else ()
         plan = [Span(queries=others, keys=((0, end),), zeroed=blind)]
         if not text_after:
             return tuple(plan)
-        rows = {"queries": to_ranges(text_after), "keys": ((0, text_after[-1] + 1),)}
+        rows = {"queries": text_after, "keys": ((0, text_after[-1][1]),)}
         if view.layer > 0:
             plan.append(Span(**rows, zeroed=all_visual))
         elif self.blind_half:
-            plan.append(Span(**rows, zeroed=to_ranges(visual[: len(visual) // 2])))
+            half = view.visual_rows[: len(view.visual_rows) // 2].tolist()
+            plan.append(Span(**rows, zeroed=to_ranges(half)))
         else:
-            plan.append(Span(**rows, merged=all_visual, merge_into=visual[0]))
+            plan.append(Span(**rows, merged=all_visual, merge_into=first))
         return tuple(plan)
 
     # -- middle and deep: which tokens stay
@@ -278,3 +277,8 @@ class VisiPruner(PruningMethod):
                 trace.why += f" Vision left after layer {trace.exit_layer}."
             elif "deep" in self.stages:
                 trace.why += " It never left: no two calm layers followed."
+
+
+def _until(ranges: tuple[Range, ...], row: int) -> tuple[Range, ...]:
+    """Those that end at `row` or before."""
+    return tuple(part for part in ranges if part[1] <= row)

@@ -24,7 +24,6 @@ import numpy as np
 
 from visipruner.attention import Span
 from visipruner.files import write_whole
-from visipruner.layout import to_ranges
 from visipruner.levels import PRESETS, method_at
 from visipruner.methods import PruningMethod
 from visipruner.models import VLM
@@ -52,8 +51,7 @@ class Blind(PruningMethod):
     def attend(self, view):
         if not self.first <= view.layer < self.last:
             return None
-        words = to_ranges(view.text_rows.tolist())
-        patches = to_ranges(view.visual_rows.tolist())
+        words, patches = view.text_ranges, view.visual_ranges
         seen = [Span(queries=((start, stop),), keys=((0, stop),)) for start, stop in patches]
         return (*seen, Span(queries=words, keys=words))
 
