@@ -415,8 +415,10 @@ class Run:
             return None
         key = (id(rows), tuple(patches))  # layers between the same cuts share their rows
         if key not in self.cached_rows:
-            keep = torch.isin(self.patch_of[rows], torch.tensor(patches)) | ~self.is_visual[rows]
-            self.cached_rows[key] = None if bool(keep.all()) else keep.nonzero().flatten()
+            stays = ~self.is_visual
+            stays[[self.layout.visual[patch] for patch in patches]] = True
+            keep = stays[rows].nonzero().flatten()
+            self.cached_rows[key] = None if len(keep) == len(rows) else keep
         return self.cached_rows[key]
 
 
