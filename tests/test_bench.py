@@ -5,12 +5,15 @@ import json
 
 import pytest
 import torch
+from tape import TapeRecorder
 from test_visipruner import LAYOUTS, embeds_for
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AttentionInterface
 
+from visipruner import graphs
 from visipruner.attention import PLANNED, planned_attention
+from visipruner.bench import floor
 from visipruner.bench.__main__ import main, run
 from visipruner.bench.comparing import run_comparisons, run_presets
 from visipruner.bench.contestants import NAMES, _noting, contestants
@@ -106,6 +109,21 @@ def test_every_contestant_is_measured_and_the_table_shows_it(where):
     table = markdown(report_of((40, results), (80, results)))
     assert all(table.count(f"| {name} |") == 3 for name in NAMES)  # twice, and its peaks
     assert where.model.config._attn_implementation == "sdpa"
+
+
+def test_a_captured_benchmark_measures_the_same(where, monkeypatch):
+    """As on a GPU: the floor is one recording, and replayed contestants replay theirs."""
+    plain = run(where, 1, ["paper-15-replayed"], ("prefill", "request", "memory"), tokens=3)
+    for module in (graphs, floor):
+        monkeypatch.setattr(module, "Recorder", TapeRecorder)
+        monkeypatch.setattr(module, "can_capture", lambda model: True)
+    captured = run(where, 1, ["paper-15-replayed"], ("prefill", "request", "memory"), tokens=3)
+    for ours, theirs in zip(captured, plain, strict=True):
+        assert ours["floor_s"]["median"] > 0 and ours["request_s"]["median"] > 0
+        for name in ("prefill_flops", "kv_bytes", "visual_tokens"):
+            assert ours[name] == theirs[name]
+    assert captured[1]["peak_bytes"] is None  # its memory was taken before
+    assert "| paper-15-replayed |" in markdown(report_of((40, captured)))
 
 
 def test_a_piece_measures_what_was_asked_for_and_the_dense_model_always(where):

@@ -1,17 +1,18 @@
 """The second driver equals the first: same decisions, trace, caches, tokens; nothing stays.
 
-What only a GPU can run, the capture, is marked so.
+The capture is also run on a CPU, by tape.py; what only a GPU can run is marked so.
 """
 
 import gc
 
 import pytest
 import torch
+from tape import TapeRecorder
 from test_engine import DROPPING, KEEP_ALL, MergeAtTheDoor, RenumberLater, greedy, state_of
 from test_relatives import relative
 from test_visipruner import LAYOUTS, embeds_for
 
-from visipruner import FastV, PruningMethod, Schedule, TokenLayout, VisiPruner, prune
+from visipruner import FastV, PruningMethod, Schedule, TokenLayout, VisiPruner, graphs, prune
 from visipruner.attention import Span, clipped
 from visipruner.graphs import Replayer, _Lane, can_capture
 
@@ -221,20 +222,39 @@ def test_what_cannot_be_replayed_is_refused(llama):
             Replayer(llama(), bucket=bucket)
 
 
-# -- on a GPU
+# -- captured
 
 
-@pytest.mark.gpu
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def device(request, monkeypatch):
+    """Where layers are captured: on a GPU, or on a CPU by what follows a CUDA graph's rules."""
+    if request.param == "cpu":
+        monkeypatch.setattr(graphs, "Recorder", TapeRecorder)
+        monkeypatch.setattr(graphs, "can_capture", lambda model: True)
+    return request.param
+
+
 @pytest.mark.parametrize("name", METHODS)
-def test_captured_layers_equal_the_hooks(name, llama):
-    model = llama(max_position_embeddings=444).to("cuda")  # a model of its own, to be moved
-    embeds, method = embeds_for(LAYOUT, 64).to("cuda"), METHODS[name]
+def test_captured_layers_equal_the_hooks(name, device, llama):
+    model = llama(max_position_embeddings=444).to(device)  # a model of its own, to be moved
+    embeds, method = embeds_for(LAYOUT, 64).to(device), METHODS[name]
     reference = run(prune(model, method, LAYOUT, probe=True), model, embeds)
     replayer = Replayer(model)
     assert replayer.capture
     for inference in (True, False, False):  # recorded, then replayed; in both modes
         with torch.inference_mode(inference):
             ours = run(replayer.prune(method, LAYOUT, probe=True), model, embeds)
+        check_equal(ours, reference)
+
+
+def test_another_picture_and_question_are_replayed(device, llama):
+    """Nothing of the prompt that was recorded stays in what is replayed."""
+    model = llama(max_position_embeddings=447).to(device)
+    replayer, method = Replayer(model), SHALLOW["paper filters"]
+    for seed in (1, 2, 3):
+        embeds = embeds_for(LAYOUT, 64, seed=seed).to(device)
+        reference = run(prune(model, method, LAYOUT, probe=True), model, embeds)
+        ours = run(replayer.prune(method, LAYOUT, probe=True), model, embeds)
         check_equal(ours, reference)
 
 
@@ -251,23 +271,21 @@ def test_graphs_outlive_those_of_another_replayer(llama):
     check_equal(run(second.prune(method, LAYOUT), model, embeds), reference)
 
 
-@pytest.mark.gpu
-def test_captured_layers_serve_lengths_of_a_bucket_on_a_gpu(llama):
-    model = llama(max_position_embeddings=445).to("cuda")
+def test_captured_layers_serve_lengths_of_a_bucket(device, llama):
+    model = llama(max_position_embeddings=445).to(device)
     replayer, method = Replayer(model, bucket=32), Schedule(5, 2, 4)
     for length in (58, 63, 60):
         layout = TokenLayout(length, LAYOUT.spans)
-        embeds = embeds_for(layout, 64).to("cuda")
+        embeds = embeds_for(layout, 64).to(device)
         reference = run(prune(model, method, layout), model, embeds)
         check_equal(run(replayer.prune(method, layout), model, embeds), reference)
     assert list(replayer.lanes) == [64, 32]  # with the picture, and what is left of it
 
 
-@pytest.mark.gpu
-def test_captured_layers_can_be_replayed_in_another_order(llama):
+def test_captured_layers_can_be_replayed_in_another_order(device, llama):
     """What one layer's graph left must outlive the graphs of the others, whenever captured."""
-    model = llama(max_position_embeddings=446).to("cuda")
-    replayer, embeds = Replayer(model), embeds_for(LAYOUT, 64).to("cuda")
+    model = llama(max_position_embeddings=446).to(device)
+    replayer, embeds = Replayer(model), embeds_for(LAYOUT, 64).to(device)
     for method in (Schedule(5, 2, 4), Schedule(5, 5, 6), Schedule(5, 2, 4)):
         reference = run(prune(model, method, LAYOUT), model, embeds)
         check_equal(run(replayer.prune(method, LAYOUT), model, embeds), reference)

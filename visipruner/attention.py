@@ -141,7 +141,7 @@ def _values(value: Tensor, span: Span) -> Tensor:
         carrier = value[:, :, span.merge_into : span.merge_into + 1].clone()
         value = value.clone()
         for start, stop in span.zeroed:
-            value[:, :, start:stop] = 0
+            value[:, :, start:stop].zero_()
         for start, stop in span.merged:
             value[:, :, start:stop] = carrier
     return _take(value, span.keys)

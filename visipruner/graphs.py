@@ -7,7 +7,8 @@ the end to the next length bucket, where causality hides the padding from every 
 influence test masks it. Methods are asked as ever, between layers; a tested layer costs one read.
 
 Capture has not been run or measured on a GPU yet. Without it (on a CPU, in 4 bits) the same code
-calls the layers, and the tests prove that equal to the hooks, which stay the reference.
+calls the layers, and the tests prove that equal to the hooks, which stay the reference. They also
+capture on a CPU, by a stand-in that keeps a graph's rules (tests/tape.py).
 """
 
 from __future__ import annotations
