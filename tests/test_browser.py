@@ -13,6 +13,7 @@ import pytest
 from playwright.sync_api import Page, expect, sync_playwright
 
 from visipruner.tiny.data import make_scene, render
+from visipruner.tiny.phrases import LLAVA_SHORT
 from visipruner.ui import text
 
 ARGS = [
@@ -125,6 +126,26 @@ def test_the_viewer_shows_what_happened(visit):
     assert colours_of(viewer.locator(".pv-scale")) > 20
     canvas.hover()
     expect(viewer.locator(".pv-patch")).to_contain_text("Row")
+
+
+def test_the_box_for_one_word_and_the_question_follow_each_other(visit):
+    page = visit("?seed=49&question=where+is+the+red+thing%3F")
+    box = page.get_by_role("checkbox", name=text.ONE_WORD)
+    expect(box).not_to_be_checked()
+    box.check()
+    expect(question(page)).to_have_value(f"where is the red thing? {LLAVA_SHORT}")
+    box.uncheck()
+    expect(question(page)).to_have_value("where is the red thing?")
+    question(page).fill("Is it red? ANSWER IN ONE WORD")
+    expect(box).to_be_checked()
+    press(page, text.SCENE)  # the next scene's question asks in the same way
+    expect(question(page)).to_have_value(re.compile("word"))
+    expect(box).to_be_checked()
+    question(page).fill("")
+    expect(box).not_to_be_checked()
+    box.click()  # nothing is asked yet
+    expect(box).not_to_be_checked()
+    expect(question(page)).to_have_value("")
 
 
 def test_stop_stops_within_a_second(visit, mini_path):

@@ -243,10 +243,13 @@ def test_analyses_see_what_they_say(bundled):
     assert [note["layer"] for note in watch.seen] == list(range(12))
     assert all(0 <= note["top visual token"] <= note["visual"] <= 1 for note in watch.seen)
     methods = {"everything": FastV(keep=576), "a few": FastV(keep=20)}
-    of_all, of_everything, of_few = kept(bundled, methods, 1)
-    assert of_everything == {**of_all, "kept by": "everything"}  # also of the first and last patch
-    assert of_all["of what is asked about"] == 1 and 0 < of_all["on what is asked about"] < 0.5
-    assert of_few["of what is asked about"] < 1
+    lines = kept(bundled, methods, 1)
+    assert [line["asked for"] for line in lines] == 3 * ["one word"] + 3 * ["a sentence"]
+    for of_all, of_everything, of_few in (lines[:3], lines[3:]):
+        assert of_everything == {**of_all, "kept by": "everything"}  # of the first and last too
+        assert (of_all["patches"], of_few["patches"]) == (576, 20)
+        assert 0 < of_all["on the thing asked about"] < of_all["on things"] < 0.6
+    assert lines[0] == {**lines[3], "asked for": "one word"}  # the same questions in both forms
 
 
 @needs_weights

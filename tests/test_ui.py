@@ -17,6 +17,8 @@ from gradio_client.exceptions import AppError
 from PIL import Image
 
 from visipruner.results import Options
+from visipruner.tiny import data
+from visipruner.tiny.phrases import LLAVA_SHORT, SHORT
 from visipruner.trace import NOBODY, Cut
 from visipruner.ui import api, downloads, fields, handlers, scenes, share, teaching, text, views
 from visipruner.ui.handlers import Form
@@ -262,30 +264,55 @@ def test_what_stays_is_counted_against_the_whole_picture():
     square = {"shape": "square", "colour": "red", "size": "large", "x": 35, "y": 35}
     source = {"things": [square], "seed": 1}
 
-    def said(kept, bundled=True, grids=((24, 24),)):
-        trace = SimpleNamespace(cuts=[Cut(5, "filter", kept, [])], num_visual=576)
-        layout = SimpleNamespace(grids=grids)
-        comparison = SimpleNamespace(
-            answers=[None, SimpleNamespace(trace=trace)], prompt=SimpleNamespace(layout=layout)
+    def said(kept, bundled=True, grids=((24, 24),), asked="what is it? one word only.", at=5):
+        trace = SimpleNamespace(
+            cuts=[Cut(5, "filter", kept, [])], num_visual=576, filtering_layer=at
         )
+        prompt = SimpleNamespace(layout=SimpleNamespace(grids=grids), question=asked)
+        pruned = SimpleNamespace(trace=trace, text="Yes, there is a square.")
+        comparison = SimpleNamespace(answers=[None, pruned], prompt=prompt)
         return scenes.what_stays(source, comparison, bundled)
 
     in_the_middle = 2 * 24 + 2  # of the square, two patches from the corner
     assert said([in_the_middle]).startswith("1 of the 1 patches that stay show a thing; of all 576")
     assert said([575, 574]).startswith("0 of the 2 ") and text.STAYS_LATE in said([575, 574])
     assert text.STAYS_LATE not in said([575, 574], bundled=False)
+    of_a_sentence = said([575, 574], asked="what is it?")
+    assert "here “Yes”" in of_a_sentence and text.STAYS_LATE not in of_a_sentence
+    by_the_clock = said([575, 574], asked="what is it?", at=None)  # which watches no word
+    assert "first word" not in by_the_clock
     every = said(list(range(575))).split()[0]  # but for the last, which is ground
     assert f"of all 576 it is {every}." in said([in_the_middle])
     assert said([]) == said(list(range(576))) == ""
     assert said([5], grids=()) == said([5], grids=((27, 27),)) == ""
 
 
-def test_another_question_goes_round():
-    seen, question = [], scenes.questions(5)[0]
-    for _ in scenes.questions(5):
-        seen.append(question.text)
+@pytest.mark.parametrize("one_word", [True, False])
+def test_another_question_goes_round_in_its_form(one_word):
+    known = [data.asked_for(question, one_word) for question in scenes.questions(5)]
+    known = [question for question in known if question.short == one_word]
+    assert {q.skill for q in scenes.questions(5)} - {q.skill for q in known} <= {"describe"}
+    seen, question = [], known[0]
+    for _ in known:
+        seen.append(question)
         question = scenes.next_question(5, question.text)
-    assert set(seen) == {known.text for known in scenes.questions(5)}
+    assert seen == known and question == known[0]
+    assert (
+        scenes.next_question(5, f"what else? {SHORT[1]}" if one_word else "what else?") == known[0]
+    )
+
+
+def test_true_answers_are_known_for_one_word_and_for_a_sentence():
+    known = next(q for q in scenes.questions(49) if q.skill == "place")
+    bare = data.bare(known.text)[0]
+    sentence = scenes.truth(49, bare)
+    assert sentence.answer.startswith("The ") and sentence.fits(sentence.answer)
+    for plea in (*SHORT, LLAVA_SHORT, "Answer in one word!"):
+        brief = scenes.truth(49, f"{bare} {plea}")
+        assert brief.answer in sentence.answer and " " not in brief.answer
+        assert brief.fits(brief.answer) and not brief.fits("certainly not")
+    described = next(q for q in scenes.questions(49) if q.skill == "describe").text
+    assert scenes.truth(49, described) and not scenes.truth(49, f"{described} {SHORT[0]}")
 
 
 def test_limits_are_named_kindly():

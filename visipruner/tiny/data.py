@@ -13,7 +13,7 @@ from visipruner.prompt import SYSTEM
 from visipruner.tiny.drawing import render
 from visipruner.tiny.outside import looks_unlike_training
 from visipruner.tiny.phrases import vocabulary, words
-from visipruner.tiny.questions import SKILLS, Question, ask_about
+from visipruner.tiny.questions import SKILLS, Question, ask_about, asked_for, bare
 from visipruner.tiny.scenes import (
     COLOURS,
     MAX_SHAPES,
@@ -42,6 +42,8 @@ __all__ = [
     "Scene",
     "Thing",
     "ask_about",
+    "asked_for",
+    "bare",
     "compose",
     "facts",
     "is_correct",

@@ -28,11 +28,12 @@ from visipruner.levels import PRESETS, method_at
 from visipruner.methods import PruningMethod
 from visipruner.models import VLM
 from visipruner.tiny.asking import add_common, ask, interview, open_model, questions
-from visipruner.tiny.data import SKILLS, render
+from visipruner.tiny.data import SKILLS, asked_for, render
 from visipruner.tiny.drawing import BACKGROUND, thing_of_patches
 from visipruner.tiny.evaluate import UNPRUNED
 from visipruner.tiny.grounding import mentioned
 
+FORMS = {"one word": True, "a sentence": False}
 ONE_THING = ("colour", "shape", "size", "place")  # skills whose questions are about one thing
 
 
@@ -135,33 +136,41 @@ def _tally(layers) -> dict[str, int]:
 def kept(vlm: VLM, methods: dict[str, PruningMethod], count: int) -> list[dict]:
     """For every method, what the patches that its first cut keeps show; "all" is every patch.
 
-    Of `count` questions per skill in `ONE_THING`: the mean share of the patches on any thing and on
-    the thing asked about, and the share of that thing's own patches that is kept.
+    Every one of `count` questions per skill is asked for one word and for a sentence, for the test
+    watches the answer's first word. Means of the number of patches, of the share of them on any
+    thing and, of questions about one thing (`ONE_THING`), on that thing.
     """
-    shares = {name: [] for name in ("all", *methods)}
+    found = {(form, name): [] for form in FORMS for name in ("all", *methods)}
     patch = vlm.model.config.vision_config.patch_size
-    for skill in ONE_THING:
+    for skill in SKILLS:
         for _, scene, asked in questions("heldout", skill, count):
+            if not asked.other:
+                continue  # a description has one form
             shows = thing_of_patches(scene, patch)
-            about = np.isin(shows, [scene.things.index(t) for t in mentioned(scene, asked)])
-            if not about.any():
-                continue  # it is asked for what is not there
-            prompt = vlm.prepare(render(scene), asked.text)
-            features, chosen = vlm.encode(prompt), {"all": list(range(len(shows)))}
-            for name, method in methods.items():
-                _, trace = ask(vlm, method, prompt, features)
-                chosen[name] = trace.cuts[0].kept if trace.cuts else []
-            for name, patches in chosen.items():
-                if patches:
-                    on, of = about[patches].mean(), about[patches].sum() / about.sum()
-                    shares[name].append(((shows[patches] != BACKGROUND).mean(), on, of))
-    found = []
-    for name, rows in shares.items():
+            named = mentioned(scene, asked) if skill in ONE_THING else []
+            about = np.isin(shows, [scene.things.index(thing) for thing in named])
+            for form, one_word in FORMS.items():
+                prompt = vlm.prepare(render(scene), asked_for(asked, one_word).text)
+                features, chosen = vlm.encode(prompt), {"all": list(range(len(shows)))}
+                for name, method in methods.items():
+                    _, trace = ask(vlm, method, prompt, features)
+                    chosen[name] = trace.cuts[0].kept if trace.cuts else []
+                for name, patches in chosen.items():
+                    if patches:
+                        on_things = (shows[patches] != BACKGROUND).mean()
+                        on_it = about[patches].mean() if about.any() else None
+                        found[form, name].append((len(patches), on_things, on_it))
+    lines = []
+    for (form, name), rows in found.items():
         if rows:
-            things, asked, of_it = np.mean(rows, axis=0).tolist()
-            line = {"kept by": name, "questions": len(rows), "on things": things}
-            found.append({**line, "on what is asked about": asked, "of what is asked about": of_it})
-    return found
+            sizes, on_things, on_it = zip(*rows, strict=True)
+            line = {"asked for": form, "kept by": name, "questions": len(rows)}
+            line["patches"] = statistics.median(sizes)
+            line["on things"] = float(np.mean(on_things))
+            if known := [share for share in on_it if share is not None]:
+                line["on the thing asked about"] = float(np.mean(known))
+            lines.append(line)
+    return lines
 
 
 def attention(vlm: VLM, count: int) -> list[dict]:
@@ -194,7 +203,7 @@ def main(argv: list[str] | None = None) -> None:
     vlm, store = open_model(options)
     found = {"masking": masked(vlm, options.questions, store)}
     found["stages"] = stages(vlm, options.questions, store)
-    found["kept"] = kept(vlm, _presets(vlm), 3 * options.questions)  # of four skills only
+    found["kept"] = kept(vlm, _presets(vlm), options.questions)
     found["attention"] = attention(vlm, max(1, options.questions // 3))
     for line in itertools.chain.from_iterable(found.values()):
         print(", ".join(f"{name} {_short(value)}" for name, value in line.items()))

@@ -10,6 +10,7 @@ WORD = r"[a-z]+(?:-[a-z]+)?|[0-9]+|[^\sa-z0-9]"
 THING_WORDS = ("shape", "object", "thing")
 HOLDERS = ("in the picture", "in the image", "here")
 SHORT = ("answer in one word.", "answer with one word.", "one word only.", "use a single word.")
+LLAVA_SHORT = "Answer the question using a single word or phrase."  # as LLaVA-1.5 was trained
 ASSISTANT = " ASSISTANT:"  # what stands between a question and its answer
 NUMBERS = tuple(str(n) for n in range(19))
 

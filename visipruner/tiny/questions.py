@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -10,6 +11,7 @@ from visipruner.tiny.phrases import (
     ANSWER,
     ASK,
     HOLDERS,
+    LLAVA_SHORT,
     OPPOSITE,
     SHORT,
     SIDES,
@@ -27,12 +29,17 @@ STEP = {"left": (-1, 0), "right": (1, 0), "above": (0, -1), "below": (0, 1)}
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked, the answer that is taught, and whether one word was asked for."""
+    """What is asked, the answer that is taught, and whether one word was asked for.
+
+    Args:
+        other: the answer if it was asked the other way; "" if there is no other.
+    """
 
     skill: str
     text: str
     answer: str
     short: bool = False
+    other: str = ""
 
 
 def place(thing: Thing, scene: Scene) -> str:
@@ -97,8 +104,27 @@ def absent_name(scene: Scene, rng: random.Random, hide: str = "") -> str:
 def _question(rng, skill: str, form: str, brief: str, sentence: str, **parts: str) -> Question:
     text = rng.choice(ASK[form]).format(holder=rng.choice(HOLDERS), **parts)
     if rng.random() < 0.5:
-        return Question(skill, f"{text} {rng.choice(SHORT)}", brief, short=True)
-    return Question(skill, text, sentence)
+        return Question(skill, f"{text} {rng.choice(SHORT)}", brief, True, sentence)
+    return Question(skill, text, sentence, False, brief)
+
+
+def bare(text: str) -> tuple[str, bool]:
+    """A question without its plea for one word, and whether it had one."""
+    found = _PLEA.search(text)
+    return (text[: found.start()], True) if found else (text, False)
+
+
+_PLEAS = "|".join(plea.rstrip(".") for plea in (*SHORT, LLAVA_SHORT))
+_PLEA = re.compile(rf"\s*({_PLEAS})\W*$", re.IGNORECASE)
+
+
+def asked_for(question: Question, one_word: bool) -> Question:
+    """The same question, asked for one word or for a sentence; as it is, if that cannot be."""
+    if question.short == one_word or not question.other:
+        return question
+    text, _ = bare(question.text)
+    text = f"{text} {SHORT[0]}" if one_word else text
+    return Question(question.skill, text, question.other, one_word, question.answer)
 
 
 def _attribute(skill: str) -> Callable[[Scene, random.Random], Question | None]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+
 import gradio as gr
 
 from visipruner.inputs import open_picture
 from visipruner.levels import PRESETS
 from visipruner.methods import METHODS
 from visipruner.render.compose import composer_value
+from visipruner.tiny.phrases import LLAVA_SHORT, SHORT
 from visipruner.ui import examples, fields, scenes, share, text, views
 from visipruner.ui.page import PRIVATE, SMALL, UNQUEUED, plainly
 
@@ -31,17 +34,18 @@ def connect(page, models, model_line, chosen, results, run):
             return None, None
 
     @plainly
-    def on_seed(seed):
-        return scenes.picture(seed), int(seed), int(seed), scenes.questions(seed)[0].text
+    def on_seed(seed, question):
+        asked = scenes.next_question(seed, question).text
+        return scenes.picture(seed), int(seed), int(seed), asked
 
     @plainly
-    def on_seed_left(seed, scene):
+    def on_seed_left(seed, question, scene):
         """A number counts without Enter too; one that is shown already changes nothing."""
-        return gr.skip() if seed is None or seed == scene else on_seed(seed)
+        return gr.skip() if seed is None or seed == scene else on_seed(seed, question)
 
     @plainly
-    def on_new(seed):
-        return on_seed((seed or 0) + 1)
+    def on_new(seed, question):
+        return on_seed((seed or 0) + 1, question)
 
     @plainly
     def on_compose(source, filled):
@@ -51,9 +55,10 @@ def connect(page, models, model_line, chosen, results, run):
         return composer_value(scenes.scene(source)), source
 
     @plainly
-    def on_composed(value):
+    def on_composed(value, question):
         source = {"things": value.get("things"), "seed": value.get("seed")}
-        return scenes.picture(source), source, gr.skip(), scenes.questions(source)[0].text
+        asked = scenes.next_question(source, question).text
+        return scenes.picture(source), source, gr.skip(), asked
 
     @plainly
     def on_another(scene, question):
@@ -84,15 +89,16 @@ def connect(page, models, model_line, chosen, results, run):
 
     filled = gr.State(None)  # the scene that the composer began with
     c.compose.expand(on_compose, [c.scene, filled], [c.composer, filled], **SMALL)
-    used = c.composer.submit(on_composed, c.composer, scene_parts, **SMALL)
+    used = c.composer.submit(on_composed, [c.composer, c.question], scene_parts, **SMALL)
     used.success(None, js="() => vp.show('.vp-picture')", **PRIVATE)
     c.examples.select(on_example, None, scene_parts, **SMALL)
-    c.new_scene.click(on_new, c.seed, scene_parts, **SMALL)
-    c.seed.submit(on_seed, c.seed, scene_parts, **SMALL)
+    numbered = [c.seed, c.question]
+    c.new_scene.click(on_new, numbered, scene_parts, **SMALL)
+    c.seed.submit(on_seed, numbered, scene_parts, **SMALL)
     # Who only passes through the box must not lose a picture of their own.
     c.seed.focus(None, c.seed, None, js="(seed) => vp.enterSeed(seed)", **PRIVATE)
-    left = "(seed, scene) => [vp.leaveSeed(seed), scene]"
-    c.seed.blur(on_seed_left, [c.seed, c.scene], scene_parts, js=left, **SMALL)
+    left = "(seed, ...others) => [vp.leaveSeed(seed), ...others]"
+    c.seed.blur(on_seed_left, [*numbered, c.scene], scene_parts, js=left, **SMALL)
     c.another.click(on_another, [c.scene, c.question], c.question, **SMALL)
     c.picture.upload(on_upload, c.picture, [c.picture, c.scene], **SMALL)
     c.picture.clear(lambda: None, None, c.scene, **SMALL)
@@ -108,6 +114,7 @@ def connect(page, models, model_line, chosen, results, run):
     # What was downloaded for a run is there now, and the menu says so.
     run.success(lambda: gr.update(choices=models.choices), None, c.model, **UNQUEUED)
     _levels(c)
+    _one_word(c)
     _fields(loaded, run, models, c)
 
 
@@ -117,6 +124,17 @@ def _levels(c):
     c.preset.input(None, c.preset, c.level, js=f"(name) => ({{{by_name}}})[name]", **PRIVATE)
     js = f"(v) => Object.entries({{{by_name}}}).find((e) => e[1] === v)?.[0] ?? null"
     c.level.input(None, c.level, c.preset, js=js, **PRIVATE)
+
+
+def _one_word(c):
+    """The question itself asks for one word, so box and question follow each other."""
+    pleas, own = [*SHORT, LLAVA_SHORT], {"tiny": SHORT[0], "": LLAVA_SHORT}
+    words = f"{json.dumps(pleas)}, {json.dumps(own)}"
+    ask = f"(on, question, model) => vp.oneWord(on, question, model, {words})"
+    given, both = [c.one_word, c.question, c.model], [c.question, c.one_word]
+    c.one_word.input(None, given, both, js=ask, **PRIVATE)
+    asks = f"(question) => vp.asksOneWord(question, {json.dumps(pleas)})"
+    c.question.change(None, c.question, c.one_word, js=asks, **PRIVATE)
 
 
 def _fields(loaded, run, models, c):

@@ -27,6 +27,7 @@ class Controls:
     examples: gr.HTML
     question: gr.Textbox
     another: gr.Button
+    one_word: gr.Checkbox
     compose: gr.Accordion
     composer: gr.HTML
     run: gr.Button
@@ -111,6 +112,9 @@ def build(models: Models) -> Controls:
     question = gr.Textbox(
         label=text.QUESTION, placeholder=text.QUESTION_HINT, max_lines=3, elem_classes="vp-question"
     )
+    one_word = gr.Checkbox(
+        label=text.ONE_WORD, info=text.ONE_WORD_INFO, container=False, elem_classes="vp-oneword"
+    )
     with gr.Row(elem_classes="vp-actions"):
         run = gr.Button(
             text.RUN, variant="primary", size="lg", scale=3, min_width=120, elem_id="vp-run"
@@ -133,7 +137,7 @@ def build(models: Models) -> Controls:
         composer = SceneComposer()
     scene = gr.State(None)
     return Controls(
-        picture, scene, seed, new_scene, thumbnails, question, another, compose, composer,
+        picture, scene, seed, new_scene, thumbnails, question, another, one_word, compose, composer,
         run, stop, reset, model, method, preset, level, advanced,
     )  # fmt: skip
 

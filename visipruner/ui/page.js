@@ -61,6 +61,17 @@ window.vp = {
     return seed === vp.seed ? null : seed;
   },
 
+  // The question, asking for one word in the model's own way or for it no longer; and whether it
+  // does, for nothing can be asked of no question.
+  oneWord(on, question, model, pleas, own) {
+    const { bare } = withoutPlea(question, pleas);
+    return on && bare ? [`${bare} ${own[model] ?? own[""]}`, true] : [bare, false];
+  },
+
+  asksOneWord(question, pleas) {
+    return withoutPlea(question, pleas).asked;
+  },
+
   link(query) {
     return location.origin + location.pathname + "?" + query;
   },
@@ -77,6 +88,16 @@ window.vp = {
     setTimeout(() => { button.textContent = button.dataset.words; }, 1500);
   },
 };
+
+// As `bare` does on the server: the question without its plea for one word, and whether it had one.
+function withoutPlea(question, pleas) {
+  const end = /\W+$/;
+  const said = (question ?? "").replace(end, "");
+  const words = pleas.map((plea) => plea.replace(end, ""));
+  const plea = words.find((word) => said.toLowerCase().endsWith(word.toLowerCase()));
+  if (!plea) return { bare: question ?? "", asked: false };
+  return { bare: said.slice(0, -plea.length).trimEnd(), asked: true };
+}
 
 // A page that is served without https, as in a class room, has no other clipboard. Gradio's box is
 // disabled, and what is selected in it is not copied.

@@ -16,6 +16,8 @@ from visipruner.tiny.data import (
     Question,
     Scene,
     ask_about,
+    asked_for,
+    bare,
     facts,
     is_correct,
     looks_unlike_training,
@@ -83,11 +85,15 @@ def questions(source) -> list[Question]:
 
 
 def truth(source, question: str) -> Truth | None:
-    """The true answer, if this is one of the questions that belong to the scene."""
-    asked = _plain(question or "")
+    """The true answer, if this is one of the questions that belong to the scene.
+
+    Each may ask for one word, or for a sentence by not doing so.
+    """
+    asked, one_word = bare(question or "")
     for known in questions(source):
-        if _plain(known.text) == asked:
-            return Truth(known, scene(source))
+        if _plain(bare(known.text)[0]) == _plain(asked):
+            known = asked_for(known, one_word)
+            return Truth(known, scene(source)) if known.short == one_word else None
     return None
 
 
@@ -107,16 +113,26 @@ def what_stays(source, comparison: Comparison, bundled: bool) -> str:
     on = thing_of_patches(shown, shown.side // grid[0]) != BACKGROUND
     there, everywhere = int(on[cut.kept].sum()), int(on.sum())
     note = text.STAYS.format(on=there, kept=len(cut.kept), every=everywhere, all=len(on))
-    if bundled and 2 * there < len(cut.kept) and cut.after_layer >= MOSTLY_READ:
+    if 2 * there >= len(cut.kept):
+        return note
+    words = comparison.answers[-1].text.split()
+    if words and trace.filtering_layer is not None and not bare(comparison.prompt.question)[1]:
+        note += " " + text.STAYS_SENTENCE.format(word=words[0].strip(",."))
+    elif bundled and cut.after_layer >= MOSTLY_READ:
         note += " " + text.STAYS_LATE
     return note
 
 
-def next_question(source, question: str) -> Question:
-    """The question after this one in the scene's list, round and round."""
-    found = questions(source)
-    texts = [known.text for known in found]
-    return found[(texts.index(question) + 1) % len(found) if question in texts else 0]
+def next_question(source, question: str | None) -> Question:
+    """The question after this one in the scene's list, round and round; else the first.
+
+    All ask for one word if this one does, and else for a sentence.
+    """
+    asked, one_word = bare(question or "")
+    found = [asked_for(known, one_word) for known in questions(source)]
+    found = [known for known in found if known.short == one_word]  # one word describes no picture
+    texts = [bare(known.text)[0] for known in found]
+    return found[(texts.index(asked) + 1) % len(found) if asked in texts else 0]
 
 
 def limits(picture: Image.Image | None, question: str) -> list[str]:

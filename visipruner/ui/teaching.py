@@ -40,7 +40,7 @@ def search(models: Models, form: Form, seed) -> Iterator[Search]:
     state = Search(first)
     for state.tried in range(1, MOST_SCENES + 1):
         state.seed = (first + state.tried - 1) % (scenes.MAX_SEED + 1)
-        state.question = scenes.questions(state.seed)[0].text
+        state.question = scenes.next_question(state.seed, form.question).text
         picture = scenes.picture(state.seed)
         form = replace(form, picture=picture, question=state.question)
         job = handlers.check(models, form, scene=state.seed)

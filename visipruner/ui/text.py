@@ -17,6 +17,8 @@ FIXED_AT_START = "Here every model runs in its usual precision with sdpa attenti
 PICTURE = "Picture"
 QUESTION = "Question"
 QUESTION_HINT = "Ask about the picture, then press Enter or Run"
+ONE_WORD = "Answer in one word"
+ONE_WORD_INFO = "Influence is measured on the answer's first word. In a sentence that may be “The”."
 RUN = "Run"
 STOP = "Stop"
 RESET = "Reset"
@@ -213,6 +215,10 @@ OUTSIDE = (
 )
 
 STAYS = "{on} of the {kept} patches that stay show a thing; of all {all} it is {every}."
+STAYS_SENTENCE = (
+    "They are what moves the answer's first word, here “{word}”. Tick “Answer in one word” to see "
+    "what moves the answer itself."
+)
 STAYS_LATE = (
     "This small model reads the things in the layers before, so what still matters may be ground."
 )

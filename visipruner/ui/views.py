@@ -11,6 +11,7 @@ from visipruner.ui.handlers import FULL, PRUNED, Job, Progress, Side
 from visipruner.ui.scenes import Truth
 
 NAMES = (text.FULL, text.PRUNED)
+SHORT_ANSWER = 14  # letters that fit a card in large type
 
 
 def count(number: float) -> str:
@@ -227,11 +228,12 @@ def column(progress: Progress, side: int, truth: Truth | None = None) -> str:
     words = escape(shown.text) or (text.EMPTY_ANSWER if shown.answer else text.NO_ANSWER_YET)
     busy = "busy" if side == progress.now and not shown.answer else ""
     right = mark(truth, shown.answer) if truth and shown.answer else ""
+    short = "short" if shown.answer and len(shown.text) <= SHORT_ANSWER else ""
     rows = _ended(shown) if shown.answer else _live(progress, shown)
     return (
         f'<article class="vp-side {"pruned" if side == PRUNED else "full"} {busy}">'
         f"<h3>{escape(NAMES[side])} {right}</h3>"
-        f'<p class="vp-answer" tabindex="0">{words}</p><dl>{"".join(rows)}</dl></article>'
+        f'<p class="vp-answer {short}" tabindex="0">{words}</p><dl>{"".join(rows)}</dl></article>'
     )
 
 
