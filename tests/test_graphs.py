@@ -249,7 +249,7 @@ def test_captured_layers_equal_the_hooks(name, device, llama):
 
 def test_another_picture_and_question_are_replayed(device, llama):
     """Nothing of the prompt that was recorded stays in what is replayed."""
-    model = llama(max_position_embeddings=447).to(device)
+    model = llama(max_position_embeddings=449).to(device)
     replayer, method = Replayer(model), SHALLOW["paper filters"]
     for seed in (1, 2, 3):
         embeds = embeds_for(LAYOUT, 64, seed=seed).to(device)

@@ -177,10 +177,10 @@ def attention_row(
         (heads, rows).
     """
     _, kv_heads, _, head_width = key.shape
-    query = attention.q_proj(hidden[:, -1]).view(kv_heads, -1, head_width)  # (.., group, ..)
+    query = attention.q_proj(hidden[:, -1]).view(kv_heads, -1, head_width)
     cos, sin = (part[:, -1].to(query.device) for part in position_embeddings)
     query = (query * cos + rotate_half(query) * sin).float() * attention.scaling
-    scores = torch.bmm(query, key[0].float().transpose(1, 2))
+    scores = torch.bmm(query, key[0].float().transpose(1, 2))  # (kv heads, group, rows)
     if visible is not None:
         scores = scores.masked_fill(~visible, float("-inf"))
     return scores.softmax(-1).flatten(0, 1)
@@ -205,7 +205,7 @@ def influence(weights: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     dot = (grouped * torch.bmm(output, value.transpose(1, 2))).sum((0, 1))  # O * P_j
     lengths = torch.linalg.vector_norm(value, dim=-1)[:, None]  # (kv heads, 1, keys)
     square = (grouped * lengths).square_().sum((0, 1))  # ||P_j||^2
-    whole = output.square().sum()
+    whole = dot.sum()  # ||O||^2, for O is the sum of all P_j
     stays = whole - dot  # O * O'_j
     # Where one key is all of O, rounding is all of O'_j: no cosine near 1 may come of it.
     rest = (stays - dot + square).clamp_(min=1e-12 * whole)  # ||O'_j||^2

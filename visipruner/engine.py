@@ -101,7 +101,7 @@ class Run:
         self.compact = False
         self.next_position: list[int] = []  # per layer, of the first decoded token
         self.cached_rows: dict = {}  # what _cached_rows found, for layers that ask the same
-        self.fitted: dict = {}  # prefill arguments, cut once for all layers until the next cut
+        self.fitted: dict = {}  # device -> prefill arguments, cut once for all layers on it
         self.view_parts: dict = {}  # what the running layer's attention was given
         is_visual = torch.zeros(layout.length, dtype=torch.bool)
         for start, stop in layout.spans:
@@ -256,19 +256,20 @@ class Run:
         """Cut masks, rotary tables and position ids to the rows that are still here."""
         if len(self.positions) == self.layout.length:
             return kwargs
-        if not self.fitted:
+        cos, sin = kwargs["position_embeddings"]
+        if cos.device not in self.fitted:  # of a model on several devices, each needs its own
             place = torch.arange(len(self.positions)) if self.compact else self.positions
-            cos, sin = kwargs["position_embeddings"]
             place = place.to(cos.device, non_blocking=True)  # else the host would wait
-            self.fitted["position_embeddings"] = (cos[:, place], sin[:, place])
+            fitted = {"position_embeddings": (cos[:, place], sin[:, place])}
             mask = kwargs.get("attention_mask")
             if mask is not None:  # eager's causal mask, without the dropped rows and columns
                 rows = self.positions.to(mask.device)
                 mask = mask[:, :, rows][:, :, :, rows]
-            self.fitted["attention_mask"] = mask
+            fitted["attention_mask"] = mask
             if kwargs.get("position_ids") is not None:
-                self.fitted["position_ids"] = kwargs["position_ids"][:, place]
-        return {**kwargs, **self.fitted}
+                fitted["position_ids"] = kwargs["position_ids"][:, place]
+            self.fitted[cos.device] = fitted
+        return {**kwargs, **self.fitted[cos.device]}
 
     def before_decode_layer(self, index, _layer, args, kwargs):
         """One new token sees everything in this layer's own cache; no mask is needed for that."""

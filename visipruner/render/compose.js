@@ -4,7 +4,7 @@
 const find = (name) => element.querySelector(".cs-" + name);
 const brush = { shape: "star", colour: "red", size: "medium", digit: 3 };
 const PATCH = 14; // pixels that one press of an arrow key moves
-let things = [], seed = 0, chosen = -1, drag = null;
+let things = [], seed = 0, chosen = -1, drag = null, tap = null;
 
 // -- what is there
 
@@ -195,29 +195,43 @@ function pointOf(event) {
   return { x: (event.clientX - box.left) * scale, y: (event.clientY - box.top) * scale };
 }
 
+// The last one drawn lies on top.
+function thingAt({ x, y }) {
+  return things.findLastIndex((thing) => Math.hypot(thing.x - x, thing.y - y) < radiusOf(thing));
+}
+
 function press(event) {
   if (event.button) return; // of a mouse, the main one only
-  const { x, y } = pointOf(event);
-  // The last one drawn lies on top.
-  const top = things.findLastIndex((thing) =>
-    Math.hypot(thing.x - x, thing.y - y) < radiusOf(thing));
+  const point = pointOf(event), top = thingAt(point);
+  tap = drag = null;
+  if (top < 0 && event.pointerType === "touch") {
+    tap = point; // a finger on the ground may be about to scroll the page
+    return;
+  }
   if (top >= 0) choose(top);
-  else if (!add(Math.round(x), Math.round(y))) return;
-  drag = { x, y, moved: false };
+  else if (!add(Math.round(point.x), Math.round(point.y))) return;
+  drag = { ...point, moved: false };
   find("canvas").setPointerCapture(event.pointerId);
 }
 
 function pull(event) {
-  if (!drag) return;
   const { x, y } = pointOf(event);
+  if (tap && Math.hypot(x - tap.x, y - tap.y) > PATCH) tap = null;
+  if (!drag) return;
   move(x - drag.x, y - drag.y);
   drag = { x, y, moved: true };
   draw();
 }
 
-function release() {
+function release(event) {
+  if (tap && event.type === "pointerup") add(Math.round(tap.x), Math.round(tap.y));
   if (drag && drag.moved) commit(`Moved: ${described(things[chosen])}.`);
-  drag = null;
+  tap = drag = null;
+}
+
+// A finger on a thing drags it; anywhere else it scrolls.
+function holdStill(event) {
+  if (thingAt(pointOf(event.touches[0])) >= 0) event.preventDefault();
 }
 
 function onKey(event) {
@@ -252,6 +266,7 @@ function wire() {
     find("live").textContent = "Your scene and a question about it are in the form now.";
   });
   const canvas = find("canvas");
+  canvas.addEventListener("touchstart", holdStill, { passive: false });
   canvas.addEventListener("pointerdown", press);
   canvas.addEventListener("pointermove", pull);
   canvas.addEventListener("pointerup", release);

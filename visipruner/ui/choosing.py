@@ -132,7 +132,7 @@ def _one_word(c):
     words = f"{json.dumps(pleas)}, {json.dumps(own)}"
     ask = f"(on, question, model) => vp.oneWord(on, question, model, {words})"
     given, both = [c.one_word, c.question, c.model], [c.question, c.one_word]
-    c.one_word.input(None, given, both, js=ask, **PRIVATE)
+    gr.on([c.one_word.input, c.model.input], None, given, both, js=ask, **PRIVATE)
     asks = f"(question) => vp.asksOneWord(question, {json.dumps(pleas)})"
     c.question.change(None, c.question, c.one_word, js=asks, **PRIVATE)
 
