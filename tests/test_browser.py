@@ -201,6 +201,42 @@ def test_who_waits_is_told_and_a_full_queue_too(visit, mini_path, monkeypatch):
         expect(page.locator(FINISHED)).to_be_visible(timeout=PATIENCE)
 
 
+def test_on_a_phone_a_finger_places_drags_and_scrolls(visit):
+    phone = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
+    page = visit("?seed=3", **phone)
+    page.get_by_role("button", name=re.compile(text.COMPOSE)).click()
+    canvas = page.locator(".cs-canvas")
+    expect(canvas).to_have_attribute("aria-label", re.compile("Scene:"), timeout=PATIENCE)
+    page.locator(".cs-clear").click()
+    expect(canvas).to_have_attribute("aria-label", "An empty scene")
+    canvas.evaluate("canvas => canvas.scrollIntoView({ block: 'center' })")
+    fingers = page.context.new_cdp_session(page)
+
+    def touch(kind, *points):
+        points = [{"x": x, "y": y} for x, y in points]
+        fingers.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+
+    def swipe(across, down, pixels):
+        """From a point of the canvas, in shares of its size; how far the page scrolled."""
+        box, before = canvas.bounding_box(), page.evaluate("scrollY")
+        x, y = box["x"] + across * box["width"], box["y"] + down * box["height"]
+        touch("touchStart", (x, y))
+        for step in range(1, 13):
+            touch("touchMove", (x, y + pixels * step / 12))
+            page.wait_for_timeout(16)
+        touch("touchEnd")
+        page.wait_for_timeout(300)
+        return page.evaluate("scrollY") - before
+
+    assert swipe(0.3, 0.6, -120) > 60  # on the ground
+    expect(canvas).to_have_attribute("aria-label", "An empty scene")
+    box = canvas.bounding_box()
+    page.touchscreen.tap(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    expect(canvas).to_have_attribute("aria-label", re.compile(r"star, centre$"))
+    assert swipe(0.5, 0.5, -120) == 0  # on the star
+    expect(canvas).to_have_attribute("aria-label", re.compile(r"star, top$"))
+
+
 def test_a_scene_is_composed_by_click_and_keyboard(visit):
     page = visit()
     page.get_by_role("button", name=text.COMPOSE).click()

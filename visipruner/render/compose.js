@@ -139,7 +139,7 @@ function refresh() {
 function draw() {
   const canvas = find("canvas"), context = canvas.getContext("2d");
   const wide = Math.max(1, Math.round(canvas.clientWidth * (window.devicePixelRatio || 1)));
-  if (canvas.width !== wide) canvas.width = canvas.height = wide;
+  if (canvas.width !== wide || canvas.height !== wide) canvas.width = canvas.height = wide;
   const unit = wide / props.side;
   context.fillStyle = "#8b8b86";
   context.fillRect(0, 0, wide, wide);
