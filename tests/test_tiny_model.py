@@ -10,7 +10,7 @@ from visipruner.levels import PRESETS, method_at
 from visipruner.methods import FastV, PruningMethod, Schedule, VisiPruner
 from visipruner.models import load_vlm
 from visipruner.tiny import train
-from visipruner.tiny.asking import ask, interview, questions
+from visipruner.tiny.asking import FORMS, ask, form_of, interview, questions
 from visipruner.tiny.batches import ask_many, user_prompt
 from visipruner.tiny.calibrate import choose, table
 from visipruner.tiny.config import FOLDER
@@ -190,11 +190,17 @@ def test_questions_are_always_the_same_and_summed_up():
     first, again = (list(questions("heldout", "colour", 5)) for _ in range(2))
     assert first == again
     full = {"column": UNPRUNED, "set": "heldout", "score": 1.0, "flops": 100}
-    rows = [full | {"skill": skill} for skill in SKILLS]
-    rows += [row | {"column": "gentle", "score": 0.5, "flops": 60} for row in rows]
-    lines = [line for line in summary(rows) if line["skill"] == "all"]
-    assert [line["right"] for line in lines] == [1, 0.5]
-    assert lines[1]["flops_cut"] == pytest.approx(0.4) and lines[1]["difference"][0] == -0.5
+    asked = next(questions("heldout", "describe", 1))[2]
+    assert form_of(asked) is None and form_of(first[0][2]) in FORMS
+    rows = [full | {"skill": skill, "form": form} for skill in SKILLS for form in FORMS]
+    pruned = {"one word": 0.4, "a sentence": 0.6}
+    rows += [row | {"column": "gentle", "score": pruned[row["form"]], "flops": 60} for row in rows]
+    found = {(line["column"], line["skill"]): line for line in summary(rows)}
+    assert found[UNPRUNED, "all"]["right"] == 1 and found["gentle", "digit"]["questions"] == 2
+    assert found["gentle", "all"]["right"] == pytest.approx(0.5)
+    assert found["gentle", "one word"]["right"] == pytest.approx(0.4)
+    assert found["gentle", "a sentence"]["difference"][0] == pytest.approx(-0.4)
+    assert found["gentle", "all"]["flops_cut"] == pytest.approx(0.4)
 
 
 def test_a_preset_is_the_best_that_cuts_enough():

@@ -25,6 +25,7 @@ from visipruner.tiny.train import CHECKPOINTS
 from visipruner.trace import PruningTrace
 
 MOST_TOKENS = 160  # the longest description has about 120
+FORMS = {"one word": True, "a sentence": False}  # how an answer is asked for
 
 
 def questions(split: str, skill: str, count: int) -> Iterator[tuple[int, Scene, Question]]:
@@ -37,6 +38,13 @@ def questions(split: str, skill: str, count: int) -> Iterator[tuple[int, Scene, 
             yield number, scene, asked
             count -= 1
         number += 1
+
+
+def form_of(asked: Question) -> str | None:
+    """Which of `FORMS` a question asks for; None if it knows only one."""
+    if not asked.other:
+        return None
+    return next(form for form, short in FORMS.items() if short == asked.short)
 
 
 @torch.inference_mode()
@@ -62,8 +70,9 @@ def interview(
 ) -> list[dict]:
     """Asks every column `count` questions per skill and split; what `store` holds is not repeated.
 
-    Returns one row per answer: column, set, skill, number, score (0 to 1), flops (executed in the
-    language model's prefill), filtering and exit layer, visual tokens per layer, and the answer.
+    Returns one row per answer: column, set, skill, number, form (one of `FORMS`; None where there
+    is only one), score (0 to 1), flops (executed in the language model's prefill), filtering and
+    exit layer, visual tokens per layer, and the answer.
     """
     done = _read(store)
     shape = ModelShape.of(vlm.model.config)
@@ -73,6 +82,7 @@ def interview(
             for skill in SKILLS:
                 for number, scene, asked in questions(split, skill, count):
                     where = {"set": split, "skill": skill, "number": number}
+                    form = form_of(asked)
                     keys = {c: _key(vlm, where, asked, m) for c, m in columns.items()}
                     if any(key not in done for key in keys.values()):
                         prompt = vlm.prepare(render(scene), asked.text)
@@ -92,7 +102,8 @@ def interview(
                             file.write("\n" + json.dumps({"key": key, **done[key]}))
                             file.flush()
                         right = score(asked, done[key]["answer"], scene)
-                        rows.append({"column": column, **where, "score": right, **done[key]})
+                        row = {"column": column, **where, "form": form, "score": right}
+                        rows.append(row | done[key])
                 print(f"{split} {skill} done", flush=True)
     return rows
 

@@ -27,13 +27,12 @@ from visipruner.files import write_whole
 from visipruner.levels import PRESETS, method_at
 from visipruner.methods import PruningMethod
 from visipruner.models import VLM
-from visipruner.tiny.asking import add_common, ask, interview, open_model, questions
+from visipruner.tiny.asking import FORMS, add_common, ask, interview, open_model, questions
 from visipruner.tiny.data import SKILLS, asked_for, render
 from visipruner.tiny.drawing import BACKGROUND, thing_of_patches
 from visipruner.tiny.evaluate import UNPRUNED
 from visipruner.tiny.grounding import mentioned
 
-FORMS = {"one word": True, "a sentence": False}
 ONE_THING = ("colour", "shape", "size", "place")  # skills whose questions are about one thing
 
 

@@ -20,12 +20,14 @@ from visipruner.files import write_whole
 from visipruner.levels import PRESETS, method_at
 from visipruner.methods import PruningMethod
 from visipruner.models import VLM
-from visipruner.tiny.asking import add_common, interview, open_model, share_cut
+from visipruner.tiny.asking import FORMS, add_common, interview, open_model, share_cut
 from visipruner.tiny.data import SKILLS
 
 SETS = ("heldout", "unseen")
 QUICK, FULL = 20, 300  # questions per skill and set
 UNPRUNED = "unpruned"
+# Skills; the others by how the answer is asked for (a description has one way); everything.
+GROUPS = (*SKILLS, *FORMS, "all")
 Z = 1.96  # 95%
 MARK = "<!-- results -->"  # the model card's table stands between two of these
 
@@ -55,11 +57,11 @@ def paired_difference(first: list[float], second: list[float]) -> tuple[float, f
 
 
 def summary(rows: list[dict]) -> list[dict]:
-    """One line per column, set and skill (and "all"): the share of right answers, its interval,
-    the FLOPs cut and, where a method pruned, the paired difference to the unpruned answers."""
+    """One line per column, set and group: the share of right answers, its interval, the FLOPs cut
+    and, where a method pruned, the paired difference to the unpruned answers."""
     table = []
     for column, split in dict.fromkeys((row["column"], row["set"]) for row in rows):
-        for skill in (*SKILLS, "all"):
+        for skill in GROUPS:
             mine, full = (_chosen(rows, name, split, skill) for name in (column, UNPRUNED))
             scores = [row["score"] for row in mine]
             low, high = wilson(sum(scores), len(scores))
@@ -73,21 +75,22 @@ def summary(rows: list[dict]) -> list[dict]:
 
 
 def _chosen(rows: list[dict], column: str, split: str, skill: str) -> list[dict]:
-    """The rows of a column and a set that are about a skill, or about "all"."""
+    """The rows of a column and a set that belong to one of `GROUPS`."""
     return [
         row
         for row in rows
-        if (row["column"], row["set"]) == (column, split) and skill in (row["skill"], "all")
+        if (row["column"], row["set"]) == (column, split)
+        and skill in (row["skill"], row["form"], "all")
     ]
 
 
 def as_markdown(table: list[dict]) -> str:
-    """One line per skill, one column per set and method; then what pruning cost and saved."""
+    """One line per group, one column per set and method; then what pruning cost and saved."""
     heads = list(dict.fromkeys((line["column"], line["set"]) for line in table))
     cells = {(line["column"], line["set"], line["skill"]): line for line in table}
     lines = ["| skill | questions | " + " | ".join(f"{c}, {s}" for c, s in heads) + " |"]
     lines.append("|---" * (2 + len(heads)) + "|")
-    for skill in (*SKILLS, "all"):
+    for skill in GROUPS:
         shown = [cells[c, s, skill] for c, s in heads]
         values = [f"{x['right']:.1%} ({x['low']:.1%}-{x['high']:.1%})" for x in shown]
         lines.append(f"| {skill} | {shown[0]['questions']} | " + " | ".join(values) + " |")
