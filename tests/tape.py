@@ -3,21 +3,36 @@
 `TapeRecorder` stands in for `visipruner.graphs.Recorder`. What a function asks of torch is written
 down once; a replay runs the same operators on the same tensors and puts results where the first
 ones lay. As the graphs of one pool write over each other's scratch memory, a replay spoils whatever
-younger recordings made. What waits for the host, or comes from it, is refused.
+younger recordings made. Refused is what would wait for the host or come from it, as far as a CPU
+can tell: numbers that are read, shapes that depend on numbers, tensors from Python lists.
 """
 
 import torch
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 aten = torch.ops.aten
-# Reading a number, a shape that depends on numbers, and numbers that come from a Python list.
 FORBIDDEN = {
     aten._local_scalar_dense.default,
+    aten.equal.default,
     aten.nonzero.default,
     aten.masked_select.default,
+    aten._unique2.default,
     aten.lift_fresh.default,
 }
+READS = {"tolist", "cpu", "numpy", "__array__"}  # which no operator tells
+
+
+class _NoReads(TorchFunctionMode):
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if getattr(func, "__name__", "") in READS:
+            raise _refusal(func)
+        return func(*args, **(kwargs or {}))
+
+
+def _refusal(what) -> RuntimeError:
+    return RuntimeError(f"{what} is not permitted while a stream is capturing.")
 
 
 class _Tape(TorchDispatchMode):
@@ -28,8 +43,8 @@ class _Tape(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        if func in FORBIDDEN:
-            raise RuntimeError(f"{func} is not permitted while a stream is capturing.")
+        if func in FORBIDDEN or (func == aten.index.Tensor and _by_bools(args[1])):
+            raise _refusal(func)
         results = func(*args, **kwargs)
         given = {_memory(t) for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)}
         fresh = [t for t in _tensors(results) if _memory(t) not in given]
@@ -52,14 +67,13 @@ class TapeRecorder:
 
     def __init__(self, device):
         self.tapes: list[_Tape] = []
-        self.replays = 0
 
     def record(self, function):
         with torch.inference_mode(False), torch.no_grad():
             for _ in range(2):
                 function()
             tape = _Tape()
-            with tape:
+            with _NoReads(), tape:
                 output = function()
         number = len(self.tapes)
         self.tapes.append(tape)
@@ -67,13 +81,16 @@ class TapeRecorder:
             _spoil(tensor)
 
         def replay():
-            self.replays += 1
             tape.play()
             for younger in self.tapes[number + 1 :]:
                 for tensor in younger.made:
                     _spoil(tensor)
 
         return replay, output
+
+
+def _by_bools(indices) -> bool:
+    return any(index is not None and index.dtype == torch.bool for index in indices)
 
 
 def _tensors(results) -> list[torch.Tensor]:

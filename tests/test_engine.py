@@ -193,11 +193,11 @@ class KeepsWhatItIsTold(PruningMethod):
         return Selection(self.keep + self.last, "told")
 
 
-@pytest.mark.parametrize("keep", [(2, 3), (2, 2), (4, 2), (2, 70)])
-def test_tokens_that_are_gone_or_named_twice_are_refused(keep, llama):
+@pytest.mark.parametrize("keep", [(2, 3), (2, 2), (4, 2), (2, 70), (2, LAYOUT.length - 1, 4)])
+def test_tokens_that_are_gone_or_not_in_order_are_refused(keep, llama):
     model, embeds = llama(), embeds_for(LAYOUT, 64)
     with (
-        pytest.raises(ValueError, match="told wants to keep tokens twice, or that are not there"),
+        pytest.raises(ValueError, match="told must name tokens that are still there, once each"),
         torch.no_grad(),
         prune(model, KeepsWhatItIsTold(keep), LAYOUT),
     ):

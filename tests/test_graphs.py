@@ -247,6 +247,39 @@ def test_captured_layers_equal_the_hooks(name, device, llama):
         check_equal(ours, reference)
 
 
+def test_a_layer_has_a_graph_for_each_of_its_plans(device, llama):
+    model = llama(max_position_embeddings=450).to(device)
+    replayer, embeds = Replayer(model), embeds_for(LAYOUT, 64).to(device)
+    for name in ("paper filters", "official filters", "paper only edits", "paper filters"):
+        reference = run(prune(model, SHALLOW[name], LAYOUT), model, embeds)
+        check_equal(run(replayer.prune(SHALLOW[name], LAYOUT), model, embeds), reference)
+
+
+@pytest.mark.parametrize(
+    "reading",
+    [
+        torch.Tensor.tolist,
+        torch.Tensor.cpu,
+        torch.Tensor.numpy,
+        torch.Tensor.item,
+        torch.nonzero,
+        torch.unique,
+        lambda x: x[x > 0],
+        lambda x: torch.equal(x, x),
+        lambda x: bool(x > 0),
+        lambda x: x + torch.tensor([1.0]),
+    ],
+)
+def test_the_stand_in_refuses_what_a_stream_refuses(reading):
+    number, recorder = torch.ones(1), TapeRecorder("cpu")
+    with pytest.raises(RuntimeError, match="not permitted while a stream is capturing"):
+        recorder.record(lambda: reading(number))
+    replay, output = recorder.record(lambda: number * 2)
+    number.fill_(4)
+    replay()
+    assert output.item() == 8
+
+
 def test_another_picture_and_question_are_replayed(device, llama):
     """Nothing of the prompt that was recorded stays in what is replayed."""
     model = llama(max_position_embeddings=449).to(device)

@@ -16,6 +16,8 @@ from visipruner.tiny.data import (
     UNSEEN_PAIRS,
     Thing,
     ask_about,
+    asked_for,
+    bare,
     compose,
     facts,
     is_correct,
@@ -264,3 +266,34 @@ def test_photographs_are_noticed():
     pictures = [getattr(data, name)() for name in names] + list(samples)
     flagged = sum(looks_unlike_training(Image.fromarray(picture)) for picture in pictures)
     assert flagged >= 0.9 * len(pictures)
+
+
+@pytest.mark.parametrize(
+    ("text", "rest"),
+    [
+        ("what is it? answer in one word.", "what is it?"),
+        ("What is it? USE A SINGLE WORD!", "What is it?"),
+        ("what is it, one word only", "what is it"),
+        ("what is it? one word only. answer with one word.", "what is it?"),
+        ("what is it? Answer the question using a single word or phrase.", "what is it?"),
+        ("answer in one word.", ""),
+        ("which bone word only", None),
+        ("answer in one word. 这是什么？", None),
+        ("is one word only a word?", None),
+    ],
+)
+def test_a_plea_for_one_word_is_known_at_the_end_only(text, rest):
+    assert bare(text) == ((text, False) if rest is None else (rest, True))
+
+
+def test_every_question_can_be_asked_both_ways():
+    for skill in SKILLS:
+        for number in range(20):
+            question = ask_about(make_scene(number), skill, random.Random(number))
+            if question is None:
+                continue
+            for one_word in (True, False):
+                asked = asked_for(question, one_word)
+                assert asked.short == one_word == bare(asked.text)[1] or skill == "describe"
+                assert bare(asked.text)[0] == bare(question.text)[0]
+                assert asked_for(asked, question.short).answer == question.answer

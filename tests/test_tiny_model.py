@@ -1,6 +1,7 @@
 """The small model: trained as it will be asked, resumed exactly, loaded without a network."""
 
 import copy
+import json
 import random
 
 import pytest
@@ -23,12 +24,14 @@ from visipruner.tiny.data import (
     make_scene,
     render,
 )
+from visipruner.tiny.drawing import BACKGROUND, thing_of_patches
 from visipruner.tiny.dynamics import Blind, Watch, kept
 from visipruner.tiny.evaluate import UNPRUNED, paired_difference, summary, wilson
 from visipruner.tiny.grounding import LESSONS, told
 from visipruner.tiny.scenes import SHAPES
 from visipruner.tiny.stages import COUNTING, looking_loss, take, tower_features
 from visipruner.tiny.vision import centre_patch, label_batch, pixel_batch
+from visipruner.ui import examples, scenes
 
 needs_weights = pytest.mark.skipif(not (FOLDER / "model.safetensors").exists(), reason="no weights")
 
@@ -256,6 +259,24 @@ def test_analyses_see_what_they_say(bundled):
         assert (of_all["patches"], of_few["patches"]) == (576, 20)
         assert 0 < of_all["on the thing asked about"] < of_all["on things"] < 0.6
     assert lines[0] == {**lines[3], "asked for": "one word"}  # the same questions in both forms
+
+
+@needs_weights
+def test_the_pages_examples_are_what_the_readme_says(bundled):
+    """Right unpruned and with VisiPruner's presets; of one word, more on things than usual."""
+    usual = json.loads((FOLDER / "dynamics.json").read_text())["kept"]
+    usual = next(x for x in usual if (x["asked for"], x["kept by"]) == ("one word", "balanced"))
+    for seed, asked in examples.chosen():
+        prompt, truth = bundled.prepare(scenes.picture(seed), asked), scenes.truth(seed, asked)
+        features, kept_by = bundled.encode(prompt), {}
+        for name in (None, *PRESETS):
+            method = method_at(bundled, "visipruner", name) if name else PruningMethod()
+            answer, trace = ask(bundled, method, prompt, features)
+            assert truth.fits(answer), (seed, name)
+            kept_by[name] = trace.cuts[0].kept if trace.cuts else []
+        if truth.question.short:
+            shows = thing_of_patches(scenes.scene(seed), 14) != BACKGROUND
+            assert shows[kept_by["balanced"]].mean() > usual["on things"]
 
 
 @needs_weights

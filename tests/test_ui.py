@@ -130,9 +130,12 @@ def test_a_cut_before_the_first_layer_has_a_name(finished):
 def test_speed_is_not_oversold(finished, ratio, words):
     comparison = finished[1].comparison
     full, pruned = comparison.answers
-    pruned = replace(pruned, times=replace(pruned.times, rounds=5))
-    times = replace(full.times, first_token=pruned.times.first_token * ratio)
-    changed = replace(comparison, answers=[replace(full, times=times), pruned])
+    clocks = [
+        replace(answer.times, rounds=5, first_token=first, first_tokens=(first,) * 5)
+        for answer, first in ((full, 100 * ratio), (pruned, 100.0))
+    ]
+    answers = [replace(full, times=clocks[0]), replace(pruned, times=clocks[1])]
+    changed = replace(comparison, answers=answers)
     assert words in views.verdict(changed)
 
 
@@ -149,6 +152,8 @@ def test_a_result_says_what_it_answers(models, form, finished):
 
 def test_what_is_missing_is_said_before_a_model_is_fetched(form):
     handlers.check_input(form)
+    with pytest.raises(ValueError, match="for nothing yet"):
+        handlers.check_input(replace(form, question="Answer in one word."))
     handlers.check_input(replace(form, picture=None), scene=3)
     for change in ({"question": " "}, {"picture": None}):
         with pytest.raises(ValueError):
@@ -241,7 +246,7 @@ def test_questions_belong_to_their_scene():
             assert truth.fits(question.answer)
             assert not truth.fits("certainly not")
     assert scenes.truth(3, "what is the meaning of life?") is None
-    with pytest.raises(ValueError, match="seed"):
+    with pytest.raises(ValueError, match="scene's number"):
         scenes.scene(-1)
 
 
@@ -264,25 +269,33 @@ def test_what_stays_is_counted_against_the_whole_picture():
     square = {"shape": "square", "colour": "red", "size": "large", "x": 35, "y": 35}
     source = {"things": [square], "seed": 1}
 
-    def said(kept, bundled=True, grids=((24, 24),), asked="what is it? one word only.", at=5):
+    def said(kept, bundled=True, grids=((24, 24),), asked="", answer="square", at=5):
         trace = SimpleNamespace(
             cuts=[Cut(5, "filter", kept, [])], num_visual=576, filtering_layer=at
         )
         prompt = SimpleNamespace(layout=SimpleNamespace(grids=grids), question=asked)
-        pruned = SimpleNamespace(trace=trace, text="Yes, there is a square.")
-        comparison = SimpleNamespace(answers=[None, pruned], prompt=prompt)
+        answers = [None, SimpleNamespace(trace=trace, text=answer)]
+        comparison = SimpleNamespace(answers=answers, prompt=prompt)
         return scenes.what_stays(source, comparison, bundled)
 
     in_the_middle = 2 * 24 + 2  # of the square, two patches from the corner
-    assert said([in_the_middle]).startswith("1 of the 1 patches that stay show a thing; of all 576")
-    assert said([575, 574]).startswith("0 of the 2 ") and text.STAYS_LATE in said([575, 574])
+    assert said([in_the_middle]).startswith("The one patch that stays shows a thing; of all 576")
+    assert said([575]).startswith("The one patch that stays shows ground; of all 576")
+    assert said([575, 574]).startswith("Of the 2 patches that stay, 0 show a thing; of all 576, ")
+    assert text.STAYS_LATE in said([575, 574])
     assert text.STAYS_LATE not in said([575, 574], bundled=False)
-    of_a_sentence = said([575, 574], asked="what is it?")
-    assert "here “Yes”" in of_a_sentence and text.STAYS_LATE not in of_a_sentence
-    by_the_clock = said([575, 574], asked="what is it?", at=None)  # which watches no word
-    assert "first word" not in by_the_clock
-    every = said(list(range(575))).split()[0]  # but for the last, which is ground
-    assert f"of all 576 it is {every}." in said([in_the_middle])
+    known = {question.skill: question for question in scenes.questions(source)}
+    for skill, hint in (("colour", "here “The”"), ("exists", ""), ("describe", "")):
+        question = data.asked_for(known[skill], one_word=False)
+        note = said([575, 574], asked=question.text, answer=question.answer)
+        assert hint in note and ("first word" in note) == bool(hint)  # yes and no are the answer
+        assert (text.STAYS_LATE in note) != bool(hint)
+        by_the_clock = said([575, 574], asked=question.text, answer=question.answer, at=None)
+        assert by_the_clock == said([575, 574]).removesuffix(f" {text.STAYS_LATE}")
+        one_word = data.asked_for(question, one_word=True)
+        assert skill == "describe" or text.STAYS_LATE in said([575, 574], asked=one_word.text)
+    every = said(list(range(575))).split("stay, ")[1].split()[0]  # the last one is ground
+    assert f"; of all 576, {every} do." in said([575, 574])
     assert said([]) == said(list(range(576))) == ""
     assert said([5], grids=()) == said([5], grids=((27, 27),)) == ""
 
@@ -321,6 +334,8 @@ def test_limits_are_named_kindly():
     assert any("zebra" in note for note in notes)
     assert text.OUTSIDE in notes
     assert scenes.limits(scenes.picture(3), "what colour is the star?") == []
+    assert scenes.limits(None, "What do you see? Use a single word.") == [text.ONE_WORD_PICTURE]
+    assert scenes.limits(None, "what do you see?") == []
 
 
 # -- links, snippets, files

@@ -47,7 +47,7 @@ def size(ranges: tuple[Range, ...]) -> int:
     return sum(stop - start for start, stop in ranges)
 
 
-def rows_of(ranges: tuple[Range, ...], device=None) -> Tensor:
+def rows_of(ranges: tuple[Range, ...], device) -> Tensor:
     """The row numbers in `ranges`, one after the other."""
     return torch.cat([torch.arange(start, stop, device=device) for start, stop in ranges])
 
@@ -205,7 +205,7 @@ def influence(weights: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     dot = (grouped * torch.bmm(output, value.transpose(1, 2))).sum((0, 1))  # O * P_j
     lengths = torch.linalg.vector_norm(value, dim=-1)[:, None]  # (kv heads, 1, keys)
     square = (grouped * lengths).square_().sum((0, 1))  # ||P_j||^2
-    whole = dot.sum()  # ||O||^2, for O is the sum of all P_j
+    whole = output.square().sum()
     stays = whole - dot  # O * O'_j
     # Where one key is all of O, rounding is all of O'_j: no cosine near 1 may come of it.
     rest = (stays - dot + square).clamp_(min=1e-12 * whole)  # ||O'_j||^2

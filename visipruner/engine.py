@@ -372,14 +372,14 @@ class Run:
     def _cut(self, selection: Selection, after_layer: int, hidden: Tensor | None) -> Tensor | None:
         """Note the decision and return the hidden states of the tokens that go on."""
         keep = torch.tensor(selection.keep, dtype=torch.long)
+        rows = torch.searchsorted(self.positions, keep).clamp(max=len(self.positions) - 1)
+        if not torch.equal(self.positions[rows], keep) or not (keep.diff() > 0).all():
+            raise ValueError(
+                f"{self.method.name} must name tokens that are still there, once each and in "
+                "ascending order."
+            )
         if not len(keep) or keep[-1] != self.positions[-1]:
             raise ValueError(f"{self.method.name} must keep the last prompt token: it answers.")
-        rows = torch.searchsorted(self.positions, keep)
-        ascending = bool((keep.diff() > 0).all())
-        if not ascending or not torch.equal(self.positions[rows], keep):
-            raise ValueError(
-                f"{self.method.name} wants to keep tokens twice, or that are not there any more."
-            )
         kept = self.patch_of[keep[self.is_visual[keep]]].tolist()
         if selection.owner is not None:
             owner = list(selection.owner)

@@ -39,7 +39,8 @@ class Times:
     """Milliseconds. First token and total include the vision tower's share.
 
     All are of the one run that was shown, but where `rounds` is more than 0: then vision, prefill
-    and first token are medians of so many silent runs after it.
+    and first token are medians of so many silent runs after it, whose first tokens are
+    `first_tokens`, in turn with the other side's.
     """
 
     vision: float
@@ -48,6 +49,7 @@ class Times:
     per_token: float | None  # median over the decoded tokens; None: there was none
     total: float
     rounds: int = 0
+    first_tokens: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -116,9 +118,15 @@ class Comparison:
 
     @property
     def faster(self) -> bool | None:
-        """Does the last answer's first token come sooner? None: no measurable difference."""
+        """Does the last answer's first token come sooner? None: no measurable difference.
+
+        Of silent rounds all but one at most must say so, and three at least.
+        """
         ratio = self.first_token_ratio
-        return None if 1 / NOTICEABLE < ratio < NOTICEABLE else ratio > 1
+        first, last = (self.answers[i].times.first_tokens for i in (0, -1))
+        agreeing = sum((a > b) == (ratio > 1) for a, b in zip(first, last, strict=True))
+        scattered = first and agreeing < max(3, len(first) - 1)
+        return None if scattered or 1 / NOTICEABLE < ratio < NOTICEABLE else ratio > 1
 
     def to_json(self) -> dict:
         return {

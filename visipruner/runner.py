@@ -210,7 +210,8 @@ def _clocked(vlm, prompt, methods, options, answers: list[Answer], emit) -> list
         samples.append([answer.times for answer in silent])
     for side, taken in enumerate(zip(*samples, strict=True)):
         medians = _medians(taken, ("vision", "prefill", "first_token"))
-        times = replace(answers[side].times, **medians, rounds=len(samples))
+        firsts = tuple(times.first_token for times in taken)
+        times = replace(answers[side].times, **medians, rounds=len(taken), first_tokens=firsts)
         answers[side] = replace(answers[side], times=times)
     return answers
 

@@ -153,9 +153,9 @@ class VisiPruner(PruningMethod):
         if view.layer > 0:
             return (*plan, Span(queries=view.text_ranges, keys=view.text_ranges))
         for start, stop in view.text_ranges:
-            seen = _until(view.visual_ranges, start)
-            last = max(0, size(seen) - 1)
-            carrier = int(view.visual_rows[min(self.merge_index, last)])
+            seen, carrier = _until(view.visual_ranges, start), 0
+            if seen:
+                carrier = int(view.visual_rows[min(self.merge_index, size(seen) - 1)])
             plan.append(Span(((start, stop),), ((0, stop),), merged=seen, merge_into=carrier))
         return tuple(plan)
 

@@ -201,7 +201,7 @@ function thingAt({ x, y }) {
 }
 
 function press(event) {
-  if (event.button) return; // of a mouse, the main one only
+  if (event.button || !event.isPrimary) return; // the main button, the first finger
   const point = pointOf(event), top = thingAt(point);
   tap = drag = null;
   if (top < 0 && event.pointerType === "touch") {
@@ -215,6 +215,7 @@ function press(event) {
 }
 
 function pull(event) {
+  if (!event.isPrimary) return;
   const { x, y } = pointOf(event);
   if (tap && Math.hypot(x - tap.x, y - tap.y) > PATCH) tap = null;
   if (!drag) return;
@@ -224,6 +225,7 @@ function pull(event) {
 }
 
 function release(event) {
+  if (!event.isPrimary) return;
   if (tap && event.type === "pointerup") add(Math.round(tap.x), Math.round(tap.y));
   if (drag && drag.moved) commit(`Moved: ${described(things[chosen])}.`);
   tap = drag = null;

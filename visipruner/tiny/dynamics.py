@@ -136,8 +136,9 @@ def kept(vlm: VLM, methods: dict[str, PruningMethod], count: int) -> list[dict]:
     """For every method, what the patches that its first cut keeps show; "all" is every patch.
 
     Every one of `count` questions per skill is asked for one word and for a sentence, for the test
-    watches the answer's first word. Means of the number of patches, of the share of them on any
-    thing and, of questions about one thing (`ONE_THING`), on that thing.
+    watches the answer's first word; a description is left out, and a run that kept nothing. The
+    median number of patches, the mean share of them on any thing and, of questions about one thing
+    (`ONE_THING`), on that thing.
     """
     found = {(form, name): [] for form in FORMS for name in ("all", *methods)}
     patch = vlm.model.config.vision_config.patch_size

@@ -93,7 +93,8 @@ def as_markdown(table: list[dict]) -> str:
     for skill in GROUPS:
         shown = [cells[c, s, skill] for c, s in heads]
         values = [f"{x['right']:.1%} ({x['low']:.1%}-{x['high']:.1%})" for x in shown]
-        lines.append(f"| {skill} | {shown[0]['questions']} | " + " | ".join(values) + " |")
+        counts = dict.fromkeys(str(line["questions"]) for line in shown)  # two, if sets differ
+        lines.append(f"| {skill} | {', '.join(counts)} | " + " | ".join(values) + " |")
     totals = [cells[c, s, "all"] for c, s in heads]
     if any("difference" in line for line in totals):
         lost = [_points(line.get("difference")) for line in totals]

@@ -110,12 +110,14 @@ def _question(rng, skill: str, form: str, brief: str, sentence: str, **parts: st
 
 def bare(text: str) -> tuple[str, bool]:
     """A question without its plea for one word, and whether it had one."""
-    found = _PLEA.search(text)
-    return (text[: found.start()], True) if found else (text, False)
+    rest = text
+    while found := _PLEA.search(rest):
+        rest = rest[: found.start()]
+    return rest, rest != text
 
 
 _PLEAS = "|".join(plea.rstrip(".") for plea in (*SHORT, LLAVA_SHORT))
-_PLEA = re.compile(rf"\s*({_PLEAS})\W*$", re.IGNORECASE)
+_PLEA = re.compile(rf"(^|[\s,;:]+)({_PLEAS})\W*$", re.IGNORECASE)
 
 
 def asked_for(question: Question, one_word: bool) -> Question:

@@ -27,15 +27,15 @@ def connect(page, models, model_line, chosen, results, run):
     @plainly
     def on_upload(path):
         try:
-            return open_picture(path), None
+            return open_picture(path), None, None
         except ValueError as error:
             # Not an error: the broken file has to leave the page as well.
             gr.Warning(str(error), duration=12)
-            return None, None
+            return None, None, None
 
     @plainly
     def on_seed(seed, question):
-        asked = scenes.next_question(seed, question).text
+        asked = scenes.first_question(seed, question)
         return scenes.picture(seed), int(seed), int(seed), asked
 
     @plainly
@@ -45,7 +45,7 @@ def connect(page, models, model_line, chosen, results, run):
 
     @plainly
     def on_new(seed, question):
-        return on_seed((seed or 0) + 1, question)
+        return on_seed(((seed or 0) + 1) % (scenes.MAX_SEED + 1), question)
 
     @plainly
     def on_compose(source, filled):
@@ -57,8 +57,8 @@ def connect(page, models, model_line, chosen, results, run):
     @plainly
     def on_composed(value, question):
         source = {"things": value.get("things"), "seed": value.get("seed")}
-        asked = scenes.next_question(source, question).text
-        return scenes.picture(source), source, gr.skip(), asked
+        asked = scenes.first_question(source, question)
+        return scenes.picture(source), source, None, asked
 
     @plainly
     def on_another(scene, question):
@@ -72,7 +72,7 @@ def connect(page, models, model_line, chosen, results, run):
         seed, question = examples.chosen()[0]
         if "seed" in found:
             seed = found["seed"]
-            question = scenes.questions(seed)[0].text
+            question = scenes.first_question(seed, question)
         elif "question" in found and "seed" not in request.query_params:
             # Asked of a picture that stayed with its owner.
             seed = None
@@ -81,7 +81,7 @@ def connect(page, models, model_line, chosen, results, run):
         name = next((name for name, value in PRESETS.items() if value == level), None)
         model = found.get("model", models.default)
         return [
-            None if seed is None else scenes.picture(seed), seed, seed or 0,
+            None if seed is None else scenes.picture(seed), seed, seed,
             found.get("question", question), gr.update(choices=models.choices, value=model),
             found.get("method", "visipruner"), level, name, found.get("semantics", "paper"),
             views.notes(unread), views.model_line(models, model),
@@ -91,17 +91,18 @@ def connect(page, models, model_line, chosen, results, run):
     c.compose.expand(on_compose, [c.scene, filled], [c.composer, filled], **SMALL)
     used = c.composer.submit(on_composed, [c.composer, c.question], scene_parts, **SMALL)
     used.success(None, js="() => vp.show('.vp-picture')", **PRIVATE)
-    c.examples.select(on_example, None, scene_parts, **SMALL)
+    taken = c.examples.select(on_example, None, scene_parts, **SMALL)
     numbered = [c.seed, c.question]
-    c.new_scene.click(on_new, numbered, scene_parts, **SMALL)
-    c.seed.submit(on_seed, numbered, scene_parts, **SMALL)
+    new = c.new_scene.click(on_new, numbered, scene_parts, **SMALL)
+    entered = c.seed.submit(on_seed, numbered, scene_parts, **SMALL)
     # Who only passes through the box must not lose a picture of their own.
     c.seed.focus(None, c.seed, None, js="(seed) => vp.enterSeed(seed)", **PRIVATE)
-    left = "(seed, ...others) => [vp.leaveSeed(seed), ...others]"
-    c.seed.blur(on_seed_left, [*numbered, c.scene], scene_parts, js=left, **SMALL)
-    c.another.click(on_another, [c.scene, c.question], c.question, **SMALL)
-    c.picture.upload(on_upload, c.picture, [c.picture, c.scene], **SMALL)
-    c.picture.clear(lambda: None, None, c.scene, **SMALL)
+    change = "(seed, ...others) => [vp.leaveSeed(seed), ...others]"
+    left = c.seed.blur(on_seed_left, [*numbered, c.scene], scene_parts, js=change, **SMALL)
+    another = c.another.click(on_another, [c.scene, c.question], c.question, **SMALL)
+    # The number names the picture that is shown, or none.
+    c.picture.upload(on_upload, c.picture, [c.picture, c.scene, c.seed], **SMALL)
+    c.picture.clear(lambda: (None, None), None, [c.scene, c.seed], **SMALL)
     loaded = page.load(
         on_load,
         None,
@@ -114,7 +115,7 @@ def connect(page, models, model_line, chosen, results, run):
     # What was downloaded for a run is there now, and the menu says so.
     run.success(lambda: gr.update(choices=models.choices), None, c.model, **UNQUEUED)
     _levels(c)
-    _one_word(c)
+    _one_word(c, [used, taken, new, entered, left, another])
     _fields(loaded, run, models, c)
 
 
@@ -126,13 +127,20 @@ def _levels(c):
     c.level.input(None, c.level, c.preset, js=js, **PRIVATE)
 
 
-def _one_word(c):
-    """The question itself asks for one word, so box and question follow each other."""
+def _one_word(c, asked: list):
+    """The question itself asks for one word, so box and question follow each other.
+
+    Args:
+        asked: events that put a scene's question into the form, in the bundled model's words.
+    """
     pleas, own = [*SHORT, LLAVA_SHORT], {"tiny": SHORT[0], "": LLAVA_SHORT}
     words = f"{json.dumps(pleas)}, {json.dumps(own)}"
     ask = f"(on, question, model) => vp.oneWord(on, question, model, {words})"
     given, both = [c.one_word, c.question, c.model], [c.question, c.one_word]
     gr.on([c.one_word.input, c.model.input], None, given, both, js=ask, **PRIVATE)
+    translate = f"(question, model) => vp.inOwnWords(question, model, {words})"
+    for event in asked:
+        event.success(None, [c.question, c.model], c.question, js=translate, **PRIVATE)
     asks = f"(question) => vp.asksOneWord(question, {json.dumps(pleas)})"
     c.question.change(None, c.question, c.one_word, js=asks, **PRIVATE)
 

@@ -105,7 +105,13 @@ def build(models: Models) -> Controls:
     )
     with gr.Row(elem_classes="vp-tight vp-scene"):
         seed = gr.Number(
-            0, label=text.SCENE_SEED, precision=0, minimum=0, min_width=90, container=False
+            None,
+            label=text.SCENE_SEED,
+            placeholder=text.NO_NUMBER,
+            precision=0,
+            minimum=0,
+            min_width=90,
+            container=False,
         )
         new_scene = gr.Button(text.SCENE, size="sm", min_width=90)
         another = gr.Button(text.ANOTHER_QUESTION, size="sm", min_width=120)

@@ -14,6 +14,7 @@ from visipruner.methods import PruningMethod
 from visipruner.models import VLM, Prompt
 from visipruner.results import Comparison, Options
 from visipruner.runner import Event
+from visipruner.tiny.data import bare
 from visipruner.trace import LayerRecord
 from visipruner.ui import scenes, text
 from visipruner.ui.scenes import Truth
@@ -129,7 +130,9 @@ def check_input(form: Form, scene: int | dict | None = None):
     Raises:
         ValueError: one plain sentence, for no question or a picture that is none.
     """
-    clean_question(form.question)
+    question, _ = clean_question(form.question)
+    if not bare(question)[0].strip():
+        raise ValueError(text.ONLY_A_PLEA)
     if scene is None:
         if isinstance(form.picture, str) and not Path(form.picture).exists():
             raise ValueError(text.PICTURE_GONE)  # see KEEP_FILES in layout.py

@@ -30,9 +30,9 @@ window.vp = {
   },
 
   // Whether Stop ended the run: the status line may be older, or newer, than the click.
-  stop() {
+  stop(status) {
     vp.stopped = true;
-    return [];
+    return status;
   },
 
   // On a narrow screen the answers stand below the form, so go there.
@@ -64,8 +64,16 @@ window.vp = {
   // The question, asking for one word in the model's own way or for it no longer; and whether it
   // does, for nothing can be asked of no question.
   oneWord(on, question, model, pleas, own) {
-    const { bare } = withoutPlea(question, pleas);
-    return on && bare ? [`${bare} ${own[model] ?? own[""]}`, true] : [bare, false];
+    const { bare } = withoutPlea(question, pleas), asked = bare.trim();
+    if (!on || !asked) return [bare, false];
+    const mark = /[\p{L}\p{N}]$/u.test(asked) ? "?" : "";
+    return [`${asked}${mark} ${own[model] ?? own[""]}`, true];
+  },
+
+  // What the bundled model is asked, as another model is asked for one word.
+  inOwnWords(question, model, pleas, own) {
+    const { asked } = withoutPlea(question, pleas);
+    return model in own ? question : vp.oneWord(asked, question, model, pleas, own)[0];
   },
 
   asksOneWord(question, pleas) {
@@ -91,12 +99,11 @@ window.vp = {
 
 // As `bare` does on the server: the question without its plea for one word, and whether it had one.
 function withoutPlea(question, pleas) {
-  const end = /\W+$/;
-  const said = (question ?? "").replace(end, "");
-  const words = pleas.map((plea) => plea.replace(end, ""));
-  const plea = words.find((word) => said.toLowerCase().endsWith(word.toLowerCase()));
-  if (!plea) return { bare: question ?? "", asked: false };
-  return { bare: said.slice(0, -plea.length).trimEnd(), asked: true };
+  const words = pleas.map((plea) => plea.replace(/\.$/, "")).join("|");
+  const plea = new RegExp(`(^|[\\s,;:]+)(${words})[^\\p{L}\\p{N}_]*$`, "iu");
+  let bare = question ?? "";
+  while (plea.test(bare)) bare = bare.replace(plea, "");
+  return { bare, asked: bare !== (question ?? "") };
 }
 
 // A page that is served without https, as in a class room, has no other clipboard. Gradio's box is

@@ -26,6 +26,7 @@ from visipruner.tiny.data import (
     unknown_words,
 )
 from visipruner.tiny.drawing import BACKGROUND, thing_of_patches
+from visipruner.tiny.phrases import ASK
 from visipruner.ui import text
 
 SPLIT = "heldout"  # the page never shows a picture that the model was trained on
@@ -67,7 +68,8 @@ def scene(source) -> Scene:
     """
     if isinstance(source, dict):
         return scene_of(source)
-    return make_scene(check_number("seed", source, 0, MAX_SEED, integer=True), SPLIT)
+    number = check_number("The scene's number", source, 0, MAX_SEED, integer=True)
+    return make_scene(number, SPLIT)
 
 
 def picture(source) -> Image.Image:
@@ -112,15 +114,34 @@ def what_stays(source, comparison: Comparison, bundled: bool) -> str:
         return ""
     on = thing_of_patches(shown, shown.side // grid[0]) != BACKGROUND
     there, everywhere = int(on[cut.kept].sum()), int(on.sum())
-    note = text.STAYS.format(on=there, kept=len(cut.kept), every=everywhere, all=len(on))
+    of_all = {"every": everywhere, "all": len(on)}
+    note = text.STAYS.format(on=there, kept=len(cut.kept), **of_all)
+    if len(cut.kept) == 1:
+        note = text.STAYS_ONE.format(what=text.STAYS_WHAT[there], **of_all)
     if 2 * there >= len(cut.kept):
         return note
-    words = comparison.answers[-1].text.split()
-    if words and trace.filtering_layer is not None and not bare(comparison.prompt.question)[1]:
-        note += " " + text.STAYS_SENTENCE.format(word=words[0].strip(",."))
+    if trace.filtering_layer is None:
+        return note  # nothing was measured, so nothing can be said of what matters
+    if word := _first_word(source, comparison):
+        note += " " + text.STAYS_SENTENCE.format(word=word)
     elif bundled and cut.after_layer >= MOSTLY_READ:
         note += " " + text.STAYS_LATE
     return note
+
+
+def _first_word(source, comparison: Comparison) -> str:
+    """The pruned answer's first word, if it is not the answer but one word could have been."""
+    known = truth(source, comparison.prompt.question)
+    words = comparison.answers[-1].text.split()
+    if known is None or known.question.short or not known.question.other or not words:
+        return ""
+    word = words[0].strip(",.")
+    return "" if word.casefold() == known.question.other.casefold() else word
+
+
+def first_question(source, like: str | None) -> str:
+    """A scene's first question, in the form of `like`: for one word or for a sentence."""
+    return _in_form(source, bare(like or "")[1])[0].text
 
 
 def next_question(source, question: str | None) -> Question:
@@ -129,15 +150,22 @@ def next_question(source, question: str | None) -> Question:
     All ask for one word if this one does, and else for a sentence.
     """
     asked, one_word = bare(question or "")
-    found = [asked_for(known, one_word) for known in questions(source)]
-    found = [known for known in found if known.short == one_word]  # one word describes no picture
+    found = _in_form(source, one_word)
     texts = [bare(known.text)[0] for known in found]
     return found[(texts.index(asked) + 1) % len(found) if asked in texts else 0]
+
+
+def _in_form(source, one_word: bool) -> list[Question]:
+    found = [asked_for(known, one_word) for known in questions(source)]
+    return [known for known in found if known.short == one_word]  # one word describes no picture
 
 
 def limits(picture: Image.Image | None, question: str) -> list[str]:
     """Sentences about what the bundled model never learnt; no picture: one of its own scenes."""
     notes = []
+    asked, one_word = bare(question)
+    if one_word and _plain(asked) in map(_plain, ASK["describe"]):
+        notes.append(text.ONE_WORD_PICTURE)
     if strange := unknown_words(question):
         words = ", ".join(f"“{word}”" for word in strange[:6])
         form = text.UNKNOWN_WORDS if len(strange) == 1 else text.UNKNOWN_MANY

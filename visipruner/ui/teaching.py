@@ -35,12 +35,12 @@ def search(models: Models, form: Form, seed) -> Iterator[Search]:
     """Walk the scenes after `seed` until both sides answer differently."""
     if form.method == "none":
         raise ValueError(text.NOTHING_TO_FIND)
-    scenes.scene(seed)
-    first = int(seed) + 1
+    scenes.scene(seed or 0)  # none, beside a picture of one's own
+    first = int(seed or 0) + 1
     state = Search(first)
     for state.tried in range(1, MOST_SCENES + 1):
         state.seed = (first + state.tried - 1) % (scenes.MAX_SEED + 1)
-        state.question = scenes.next_question(state.seed, form.question).text
+        state.question = scenes.first_question(state.seed, form.question)
         picture = scenes.picture(state.seed)
         form = replace(form, picture=picture, question=state.question)
         job = handlers.check(models, form, scene=state.seed)
@@ -85,7 +85,7 @@ def search_html(state: Search) -> str:
 
 def ended(html: str | None) -> str:
     """A lesson's box after Stop or an error: what was found stays, nothing goes on promising."""
-    left = re.sub(r"<progress.*?</progress>", "", html or "").replace("…", "–")
+    left = re.sub(r"<progress.*?</progress>", "", html or "").replace("…", ".")
     return f'{left}<p class="vp-small" data-say="{text.LESSON_ENDED}">{text.LESSON_ENDED}</p>'
 
 

@@ -18,7 +18,11 @@ PICTURE = "Picture"
 QUESTION = "Question"
 QUESTION_HINT = "Ask about the picture, then press Enter or Run"
 ONE_WORD = "Answer in one word"
-ONE_WORD_INFO = "Influence is measured on the answer's first word. In a sentence that may be “The”."
+ONE_WORD_INFO = (
+    "Asks so in the question. VisiPruner keeps what moves the answer's first word, and in a "
+    "sentence that is often “The”."
+)
+ONLY_A_PLEA = "This asks for one word, but for nothing yet: type a question before it."
 RUN = "Run"
 STOP = "Stop"
 RESET = "Reset"
@@ -26,6 +30,7 @@ EXAMPLES = "Examples"
 EXAMPLE = "Example {number}: {question}"
 SCENE = "New scene"
 SCENE_SEED = "Scene number"
+NO_NUMBER = "number"
 ANOTHER_QUESTION = "Another question"
 METHOD = "Method"
 METHODS = {
@@ -37,7 +42,7 @@ METHODS = {
 }
 MODEL = "Model"
 LEVEL = "How hard to prune"
-LEVEL_INFO = "0 keeps everything, 1 is the hardest"
+LEVEL_INFO = "0 keeps everything; the three levels are calibrated, what lies between is not"
 PRESET = "Level"
 
 ADVANCED = "Advanced"
@@ -181,7 +186,7 @@ MEASURE = "Measure again × 5"
 MEASURING = "Measuring both sides five times, in turn…"
 MEDIANS = "Medians of {done} of {rounds} silent runs in turn"
 
-GONE = "This visit's result is gone; press Run once more."
+GONE = "There is no finished result here, or it is older than an hour: press Run first."
 PORT_TAKEN = (
     "Port {port} cannot be opened on {host}: another program has it, or this machine has no such "
     "address. See --port and --host."
@@ -209,15 +214,18 @@ PROBE_KIND = "options.probe must be true or false."
 PICTURE_KIND = "The picture must be an uploaded file: upload it first, then name the upload."
 UNKNOWN_WORDS = "The bundled model never learnt the word {words}; it may guess."
 UNKNOWN_MANY = "The bundled model never learnt the words {words}; it may guess."
+ONE_WORD_PICTURE = "A description does not fit into one word, so the bundled model may guess."
 OUTSIDE = (
     "This picture is outside the bundled model's world of drawn shapes and digits, so its answer "
     "is a guess. Photographs are for LLaVA-1.5: see Model, or start the page with --model-path."
 )
 
-STAYS = "{on} of the {kept} patches that stay show a thing; of all {all} it is {every}."
+STAYS = "Of the {kept} patches that stay, {on} show a thing; of all {all}, {every} do."
+STAYS_ONE = "The one patch that stays shows {what}; of all {all}, {every} show a thing."
+STAYS_WHAT = ("ground", "a thing")
 STAYS_SENTENCE = (
-    "They are what moves the answer's first word, here “{word}”. Tick “Answer in one word” to see "
-    "what moves the answer itself."
+    "Influence was measured where the answer's first word is made, here “{word}”. With “Answer in "
+    "one word” that word is the answer itself."
 )
 STAYS_LATE = (
     "This small model reads the things in the layers before, so what still matters may be ground."

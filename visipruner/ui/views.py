@@ -228,7 +228,7 @@ def column(progress: Progress, side: int, truth: Truth | None = None) -> str:
     words = escape(shown.text) or (text.EMPTY_ANSWER if shown.answer else text.NO_ANSWER_YET)
     busy = "busy" if side == progress.now and not shown.answer else ""
     right = mark(truth, shown.answer) if truth and shown.answer else ""
-    short = "short" if shown.answer and len(shown.text) <= SHORT_ANSWER else ""
+    short = "short" if shown.answer and 0 < len(shown.text) <= SHORT_ANSWER else ""
     rows = _ended(shown) if shown.answer else _live(progress, shown)
     return (
         f'<article class="vp-side {"pruned" if side == PRUNED else "full"} {busy}">'

@@ -26,8 +26,15 @@ def connect(page, models, model_line, chosen, results, lesson):
     """All events of the page."""
     fetched, run = running.connect(models, model_line, chosen, results)
     long = [fetched, run, *_lessons(models, chosen, results, lesson)]
-    stopped = {"fn": lambda: views.says(text.STOPPED), "outputs": results.status, **PRIVATE}
-    pressed = chosen.stop.click(**stopped, js="() => vp.stop()", cancels=long, queue=False)
+
+    def on_stop(status):
+        """Only what was busy is stopped."""
+        return views.says(text.STOPPED) if views.is_busy(status or "") else gr.skip()
+
+    stopped = {"fn": on_stop, "inputs": results.status, "outputs": results.status, **PRIVATE}
+    pressed = chosen.stop.click(
+        **stopped, js="(status) => vp.stop(status)", cancels=long, queue=False
+    )
     pressed.then(**stopped, show_progress="hidden", queue=False)  # over what was still on its way
     chosen.reset.click(None, js="() => vp.reset()", **PRIVATE)
     choosing.connect(page, models, model_line, chosen, results, run)
