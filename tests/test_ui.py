@@ -389,6 +389,11 @@ def test_files_are_made_from_a_result(finished):
     assert png.width > 300
     html = base64.b64decode(downloads.html_file(result)["data"]).decode()
     assert "<html" in html
+    # Of a scene it is known what the patches show, and the files say so too.
+    result = replace(result, job=replace(result.job, scene=3))
+    assert result.stays.startswith("Of the ") or result.stays.startswith("The one ")
+    assert result.stays in downloads.as_json(result)["notes"]
+    assert result.stays in base64.b64decode(downloads.html_file(result)["data"]).decode()
     with pytest.raises(ValueError, match="Run"):
         downloads.json_file(None)
 

@@ -98,7 +98,7 @@ def build(models: Models) -> Controls:
     picture = picture_input(
         label=text.PICTURE,
         sources=["upload", "clipboard", "webcam"],
-        height=300,
+        height=260,
         buttons=[],
         format="png",  # without loss: it is what the model gets
         elem_classes="vp-picture",

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 
 from visipruner.render.overlay import draw_survivors
 from visipruner.results import Comparison
-from visipruner.ui import text
+from visipruner.ui import scenes, text
 from visipruner.ui.handlers import Job
 
 
@@ -33,6 +33,19 @@ class Result:
             "options": asdict(self.job.options),
         }
 
+    @property
+    def stays(self) -> str:
+        """What the patches that stay show, where it is known: in our own scenes."""
+        job = self.job
+        if job.scene is None:
+            return ""
+        return scenes.what_stays(job.scene, self.comparison, job.form.model == "tiny")
+
+    @property
+    def notes(self) -> list[str]:
+        """What has to be said about the run, in words."""
+        return [*self.job.notes, *filter(None, [self.stays])]
+
 
 def as_json(result: Result) -> dict:
     """Both answers, verdict, counters and traces with all settings and versions."""
@@ -42,7 +55,7 @@ def as_json(result: Result) -> dict:
         "answer": truth.answer,
         "right": [truth.fits(answer.text) for answer in result.comparison.answers],
     }
-    return {"settings": result.settings, **body, "notes": list(result.job.notes)}
+    return {"settings": result.settings, **body, "notes": result.notes}
 
 
 def json_file(result: Result | None) -> dict:
@@ -69,7 +82,7 @@ def html_file(result: Result | None) -> dict:
     result = there(result)
     job = result.job
     truth = job.truth.answer if job.truth else ""
-    page = report_html(result.comparison, result.settings, job.notes, truth)
+    page = report_html(result.comparison, result.settings, result.notes, truth)
     return _file("visipruner.html", "text/html", page.encode())
 
 

@@ -59,19 +59,13 @@ def stream(models, model_line, chosen, results, job: Job):
             frame.set(results.viewer, viewer_live(start, records, text.PRUNED))
         if progress.comparison:
             frame.set(results.verdict, views.verdict(progress.comparison, job.truth, asked))
-            frame.set(results.viewer, _story(job, progress.comparison, start))
+            result = Result(job, progress.comparison)
+            story = viewer_value(progress.comparison, start=start)
+            frame.set(results.viewer, {**story, "note": result.stays})
             frame.set(results.small, views.counters(progress.comparison))
-            frame.set(results.result, Result(job, progress.comparison))
+            frame.set(results.result, result)
         yield frame.take()
     yield _drawn(frame, results, progress.comparison)
-
-
-def _story(job: Job, comparison, start: dict) -> dict:
-    """What the viewer shows in the end; of our own scenes it is known what each patch shows."""
-    value = viewer_value(comparison, start=start)
-    if job.scene is not None:
-        value["note"] = scenes.what_stays(job.scene, comparison, job.form.model == "tiny")
-    return value
 
 
 def _open(frame, models, model_line, chosen, results, job, start, asked):

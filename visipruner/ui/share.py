@@ -47,7 +47,7 @@ def read(parameters: Mapping[str, str], models: Models) -> tuple[dict, list[str]
         try:
             found[name] = reader(parameters[name])
         except ValueError:
-            notes.append(text.BAD_LINK.format(name=name))
+            notes.append(text.BAD_LINK.format(name=text.LINK_NAMES.get(name, name)))
     return found, notes
 
 

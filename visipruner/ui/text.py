@@ -202,7 +202,8 @@ PICTURE_GONE = (
 NO_PICTURE_IN_LINK = "This link carries no picture: choose one, or press New scene."
 NO_ADDRESS = "Addresses are not fetched; upload the picture itself."
 
-BAD_LINK = "The link's {name} is unknown here, so the usual one was taken."
+BAD_LINK = "The link's {name} cannot be used here, so the usual one was taken."
+LINK_NAMES = {"seed": "scene number", "semantics": "rules of VisiPruner"}  # else as they are
 LINK_INFO = (
     "A picture of your own, or a scene that you composed, stays with you: the link carries the "
     "number of a scene, question, model, method, level and rules."
