@@ -139,7 +139,7 @@ def _sweep_row(name: str, answer, full, job: Job) -> str:
     if answer is None:
         return f'<tr><th scope="row">{name}</th><td colspan="4">…</td></tr>'
     fewer, same = "–", ""
-    if full is not None:
+    if full is not None and answer is not full:
         fewer = views.times(full.counts.executed.prefill / answer.counts.executed.prefill)
         is_same = full.text.strip().casefold() == answer.text.strip().casefold()
         same = text.SWEEP_SAME if is_same else text.SWEEP_DIFFERENT

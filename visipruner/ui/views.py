@@ -215,8 +215,10 @@ def tokens(trace) -> tuple[str, str, str]:
     return f"{trace.num_visual} → {len(first.kept)}", text.TOKENS, why
 
 
-def tag(source: str) -> str:
-    return f'<span class="vp-tag {source}" title="{escape(text.MARKS[source])}">{source}</span>'
+def tag(source: str, words: str = "") -> str:
+    """How a number is known; `words` say it more closely than the name of the kind."""
+    title = escape(text.MARKS[source])
+    return f'<span class="vp-tag {source}" title="{title}">{escape(words) or source}</span>'
 
 
 # -- the two columns
@@ -237,9 +239,9 @@ def column(progress: Progress, side: int, truth: Truth | None = None) -> str:
     )
 
 
-def _row(name: str, value: str, source: str) -> str:
+def _row(name: str, value: str, source: str, words: str = "") -> str:
     label = escape(text.COUNTERS[name])
-    return f"<div><dt>{label}</dt><dd>{escape(value)} {tag(source)}</dd></div>"
+    return f"<div><dt>{label}</dt><dd>{escape(value)} {tag(source, words)}</dd></div>"
 
 
 # As many rows while it runs as afterwards: the cards never jump.
@@ -256,10 +258,11 @@ def _live(progress: Progress, side: Side) -> list[str]:
 
 def _ended(side: Side) -> list[str]:
     clock, counts = side.answer.times, side.answer.counts
+    median = text.MEDIAN_OF.format(rounds=clock.rounds) if clock.rounds else text.ONE_RUN
     return [
-        _row("first", duration(clock.first_token), text.MEASURED),
-        _row("token", duration(clock.per_token), text.MEASURED),
-        _row("total", duration(clock.total), text.MEASURED),
+        _row("first", duration(clock.first_token), text.MEASURED, median),
+        _row("token", duration(clock.per_token), text.MEASURED, text.ONE_RUN),
+        _row("total", duration(clock.total), text.MEASURED, text.ONE_RUN),
         _row("flops", flops(counts.executed.prefill), text.EXECUTED),
         _row("kv", f"{count(counts.kv_bytes)}B", text.EXECUTED),
     ]
