@@ -125,7 +125,7 @@ class Comparison:
         ratio = self.first_token_ratio
         first, last = (self.answers[i].times.first_tokens for i in (0, -1))
         agreeing = sum((a > b) == (ratio > 1) for a, b in zip(first, last, strict=True))
-        scattered = first and agreeing < max(3, len(first) - 1)
+        scattered = bool(first) and agreeing < max(3, len(first) - 1)
         return None if scattered or 1 / NOTICEABLE < ratio < NOTICEABLE else ratio > 1
 
     def to_json(self) -> dict:

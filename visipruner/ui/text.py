@@ -42,7 +42,7 @@ METHODS = {
 }
 MODEL = "Model"
 LEVEL = "How hard to prune"
-LEVEL_INFO = "0 keeps everything; the three levels are calibrated, what lies between is not"
+LEVEL_INFO = "0 keeps everything, 1 is the hardest"
 PRESET = "Level"
 
 ADVANCED = "Advanced"
