@@ -65,7 +65,7 @@ def test_json_to_standard_output_is_only_json(picture_file, mini_path, capsys):
         (("PICTURE", "what?", "--json", "/no/such/folder/out.json"), "no folder"),
         (("PICTURE", "what?", "--json", "/dev/null"), "no ordinary file"),
         (("PICTURE", "what?", "--rounds", "0"), "--rounds must be"),
-        (("scene:many", "what?"), "seed must be"),
+        (("scene:many", "what?"), "The scene's number must be"),
         (("PICTURE", "what?", "--model-path", "/no/such/model"), "no model"),
     ],
 )

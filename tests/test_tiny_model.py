@@ -1,12 +1,15 @@
 """The small model: trained as it will be asked, resumed exactly, loaded without a network."""
 
 import copy
+import itertools
 import json
 import random
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from visipruner import runner
 from visipruner.levels import PRESETS, method_at
 from visipruner.methods import FastV, PruningMethod, Schedule, VisiPruner
 from visipruner.models import load_vlm
@@ -31,7 +34,7 @@ from visipruner.tiny.grounding import LESSONS, told
 from visipruner.tiny.scenes import SHAPES
 from visipruner.tiny.stages import COUNTING, looking_loss, take, tower_features
 from visipruner.tiny.vision import centre_patch, label_batch, pixel_batch
-from visipruner.ui import examples, scenes
+from visipruner.ui import examples, handlers, scenes, teaching
 
 needs_weights = pytest.mark.skipif(not (FOLDER / "model.safetensors").exists(), reason="no weights")
 
@@ -232,10 +235,10 @@ def test_an_interview_goes_on_where_it_stopped(tmp_path, bundled):
 
 
 @needs_weights
-def test_no_level_begins_at_a_layer_that_no_preset_was_calibrated_for(bundled):
-    calibrated = {method_at(bundled, "visipruner", name).shallow_layers for name in PRESETS}
-    for level in range(1, 101):
-        assert method_at(bundled, "visipruner", level / 100).shallow_layers in calibrated
+def test_every_level_is_a_preset_that_was_calibrated(bundled):
+    calibrated = [method_at(bundled, "visipruner", name) for name in PRESETS]
+    found = [method_at(bundled, "visipruner", level / 100) for level in range(1, 101)]
+    assert [method for method, _ in itertools.groupby(found)] == calibrated  # in their order
 
 
 @needs_weights
@@ -300,3 +303,18 @@ def test_an_unknown_skill_is_refused():
     with pytest.raises(ValueError, match="no skill"):
         ask_about(make_scene(0), "taste", random.Random(0))
     assert Question("colour", "a", "b").short is False
+
+
+@needs_weights
+def test_a_sweep_runs_each_of_its_settings_once(bundled):
+    models = SimpleNamespace(
+        get=lambda *key: bundled,
+        compare=lambda key, *given: runner.compare(bundled, *given),
+        titles={"tiny": "tiny"},
+    )
+    seed, asked = examples.chosen()[0]
+    options = {"max_new_tokens": 4}
+    form = handlers.Form(scenes.picture(seed), asked, options=options)
+    *_, state = teaching.sweep(handlers.check(models, form, scene=seed))
+    assert state.levels == ["0.1 to 0.3", "0.4 to 0.6", "0.7 to 1"]
+    assert len(state.answers) == 4 and {a.text for a in state.answers.values()} == {"6"}

@@ -434,11 +434,21 @@ def test_an_ended_lesson_promises_nothing():
     assert text.LESSON_ENDED in teaching.ended(None)
 
 
-def test_sweep_fills_eleven_rows(finished):
-    job = finished[0]
+@pytest.mark.parametrize(
+    ("method", "levels"),
+    [
+        ("fastv", [f"{step / 10:g}" for step in range(1, 11)]),
+        ("visipruner", ["0.1", "0.2 to 0.3", "0.4 to 0.6", "0.7 to 0.8", "0.9 to 1"]),
+        ("none", ["0.1 to 1"]),
+    ],
+)
+def test_a_sweep_has_a_row_for_each_setting(method, levels, models, form):
+    """This model brings its own five settings; a budget is another at every level."""
+    job = handlers.check(models, replace(form, method=method))
     *_, state = teaching.sweep(job)
-    assert sorted(state.answers) == list(range(11))
-    assert teaching.sweep_html(state, job).count("<tr>") == 12
+    assert state.levels == levels
+    assert sorted(state.answers) == list(range(1 + len(levels)))
+    assert teaching.sweep_html(state, job).count("<tr>") == 2 + len(levels)
 
 
 def test_rounds_take_turns(finished):

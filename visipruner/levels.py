@@ -20,7 +20,8 @@ _KEEP = (1.0, 0.5, 0.25, 0.1, 0.0)
 _STEPS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 # VisiPruner's settings at the same five levels for LLaVA-1.5; "balanced" is the paper's. A
-# checkpoint that ships a `presets.json` brings its own, as calibrated for it.
+# checkpoint that ships a `presets.json` brings its own. Those were calibrated as wholes, and what
+# lies half-way between two may be worse than both: there a level takes the nearest.
 _THRESHOLDS = {
     "relative": False,
     "layer_threshold": (0.5, 0.99, 0.995, 0.998, 0.9999),
@@ -99,10 +100,12 @@ def _values(vlm: VLM, method, level: float, semantics: str, num_visual: int) -> 
 def _visipruner(vlm: VLM, level: float, semantics: str) -> dict:
     if level == 0:
         return {"semantics": semantics, "stages": (), "shallow_layers": 0}
-    table = _presets_of(vlm)[semantics]
+    own = Path(vlm.spec.path) / "presets.json"
+    table = (json.loads(own.read_text()) if own.is_file() else _LLAVA)[semantics]
+    take = _nearest if own.is_file() else _between
     layers = vlm.model.config.get_text_config().num_hidden_layers
     cosines = {
-        name: 1 - _between([1 - value for value in table[name]], level)
+        name: 1 - take([1 - value for value in table[name]], level)
         for name in ("layer_threshold", "exit_threshold")
     }
     return {
@@ -111,20 +114,15 @@ def _visipruner(vlm: VLM, level: float, semantics: str) -> dict:
         "shallow_layers": _nearest(table["shallow_layers"], level),
         "relative": table["relative"],
         "cache_before_filter": table.get("cache_before_filter", "kept"),
-        "tokens_threshold": _between(table["tokens_threshold"], level),
+        "tokens_threshold": take(table["tokens_threshold"], level),
         # What the published code asks of the path's name: 13B has 40 layers.
         "blind_half": semantics == "official" and layers == 40,
         **cosines,
     }
 
 
-def _presets_of(vlm: VLM) -> dict:
-    path = Path(vlm.spec.path) / "presets.json"
-    return json.loads(path.read_text()) if path.is_file() else _LLAVA
-
-
 def _nearest(values, level: float):
-    """That of the nearest given level: what works from layer 5 and from 8 may fail from 6."""
+    """That of the nearest given level."""
     return values[min(range(len(_STEPS)), key=lambda step: abs(_STEPS[step] - level))]
 
 

@@ -14,7 +14,7 @@ import statistics
 from pathlib import Path
 
 from visipruner.files import write_whole
-from visipruner.levels import method_at
+from visipruner.levels import PRESETS, method_at
 from visipruner.methods import PruningMethod
 from visipruner.models import VLM
 from visipruner.render import palette
@@ -23,7 +23,7 @@ from visipruner.tiny.evaluate import UNPRUNED, paired_difference, wilson
 from visipruner.tiny.scenes import ASSETS
 
 PER_SKILL = 39  # of 13 skills: 507 questions
-LEVELS = (0.1, 0.25, 0.4, 0.5, 0.6, 0.75, 1.0)
+LEVELS = (0.25, 0.4, 0.5, 0.6, 0.75, 1.0)
 KEPT = (1 / 2, 1 / 4, 1 / 8, 1 / 24, 1 / 96, 0)  # of the visual tokens, for methods with a budget
 PICTURE = ASSETS / "tradeoff.svg"
 WIDE, HIGH = 760, 410
@@ -38,9 +38,9 @@ STYLES = (  # colour, and the outline of a dot: nothing hangs on the colour alon
 def contestants(vlm: VLM) -> dict[str, PruningMethod]:
     """Every point of the picture: "method at setting" -> method."""
     found = {UNPRUNED: PruningMethod()}
-    for level in LEVELS:
+    for level in PRESETS.values():  # the bundled model knows no others
         found[f"visipruner at level {level:g}"] = method_at(vlm, "visipruner", level)
-    for level in LEVELS[1:]:
+    for level in LEVELS:
         found[f"schedule at level {level:g}"] = method_at(vlm, "schedule", level)
     for name in ("fastv", "random"):
         for share in KEPT:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import statistics
 from collections.abc import Iterator
@@ -91,19 +92,29 @@ def ended(html: str | None) -> str:
 
 @dataclass
 class Sweep:
-    """The answers so far: the full one first, then one per level."""
+    """The answers so far: the full one first, then one per setting.
 
+    Args:
+        levels: what each setting is called; levels that mean the same are one.
+    """
+
+    levels: list[str]
     answers: dict[int, object] = field(default_factory=dict)
 
 
 def sweep(job: Job) -> Iterator[Sweep]:
     """The same question at ten levels; the picture is encoded once."""
     form, visual = job.form, job.prompt.layout.num_visual
-    methods = [PruningMethod()] + [
-        method_at(job.vlm, form.method, level, form.semantics, visual, **form.fields)
-        for level in LEVELS
-    ]
-    state, options = Sweep(), replace(job.options, probe=False, clock_rounds=0)
+
+    def at(level: float) -> PruningMethod:
+        return method_at(job.vlm, form.method, level, form.semantics, visual, **form.fields)
+
+    methods, state = [PruningMethod()], Sweep([])
+    for method, group in itertools.groupby(LEVELS, at):
+        levels = [f"{level:g}" for level in group]
+        state.levels.append(" to ".join(dict.fromkeys((levels[0], levels[-1]))))
+        methods.append(method)
+    options = replace(job.options, probe=False, clock_rounds=0)
     events = job.compare(methods, options)
     try:
         for event in events:
@@ -117,12 +128,12 @@ def sweep(job: Job) -> Iterator[Sweep]:
 
 
 def sweep_html(state: Sweep, job: Job) -> str:
-    """A table with one row per level."""
+    """A table with one row per setting."""
     full = state.answers.get(0)
     rows = [_sweep_row(text.FULL, full, full, job)]
     rows += [
-        _sweep_row(f"{level:g}", state.answers.get(number), full, job)
-        for number, level in enumerate(LEVELS, 1)
+        _sweep_row(level, state.answers.get(number), full, job)
+        for number, level in enumerate(state.levels, 1)
     ]
     head = views.table_head(*text.SWEEP_HEAD)
     line = text.SWEEP_DONE.format(done=len(state.answers), all=len(rows))
