@@ -430,9 +430,8 @@ def test_a_lesson_sweeps_the_level(visit):
     page = visit()
     page.get_by_role("button", name=re.compile(text.TEACHING)).click()
     press(page, text.SWEEP)
-    expect(page.locator(".vp-table tbody tr")).to_have_count(
-        6, timeout=PATIENCE
-    )  # full, and five presets
+    rows = page.locator(".vp-table tbody tr")
+    expect(rows).to_have_count(6, timeout=PATIENCE)  # the full run, and this model's five settings
     expect(page.locator(".vp-table tbody")).not_to_contain_text("…", timeout=PATIENCE)
 
 
