@@ -7,7 +7,6 @@ import socket
 import threading
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import httpx
 import page_server
@@ -17,8 +16,6 @@ from gradio_client.exceptions import AppError
 from PIL import Image
 
 from visipruner.results import Options
-from visipruner.tiny import data
-from visipruner.tiny.phrases import LLAVA_SHORT, SHORT
 from visipruner.trace import NOBODY, Cut
 from visipruner.ui import api, downloads, fields, handlers, scenes, share, teaching, text, views
 from visipruner.ui.handlers import Form
@@ -234,108 +231,6 @@ def test_fields_follow_the_level_unless_filled_in(models):
 
 def test_every_field_of_every_method_has_words():
     assert {name for _, name in fields.ALL} == set(text.FIELDS)
-
-
-# -- scenes
-
-
-def test_questions_belong_to_their_scene():
-    for seed in range(20):
-        for question in scenes.questions(seed):
-            truth = scenes.truth(seed, question.text.upper())
-            assert truth.fits(question.answer)
-            assert not truth.fits("certainly not")
-    assert scenes.truth(3, "what is the meaning of life?") is None
-    with pytest.raises(ValueError, match="scene's number"):
-        scenes.scene(-1)
-
-
-def test_a_description_is_marked_by_its_facts():
-    seed, known = next(
-        (seed, question)
-        for seed in range(50)
-        for question in scenes.questions(seed)
-        if question.skill == "describe" and question.answer.count("small") == 1
-    )
-    truth = scenes.truth(seed, known.text)
-    total = truth.facts(known.answer)[1]
-    assert total > 4 and truth.fits(known.answer)
-    nearly = SimpleNamespace(text=known.answer.replace("small", "large"))
-    assert f"{total - 1} of {total} facts" in views.mark(truth, nearly)
-    assert text.WRONG in views.mark(truth, nearly)
-
-
-def test_what_stays_is_counted_against_the_whole_picture():
-    square = {"shape": "square", "colour": "red", "size": "large", "x": 35, "y": 35}
-    source = {"things": [square], "seed": 1}
-
-    def said(kept, bundled=True, grids=((24, 24),), asked="", answer="square", at=5):
-        trace = SimpleNamespace(
-            cuts=[Cut(5, "filter", kept, [])], num_visual=576, filtering_layer=at
-        )
-        prompt = SimpleNamespace(layout=SimpleNamespace(grids=grids), question=asked)
-        answers = [None, SimpleNamespace(trace=trace, text=answer)]
-        comparison = SimpleNamespace(answers=answers, prompt=prompt)
-        return scenes.what_stays(source, comparison, bundled)
-
-    in_the_middle = 2 * 24 + 2  # of the square, two patches from the corner
-    assert said([in_the_middle]).startswith("The one patch that stays shows a thing; of all 576")
-    assert said([575]).startswith("The one patch that stays shows ground; of all 576")
-    assert said([575, 574]).startswith("Of the 2 patches that stay, 0 show a thing; of all 576, ")
-    assert text.STAYS_LATE in said([575, 574])
-    assert text.STAYS_LATE not in said([575, 574], bundled=False)
-    known = {question.skill: question for question in scenes.questions(source)}
-    for skill, hint in (("colour", "here “The”"), ("exists", ""), ("describe", "")):
-        question = data.asked_for(known[skill], one_word=False)
-        note = said([575, 574], asked=question.text, answer=question.answer)
-        assert hint in note and ("first word" in note) == bool(hint)  # yes and no are the answer
-        assert (text.STAYS_LATE in note) != bool(hint)
-        by_the_clock = said([575, 574], asked=question.text, answer=question.answer, at=None)
-        assert by_the_clock == said([575, 574]).removesuffix(f" {text.STAYS_LATE}")
-        one_word = data.asked_for(question, one_word=True)
-        assert skill == "describe" or text.STAYS_LATE in said([575, 574], asked=one_word.text)
-    every = said(list(range(575))).split("stay, ")[1].split()[0]  # the last one is ground
-    assert f"; of all 576, {every} do." in said([575, 574])
-    assert said([]) == said(list(range(576))) == ""
-    assert said([5], grids=()) == said([5], grids=((27, 27),)) == ""
-
-
-@pytest.mark.parametrize("one_word", [True, False])
-def test_another_question_goes_round_in_its_form(one_word):
-    known = [data.asked_for(question, one_word) for question in scenes.questions(5)]
-    known = [question for question in known if question.short == one_word]
-    assert {q.skill for q in scenes.questions(5)} - {q.skill for q in known} <= {"describe"}
-    seen, question = [], known[0]
-    for _ in known:
-        seen.append(question)
-        question = scenes.next_question(5, question.text)
-    assert seen == known and question == known[0]
-    assert (
-        scenes.next_question(5, f"what else? {SHORT[1]}" if one_word else "what else?") == known[0]
-    )
-
-
-def test_true_answers_are_known_for_one_word_and_for_a_sentence():
-    known = next(q for q in scenes.questions(49) if q.skill == "place")
-    bare = data.bare(known.text)[0]
-    sentence = scenes.truth(49, bare)
-    assert sentence.answer.startswith("The ") and sentence.fits(sentence.answer)
-    for plea in (*SHORT, LLAVA_SHORT, "Answer in one word!"):
-        brief = scenes.truth(49, f"{bare} {plea}")
-        assert brief.answer in sentence.answer and " " not in brief.answer
-        assert brief.fits(brief.answer) and not brief.fits("certainly not")
-    described = next(q for q in scenes.questions(49) if q.skill == "describe").text
-    assert scenes.truth(49, described) and not scenes.truth(49, f"{described} {SHORT[0]}")
-
-
-def test_limits_are_named_kindly():
-    photograph = Image.effect_noise((336, 336), 100).convert("RGB")
-    notes = scenes.limits(photograph, "where is the zebra?")
-    assert any("zebra" in note for note in notes)
-    assert text.OUTSIDE in notes
-    assert scenes.limits(scenes.picture(3), "what colour is the star?") == []
-    assert scenes.limits(None, "What do you see? Use a single word.") == [text.ONE_WORD_PICTURE]
-    assert scenes.limits(None, "what do you see?") == []
 
 
 # -- links, snippets, files
