@@ -234,15 +234,19 @@ def test_a_method_that_merges_and_renumbers_equals_the_short_prompt(attention, l
     assert len(set(trace.cuts[0].owner)) == 4 and -1 not in trace.cuts[0].owner
 
 
+@dataclass(frozen=True)
+class Compact(Schedule):
+    """Renumbers with every cut."""
+
+    name: ClassVar[str] = "compact"
+
+    def select(self, view):
+        selection = super().select(view)
+        return selection and Selection(selection.keep, "compact", compact=True)
+
+
 def test_layers_may_be_renumbered_in_the_middle(llama):
     """Compact positions from a middle layer on: each layer decodes at its own next position."""
-
-    @dataclass(frozen=True)
-    class Compact(Schedule):
-        def select(self, view):
-            selection = super().select(view)
-            return selection and Selection(selection.keep, "compact", compact=True)
-
     model, embeds = llama(), embeds_for(LAYOUT, 64)
     seen = {}
     handles = [
@@ -291,6 +295,39 @@ def test_renumbering_without_a_cut_starts_with_the_next_layer(llama):
     rows = trace.layers[4].tokens
     assert rows == trace.layers[5].tokens < 60
     assert not torch.equal(turns[4], stock[:rows]) and torch.equal(turns[5], stock[:rows])
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        PruningMethod(),
+        Schedule(5, 2, 4),
+        Compact(5, 2, 4),
+        RenumberLater(5, 2, 5),
+        MergeAtTheDoor(),
+    ],
+    ids=lambda method: method.name,
+)
+def test_the_attention_row_is_the_models_own_in_every_layer(method, llama):
+    model, embeds = llama("eager"), embeds_for(LAYOUT, 64)
+    rows, own = [], []
+
+    class Noting(type(method)):
+        def select(self, view):
+            rows.append(view.attention_row())
+            return super().select(view)
+
+    def note(_module, _args, output):
+        own.append(output[1][0, :, -1])
+
+    handles = [layer.self_attn.register_forward_hook(note) for layer in model.model.layers]
+    with torch.no_grad(), prune(model, Noting(**method.__dict__), LAYOUT):
+        model(inputs_embeds=embeds)
+    for handle in handles:
+        handle.remove()
+    assert len(rows) == len(own) == len(model.model.layers)
+    for row, expected in zip(rows, own, strict=True):
+        torch.testing.assert_close(row, expected, atol=1e-6, rtol=1e-5)
 
 
 # -- sampling, streamers, LLaVA

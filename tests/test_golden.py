@@ -8,6 +8,7 @@ from conftest import GOLDEN, GOLDEN_CASES, GoldenCase
 from safetensors.torch import load_file
 
 from visipruner import FastV, TokenLayout, VisiPruner, prune
+from visipruner.layout import Rows
 from visipruner.trace import LayerRecord, PruningTrace
 from visipruner.view import LayerView
 
@@ -85,10 +86,7 @@ def test_fastv_keeps_what_its_code_kept(number):
         hyper["K"] - 1,
         hyper["K"] + 3,
         layout,
-        torch.arange(length),
-        torch.arange(prefix, prefix + visual),
-        layout.spans,
-        torch.arange(visual),
+        Rows.of(layout),
         memory,
         trace,
         LayerRecord(hyper["K"] - 1, length, visual),

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from visipruner.flops import ExecutedFlops
@@ -43,9 +44,9 @@ SETTINGS = {
 
 def influence_of(patches, seed):
     rng = np.random.default_rng(seed)
-    cos = 1 - 10 ** rng.uniform(-7, -1, len(patches))
-    l2 = 10 ** rng.uniform(-4, 0, len(patches))
-    return Influence(list(patches), cos.tolist(), l2.tolist(), 1.5)
+    cos = torch.tensor(1 - 10 ** rng.uniform(-7, -1, len(patches)))
+    l2 = torch.tensor(10 ** rng.uniform(-4, 0, len(patches)))
+    return Influence(torch.tensor(list(patches)), cos, l2, 1.5)
 
 
 def trace_of(stage_of_layer, kept_after, method="visipruner", grids=(GRID,), tested=True):

@@ -157,19 +157,29 @@ def causality(span: Span, device) -> dict:
     return {"attn_mask": mask}
 
 
+def rotation(position_embeddings: tuple[Tensor, Tensor]) -> Tensor:
+    """The rotary embedding of the last position as a matrix: `query @ matrix` is the query rotated.
+
+    Args:
+        position_embeddings: cosine and sine, (1, rows, head width).
+
+    Returns:
+        (head width, head width) in float32.
+    """
+    cos, sin = (part[0, -1].float() for part in position_embeddings)
+    units = torch.eye(len(cos), device=cos.device)
+    return units * cos + rotate_half(units) * sin
+
+
 def attention_row(
-    attention,
-    hidden: Tensor,
-    position_embeddings: tuple[Tensor, Tensor],
-    key: Tensor,
-    visible: Tensor | None = None,
+    attention, hidden: Tensor, turn: Tensor, key: Tensor, visible: Tensor | None = None
 ) -> Tensor:
     """Softmax weights of the last token over all keys, in float32, whatever the backend.
 
     Args:
         attention: a Llama-like attention module; `q_proj` is called, never read (it may be 4-bit).
         hidden: (1, rows, width), the module's input; the last row is read.
-        position_embeddings: cosine and sine, (1, rows, head width).
+        turn: (head width, head width) float32: what `rotation` gives for the last row.
         key: (1, kv heads, rows, head width), rotated, from the cache.
         visible: (rows,) bool: keys that count. None: all.
 
@@ -177,10 +187,9 @@ def attention_row(
         (heads, rows).
     """
     _, kv_heads, _, head_width = key.shape
-    query = attention.q_proj(hidden[:, -1]).view(kv_heads, -1, head_width)
-    cos, sin = (part[:, -1].to(query.device) for part in position_embeddings)
-    query = (query * cos + rotate_half(query) * sin).float() * attention.scaling
-    scores = torch.bmm(query, key[0].float().transpose(1, 2))  # (kv heads, group, rows)
+    query = attention.q_proj(hidden[:, -1]).view(-1, head_width).float()
+    query = torch.mm(query, turn).mul_(attention.scaling).view(kv_heads, -1, head_width)
+    scores = torch.bmm(query, key[0].float().mT)  # (kv heads, group, rows)
     if visible is not None:
         scores = scores.masked_fill(~visible, float("-inf"))
     return scores.softmax(-1).flatten(0, 1)
@@ -202,11 +211,12 @@ def influence(weights: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     grouped = weights.view(value.shape[0], -1, value.shape[1])  # (kv heads, group, keys)
     output = torch.bmm(grouped, value)  # (kv heads, group, head width)
     # With P_j = O - O'_j, products of O and P_j give both; no O'_j is ever made.
-    dot = (grouped * torch.bmm(output, value.transpose(1, 2))).sum((0, 1))  # O * P_j
+    dot = torch.bmm(output, value.mT).mul_(grouped).sum((0, 1))  # O * P_j
     lengths = torch.linalg.vector_norm(value, dim=-1)[:, None]  # (kv heads, 1, keys)
     square = (grouped * lengths).square_().sum((0, 1))  # ||P_j||^2
-    whole = output.square().sum()
+    output = output.view(-1)
+    whole = torch.dot(output, output)
     stays = whole - dot  # O * O'_j
     # Where one key is all of O, rounding is all of O'_j: no cosine near 1 may come of it.
-    rest = (stays - dot + square).clamp_(min=1e-12 * whole)  # ||O'_j||^2
-    return stays / rest.mul_(whole).sqrt_(), square.sqrt_(), whole.sqrt()
+    rest = (stays - dot).add_(square).clamp_min_(1e-12 * whole)  # ||O'_j||^2
+    return stays.div_(rest.mul_(whole).sqrt_()), square.sqrt_(), whole.sqrt()

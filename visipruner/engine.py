@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from transformers.cache_utils import DynamicLayer
 
-from visipruner.attention import PLANNED, Plan, Span, visible_visual_pairs
-from visipruner.layout import TokenLayout, to_ranges
+from visipruner.attention import PLANNED, Plan, visible_visual_pairs
+from visipruner.layout import TEXT, Rows, TokenLayout
 from visipruner.methods.base import PruningMethod
 from visipruner.trace import NOBODY, Cut, LayerRecord, PruningTrace, Selection
 from visipruner.view import LayerInput, LayerView
@@ -96,19 +96,19 @@ class Run:
         self.cache = None  # the Cache object of this prompt
         self.started = False
         self.steps = 0
-        self.positions = torch.arange(layout.length)  # of the rows that the next layer computes
-        self.rows: list[Tensor] = []  # per layer, positions of the rows that it computed
+        self.computed: list[Rows] = []  # per layer
         self.compact = False
         self.next_position: list[int] = []  # per layer, of the first decoded token
         self.cached_rows: dict = {}  # what _cached_rows found, for layers that ask the same
-        self.fitted: dict = {}  # device -> prefill arguments, cut once for all layers on it
         self.view_parts: dict = {}  # what the running layer's attention was given
-        is_visual = torch.zeros(layout.length, dtype=torch.bool)
-        for start, stop in layout.spans:
-            is_visual[start:stop] = True
-        self.is_visual = is_visual
-        self.patch_of = is_visual.cumsum(0) - 1  # position -> patch, where visual
-        self._locate()
+        self.turns: dict = {}  # device -> how the last prompt token turns its query
+        self._go_on_with(Rows.of(layout))
+
+    def _go_on_with(self, rows: Rows):
+        """These are what the next layer computes; what was worked out for others is forgotten."""
+        self.rows = rows
+        self.fitted: dict = {}  # device -> prefill arguments, cut once for all layers on it
+        self.planned_pairs: dict = {}  # plan -> pairs scored, of which with a visual member
 
     # -- hooks in and out
 
@@ -153,8 +153,8 @@ class Run:
         self._remove(self.prefill_handles)
         self._remove(self.handles)
         self._restore_configs()
-        self.view_parts.clear()
-        self.fitted.clear()
+        for worked_out in (self.view_parts, self.fitted, self.turns):
+            worked_out.clear()
         self.cache = None
 
     # -- the whole stack
@@ -182,6 +182,8 @@ class Run:
                 "One `with prune(...)` is for one prompt: after its prefill, only one token "
                 "at a time with the same cache can follow. Open a new one for the next prompt."
             )
+        if not self.steps:
+            self._change_to_decoding()
         # Stock code would count from layer 0's cache, which may be shorter than the prompt.
         position = self.layout.length + self.steps
         position_ids = torch.full((1, 1), position, device=tokens.device)
@@ -210,9 +212,7 @@ class Run:
             )
 
     def after_decode_step(self, _index, _decoder, _args, _kwargs, _output):
-        if self.steps:  # this hook is born inside the prefill that it would also hear the end of
-            lengths = [layer.get_seq_length() for layer in self.cache.layers]
-            self.trace.decode_kv.append(lengths)
+        self.trace.decode_kv.append([layer.get_seq_length() for layer in self.cache.layers])
 
     def before_lm_head(self, _index, _module, args, _kwargs):
         if not self.steps:
@@ -230,10 +230,10 @@ class Run:
         return args, {**kwargs, "hidden_states": hidden}
 
     def _open_record(self, index: int) -> LayerRecord:
-        rows, visual = len(self.positions), len(self.patches)
+        rows, visual = len(self.rows), len(self.rows.patches)
         record = LayerRecord(index, rows, visual, _plain_stage(visual, self.layout))
         self.trace.layers.append(record)
-        self.rows.append(self.positions)
+        self.computed.append(self.rows)
         self.next_position.append(rows if self.compact else self.layout.length)
         return record
 
@@ -254,16 +254,17 @@ class Run:
 
     def _prefill_arguments(self, kwargs: dict) -> dict:
         """Cut masks, rotary tables and position ids to the rows that are still here."""
-        if len(self.positions) == self.layout.length:
+        if len(self.rows) == self.layout.length:
             return kwargs
         cos, sin = kwargs["position_embeddings"]
         if cos.device not in self.fitted:  # of a model on several devices, each needs its own
-            place = torch.arange(len(self.positions)) if self.compact else self.positions
+            place = torch.arange(len(self.rows)) if self.compact else self.rows.positions
             place = place.to(cos.device, non_blocking=True)  # else the host would wait
-            fitted = {"position_embeddings": (cos[:, place], sin[:, place])}
+            turns = cos.index_select(1, place), sin.index_select(1, place)
+            fitted = {"position_embeddings": turns}
             mask = kwargs.get("attention_mask")
             if mask is not None:  # eager's causal mask, without the dropped rows and columns
-                rows = self.positions.to(mask.device)
+                rows = self.rows.positions.to(mask.device)
                 mask = mask[:, :, rows][:, :, :, rows]
             fitted["attention_mask"] = mask
             if kwargs.get("position_ids") is not None:
@@ -305,10 +306,10 @@ class Run:
 
     def _count_pairs(self, record: LayerRecord, plan: Plan | None):
         if plan is None:
-            record.pairs, record.visual_pairs = record.tokens**2, self.plain_visual_pairs
+            record.pairs, record.visual_pairs = record.tokens**2, self.rows.visual_pairs
             return
         if plan not in self.planned_pairs:  # most layers with a plan have the same one
-            visual = visible_visual_pairs(plan, self.visual_ranges)
+            visual = visible_visual_pairs(plan, self.rows.visual_ranges)
             self.planned_pairs[plan] = sum(span.scored_pairs for span in plan), visual
         record.pairs, record.visual_pairs = self.planned_pairs[plan]
 
@@ -324,7 +325,9 @@ class Run:
         if record.visual_tokens or self.trace.cuts:
             fields = self._view_fields(index, record)
             cache = self.cache.layers[index]
-            view = LayerView(*fields, hidden=hidden, cache=cache, **self.view_parts)
+            view = LayerView(
+                *fields, hidden=hidden, cache=cache, turns=self.turns, **self.view_parts
+            )
             selection = self._decide(view)
         self.view_parts = {}
         output = None
@@ -334,7 +337,6 @@ class Run:
             output = self._cut(selection, index, None if is_last else hidden)
         if is_last:
             self._finish_prefill()
-            self._change_to_decoding()
         if self.on_layer is not None:
             self.on_layer(record)
         return output
@@ -346,24 +348,12 @@ class Run:
             view.influence()
         return self.method.select(view)
 
-    def _locate(self):
-        """Where the visual tokens are among the present rows; changes only with a cut."""
-        self.visual_rows = self.is_visual[self.positions].nonzero().flatten()
-        self.visual_ranges = to_ranges(self.visual_rows.tolist())
-        self.patches = self.patch_of[self.positions[self.visual_rows]]
-        self.planned_pairs: dict = {}  # plan -> pairs scored, of which with a visual member
-        rows = ((0, len(self.positions)),)
-        self.plain_visual_pairs = visible_visual_pairs((Span(rows, rows),), self.visual_ranges)
-
     def _view_fields(self, index: int, record: LayerRecord | None) -> tuple:
         return (
             index,
             len(self.layers),
             self.layout,
-            self.positions,
-            self.visual_rows,
-            self.visual_ranges,
-            self.patches,
+            self.rows,
             self.memory,
             self.trace,
             record,
@@ -371,16 +361,17 @@ class Run:
 
     def _cut(self, selection: Selection, after_layer: int, hidden: Tensor | None) -> Tensor | None:
         """Note the decision and return the hidden states of the tokens that go on."""
-        keep = torch.tensor(selection.keep, dtype=torch.long)
-        rows = torch.searchsorted(self.positions, keep).clamp(max=len(self.positions) - 1)
-        if not torch.equal(self.positions[rows], keep) or not (keep.diff() > 0).all():
+        positions, keep = self.rows.positions, torch.tensor(selection.keep, dtype=torch.long)
+        index = torch.searchsorted(positions, keep).clamp_(max=len(positions) - 1)
+        left = self.rows.only(index)
+        if not torch.equal(left.positions, keep) or not (keep[1:] > keep[:-1]).all():
             raise ValueError(
                 f"{self.method.name} must name tokens that are still there, once each and in "
                 "ascending order."
             )
-        if not len(keep) or keep[-1] != self.positions[-1]:
+        if not len(keep) or index[-1] != len(positions) - 1:
             raise ValueError(f"{self.method.name} must keep the last prompt token: it answers.")
-        kept = self.patch_of[keep[self.is_visual[keep]]].tolist()
+        kept = left.patches.tolist()
         if selection.owner is not None:
             owner = list(selection.owner)
         else:
@@ -391,12 +382,14 @@ class Run:
         self.trace.cuts.append(Cut(after_layer, selection.stage, kept, owner, scores))
         if hidden is None:
             return None
-        if selection.compact and not self.compact:
-            self.compact, self.fitted = True, {}
-        if len(rows) < len(self.positions):
-            self.positions, self.fitted = keep, {}
-            self._locate()
-            hidden = hidden[:, rows.to(hidden.device, non_blocking=True)]
+        shorter, renumbered = len(left) < len(positions), selection.compact and not self.compact
+        if shorter or renumbered:
+            self.compact = self.compact or selection.compact
+            self._go_on_with(left)
+            if self.compact:  # the last prompt token has another number now
+                self.turns = {}
+        if shorter:
+            hidden = hidden.index_select(1, index.to(hidden.device, non_blocking=True))
         return hidden if selection.hidden is None else selection.hidden
 
     def _finish_prefill(self):
@@ -411,14 +404,13 @@ class Run:
 
     def _cached_rows(self, index: int) -> Tensor | None:
         """Which of the rows that a layer computed stay in its cache; None: all."""
-        patches, rows = self.method.cached(index, self.trace), self.rows[index]
+        patches, rows = self.method.cached(index, self.trace), self.computed[index]
         if patches is None:
             return None
         key = (id(rows), tuple(patches))  # layers between the same cuts share their rows
         if key not in self.cached_rows:
-            stays = ~self.is_visual
-            stays[[self.layout.visual[patch] for patch in patches]] = True
-            keep = stays[rows].nonzero().flatten()
+            stays = torch.isin(rows.patch, torch.tensor([TEXT, *patches]))
+            keep = stays.nonzero().flatten()
             self.cached_rows[key] = None if len(keep) == len(rows) else keep
         return self.cached_rows[key]
 

@@ -23,7 +23,7 @@ from types import SimpleNamespace
 import torch
 from torch import Tensor, nn
 
-from visipruner.attention import PLANNED, Plan, attention_row, clipped, influence
+from visipruner.attention import PLANNED, Plan, attention_row, clipped, influence, rotation
 from visipruner.engine import Run, decoder_of
 from visipruner.inputs import check_number
 from visipruner.layout import TokenLayout
@@ -137,6 +137,7 @@ class _Lane:
         with torch.inference_mode(False):  # else nobody could write to them outside that mode
             self.hidden = hidden.new_zeros(1, rows, hidden.shape[-1])
             self.cos, self.sin = (cos.new_zeros(1, rows, cos.shape[-1]) for _ in range(2))
+            self.turn = cos.new_zeros(cos.shape[-1], cos.shape[-1], dtype=torch.float32)
             self.last = torch.zeros(1, dtype=torch.long, device=hidden.device)
         self.recorded: dict = {}  # (what, layer, and its plan) -> (replay, output)
         self.kept: dict = {}  # layer -> what step() returns, where it was captured
@@ -148,6 +149,7 @@ class _Lane:
             buffer[:, :rows] = values
             buffer[:, rows:] = 0
         self.last.fill_(rows - 1)
+        self.turn.copy_(rotation((cos, sin)))
 
     def step(self, index: int, plan: Plan | None) -> tuple[Tensor, Tensor, Tensor]:
         """Run a layer on `hidden`, in place.
@@ -206,9 +208,8 @@ class _Lane:
         return self.kept[index]
 
     def _influence(self, index: int, normed: Tensor, keys: Tensor, values: Tensor):
-        turn = tuple(part.index_select(1, self.last) for part in (self.cos, self.sin))
         visible = torch.arange(self.rows, device=self.last.device) <= self.last
-        row = attention_row(self.layers[index].self_attn, normed, turn, keys, visible)
+        row = attention_row(self.layers[index].self_attn, normed, self.turn, keys, visible)
         cos, l2, norm = influence(row, values)
         return torch.cat([cos, l2, norm[None]])
 
@@ -304,7 +305,6 @@ class _ReplayedRun(Run):
             if self.on_layer is not None:
                 self.on_layer(record)
         self._give_back_layers()
-        self._change_to_decoding()
         return lane.hidden[:, : self.trace.layers[-1].tokens].clone()
 
     def _padded_plan(self, index: int, record: LayerRecord, lane: _Lane) -> Plan | None:
@@ -312,9 +312,8 @@ class _ReplayedRun(Run):
         if not record.visual_tokens:
             self._count_pairs(record, None)
             return None
-        padding = torch.arange(lane.rows - record.tokens) + self.layout.length
         view = LayerInput(*self._view_fields(index, record))
-        view = replace(view, positions=torch.cat([self.positions, padding]))
+        view = replace(view, rows=self.rows.padded(lane.rows, self.layout.length))
         plan = self.method.attend(view)
         self._count_pairs(record, plan and clipped(plan, record.tokens))
         return plan
@@ -324,13 +323,13 @@ class _ReplayedRun(Run):
             return None
         normed, keys, values = self.outputs[-1]
         rows = record.tokens
-        turn = (lane.cos[:, rows - 1 : rows], lane.sin[:, rows - 1 : rows])
         view = _ReplayView(
             *self._view_fields(index, record),
             hidden=present,
             attention=self.layers[index].self_attn,
-            attention_input=(normed, turn),
+            attention_input=(normed, None),
             cache=SimpleNamespace(keys=keys[:, :, :rows], values=values[:, :, :rows]),
+            turns={normed.device: lane.turn},
             test=partial(lane.test, index, self.outputs[-1]),
         )
         return self._decide(view)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
+from torch import Tensor
 
 Range = tuple[int, int]  # first, past-the-last
 
@@ -75,7 +77,7 @@ class TokenLayout:
     @classmethod
     def from_ids(
         cls,
-        input_ids: torch.Tensor | Sequence[int],
+        input_ids: Tensor | Sequence[int],
         image_token_id: int,
         grid: tuple[int, int] | None = None,
     ) -> TokenLayout:
@@ -110,3 +112,58 @@ class TokenLayout:
     def prefix(self) -> int:
         """Text tokens before the first picture; all of them if there is no picture."""
         return self.spans[0][0] if self.spans else self.length
+
+
+TEXT = -1  # the patch of a row that holds no visual token
+
+
+class Rows:
+    """The tokens that a layer computes; a new one after every cut. All tensors lie on the CPU.
+
+    Args:
+        positions: (rows,) ascending: each row's place in the prompt.
+        patch: (rows,) the patch that a row holds, or TEXT.
+    """
+
+    def __init__(self, positions: Tensor, patch: Tensor):
+        self.positions, self.patch = positions, patch
+        self.visual = (patch != TEXT).nonzero().flatten()  # rows that hold visual tokens
+        self.patches = patch.index_select(0, self.visual)  # and which
+
+    @classmethod
+    def of(cls, layout: TokenLayout) -> Rows:
+        """The whole prompt."""
+        patch, done = torch.full((layout.length,), TEXT), 0
+        for start, stop in layout.spans:
+            patch[start:stop] = torch.arange(done, done + stop - start)
+            done += stop - start
+        return cls(torch.arange(layout.length), patch)
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    def only(self, rows: Tensor) -> Rows:
+        """These rows of it."""
+        return Rows(self.positions.index_select(0, rows), self.patch.index_select(0, rows))
+
+    def padded(self, length: int, first: int) -> Rows:
+        """With text at its end up to `length` rows, at positions from `first` on."""
+        more = torch.arange(length - len(self))
+        text = torch.full_like(more, TEXT)
+        return Rows(torch.cat([self.positions, first + more]), torch.cat([self.patch, text]))
+
+    @cached_property
+    def visual_ranges(self) -> tuple[Range, ...]:
+        """`visual` as ranges: a few, for tokens that are left move together."""
+        return to_ranges(self.visual.tolist())
+
+    @cached_property
+    def text_ranges(self) -> tuple[Range, ...]:
+        """All other rows."""
+        return gaps(self.visual_ranges, len(self))
+
+    @property
+    def visual_pairs(self) -> int:
+        """Causal query-key pairs with a visual member: all but those of text with text."""
+        rows, text = len(self), len(self) - len(self.visual)
+        return (rows * (rows + 1) - text * (text + 1)) // 2

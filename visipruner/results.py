@@ -76,6 +76,15 @@ class Answer:
     counts: Counts
     trace: PruningTrace
 
+    def to_json(self) -> dict:
+        return {
+            "text": self.text,
+            "tokens": self.tokens,
+            "times": asdict(self.times),
+            "counts": asdict(self.counts),
+            "trace": self.trace.to_json(),
+        }
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -135,7 +144,7 @@ class Comparison:
             "same_answer": self.same,
             "flops_ratio": self.flops_ratio,
             "first_token_ratio": self.first_token_ratio,
-            "answers": [asdict(answer) for answer in self.answers],
+            "answers": [answer.to_json() for answer in self.answers],
             "probe": self.probe.to_json() if self.probe else None,
             "machine": self.machine,
         }

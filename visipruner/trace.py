@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 
+import torch
 from torch import Tensor
 
 from visipruner.layout import TokenLayout
@@ -45,14 +47,54 @@ class Cut:
     scores: list[float] | None = None
 
 
-@dataclass
 class Influence:
-    """How far each visual token moves the last prompt token's attention output."""
+    """How far each visual token moves the last prompt token's attention output.
 
-    patches: list[int]
-    cos: list[float]
-    l2: list[float]
-    norm: float  # ||O||, the length that l2 compares with
+    The numbers become lists when somebody asks: a run that nobody looks at needs only `lowest`.
+
+    Args:
+        patches: (visual tokens,) which were tested; at least one.
+        cos: (visual tokens,) cosine(O, O'_j).
+        l2: (visual tokens,) ||O - O'_j||.
+        norm: ||O||, the length that l2 compares with.
+    """
+
+    def __init__(self, patches: Tensor, cos: Tensor, l2: Tensor, norm: float):
+        self._found, self.norm = (patches, cos, l2), norm
+
+    @cached_property
+    def patches(self) -> list[int]:
+        return self._found[0].tolist()
+
+    @cached_property
+    def cos(self) -> list[float]:
+        return self._found[1].tolist()
+
+    @cached_property
+    def l2(self) -> list[float]:
+        return self._found[2].tolist()
+
+    @cached_property
+    def lowest(self) -> float:
+        """The cosine of the most influential token."""
+        return self._found[1].min().item()
+
+    def reaching(self, bar: float) -> Tensor:
+        """The patches whose L2 is at least `bar`."""
+        patches, _, l2 = self._found
+        return patches[l2 >= bar]
+
+    def to_json(self) -> dict:
+        return {"patches": self.patches, "cos": self.cos, "l2": self.l2, "norm": self.norm}
+
+    @classmethod
+    def from_json(cls, data: dict) -> Influence:
+        patches = torch.tensor(data["patches"], dtype=torch.long)
+        cos, l2 = (torch.tensor(data[name], dtype=torch.float32) for name in ("cos", "l2"))
+        return cls(patches, cos, l2, data["norm"])
+
+    def __eq__(self, other) -> bool:
+        return isinstance(other, Influence) and self.to_json() == other.to_json()
 
 
 @dataclass
@@ -120,15 +162,18 @@ class PruningTrace:
     def most_influential(self, first_layer: int = 0) -> tuple[float, int] | None:
         """Smallest cosine that any test saw from a layer on, and its layer: how near it came."""
         seen = [
-            (min(record.influence.cos), record.layer)
+            (record.influence.lowest, record.layer)
             for record in self.layers[first_layer:]
-            if record.influence and record.influence.cos
+            if record.influence
         ]
         return min(seen) if seen else None
 
     def to_json(self) -> dict:
         """Plain lists, numbers and strings; `from_json` gives the same trace back."""
-        return asdict(self)
+        data = asdict(self)
+        for plain, record in zip(data["layers"], self.layers, strict=True):
+            plain["influence"] = record.influence and record.influence.to_json()
+        return data
 
     @classmethod
     def from_json(cls, data: dict) -> PruningTrace:
@@ -143,5 +188,5 @@ class PruningTrace:
 def _layer_from_json(record: dict) -> LayerRecord:
     record = dict(record)
     if record["influence"] is not None:
-        record["influence"] = Influence(**record["influence"])
+        record["influence"] = Influence.from_json(record["influence"])
     return LayerRecord(**record)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import SimpleNamespace
 
 import torch
 from torch import Tensor, nn
 from transformers.cache_utils import DynamicLayer
 
-from visipruner.attention import attention_row, influence
-from visipruner.layout import Range, TokenLayout, gaps
+from visipruner.attention import attention_row, influence, rotation
+from visipruner.layout import Range, Rows, TokenLayout
 from visipruner.trace import Influence, LayerRecord, PruningTrace, Selection
 
 
@@ -18,26 +18,41 @@ from visipruner.trace import Influence, LayerRecord, PruningTrace, Selection
 class LayerInput:
     """What a method may look at before a layer runs.
 
-    Rows are the tokens that the layer computes: 0..len(positions)-1. `positions[row]` is the row's
-    place in the prompt; `visual_rows` are the rows that hold visual tokens and `patches` which;
-    `visual_ranges` says the rows as ranges: a few, for tokens that are left move together.
+    Rows are the tokens that the layer computes: 0..len(positions)-1.
     """
 
     layer: int  # -1: the door before the first layer
     num_layers: int
     layout: TokenLayout
-    positions: Tensor  # (rows,) on the CPU
-    visual_rows: Tensor  # (visual tokens present,) on the CPU
-    visual_ranges: tuple[Range, ...]
-    patches: Tensor  # (visual tokens present,) on the CPU
+    rows: Rows
     memory: SimpleNamespace  # the method's own, born and gone with the run
     trace: PruningTrace
     record: LayerRecord | None
 
     @property
+    def positions(self) -> Tensor:
+        """(rows,) on the CPU: each row's place in the prompt."""
+        return self.rows.positions
+
+    @property
+    def visual_rows(self) -> Tensor:
+        """(visual tokens present,) on the CPU: the rows that hold visual tokens."""
+        return self.rows.visual
+
+    @property
+    def patches(self) -> Tensor:
+        """(visual tokens present,) on the CPU: which visual tokens they are."""
+        return self.rows.patches
+
+    @property
+    def visual_ranges(self) -> tuple[Range, ...]:
+        """`visual_rows` as ranges."""
+        return self.rows.visual_ranges
+
+    @property
     def text_ranges(self) -> tuple[Range, ...]:
-        """Rows of every token that is not visual."""
-        return gaps(self.visual_ranges, len(self.positions))
+        """Rows of every token that is not visual, as ranges."""
+        return self.rows.text_ranges
 
     def keep_patches(self, patches: Tensor, stage: str, **more) -> Selection:
         """The selection that keeps all text and, of the visual tokens present, these patches."""
@@ -59,6 +74,8 @@ class LayerView(LayerInput):
     # Normed states and (cosine, sine); only the last row is sure.
     attention_input: tuple | None = None
     cache: DynamicLayer | None = None  # read through keys and values only
+    # Device -> how the last row turns a query; shared by the layers that compute the same rows.
+    turns: dict = field(default_factory=dict)
 
     @property
     def keys(self) -> Tensor:
@@ -73,7 +90,9 @@ class LayerView(LayerInput):
     def attention_row(self) -> Tensor:
         """(heads, rows) float32: softmax weights of the last prompt token in this layer."""
         hidden, position_embeddings = self.attention_input
-        row = attention_row(self.attention, hidden, position_embeddings, self.keys)
+        if hidden.device not in self.turns:
+            self.turns[hidden.device] = rotation(position_embeddings).to(hidden.device)
+        row = attention_row(self.attention, hidden, self.turns[hidden.device], self.keys)
         heads, rows = row.shape
         query_width = heads * self.keys.shape[-1]
         self.record.probe_flops += 2 * query_width * (hidden.shape[-1] + rows)
@@ -84,9 +103,8 @@ class LayerView(LayerInput):
         if self.record.influence is None:
             # One copy to the host per tested layer: the decision needs the numbers there.
             result = self._test().cpu()
-            cos, l2 = result[:-1].view(2, -1)[:, self.visual_rows].tolist()
-            norm = result[-1].item()
-            self.record.influence = Influence(self.patches.tolist(), cos, l2, norm)
+            cos, l2 = result[:-1].view(2, -1).index_select(1, self.visual_rows)
+            self.record.influence = Influence(self.patches, cos, l2, result[-1].item())
         return self.record.influence
 
     def _test(self) -> Tensor:

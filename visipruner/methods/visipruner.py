@@ -17,8 +17,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
-
 from visipruner.attention import Plan, Span, size
 from visipruner.inputs import check_number, set_whole
 from visipruner.layout import Range, gaps, to_ranges
@@ -200,19 +198,16 @@ class VisiPruner(PruningMethod):
             return None
         found = view.influence()
         view.record.stage = "search"
-        if not min(found.cos) < self.layer_threshold:
+        if not found.lowest < self.layer_threshold:
             return None
         unit = found.norm if self.relative else 1.0
-        bar = self.tokens_threshold * unit
-        kept = [p for p, l2 in zip(found.patches, found.l2, strict=True) if l2 >= bar]
+        kept = found.reaching(self.tokens_threshold * unit)
         view.memory.filtered_at, view.memory.kept = view.layer, len(kept)
         view.trace.filtering_layer = view.layer
         view.record.stage = "filter"
-        if not kept and "deep" in self.stages and not self.official:
+        if not len(kept) and "deep" in self.stages and not self.official:
             view.trace.exit_layer = view.layer
-        return view.keep_patches(
-            torch.tensor(kept, dtype=torch.long), "filter", scores=tuple(found.l2)
-        )
+        return view.keep_patches(kept, "filter", scores=found.l2)
 
     def _watch(self, view):
         """Count calm layers after the filtering layer; the second lets vision leave."""
@@ -227,7 +222,7 @@ class VisiPruner(PruningMethod):
             # The published code goes on counting an empty kept set, though nothing is left to drop.
             memory.calm += self.official and memory.kept == 0
             return None
-        if min(view.influence().cos) < self.exit_threshold:
+        if view.influence().lowest < self.exit_threshold:
             memory.calm = memory.calm if self.official else 0
             return None
         memory.calm += 1

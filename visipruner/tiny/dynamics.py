@@ -79,7 +79,7 @@ class Watch(PruningMethod):
                 "visual": visual.sum().item(),
                 "top visual token": visual[top].item(),
                 "its value against the median": (sizes[top] / sizes.median()).item(),
-                "lowest cosine": min(view.influence().cos),
+                "lowest cosine": view.influence().lowest,
             }
         )
         return None
