@@ -253,8 +253,9 @@ class _ReplayView(LayerView):
 
     def _test(self) -> Tensor:
         count, project = len(self.positions), self.attention.q_proj
-        # As LayerView counts: the query and three products with the keys; without the padding.
-        self.record.probe_flops += 2 * project.out_features * (project.in_features + 3 * count)
+        # As LayerView counts: the query, its rotation, three products with the keys; no padding.
+        each = project.in_features + self.attention.head_dim + 3 * count
+        self.record.probe_flops += 2 * project.out_features * each
         return self.test()
 
 

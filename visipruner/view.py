@@ -94,8 +94,9 @@ class LayerView(LayerInput):
             self.turns[hidden.device] = rotation(position_embeddings).to(hidden.device)
         row = attention_row(self.attention, hidden, self.turns[hidden.device], self.keys)
         heads, rows = row.shape
-        query_width = heads * self.keys.shape[-1]
-        self.record.probe_flops += 2 * query_width * (hidden.shape[-1] + rows)
+        head_width = self.keys.shape[-1]
+        # The query, its rotation by a matrix, and its products with the keys.
+        self.record.probe_flops += 2 * heads * head_width * (hidden.shape[-1] + head_width + rows)
         return row
 
     def influence(self) -> Influence:
