@@ -340,11 +340,14 @@ def test_a_bad_file_gets_one_sentence_and_the_next_run_works(visit, tmp_path):
     run(page)
 
 
-def test_empty_question_gets_one_sentence(visit):
+def test_an_empty_question_gets_one_sentence_and_the_older_result_says_what_it_is(visit):
     page = visit()
+    run(page)
     question(page).fill("   ")
     press(page, text.RUN)
     expect(page.locator(".toast-body")).to_contain_text("question", timeout=PATIENCE)
+    expect(page.locator(".vp-status").first).to_have_text(text.REFUSED, timeout=PATIENCE)
+    expect(page.locator(".vp-verdict.same, .vp-verdict.different")).to_be_visible()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

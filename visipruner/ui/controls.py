@@ -113,8 +113,8 @@ def build(models: Models) -> Controls:
             min_width=90,
             container=False,
         )
-        new_scene = gr.Button(text.SCENE, size="sm", min_width=90)
-        another = gr.Button(text.ANOTHER_QUESTION, size="sm", min_width=120)
+        new_scene = gr.Button(text.SCENE, size="sm", min_width=80)
+        another = gr.Button(text.ANOTHER_QUESTION, size="sm", min_width=100)
     question = gr.Textbox(
         label=text.QUESTION, placeholder=text.QUESTION_HINT, max_lines=3, elem_classes="vp-question"
     )

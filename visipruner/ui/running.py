@@ -151,7 +151,7 @@ def connect(models, model_line, chosen, results) -> tuple:
         status = status or ""  # before anything was said, the page sends nothing
         stopped = status == text.STOPPED
         if result is not None and not stopped and not views.is_busy(status):
-            return gr.skip(), gr.skip()
+            return views.says(text.REFUSED), gr.skip()  # why, a message says
         said = views.says(text.STOPPED if stopped else text.UNFINISHED)
         if result is not None:  # of the run before, and still on the page
             return said, gr.skip()
