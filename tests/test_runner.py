@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import pickle
 import statistics
 import threading
 from dataclasses import replace
@@ -83,9 +84,11 @@ def test_quick_first_tokens_are_clocked_again_in_silence(mini, prompt, monkeypat
         assert answer.times.vision != shown[side].times.vision
         # Only these clocks are new: words, counts and trace are those that were shown.
         assert answer.times.first_token == sorted(answer.times.first_tokens)[1]
-        clocks = ("vision", "prefill", "first_token", "rounds", "first_tokens")
-        times = {name: getattr(shown[side].times, name) for name in clocks}
-        assert replace(answer, times=replace(answer.times, **times)) == shown[side]
+        before = shown[side].times
+        rest = answer.times.total - answer.times.first_token
+        assert rest == pytest.approx(before.total - before.first_token)
+        assert answer.times.per_token == before.per_token and not answer.times.whole
+        assert replace(answer, times=before) == shown[side]
 
 
 def test_fewer_rounds_than_a_median_needs_are_none(mini, prompt):
@@ -198,9 +201,25 @@ def test_the_diff_names_the_words_of_each_side(mini, prompt):
     assert " ".join(w for kind, w in diff if kind != "full") == comparison.answers[1].text
 
 
-def test_measure_gives_medians_per_method(mini, prompt):
-    medians = measure(mini, prompt, [PruningMethod(), METHOD], SHORT, rounds=2)
-    assert all(median["prefill"] > 0 and median["total"] > 0 for median in medians)
+def test_measure_takes_whole_answers_in_turn(mini, prompt):
+    taken = measure(mini, prompt, [PruningMethod(), METHOD], SHORT, rounds=3)
+    assert [len(times) for times in taken] == [3, 3]
+    assert [t.vision for t in taken[0]] == [t.vision for t in taken[1]]  # encoded once for both
+    comparison = result(mini, prompt)
+    clocked = comparison.clocked(taken)
+    for answer, times in zip(clocked.answers, taken, strict=True):
+        clock = answer.times
+        assert clock.whole and clock.rounds == 3
+        assert clock.total == sorted(t.total for t in times)[1] >= clock.first_token
+        assert clock.first_tokens == tuple(t.first_token for t in times)
+    assert [a.text for a in clocked.answers] == [a.text for a in comparison.answers]
+
+
+def test_influence_travels_to_another_process_as_numbers(mini, prompt):
+    trace = result(mini, prompt).answers[1].trace
+    found = next(record.influence for record in trace.layers if record.influence)
+    sent = pickle.dumps(found)
+    assert pickle.loads(sent) == found and b"storage" not in sent.lower()
 
 
 @pytest.mark.parametrize(

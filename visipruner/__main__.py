@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 from visipruner.files import check_place, write_whole
@@ -89,6 +90,7 @@ def ask_command(args):
     from visipruner.levels import method_at
     from visipruner.methods import PruningMethod
     from visipruner.models import load_vlm
+    from visipruner.results import Times
     from visipruner.runner import Options, compare, last_event, measure
     from visipruner.ui import scenes
 
@@ -119,7 +121,8 @@ def ask_command(args):
     comparison = last_event(compare(vlm, prompt, methods, options)).comparison
     result = comparison.to_json()
     if args.rounds > 1:
-        result["medians"] = measure(vlm, prompt, methods, options, args.rounds)
+        taken = measure(vlm, prompt, methods, options, args.rounds)
+        result["medians"] = [asdict(Times.median(times)) for times in taken]
     if args.json == "-":
         print(json.dumps(result, indent=1))
         return
@@ -147,7 +150,7 @@ def describe(comparison, medians=None) -> str:
             f"total {times.total:.0f} ms (one run{_medians_of(times)})",
         ]
     for name, median in zip(("full", pruned.trace.method), medians or (), strict=False):
-        times = ", ".join(f"{key} {value:.1f}" for key, value in median.items() if value)
+        times = ", ".join(f"{key} {median[key]:.1f}" for key in _CLOCKS if median[key])
         lines.append(f"  medians    {name}: {times} ms")
     visual = [str(record.visual_tokens) for record in pruned.trace.layers]
     lines += [
@@ -163,7 +166,10 @@ def describe(comparison, medians=None) -> str:
 def _medians_of(times) -> str:
     if not times.rounds:
         return ""
-    return f"; vision, prefill and first token medians of {times.rounds} silent ones"
+    return f"; up to the first token medians of {times.rounds} silent ones"
+
+
+_CLOCKS = ("vision", "prefill", "first_token", "per_token", "total")
 
 
 def _tell_progress(progress):

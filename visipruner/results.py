@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
-from dataclasses import asdict, dataclass
+import statistics
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 
 from visipruner.flops import ExecutedFlops
 from visipruner.inputs import check_number, set_whole
@@ -38,9 +40,10 @@ class Options:
 class Times:
     """Milliseconds. First token and total include the vision tower's share.
 
-    All are of the one run that was shown, but where `rounds` is more than 0: then vision, prefill
-    and first token are medians of so many silent runs after it, whose first tokens are
-    `first_tokens`, in turn with the other side's.
+    Where `rounds` is 0, all are of the one run that was shown. Else vision, prefill and first token
+    are medians of so many silent runs after it, in turn with the other side's, whose first tokens
+    are `first_tokens`; and the total is that first token with what followed it in the run that was
+    shown. If `whole`, the silent runs were whole answers, and every clock is a median of theirs.
     """
 
     vision: float
@@ -50,6 +53,23 @@ class Times:
     total: float
     rounds: int = 0
     first_tokens: tuple[float, ...] = ()
+    whole: bool = False
+
+    @classmethod
+    def median(cls, taken: Sequence[Times]) -> Times:
+        """The medians of whole answers; None where an answer had no further token."""
+        found = {}
+        for name in ("vision", "prefill", "first_token", "per_token", "total"):
+            values = [value for times in taken if (value := getattr(times, name)) is not None]
+            found[name] = statistics.median(values) if values else None
+        firsts = tuple(times.first_token for times in taken)
+        return cls(**found, rounds=len(taken), first_tokens=firsts, whole=True)
+
+    def with_first(self, taken: Sequence[Times]) -> Times:
+        """These times, but up to the first token the medians of silent runs."""
+        median = Times.median(taken)
+        total = median.first_token + self.total - self.first_token
+        return replace(median, per_token=self.per_token, total=total, whole=False)
 
 
 @dataclass(frozen=True)
@@ -136,6 +156,14 @@ class Comparison:
         agreeing = sum((a > b) == (ratio > 1) for a, b in zip(first, last, strict=True))
         scattered = bool(first) and agreeing < max(3, len(first) - 1)
         return None if scattered or 1 / NOTICEABLE < ratio < NOTICEABLE else ratio > 1
+
+    def clocked(self, taken: Sequence[Sequence[Times]]) -> Comparison:
+        """The same answers with the medians of whole silent ones, given per side."""
+        answers = [
+            replace(answer, times=Times.median(times))
+            for answer, times in zip(self.answers, taken, strict=True)
+        ]
+        return replace(self, answers=answers)
 
     def to_json(self) -> dict:
         return {

@@ -11,7 +11,7 @@ import queue
 import statistics
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -119,28 +119,27 @@ def last_event(events: Iterator[Event]) -> Event:
 
 
 def measure(
-    vlm: VLM, prompt: Prompt, methods: list[PruningMethod], options: Options, rounds: int = 5
-) -> list[dict[str, float | None]]:
-    """Medians of `rounds` interleaved silent runs, per method: the fields of `Times` in ms."""
+    vlm: VLM,
+    prompt: Prompt,
+    methods: list[PruningMethod],
+    options: Options,
+    rounds: int = 5,
+    turn: int = 0,
+) -> list[list[Times]]:
+    """The times of `rounds` silent whole answers per method, in turn.
+
+    Args:
+        turn: the first round's number; who runs first alternates with it.
+    """
     check_number("rounds", rounds, 1, 100, integer=True)
     samples = []
     with freeing(), vlm.lock:
-        for turn in range(rounds):
+        for number in range(turn, turn + rounds):
             encoded = _encode(vlm, prompt)
             _warm_up(vlm, prompt, encoded[0])
-            answers = _in_turn(vlm, prompt, methods, options, encoded, turn)
+            answers = _in_turn(vlm, prompt, methods, options, encoded, number)
             samples.append([answer.times for answer in answers])
-    names = ("vision", "prefill", "first_token", "per_token", "total")
-    return [_medians(taken, names) for taken in zip(*samples, strict=True)]
-
-
-def _medians(taken: Sequence[Times], names: tuple[str, ...]) -> dict[str, float | None]:
-    """None where an answer had no such time: one token has no further ones."""
-    found = {}
-    for name in names:
-        values = [value for times in taken if (value := getattr(times, name)) is not None]
-        found[name] = statistics.median(values) if values else None
-    return found
+    return [list(taken) for taken in zip(*samples, strict=True)]
 
 
 # -- the thread and its queue
@@ -209,10 +208,7 @@ def _clocked(vlm, prompt, methods, options, answers: list[Answer], emit) -> list
         silent = _in_turn(vlm, prompt, methods, one, _encode(vlm, prompt), len(samples))
         samples.append([answer.times for answer in silent])
     for side, taken in enumerate(zip(*samples, strict=True)):
-        medians = _medians(taken, ("vision", "prefill", "first_token"))
-        firsts = tuple(times.first_token for times in taken)
-        times = replace(answers[side].times, **medians, rounds=len(taken), first_tokens=firsts)
-        answers[side] = replace(answers[side], times=times)
+        answers[side] = replace(answers[side], times=answers[side].times.with_first(taken))
     return answers
 
 

@@ -93,6 +93,10 @@ class Influence:
         cos, l2 = (torch.tensor(data[name], dtype=torch.float32) for name in ("cos", "l2"))
         return cls(patches, cos, l2, data["norm"])
 
+    def __reduce__(self):
+        # As plain numbers to another process: tensors would go through memory that dies with it.
+        return Influence.from_json, (self.to_json(),)
+
     def __eq__(self, other) -> bool:
         return isinstance(other, Influence) and self.to_json() == other.to_json()
 

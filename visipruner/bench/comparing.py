@@ -13,7 +13,7 @@ from visipruner.bench.timing import quartiles, synchronise
 from visipruner.levels import PRESETS, method_at
 from visipruner.methods import PruningMethod
 from visipruner.models import load_vlm
-from visipruner.results import Options
+from visipruner.results import Options, Times
 from visipruner.tiny.data import SKILLS, ask_about, make_scene, render
 
 SCENES = ((8, "colour"), (9, "count_kind"), (13, "relation"))  # answered by a sentence each
@@ -64,12 +64,12 @@ def run_presets(rounds: int, device: str, precision: str) -> list[dict]:
     seconds, flops = ([0.0] * len(methods) for _ in range(2))
     for number, skill in enumerate(SKILLS):
         prompt = _prompt(vlm, number, skill)
-        medians = runner.measure(vlm, prompt, methods, options, rounds)
+        taken = runner.measure(vlm, prompt, methods, options, rounds)
         answers = runner.last_event(
             runner.compare(vlm, prompt, methods, options)
         ).comparison.answers
-        for index, (median, answer) in enumerate(zip(medians, answers, strict=True)):
-            seconds[index] += median["prefill"] / 1000
+        for index, (times, answer) in enumerate(zip(taken, answers, strict=True)):
+            seconds[index] += Times.median(times).prefill / 1000
             flops[index] += answer.counts.executed.prefill
     return [
         {

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from visipruner.flops import ModelShape, layer_flops
 from visipruner.inputs import clean_question, open_picture
-from visipruner.levels import method_at
+from visipruner.levels import PRESETS, method_at
 from visipruner.methods import PruningMethod
 from visipruner.models import VLM, Prompt
-from visipruner.results import Comparison, Options
+from visipruner.results import Comparison, Options, Times
 from visipruner.runner import Event
 from visipruner.tiny.data import bare
 from visipruner.trace import LayerRecord
@@ -70,8 +70,19 @@ class Job:
     def compare(self, methods: list[PruningMethod], options: Options) -> Iterator[Event]:
         return self.models.compare(self.key, self.prompt, methods, options)
 
-    def measure(self, methods: list[PruningMethod], options: Options, rounds: int) -> list[dict]:
-        return self.models.measure(self.key, self.prompt, methods, options, rounds)
+    def measure(self, turn: int) -> list[list[Times]]:
+        """One silent whole answer of each side; who runs first alternates with `turn`."""
+        return self.models.measure(self.key, self.prompt, self.methods, self.options, 1, turn)
+
+    @property
+    def preset(self) -> str | None:
+        """The named level that means the same as the form's, if one does."""
+        form, visual = self.form, self.prompt.layout.num_visual
+
+        def at(level) -> PruningMethod:
+            return method_at(self.vlm, form.method, level, form.semantics, visual, **form.fields)
+
+        return next((name for name in PRESETS if at(name) == self.methods[-1]), None)
 
 
 @dataclass
@@ -90,6 +101,7 @@ class Progress:
 
     layers: int
     shape: ModelShape
+    method: str  # of the second side
     sides: tuple[Side, Side] = field(default_factory=lambda: (Side(), Side()))
     news: str = "waiting"
     now: int = FULL
@@ -178,7 +190,8 @@ def follow(job: Job) -> Iterator[Progress]:
     Closing this generator stops the model at its next layer.
     """
     config = job.vlm.model.config
-    progress = Progress(config.get_text_config().num_hidden_layers, ModelShape.of(config))
+    layers = config.get_text_config().num_hidden_layers
+    progress = Progress(layers, ModelShape.of(config), job.methods[-1].name)
     yield progress
     drawn, events = 0.0, job.run()
     try:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import itertools
 import re
-import statistics
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from html import escape
 
 from visipruner.levels import method_at
 from visipruner.methods import PruningMethod
-from visipruner.results import Comparison
+from visipruner.results import Comparison, Times
 from visipruner.ui import handlers, scenes, text, views
 from visipruner.ui.handlers import Form, Job
 from visipruner.ui.store import Models
@@ -164,34 +163,31 @@ def _sweep_row(name: str, answer, full, job: Job) -> str:
     )
 
 
-def rounds(job: Job) -> Iterator[list[list[dict]]]:
-    """Silent runs of both sides in turn; who goes first alternates. Stop works after every run."""
-    samples: list[list[dict]] = [[], []]
-    silent = replace(job.options, probe=False)
+def rounds(job: Job) -> Iterator[list[list[Times]]]:
+    """Silent whole answers of both sides in turn. Stop works after every round."""
+    samples: list[list[Times]] = [[], []]
     for turn in range(ROUNDS):
-        order = (0, 1) if turn % 2 == 0 else (1, 0)
-        for side in order:
-            samples[side] += job.measure([job.methods[side]], silent, 1)
-            yield samples
+        for side, times in zip(samples, job.measure(turn), strict=True):
+            side += times
+        yield samples
 
 
-def rounds_html(samples: list[list[dict]]) -> str:
+def rounds_html(samples: list[list[Times]]) -> str:
     """Medians so far, both sides beside each other."""
-    done = min(len(side) for side in samples)
+    done = len(samples[0])
     if not done:
         return f'<p data-say="{text.MEASURING}">{text.MEASURING}</p>'
+    medians = [Times.median(side) for side in samples]
     names = {"vision": "vision", "prefill": "prefill", "first_token": "first"}
     names |= {"per_token": "token", "total": "total"}
     rows = []
     for name, label in names.items():
-        full, pruned = (
-            statistics.median(sample[name] for sample in side) if side[0][name] else None
-            for side in samples
-        )
+        full, pruned = (getattr(times, name) for times in medians)
+        # The picture is encoded once for both.
+        ratio = f"{full / pruned:.2f}" if full and pruned and name != "vision" else "–"
         rows.append(
             f'<tr><th scope="row">{text.COUNTERS[label]}</th><td>{views.duration(full)}</td>'
-            f"<td>{views.duration(pruned)}</td>"
-            f"<td>{f'{full / pruned:.2f}' if full and pruned else '–'}</td></tr>"
+            f"<td>{views.duration(pruned)}</td><td>{ratio}</td></tr>"
         )
     head = views.table_head("", *text.MEDIAN_HEAD)
     title = text.MEDIANS.format(done=done, rounds=ROUNDS)

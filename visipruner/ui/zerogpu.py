@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 
+from visipruner.results import Times
 from visipruner.runner import Event, compare, measure
 from visipruner.ui.page import plainly
 
@@ -27,8 +28,8 @@ def runs(models) -> tuple[Callable, Callable]:
     def compare_on(key, prompt, methods, options) -> Iterator[Event]:
         yield from compare(models.get(*key), prompt, methods, options)
 
-    def measure_on(key, prompt, methods, options, rounds) -> list[dict[str, float]]:
-        return measure(models.get(*key), prompt, methods, options, rounds)
+    def measure_on(key, prompt, methods, options, rounds, turn) -> list[list[Times]]:
+        return measure(models.get(*key), prompt, methods, options, rounds, turn)
 
     if not active():
         return compare_on, measure_on
@@ -38,7 +39,7 @@ def runs(models) -> tuple[Callable, Callable]:
     return on_gpu(plainly(compare_on)), on_gpu(plainly(measure_on))
 
 
-def seconds(_key, _prompt, methods, options, rounds: int = 1) -> int:
+def seconds(_key, _prompt, methods, options, rounds: int = 1, _turn: int = 0) -> int:
     """What to ask for: the whole quota goes by it, and longer requests wait longer.
 
     Moving a 7B model onto the GPU, then per answer a prefill and about 20 tokens a second at worst.
