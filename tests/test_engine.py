@@ -11,6 +11,7 @@ from reference import forward, softmax
 from test_visipruner import LAYOUTS, embeds_for, present_positions, run_pruned
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from transformers import AutoModelForCausalLM, CohereConfig, GlmConfig
 
 from visipruner import (
     METHODS,
@@ -453,6 +454,17 @@ def test_models_that_are_not_llama_like_are_refused():
         pass
 
 
+@pytest.mark.parametrize(
+    "kind", [CohereConfig, GlmConfig], ids=["turns by pairs", "turns half a head"]
+)
+def test_models_that_turn_their_queries_otherwise_are_refused(kind):
+    small = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 1, "vocab_size": 50}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 4, "head_dim": 16, "pad_token_id": 0}
+    model = AutoModelForCausalLM.from_config(kind(**small, **heads))
+    with pytest.raises(ValueError, match="rotary"), prune(model, FastV(), LAYOUT):
+        pass
+
+
 def test_a_prompt_without_pictures_runs_untouched(llama):
     model, layout = llama(), TokenLayout(60)
     embeds = embeds_for(LAYOUT, 64)
@@ -577,6 +589,37 @@ def test_probe_measures_every_layer_and_changes_nothing(llama):
         )
     assert torch.equal(torch.cat(run.logits), plain)
     assert all(len(record.influence.cos) == 40 for record in trace.layers)
+
+
+def test_a_loop_with_gradients_keeps_no_graph(llama):
+    model, embeds = llama(), embeds_for(LAYOUT, 64)
+    with prune(model, PruningMethod(), LAYOUT, probe=True) as trace:
+        output = model(inputs_embeds=embeds.requires_grad_())
+    assert output.logits.requires_grad
+    assert PruningTrace.from_json(trace.to_json()).layers == trace.layers
+    held = [tensor for record in trace.layers for tensor in record.influence._found]
+    assert not any(tensor.requires_grad for tensor in held)
+
+
+def test_a_cut_after_the_last_layer_drops_nothing(llama):
+    model, embeds = llama(), embeds_for(LAYOUT, 64)
+    last = len(model.model.layers) - 1
+    trace = run_pruned(model, Schedule(0, last, None), LAYOUT, embeds)[3]
+    assert trace.cuts and not trace.drops
+    assert [record.visual_tokens for record in trace.layers] == [40] * (last + 1)
+
+
+def test_positions_of_ones_own_are_refused(llama):
+    model, embeds = llama(), embeds_for(LAYOUT, 64)
+    places = torch.arange(LAYOUT.length)[None]
+    with torch.no_grad(), prune(model, PruningMethod(), LAYOUT):
+        model(inputs_embeds=embeds, position_ids=places)
+    with (
+        pytest.raises(ValueError, match="from 0"),
+        torch.no_grad(),
+        prune(model, PruningMethod(), LAYOUT),
+    ):
+        model(inputs_embeds=embeds, position_ids=places + 5)
 
 
 # -- what it costs

@@ -188,8 +188,9 @@ def test_an_error_inside_reaches_the_listener_and_the_next_run_works(mini, promp
 
 
 def test_comparisons_become_json(mini, prompt):
-    data = json.loads(json.dumps(result(mini, prompt).to_json()))
-    assert data["same_answer"] in (True, False)
+    comparison = result(mini, prompt)
+    data = json.loads(json.dumps(comparison.to_json()))
+    assert data["same_answer"] is comparison.same
     assert data["answers"][1]["trace"]["method"] == "visipruner"
     assert data["machine"]["torch"] == torch.__version__
 

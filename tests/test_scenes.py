@@ -44,9 +44,8 @@ def test_what_stays_is_counted_against_the_whole_picture():
     source = {"things": [square], "seed": 1}
 
     def said(kept, bundled=True, grids=((24, 24),), asked="", answer="square", at=5):
-        trace = SimpleNamespace(
-            cuts=[Cut(5, "filter", kept, [])], num_visual=576, filtering_layer=at
-        )
+        drops = [Cut(5, "filter", kept, [])] if len(kept) < 576 else []
+        trace = SimpleNamespace(drops=drops, num_visual=576, filtering_layer=at)
         prompt = SimpleNamespace(layout=SimpleNamespace(grids=grids), question=asked)
         answers = [None, SimpleNamespace(trace=trace, text=answer)]
         comparison = SimpleNamespace(answers=answers, prompt=prompt)

@@ -1,4 +1,4 @@
-"""Attention by plan, and one query's attention row; any backend, no N x N matrix.
+"""Attention by plan, and one query's attention row; any backend, no N x N weights.
 
 A plan says, span of queries by span of queries, which keys are scored and whose values are zeroed
 or replaced. Zeroing a weight after softmax is attention with that key's value zeroed; merging

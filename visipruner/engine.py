@@ -6,6 +6,7 @@ Only this file and graphs.py know transformers' layers and masks, and change its
 from __future__ import annotations
 
 import copy
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import SimpleNamespace
@@ -13,6 +14,7 @@ from types import SimpleNamespace
 import torch
 from torch import Tensor, nn
 from transformers.cache_utils import DynamicLayer
+from transformers.models.llama.modeling_llama import rotate_half
 
 from visipruner.attention import PLANNED, Plan, visible_visual_pairs
 from visipruner.layout import TEXT, Rows, TokenLayout
@@ -64,16 +66,29 @@ def decoder_of(model: nn.Module) -> nn.Module:
     attention = getattr(decoder, "layers", [None])[0]
     attention = getattr(attention, "self_attn", None)
     parts = ("q_proj", "k_proj", "v_proj", "scaling")
-    if not hasattr(decoder, "rotary_emb") or not all(hasattr(attention, p) for p in parts):
+    if (
+        not hasattr(decoder, "rotary_emb")
+        or not all(hasattr(attention, p) for p in parts)
+        or not _turns_like_llama(decoder.rotary_emb, attention)
+    ):
         raise ValueError(
             f"{type(model).__name__} is not a Llama-like model: its layers have no "
-            "separate q, k and v projections with rotary positions."
+            "separate q, k and v projections with Llama's rotary positions."
         )
     if decoder.config._attn_implementation == "flex_attention":
         raise ValueError("Flex attention's masks cannot be cut by tokens: use sdpa or eager.")
     if hasattr(attention, "q_norm"):
         raise ValueError(f"{type(model).__name__} normalises its queries; that is not supported.")
     return decoder
+
+
+def _turns_like_llama(rotary_emb: nn.Module, attention: nn.Module) -> bool:
+    """The influence test turns a query itself, so the whole head must turn, by halves."""
+    own = getattr(sys.modules[type(attention).__module__], "rotate_half", None)
+    probe = torch.arange(8.0)[None]
+    by_halves = own is not None and torch.equal(own(probe), rotate_half(probe))
+    frequencies = getattr(rotary_emb, "inv_freq", None)
+    return by_halves and frequencies is not None and 2 * len(frequencies) == attention.head_dim
 
 
 def _check_free(decoder: nn.Module):
@@ -210,6 +225,9 @@ class Run:
             raise ValueError(
                 "prune() needs a prompt without padding and without a mask of its own."
             )
+        places = kwargs.get("position_ids")
+        if isinstance(places, Tensor) and places.tolist() != [list(range(length))]:
+            raise ValueError("prune() counts positions itself: from 0, without a gap.")
 
     def after_decode_step(self, _index, _decoder, _args, _kwargs, _output):
         self.trace.decode_kv.append([layer.get_seq_length() for layer in self.cache.layers])
@@ -289,7 +307,8 @@ class Run:
         kwargs = self._prefill_arguments(kwargs)
         self.view_parts = {
             "attention": attention,
-            "attention_input": (hidden, kwargs["position_embeddings"]),
+            "attention_input": hidden,
+            "position_embeddings": kwargs["position_embeddings"],
         }
         record, plan = self._open_record(index), None
         if record.visual_tokens:

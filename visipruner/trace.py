@@ -153,6 +153,14 @@ class PruningTrace:
         """True when prefill went through every layer."""
         return bool(self.layers) and self.layers[-1].kv_tokens > 0
 
+    @property
+    def drops(self) -> list[Cut]:
+        """The cuts after which a layer ran with fewer patches; after the last one there is none."""
+        last = len(self.layers) - 1
+        return [
+            cut for cut in self.cuts if cut.after_layer < last and len(cut.kept) < self.num_visual
+        ]
+
     def cut_before(self, layer: int) -> Cut | None:
         """The last cut that `layer` feels, or None if it sees every patch."""
         cuts = [cut for cut in self.cuts if cut.after_layer < layer]

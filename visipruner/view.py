@@ -71,8 +71,10 @@ class LayerView(LayerInput):
 
     hidden: Tensor  # (1, rows, width): the layer's output, or the embeddings at the door
     attention: nn.Module | None = None
-    # Normed states and (cosine, sine); only the last row is sure.
-    attention_input: tuple | None = None
+    # The layer's normed states, (1, rows, width), with cosine and sine of their positions,
+    # (1, rows, head width) each; of all three only the last row is sure.
+    attention_input: Tensor | None = None
+    position_embeddings: tuple[Tensor, Tensor] | None = None
     cache: DynamicLayer | None = None  # read through keys and values only
     # Device -> how the last row turns a query; shared by the layers that compute the same rows.
     turns: dict = field(default_factory=dict)
@@ -89,9 +91,9 @@ class LayerView(LayerInput):
 
     def attention_row(self) -> Tensor:
         """(heads, rows) float32: softmax weights of the last prompt token in this layer."""
-        hidden, position_embeddings = self.attention_input
+        hidden = self.attention_input
         if hidden.device not in self.turns:
-            self.turns[hidden.device] = rotation(position_embeddings).to(hidden.device)
+            self.turns[hidden.device] = rotation(self.position_embeddings).to(hidden.device)
         row = attention_row(self.attention, hidden, self.turns[hidden.device], self.keys)
         heads, rows = row.shape
         head_width = self.keys.shape[-1]
@@ -103,7 +105,7 @@ class LayerView(LayerInput):
         """The influence test on every visual token present; also noted in the layer's record."""
         if self.record.influence is None:
             # One copy to the host per tested layer: the decision needs the numbers there.
-            result = self._test().cpu()
+            result = self._test().detach().cpu()  # a trace must not keep a graph of gradients
             cos, l2 = result[:-1].view(2, -1).index_select(1, self.visual_rows)
             self.record.influence = Influence(self.patches, cos, l2, result[-1].item())
         return self.record.influence

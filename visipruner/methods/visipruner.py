@@ -161,10 +161,11 @@ class VisiPruner(PruningMethod):
         all_visual = view.visual_ranges
         first = all_visual[0][0]
         text_after = tuple(part for part in view.text_ranges if part[0] > first)
-        others = gaps(text_after, len(view.positions))
-        end = others[-1][1]
         blind = all_visual if view.layer == 0 else ()
-        plan = [Span(queries=others, keys=((0, end),), zeroed=blind)]
+        plan = [
+            Span(queries=(part,), keys=((0, part[1]),), zeroed=blind)
+            for part in gaps(text_after, len(view.positions))
+        ]
         if not text_after:
             return tuple(plan)
         rows = {"queries": text_after, "keys": ((0, text_after[-1][1]),)}
@@ -269,9 +270,10 @@ class VisiPruner(PruningMethod):
                 f"Layer {filtered} filtered: {view.memory.kept} visual token{plural} stayed."
             )
             if trace.exit_layer is not None:
-                trace.why += f" Vision left after layer {trace.exit_layer}."
+                trace.why += f" No visual token was left after layer {trace.exit_layer}."
             elif "deep" in self.stages:
-                trace.why += " It never left: no two calm layers followed."
+                they = "It" if view.memory.kept == 1 else "They"
+                trace.why += f" {they} stayed to the end: no two calm layers followed."
 
 
 def _until(ranges: tuple[Range, ...], row: int) -> tuple[Range, ...]:

@@ -42,7 +42,7 @@ def panels(trace: PruningTrace) -> list[tuple[str, list[int]]]:
     """Title and patches of each stage worth a picture: the input, then what every cut left."""
     found = [(f"Input: {_tokens(trace.num_visual)}", list(range(trace.num_visual)))]
     last = trace.num_visual
-    for cut in trace.cuts:
+    for cut in trace.drops:
         if len(cut.kept) == last or len(found) == 4:
             continue
         last = len(cut.kept)

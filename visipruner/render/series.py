@@ -31,7 +31,7 @@ def layer_spans(values: Sequence) -> list[tuple[int, int, object]]:
 def marks(trace: PruningTrace) -> list[tuple[int, str, str]]:
     """Layers after which something was dropped: (layer, words, colour)."""
     found = []
-    for cut in trace.cuts:
+    for cut in trace.drops:
         before = trace.cut_before(cut.after_layer)
         present = trace.num_visual if before is None else len(before.kept)
         if len(cut.kept) == present:
@@ -44,7 +44,7 @@ def marks(trace: PruningTrace) -> list[tuple[int, str, str]]:
 
 def tokens_left(trace: PruningTrace) -> int:
     """Visual tokens that the method settled on, before vision left altogether."""
-    kept = [len(cut.kept) for cut in trace.cuts]
+    kept = [len(cut.kept) for cut in trace.drops]
     some = [count for count in kept if count]
     return some[-1] if some else (0 if kept else trace.num_visual)
 

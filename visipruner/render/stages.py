@@ -55,9 +55,8 @@ def stage_runs(records: Sequence[LayerRecord]) -> list[dict]:
 def most_telling_layer(trace: PruningTrace) -> int:
     """Where to look first: right after patches were dropped, or where that came nearest."""
     last = len(trace.layers) - 1
-    for cut in trace.cuts:
-        if len(cut.kept) < trace.num_visual:
-            return max(0, min(last, cut.after_layer + bool(cut.kept)))
+    for cut in trace.drops[:1]:
+        return max(0, min(last, cut.after_layer + bool(cut.kept)))
     nearest = trace.most_influential()
     return nearest[1] if nearest else 0
 

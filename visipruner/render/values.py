@@ -87,7 +87,7 @@ def viewer_value(comparison, start: dict | None = None) -> dict:
         "first": most_telling_layer(trace),
         "why": trace.why,
         "thresholds": _thresholds(trace.settings),
-        "cuts": [_cut(cut, trace, masks) for cut in trace.cuts],
+        "cuts": [_cut(cut, trace, masks) for cut in trace.drops],
         "probe": probe and [_influence(record.influence, masks) for record in probe.layers],
         "scale": _scale(trace, probe),
         "masks": masks.packed,

@@ -57,7 +57,7 @@ def _translated(error: Exception) -> gr.Error:
     if isinstance(error, gr.Error):
         return error
     if isinstance(error, ValueError):
-        return sorry(str(error).splitlines()[0])
+        return sorry((str(error).splitlines() or [text.BROKEN])[0])
     # The message may quote a visitor's words, so only kind and place are logged.
     frame = error.__traceback__
     while frame and frame.tb_next:

@@ -126,7 +126,7 @@ def connect(models, model_line, chosen, results) -> tuple:
     @plainly
     def on_run(*values):
         form, _ = controls.form(values)
-        if not models.peek(form.model):
+        if not models.is_ready(form.model, form.backend, form.precision):
             frame = Frame(outputs)
             frame.set(results.status, views.says(text.LOADING, text.LOADING))
             yield frame.take()

@@ -108,7 +108,7 @@ def what_stays(source, comparison: Comparison, bundled: bool) -> str:
         bundled: whether the bundled model was asked; what its layers do is known.
     """
     shown, trace = scene(source), comparison.answers[-1].trace
-    cut = next((cut for cut in trace.cuts if len(cut.kept) < trace.num_visual), None)
+    cut = next(iter(trace.drops), None)
     grid = next(iter(comparison.prompt.layout.grids), None)
     if cut is None or not cut.kept or grid is None or shown.side % grid[0]:
         return ""

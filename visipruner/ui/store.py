@@ -65,6 +65,10 @@ class Models:
         loaded = list(self._loaded.items())
         return next((vlm for key, vlm in reversed(loaded) if key[0] == name), None)
 
+    def is_ready(self, name: str, backend: str, precision: str) -> bool:
+        """Whether `get` would not have to load."""
+        return (name, backend, precision) in self._loaded
+
     def fetch(self, name: str, precision: str = "auto") -> Iterator[str]:
         """Download a model of the hub if it is not here yet; closing the generator cancels.
 

@@ -197,14 +197,9 @@ def _speed(comparison: Comparison) -> tuple[str, str, str]:
     return times(1 / ratio), text.SLOWER, why
 
 
-def _cuts(trace) -> list:
-    """Those that dropped something: a method may decide to keep everything."""
-    return [cut for cut in trace.cuts if len(cut.kept) < trace.num_visual]
-
-
 def tokens(trace) -> tuple[str, str, str]:
     """Visual tokens before and after the first cut, what they are, and when they went."""
-    cuts = _cuts(trace)
+    cuts = trace.drops
     if not cuts:
         return str(trace.num_visual), text.TOKENS, text.TOKENS_NONE
     gone = next((cut.after_layer for cut in cuts[1:] if not cut.kept), None)

@@ -19,7 +19,7 @@ from visipruner.ui import (
     text,
     views,
 )
-from visipruner.ui.page import MODEL_TURN, PRIVATE, UNQUEUED, plainly
+from visipruner.ui.page import MODEL_TURN, PRIVATE, SMALL, UNQUEUED, plainly
 
 
 def connect(page, models, model_line, chosen, results, lesson):
@@ -133,7 +133,8 @@ def _sharing(chosen, lesson, results, run):
         )
 
     outputs = [lesson.link, lesson.python, lesson.command]
-    for event in (lesson.repeat.expand, run.success):
-        shown = event(on_repeat, [results.result, *chosen.inputs], outputs, **UNQUEUED)
+    # Before a run the form may be wrong, and what is wrong is said by the queue alone.
+    for event, how in ((lesson.repeat.expand, SMALL), (run.success, UNQUEUED)):
+        shown = event(on_repeat, [results.result, *chosen.inputs], outputs, **how)
         shown.success(None, lesson.link, lesson.link, js="(query) => vp.link(query)", **PRIVATE)
     lesson.copy.click(None, lesson.link, None, js="(link) => vp.copy(link)", **PRIVATE)

@@ -2,7 +2,7 @@
 
 On such a Space the wrapped functions run in a forked child that alone has the GPU. So arguments and
 results are plain picklable data, the models are those that the parent had loaded at its start, and
-of all errors only `gr.Error` keeps its words.
+of all errors only `gr.Error` keeps its words. Who runs first alternates within one child only.
 """
 
 from __future__ import annotations
