@@ -15,6 +15,7 @@ from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from PIL import Image
 
+from visipruner.render import words
 from visipruner.results import Options
 from visipruner.trace import NOBODY, Cut
 from visipruner.ui import api, downloads, fields, handlers, scenes, share, teaching, text, views
@@ -136,13 +137,35 @@ def test_speed_is_not_oversold(finished, ratio, words):
     assert words in views.verdict(changed)
 
 
+def test_no_pruning_is_never_called_pruned(models, form):
+    *_, progress = handlers.follow(handlers.check(models, replace(form, method="none")))
+    shown = views.verdict(progress.comparison) + views.counters(progress.comparison)
+    shown += views.column(progress, 1) + views.status(progress)
+    assert text.PRUNED not in shown and text.AGAIN in shown
+    for told in (words.describe_tokens, words.describe_flops, words.describe_influence):
+        assert "pruned" not in told(progress.comparison)
+
+
+def test_a_card_never_ends_before_its_first_word(finished):
+    comparison = finished[1].comparison
+    for answer in comparison.answers:
+        assert answer.times.total >= answer.times.first_token
+    times = comparison.answers[1].times
+    assert views.how_often(replace(times, rounds=3))["total"] == text.SUM
+    assert set(views.how_often(replace(times, rounds=0)).values()) == {text.ONE_RUN}
+    whole = views.how_often(replace(times, rounds=5, whole=True))
+    assert set(whole.values()) == {text.MEDIAN_OF.format(rounds=5)}
+
+
 def test_a_result_says_what_it_answers(models, form, finished):
     job, progress = finished
     line = views.asked(job)
-    assert "what colour is the star?" in line and "VisiPruner, level 0.5" in line
+    assert "what colour is the star?" in line and "VisiPruner, balanced (level 0.5)" in line
     assert line in views.verdict(progress.comparison, below=line)
     own = handlers.check(models, replace(form, fields={"exit_threshold": 0.9}))
     assert text.ASKED_OWN in views.asked(own)
+    near = handlers.check(models, replace(form, level=0.55))
+    assert "level 0.55 (here as balanced)" in views.asked(near)  # one of five settings of its own
     none = handlers.check(models, replace(form, method="none"))
     assert "level" not in views.asked(none)
 
@@ -332,8 +355,23 @@ def test_an_ended_lesson_promises_nothing():
 @pytest.mark.parametrize(
     ("method", "levels"),
     [
-        ("fastv", [*(f"{step / 10:g}" for step in range(1, 8)), "0.8 to 0.9", "1"]),
-        ("visipruner", ["0.1", "0.2 to 0.3", "0.4 to 0.6", "0.7 to 0.8", "0.9 to 1"]),
+        (
+            "fastv",
+            [
+                *("0.1", "0.2", "0.3", "0.4", "0.5 (balanced)", "0.6"),
+                *("0.7 (aggressive)", "0.8 to 0.9", "1"),
+            ],
+        ),
+        (
+            "visipruner",
+            [
+                "0.1",
+                "0.2 to 0.3 (gentle)",
+                "0.4 to 0.6 (balanced)",
+                "0.7 to 0.8 (aggressive)",
+                "0.9 to 1",
+            ],
+        ),
         ("none", ["0.1 to 1"]),
     ],
 )

@@ -10,6 +10,7 @@ from visipruner.render.series import (
     influence_series,
     layer_spans,
     marks,
+    second,
     settings_of,
     sides,
 )
@@ -123,7 +124,7 @@ def _bars(comparison, full: list, pruned: list, title: str, unit: str) -> go.Fig
         }
         for name, values, colour, width in (
             ("full", full, palette.FULL_PALE, 0.9),
-            ("pruned", pruned, palette.PRUNED, 0.5),
+            (second(comparison), pruned, palette.PRUNED, 0.5),
         )
     ]
     axes = {
@@ -237,7 +238,8 @@ def _untested(comparison) -> tuple[list[dict], str]:
     ]
     if not spans:
         return [], ""
-    return shapes, f"Grey: not tested in the pruned run ({', '.join(layers(*s) for s in spans)})"
+    where = ", ".join(layers(*span) for span in spans)
+    return shapes, f"Grey: not tested in the {second(comparison)} run ({where})"
 
 
 __all__ = [

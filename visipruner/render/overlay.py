@@ -15,17 +15,21 @@ _MARGIN = 24
 _VEIL = 0.66  # how much of a dropped patch is covered by ink
 
 
-def draw_survivors(picture: Image.Image, trace: PruningTrace, small_print: str = "") -> Image.Image:
+def draw_survivors(
+    picture: Image.Image, trace: PruningTrace, small_print: str = "", asked: str = ""
+) -> Image.Image:
     """Draw which patches survive where, as a strip of up to four stages.
 
     Args:
         picture: the picture as the model sees it (`Prompt.seen`).
         trace: what happened.
         small_print: model and versions, below.
+        asked: question and answers, above.
     """
     cells = [_panel(picture, trace, name, set(kept)) for name, kept in panels(trace)]
     width = max(2 * _SIZE, sum(cell.width + _MARGIN for cell in cells) - _MARGIN) + 2 * _MARGIN
-    head = _text_block(_title(trace), width, _SIZE // 16, palette.INK)
+    title = "\n".join(filter(None, [asked, _title(trace)]))
+    head = _text_block(title, width, _SIZE // 16, palette.INK)
     foot = _legend(trace, width)
     lines = "\n".join(filter(None, [_settings_line(trace), small_print]))
     small = _text_block(lines, width, _SIZE // 30, "#4a4f57")

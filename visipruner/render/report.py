@@ -12,6 +12,7 @@ from visipruner.render.series import (
     flops_unit,
     influence_series,
     marks,
+    second,
     settings_of,
     sides,
     tokens_left,
@@ -78,11 +79,10 @@ def _verdict(comparison) -> str:
 
 def _answers(comparison, notes: Sequence[str], truth: str) -> str:
     cells = []
-    for name, answer in zip(("Full", "Pruned"), sides(comparison), strict=True):
-        text = _marked(comparison, name.lower()) or "<em>(no words)</em>"
-        cells.append(
-            f"<section><h3>{name}: {escape(answer.trace.method)}</h3><p>{text}</p></section>"
-        )
+    by = f"{second(comparison).capitalize()} run, by {sides(comparison)[1].trace.method}"
+    for side, name in (("full", "All patches"), ("pruned", by)):
+        text = _marked(comparison, side) or "<em>(no words)</em>"
+        cells.append(f"<section><h3>{escape(name)}</h3><p>{text}</p></section>")
     known = [f"True answer: {truth}"] if truth else []
     below = "".join(f"<p>{escape(sentence)}</p>" for sentence in (*known, *notes))
     return f'<h2>Answers</h2><div class="answers">{"".join(cells)}</div>{below}'
@@ -118,11 +118,14 @@ def _counters(comparison) -> str:
 
 
 def _runs(comparison) -> str:
-    rounds = sides(comparison)[1].times.rounds
+    times = sides(comparison)[1].times
+    if times.whole:
+        return f"the median of {times.rounds} silent whole answers"
+    if not times.rounds:
+        return "one run"
     return (
-        f"one run (vision, prefill and first token: the median of {rounds})"
-        if rounds
-        else "one run"
+        f"one run (vision, prefill and first token: the median of {times.rounds}; the total begins "
+        "with that first token)"
     )
 
 

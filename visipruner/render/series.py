@@ -13,6 +13,11 @@ def sides(comparison) -> tuple:
     return comparison.answers[0], comparison.answers[-1]
 
 
+def second(comparison) -> str:
+    """What the last answer's run is called beside the full one."""
+    return "second" if sides(comparison)[1].trace.method == "none" else "pruned"
+
+
 def settings_of(comparison) -> dict:
     return sides(comparison)[1].trace.settings
 
@@ -64,7 +69,7 @@ def influence_series(comparison) -> tuple[dict, dict | None]:
     L2 is divided by the output's norm where the method does so. None where nothing was tested.
     """
     relative = bool(settings_of(comparison).get("relative"))
-    pruned = _strongest(sides(comparison)[1].trace, "pruned run", relative)
+    pruned = _strongest(sides(comparison)[1].trace, f"{second(comparison)} run", relative)
     probe = comparison.probe
     return pruned, None if probe is None else _strongest(probe, "full model", relative)
 

@@ -67,14 +67,14 @@ function chip(step) {
 
 function refresh() {
   const record = story.layers[view.layer], step = story.stepOf(view.layer);
-  find("number").textContent = countText(record);
+  const full = view.mode === "probe"; // the full model's colours: of it nothing is dropped
+  find("number").textContent = full ? String(story.length) : countText(record);
   find("of").textContent = story.length ? `of ${story.length} visual tokens` : "visual tokens";
   find("where").textContent = whereText(record, step);
   // Spoken when somebody steps, not when layers come by the dozen.
   find("where").setAttribute("aria-live", timer || story.kind === "live" ? "off" : "polite");
-  find("sentence").textContent = step ? step.sentence + leavingText(step) : waitingText(record);
   find("range").value = view.layer;
-  const spoken = `${whereText(record, step)}, ${countText(record)} visual tokens`;
+  const spoken = `${whereText(record, step)}, ${find("number").textContent} visual tokens`;
   find("range").setAttribute("aria-valuetext", spoken);
   find("canvas").setAttribute("aria-label", story.pictureLabel(view.layer));
   for (const button of find("chips").children) {
@@ -89,11 +89,18 @@ function refresh() {
   find("key").hidden = !present || !(differ || present.includes(0));
   find("key-stays").hidden = !staying || !staying.includes(1);
   find("key-leaving").hidden = !differ;
-  find("key-gone").hidden = !present || !present.includes(0);
+  find("key-gone").hidden = !present || !present.includes(0) || full;
+  find("sentence").textContent = full ? fullText()
+    : step ? step.sentence + leavingText(step) : waitingText(record);
   refreshHeat();
   refreshTray();
   refreshPatch();
   redraw();
+}
+
+function fullText() {
+  const framed = find("key-stays").hidden ? "" : " The frames show what stayed in the pruned run.";
+  return `The full model reads all ${story.length} visual tokens in every layer.${framed}`;
 }
 
 // Methods that choose by the clock drop patches in the middle of a stage.
@@ -112,9 +119,10 @@ function countText(record) {
 
 function whereText(record, step) {
   if (!record) return story.picture ? "before the first layer" : "";
-  const live = story.kind === "live" ? `${story.label || "running"}: ` : "";
+  const live = story.kind === "live" ? `${story.label || "running"}: `
+    : view.mode === "probe" ? "full model, " : "";
   const last = Math.max(story.layers.length, story.num_layers || 0) - 1;
-  return `${live}layer ${view.layer} of 0–${last}${step ? " · " + step.title : ""}`;
+  return `${live}layer ${view.layer} of 0–${last}${step && view.mode !== "probe" ? " · " + step.title : ""}`;
 }
 
 function waitingText(record) {

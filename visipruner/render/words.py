@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from visipruner.render.series import influence_series, layer_spans, sides
+from visipruner.render.series import influence_series, layer_spans, second, sides
 
 
 def describe_tokens(comparison) -> str:
@@ -11,8 +11,8 @@ def describe_tokens(comparison) -> str:
     runs = layer_spans([record.visual_tokens for record in trace.layers])
     parts = [f"{count} in {layers(first, last)}" for first, last, count in runs]
     return (
-        f"Visual tokens of the pruned run: {', '.join(parts)}; the full run has {trace.num_visual} "
-        "in every layer."
+        f"Visual tokens of the {second(comparison)} run: {', '.join(parts)}; the full run has "
+        f"{trace.num_visual} in every layer."
     )
 
 
@@ -23,8 +23,8 @@ def describe_flops(comparison) -> str:
         return "No layer ran."
     return (
         f"Executed in the layers during prefill: {engineering(full, 'FLOPs')} in the full run, "
-        f"{engineering(pruned, 'FLOPs')} in the pruned run, {100 * pruned / full:.0f} percent of "
-        "that."
+        f"{engineering(pruned, 'FLOPs')} in the {second(comparison)} run, "
+        f"{100 * pruned / full:.0f} percent of that."
     )
 
 

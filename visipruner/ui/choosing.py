@@ -33,19 +33,26 @@ def connect(page, models, model_line, chosen, results, run):
             gr.Warning(str(error), duration=12)
             return None, None, None
 
-    @plainly
-    def on_seed(seed, question):
+    def numbered_scene(seed, question):
         asked = scenes.first_question(seed, question)
         return scenes.picture(seed), int(seed), int(seed), asked
 
     @plainly
+    def on_seed(seed, question, scene):
+        try:
+            return numbered_scene(seed, question)
+        except ValueError as error:
+            gr.Warning(str(error), duration=12)  # and the box shows what the picture is
+            return gr.skip(), gr.skip(), scene if isinstance(scene, int) else None, gr.skip()
+
+    @plainly
     def on_seed_left(seed, question, scene):
         """A number counts without Enter too; one that is shown already changes nothing."""
-        return gr.skip() if seed is None or seed == scene else on_seed(seed, question)
+        return gr.skip() if seed is None or seed == scene else on_seed(seed, question, scene)
 
     @plainly
     def on_new(seed, question):
-        return on_seed(((seed or 0) + 1) % (scenes.MAX_SEED + 1), question)
+        return numbered_scene(((seed or 0) + 1) % (scenes.MAX_SEED + 1), question)
 
     @plainly
     def on_compose(source, filled):
@@ -92,13 +99,13 @@ def connect(page, models, model_line, chosen, results, run):
     used = c.composer.submit(on_composed, [c.composer, c.question], scene_parts, **SMALL)
     used.success(None, js="() => vp.show('.vp-picture')", **PRIVATE)
     taken = c.examples.select(on_example, None, scene_parts, **SMALL)
-    numbered = [c.seed, c.question]
-    new = c.new_scene.click(on_new, numbered, scene_parts, **SMALL)
+    new = c.new_scene.click(on_new, [c.seed, c.question], scene_parts, **SMALL)
+    numbered = [c.seed, c.question, c.scene]
     entered = c.seed.submit(on_seed, numbered, scene_parts, **SMALL)
     # Who only passes through the box must not lose a picture of their own.
     c.seed.focus(None, c.seed, None, js="(seed) => vp.enterSeed(seed)", **PRIVATE)
     change = "(seed, ...others) => [vp.leaveSeed(seed), ...others]"
-    left = c.seed.blur(on_seed_left, [*numbered, c.scene], scene_parts, js=change, **SMALL)
+    left = c.seed.blur(on_seed_left, numbered, scene_parts, js=change, **SMALL)
     another = c.another.click(on_another, [c.scene, c.question], c.question, **SMALL)
     # The number names the picture that is shown, or none.
     c.picture.upload(on_upload, c.picture, [c.picture, c.scene, c.seed], **SMALL)
@@ -158,7 +165,8 @@ def _fields(loaded, run, models, c):
             _hinted(name, hints.get(name, "")) if owner == method else gr.skip()
             for owner, name in fields.ALL
         ]
-        return [*groups, *boxes]
+        leveled = gr.update(interactive=method != "none")
+        return [*groups, *boxes, leveled, leveled]
 
     triggers = [
         c.model.input,
@@ -167,7 +175,7 @@ def _fields(loaded, run, models, c):
         c.advanced.semantics.input,
     ]
     chosen = [c.model, c.method, c.level, c.advanced.semantics]
-    shown = [*c.advanced.groups, *c.advanced.fields]
+    shown = [*c.advanced.groups, *c.advanced.fields, c.preset, c.level]
     gr.on(triggers, on_choice, chosen, shown, trigger_mode="always_last", **UNQUEUED)
     loaded.success(on_choice, chosen, shown, **UNQUEUED)  # a link may have changed the form
     run.success(on_choice, chosen, shown, **UNQUEUED)  # its model is in memory now

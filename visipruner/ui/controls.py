@@ -109,7 +109,6 @@ def build(models: Models) -> Controls:
             label=text.SCENE_SEED,
             placeholder=text.NO_NUMBER,
             precision=0,
-            minimum=0,
             min_width=90,
             container=False,
         )

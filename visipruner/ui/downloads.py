@@ -71,9 +71,20 @@ def png_file(result: Result | None) -> dict:
         comparison.prompt.seen,
         comparison.answers[-1].trace,
         small_print=small.format(**comparison.machine),
+        asked=_asked(result),
     )
     picture.save(stream, "PNG")
     return _file("visipruner.png", "image/png", stream.getvalue())
+
+
+def _asked(result: Result) -> str:
+    """Question and answers; the latter once if they are the same."""
+    comparison = result.comparison
+    said = [f"“{answer.text or text.EMPTY_ANSWER}”" for answer in comparison.answers]
+    answers = f"{text.SAME}: {said[0]}"
+    if not comparison.same:
+        answers = f"{text.FULL}: {said[0]} {text.PRUNED}: {said[1]}"
+    return f"“{comparison.prompt.question}” {answers}"
 
 
 def html_file(result: Result | None) -> dict:

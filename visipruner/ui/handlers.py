@@ -82,7 +82,8 @@ class Job:
         def at(level) -> PruningMethod:
             return method_at(self.vlm, form.method, level, form.semantics, visual, **form.fields)
 
-        return next((name for name in PRESETS if at(name) == self.methods[-1]), None)
+        same = [name for name in PRESETS if at(name) == self.methods[-1]]
+        return same[0] if len(same) == 1 else None  # a method without levels means all of them
 
 
 @dataclass

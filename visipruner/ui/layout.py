@@ -98,6 +98,7 @@ def _head() -> gr.HTML:
 
 def _results() -> Results:
     status = gr.HTML(elem_classes="vp-statusbox")
+    gr.HTML(f'<p id="vp-older" data-words="{text.OLDER}" hidden></p>')
     notes = gr.HTML()
     intro = gr.HTML(_intro())
     with gr.Column(visible=False) as body:
@@ -136,8 +137,12 @@ def _results() -> Results:
 def _intro() -> str:
     steps = "".join(f"<li><b>{name}</b><span>{what}</span></li>" for name, what in text.HOW)
     # page.js puts the chosen picture under the grid.
-    seen = f'<figure><div><img alt=""></div><figcaption>{text.AS_PATCHES}</figcaption></figure>'
-    return f'<div class="vp-intro">{seen}<div><ol>{steps}</ol><p>{text.HOW_END}</p></div></div>'
+    caption, end = (
+        f'<span class="vp-there">{there}</span><span class="vp-missing">{missing}</span>'
+        for there, missing in ((text.AS_PATCHES, text.NO_PATCHES), (text.HOW_END, text.HOW_EMPTY))
+    )
+    seen = f'<figure><div><img alt=""></div><figcaption>{caption}</figcaption></figure>'
+    return f'<div class="vp-intro">{seen}<div><ol>{steps}</ol><p>{end}</p></div></div>'
 
 
 def _lesson() -> Lesson:

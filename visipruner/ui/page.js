@@ -35,9 +35,35 @@ window.vp = {
     return status;
   },
 
+  // A run that was refused leaves the page as it was: what is shown is an answer to the form before.
+  unfinished(stopped, result, status, verdict) {
+    if (!vp.stopped && !/vp-status busy/.test(status)) vp.asked = vp.askedBefore;
+    vp.showOlder();
+    return [result, vp.stopped ? stopped : status, verdict];
+  },
+
+  // Whether the form still says what the run was asked that the page shows.
+  changed(values) {
+    vp.form = formKey(values);
+    vp.showOlder();
+  },
+
+  showOlder() {
+    const note = document.getElementById("vp-older");
+    const older = Boolean(vp.asked) && vp.asked !== vp.form && document.querySelector(".vp-verdict");
+    document.querySelector(".vp-outputs").classList.toggle("vp-isolder", Boolean(older));
+    if (note.hidden === !older) return;
+    note.hidden = !older;
+    if (older) note.dataset.say = note.dataset.words;
+    else delete note.dataset.say;
+    note.textContent = older ? note.dataset.words : "";
+  },
+
   // On a narrow screen the answers stand below the form, so go there.
-  started() {
+  started(values) {
     vp.stopped = false;
+    [vp.askedBefore, vp.asked, vp.form] = [vp.asked, formKey(values), formKey(values)];
+    vp.showOlder();
     const outputs = document.querySelector(".vp-outputs");
     if (outputs?.getBoundingClientRect().top > window.innerHeight * 0.6) vp.show(".vp-outputs");
   },
@@ -96,6 +122,11 @@ window.vp = {
     setTimeout(() => { button.textContent = button.dataset.words; }, 1500);
   },
 };
+
+// All that a run is asked, to be compared; a picture by its name on the server.
+function formKey(values) {
+  return JSON.stringify(values.map((value) => value?.path ?? value));
+}
 
 // As `bare` does on the server: the question without its plea for one word, and whether it had one.
 function withoutPlea(question, pleas) {

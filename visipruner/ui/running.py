@@ -20,8 +20,13 @@ def _run_outputs(model_line, chosen, results) -> list:
     return [
         r.status, r.notes, r.intro, r.body, r.verdict, r.full, r.pruned, r.viewer,
         r.charts, *r.plots, *r.told, r.small, r.medians, r.result, model_line,
-        chosen.advanced.prompt,
+        chosen.advanced.prompt, *_buttons(r),
     ]  # fmt: skip
+
+
+def _buttons(results) -> list:
+    """What can be done with a finished result."""
+    return [results.measure, *results.saves.values()]
 
 
 class Frame:
@@ -56,7 +61,9 @@ def stream(models, model_line, chosen, results, job: Job):
         if stage != shown and progress.sides[PRUNED].records and not progress.probed:
             shown = stage
             records = progress.sides[PRUNED].records
-            frame.set(results.viewer, viewer_live(start, records, text.PRUNED))
+            frame.set(
+                results.viewer, viewer_live(start, records, views.names(progress.method)[PRUNED])
+            )
         if progress.comparison:
             frame.set(results.verdict, views.verdict(progress.comparison, job.truth, asked))
             result = Result(job, progress.comparison)
@@ -64,6 +71,8 @@ def stream(models, model_line, chosen, results, job: Job):
             frame.set(results.viewer, {**story, "note": result.stays})
             frame.set(results.small, views.counters(progress.comparison))
             frame.set(results.result, result)
+            for button in _buttons(results):
+                frame.set(button, gr.update(interactive=True))
         yield frame.take()
     yield _drawn(frame, results, progress.comparison)
 
@@ -78,6 +87,8 @@ def _open(frame, models, model_line, chosen, results, job, start, asked):
     frame.set(results.small, "")
     frame.set(results.medians, "")
     frame.set(results.result, None)
+    for button in _buttons(results):
+        frame.set(button, gr.update(interactive=False))
     frame.set(model_line, views.model_line(models, job.form.model))
     frame.set(chosen.advanced.prompt, job.prompt.text)
 
@@ -117,7 +128,11 @@ def connect(models, model_line, chosen, results) -> tuple:
     def on_fetch(*values):
         """Download a model if need be; Stop ends it. Others go on asking theirs meanwhile."""
         form, scene = controls.form(values)
-        handlers.check_input(form, scene)
+        try:
+            handlers.check_input(form, scene)
+        except ValueError as error:
+            yield views.says(str(error))  # lasts longer than the message that comes with it
+            raise
         yield gr.skip()
         with closing(models.fetch(form.model, form.precision)) as sentences:
             for sentence in sentences:
@@ -126,18 +141,24 @@ def connect(models, model_line, chosen, results) -> tuple:
     @plainly
     def on_run(*values):
         form, _ = controls.form(values)
+        frame = Frame(outputs)
         if not models.is_ready(form.model, form.backend, form.precision):
-            frame = Frame(outputs)
             frame.set(results.status, views.says(text.LOADING, text.LOADING))
             yield frame.take()
-        yield from stream(models, model_line, chosen, results, job_of(models, values))
+        try:
+            job = job_of(models, values)
+        except ValueError as error:
+            frame.set(results.status, views.says(str(error)))
+            yield frame.take()
+            raise
+        yield from stream(models, model_line, chosen, results, job)
 
     fetched = gr.on(
         [chosen.run.click, chosen.question.submit],
         on_fetch,
         chosen.inputs,
         results.status,
-        js="(...values) => { vp.started(); return values; }",
+        js="(...values) => { vp.started(values); return values; }",
         concurrency_limit=None,
         **PRIVATE,
     )
@@ -146,23 +167,26 @@ def connect(models, model_line, chosen, results) -> tuple:
     )
 
     @plainly
-    def on_unfinished(result, status):
+    def on_unfinished(result, status, verdict):
         """Stopped, or failed: nothing may go on promising an answer."""
         status = status or ""  # before anything was said, the page sends nothing
         stopped = status == text.STOPPED
-        if result is not None and not stopped and not views.is_busy(status):
-            return views.says(text.REFUSED), gr.skip()  # why, a message says
+        if status and not stopped and not views.is_busy(status):
+            return gr.skip(), gr.skip()  # refused, and it says why
         said = views.says(text.STOPPED if stopped else text.UNFINISHED)
         if result is not None:  # of the run before, and still on the page
             return said, gr.skip()
-        return said, views.verdict_waits(text.NO_VERDICT_YET)
+        return said, views.verdict_stopped(verdict)
 
     for event in (fetched, run):
         event.failure(
             on_unfinished,
-            [results.result, results.status],
+            [results.result, results.status, results.verdict],
             [results.status, results.verdict],
-            js=f"(result, status) => [result, vp.stopped ? {text.STOPPED!r} : status]",
+            js=f"(...given) => vp.unfinished({text.STOPPED!r}, ...given)",
             **UNQUEUED,
         )
+    form = "(...values) => vp.changed(values)"
+    changes = [component.change for component in chosen.inputs if hasattr(component, "change")]
+    gr.on(changes, None, chosen.inputs, None, js=form, **PRIVATE)
     return fetched, run

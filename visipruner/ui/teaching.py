@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from html import escape
 
-from visipruner.levels import method_at
+from visipruner.levels import PRESETS, method_at
 from visipruner.methods import PruningMethod
 from visipruner.results import Comparison, Times
 from visipruner.ui import handlers, scenes, text, views
@@ -111,7 +111,9 @@ def sweep(job: Job) -> Iterator[Sweep]:
     methods, state = [PruningMethod()], Sweep([])
     for method, group in itertools.groupby(LEVELS, at):
         levels = [f"{level:g}" for level in group]
-        state.levels.append(" to ".join(dict.fromkeys((levels[0], levels[-1]))))
+        same = [name for name in PRESETS if at(PRESETS[name]) == method]
+        named = f" ({same[0]})" if len(same) == 1 else ""
+        state.levels.append(" to ".join(dict.fromkeys((levels[0], levels[-1]))) + named)
         methods.append(method)
     options = replace(job.options, probe=False, clock_rounds=0)
     events = job.compare(methods, options)
@@ -130,6 +132,7 @@ def sweep_html(state: Sweep, job: Job) -> str:
     """A table with one row per setting."""
     full = state.answers.get(0)
     rows = [_sweep_row(text.FULL, full, full, job)]
+    note = f'<p class="vp-small">{text.SWEEP_NOTE}</p>'
     rows += [
         _sweep_row(level, state.answers.get(number), full, job)
         for number, level in enumerate(state.levels, 1)
@@ -141,7 +144,7 @@ def sweep_html(state: Sweep, job: Job) -> str:
         f'<p class="vp-small" data-say="{say}">{line}</p>{views.asked(job, leveled=False)}'
         f'<div class="vp-scroll" tabindex="0" role="region" aria-label="{text.SWEEP}">'
         f'<table class="vp-table"><thead><tr>{head}</tr></thead>'
-        f"<tbody>{''.join(rows)}</tbody></table></div>"
+        f"<tbody>{''.join(rows)}</tbody></table></div>{note}"
     )
 
 
@@ -157,9 +160,8 @@ def _sweep_row(name: str, answer, full, job: Job) -> str:
         same += " " + views.mark(job.truth, answer)
     count, _, when = views.tokens(answer.trace)
     return (
-        f'<tr><th scope="row">{name}</th><td class="vp-when">{count} <span>{when}</span></td>'
-        f"<td>{fewer}</td>"
-        f"<td>{escape(answer.text)}</td><td>{same}</td></tr>"
+        f'<tr><th scope="row">{name}</th><td>{escape(answer.text)}</td><td>{same}</td>'
+        f'<td>{fewer}</td><td class="vp-when">{count} <span>{when}</span></td></tr>'
     )
 
 

@@ -83,6 +83,7 @@ PROMPT_HINT = "Press Run to see it"
 
 FULL = "All patches"
 PRUNED = "Pruned"
+AGAIN = "Once more, unpruned"  # the second side of a method that prunes nothing
 NO_ANSWER_YET = "…"
 EMPTY_ANSWER = "(the model ended without a word)"
 
@@ -93,6 +94,8 @@ HOW = (
 )
 HOW_END = "Press Run: an example is ready."
 AS_PATCHES = "What the model gets: a grid of patches, one visual token each."
+HOW_EMPTY = "Choose an example, press New scene or bring a picture of your own."
+NO_PATCHES = "There is no picture yet."
 
 WAITING = "Waiting for the model…"
 READING = "Looking at the picture…"
@@ -105,9 +108,10 @@ PROBING = "Measuring every layer of the full model for the picture below: {layer
 DONE = "Done. {verdict}"
 STOPPED = "Stopped."
 UNFINISHED = "Not finished. Press Run to try again."
-REFUSED = "That run did not start. What is shown here is the run before."
+OLDER = "The form has changed since this run. Press Run for an answer to what it says now."
 NO_VERDICT_YET = "No verdict: this run was not finished"
 ASKED = "“{question}” · {method}{level} · {model}"
+ASKED_PRESET, ASKED_NEAR = ", {preset} (level {level:g})", ", level {level:g} (here as {preset})"
 ASKED_LEVEL, ASKED_OWN = ", level {level:g}", ", own settings"
 
 SAME = "Same answer"
@@ -123,7 +127,7 @@ FASTER = "faster first word"
 SLOWER = "slower first word"
 NO_DIFFERENCE = "no measurable difference"
 FIRST_TOKEN_WHY = "median of {rounds} runs: first word after {full} → {pruned}"
-MEDIAN_OF = "median of {rounds}"
+MEDIAN_OF, SUM = "median of {rounds}", "sum"
 ONE_RUN, NO_VERDICT = "one run", "too few to call one faster"
 ONE_RUN_WHY = "first word after {full} → {pruned}; “Measure again” gives medians"
 TOKENS = "visual tokens"
@@ -181,9 +185,10 @@ MACHINE = (
 )
 CLOCKS_ONCE = "Every clock is of the one run that was shown."
 CLOCKS_MEDIAN = (
-    "Vision tower, prefill and first word are medians of {rounds} silent runs, all other clocks of "
-    "the one run that was shown."
+    "Vision tower, prefill and first word are medians of {rounds} silent runs; the further words "
+    "are of the one run that was shown, and the whole answer is the sum of both."
 )
+CLOCKS_WHOLE = "Every clock is a median of {rounds} silent whole answers."
 MEASURE = "Measure again × 5"
 MEASURING = "Measuring both sides five times, in turn…"
 MEDIANS = "Medians of {done} of {rounds} silent runs in turn"
@@ -245,7 +250,8 @@ LAST_SAME = "The one before: both said “{answer}”."
 FOUND = "Scene {seed} changes the answer; {tried} tried. It is in the form now."
 NOT_FOUND = "Both sides agreed on all {tried} scenes. Prune harder, or press again to go on."
 SWEEP = "Try all levels on this picture"
-SWEEP_HEAD = ("Level", "Visual tokens", "Fewer FLOPs (executed)", "Answer", "")
+SWEEP_HEAD = ("Level", "Answer", "", "Fewer FLOPs (executed)", "Visual tokens")
+SWEEP_NOTE = "Harder saves more computing: by an earlier cut as well as by fewer tokens."
 SWEEP_DONE = "{done} of {all} runs are done."
 SWEEP_SAME, SWEEP_DIFFERENT = "same", "different"
 MEDIAN_HEAD = ("full", "pruned", "full ÷ pruned")

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from html import escape
 
-from visipruner.levels import level_number
-from visipruner.results import Comparison
+from visipruner.levels import PRESETS, level_number
+from visipruner.results import Answer, Comparison, Times
 from visipruner.ui import text
 from visipruner.ui.handlers import FULL, PRUNED, Job, Progress, Side
 from visipruner.ui.scenes import Truth
 
-NAMES = (text.FULL, text.PRUNED)
 SHORT_ANSWER = 14  # letters that fit a card in large type
+LONG_ANSWER = 90  # from here on a card uses small type
+
+
+def names(method: str) -> tuple[str, str]:
+    """What the two sides are called."""
+    return text.FULL, text.AGAIN if method == "none" else text.PRUNED
 
 
 def count(number: float) -> str:
@@ -49,7 +54,7 @@ def times(ratio: float) -> str:
 
 def status(progress: Progress) -> str:
     """One line for eyes and screen readers; the latter hear it when the stage changes."""
-    side = progress.sides[progress.now]
+    side, name = progress.sides[progress.now], names(progress.method)[progress.now]
     if progress.comparison:
         return says(text.DONE.format(verdict=_headline(progress.comparison) + "."))
     if progress.probed:
@@ -58,11 +63,11 @@ def status(progress: Progress) -> str:
     if progress.news == "clocked":
         return says(text.CLOCKING, "clocking")
     if side.text:
-        return says(text.WRITING.format(side=NAMES[progress.now]), f"writing {progress.now}")
+        return says(text.WRITING.format(side=name), f"writing {progress.now}")
     if side.records:
         record = side.records[-1]
         line = text.LAYERS.format(
-            side=NAMES[progress.now],
+            side=name,
             layer=record.layer + 1,
             layers=progress.layers,
             visual=record.visual_tokens,
@@ -92,12 +97,21 @@ def asked(job: Job, leveled: bool = True) -> str:
     """What a result answers: the form may show something else by now. A sweep has every level."""
     form, level = job.form, ""
     if form.method != "none":
-        level = text.ASKED_LEVEL.format(level=level_number(form.level)) if leveled else ""
+        level = _level(job) if leveled else ""
         level += text.ASKED_OWN if form.fields else ""
     method = text.METHODS[form.method].partition(":")[0]
     model = job.models.titles[form.model]
     line = text.ASKED.format(question=job.prompt.question, method=method, level=level, model=model)
     return f'<p class="vp-asked">{escape(line)}</p>'
+
+
+def _level(job: Job) -> str:
+    """The level, and which preset it means: a checkpoint may have a few settings only."""
+    number, preset = level_number(job.form.level), job.preset
+    if preset is None:
+        return text.ASKED_LEVEL.format(level=number)
+    words = text.ASKED_PRESET if PRESETS[preset] == number else text.ASKED_NEAR
+    return words.format(level=number, preset=preset)
 
 
 def verdict(comparison: Comparison, truth: Truth | None = None, below: str = "") -> str:
@@ -115,9 +129,18 @@ def verdict(comparison: Comparison, truth: Truth | None = None, below: str = "")
     )
 
 
+def verdict_stopped(html: str | None) -> str:
+    """A waiting verdict that nothing will follow; what was asked stays."""
+    return (html or "").replace(text.VERDICT_WAITS, text.NO_VERDICT_YET)
+
+
 def verdict_waits(words: str, below: str = "") -> str:
     """The place of the verdict while there is none: it must not jump when it comes."""
     return f'<section class="vp-verdict waits"><h2>{escape(words)}</h2>{below}</section>'
+
+
+def _names(comparison: Comparison) -> tuple[str, str]:
+    return names(comparison.answers[-1].trace.method)
 
 
 def _headline(comparison: Comparison) -> str:
@@ -140,7 +163,7 @@ def _truth(comparison: Comparison, truth: Truth | None) -> str:
         return ""
     marks = " ".join(
         f"<span>{escape(name)}: {mark(truth, answer)}</span>"
-        for name, answer in zip(NAMES, comparison.answers, strict=True)
+        for name, answer in zip(_names(comparison), comparison.answers, strict=True)
     )
     sentence = escape(text.TRUE_ANSWER.format(answer=truth.answer))
     return f'<p class="vp-truth"><b>{sentence}</b> {marks}</p>'
@@ -221,16 +244,27 @@ def tag(source: str, words: str = "") -> str:
 
 def column(progress: Progress, side: int, truth: Truth | None = None) -> str:
     """One answer with its most telling counters, finished or on its way."""
-    shown = progress.sides[side]
-    words = escape(shown.text) or (text.EMPTY_ANSWER if shown.answer else text.NO_ANSWER_YET)
-    busy = "busy" if side == progress.now and not shown.answer else ""
-    right = mark(truth, shown.answer) if truth and shown.answer else ""
-    short = "short" if shown.answer and 0 < len(shown.text) <= SHORT_ANSWER else ""
-    rows = _ended(shown) if shown.answer else _live(progress, shown)
+    shown, name = progress.sides[side], names(progress.method)[side]
+    if shown.answer:
+        return card(shown.answer, side, name, truth)
+    busy = "busy" if side == progress.now else ""
+    words = escape(shown.text) or text.NO_ANSWER_YET
+    return _card(side, escape(name), words, _live(progress, shown), busy)
+
+
+def card(answer: Answer, side: int, name: str, truth: Truth | None = None) -> str:
+    """A finished answer."""
+    right = mark(truth, answer) if truth else ""
+    length = len(answer.text)
+    size = "short" if 0 < length <= SHORT_ANSWER else "long" if length >= LONG_ANSWER else ""
+    words = escape(answer.text) or text.EMPTY_ANSWER
+    return _card(side, f"{escape(name)} {right}", words, _ended(answer), size=size)
+
+
+def _card(side: int, head: str, words: str, rows: list[str], busy: str = "", size: str = "") -> str:
     return (
-        f'<article class="vp-side {"pruned" if side == PRUNED else "full"} {busy}">'
-        f"<h3>{escape(NAMES[side])} {right}</h3>"
-        f'<p class="vp-answer {short}" tabindex="0">{words}</p><dl>{"".join(rows)}</dl></article>'
+        f'<article class="vp-side {"pruned" if side == PRUNED else "full"} {busy}"><h3>{head}</h3>'
+        f'<p class="vp-answer {size}" tabindex="0">{words}</p><dl>{"".join(rows)}</dl></article>'
     )
 
 
@@ -251,13 +285,21 @@ def _live(progress: Progress, side: Side) -> list[str]:
     ]
 
 
-def _ended(side: Side) -> list[str]:
-    clock, counts = side.answer.times, side.answer.counts
-    median = text.MEDIAN_OF.format(rounds=clock.rounds) if clock.rounds else text.ONE_RUN
+def how_often(times: Times) -> dict[str, str]:
+    """How each clock was read, in a word or two."""
+    median = text.MEDIAN_OF.format(rounds=times.rounds) if times.rounds else text.ONE_RUN
+    rest = median if times.whole else text.ONE_RUN
+    total = text.SUM if median != rest else rest
+    return {"vision": median, "prefill": median, "first": median, "token": rest, "total": total}
+
+
+def _ended(answer: Answer) -> list[str]:
+    clock, counts = answer.times, answer.counts
+    how = how_often(clock)
     return [
-        _row("first", duration(clock.first_token), text.MEASURED, median),
-        _row("token", duration(clock.per_token), text.MEASURED, text.ONE_RUN),
-        _row("total", duration(clock.total), text.MEASURED, text.ONE_RUN),
+        _row("first", duration(clock.first_token), text.MEASURED, how["first"]),
+        _row("token", duration(clock.per_token), text.MEASURED, how["token"]),
+        _row("total", duration(clock.total), text.MEASURED, how["total"]),
         _row("flops", flops(counts.executed.prefill), text.EXECUTED),
         _row("kv", f"{count(counts.kv_bytes)}B", text.EXECUTED),
     ]
@@ -276,16 +318,17 @@ def table_head(*names: str) -> str:
 def counters(comparison: Comparison) -> str:
     """Everything that was counted or clocked, side by side, each with its kind; folded away."""
     cells = [_values(answer) for answer in comparison.answers]
-    rows = []
+    how, rows = how_often(comparison.answers[-1].times), []
     for name, group, source in text.COUNTER_ROWS:
         if group:
             rows.append(f'<tr class="vp-group"><th scope="rowgroup" colspan="3">{group}</th></tr>')
         full, pruned = (escape(values[name]) for values in cells)
+        known = tag(source, how.get(name, ""))
         rows.append(
-            f'<tr><th scope="row">{escape(text.COUNTERS[name])} {tag(source)}</th>'
+            f'<tr><th scope="row">{escape(text.COUNTERS[name])} {known}</th>'
             f"<td>{full}</td><td>{pruned}</td></tr>"
         )
-    head = table_head("", *NAMES)
+    head = table_head("", *_names(comparison))
     # In so many words too: a title is out of reach for keys and fingers.
     marks = "".join(
         f'<p class="vp-small">{tag(source)} {escape(meaning)}</p>'
@@ -320,8 +363,9 @@ def _values(answer) -> dict[str, str]:
 
 
 def small_print(comparison: Comparison) -> str:
-    rounds = comparison.answers[-1].times.rounds
-    clocks = text.CLOCKS_MEDIAN.format(rounds=rounds) if rounds else text.CLOCKS_ONCE
+    times = comparison.answers[-1].times
+    medians = text.CLOCKS_WHOLE if times.whole else text.CLOCKS_MEDIAN
+    clocks = medians.format(rounds=times.rounds) if times.rounds else text.CLOCKS_ONCE
     line = text.MACHINE.format(**comparison.machine, clocks=clocks)
     return f'<p class="vp-small">{escape(line)}</p>'
 

@@ -69,10 +69,22 @@ def _lessons(models, chosen, results, lesson) -> list:
 
     @plainly
     def on_measure(result):
-        job = downloads.there(result).job
-        yield teaching.rounds_html([[], []])
+        job, shown = downloads.there(result).job, [gr.skip()] * 5
+        yield teaching.rounds_html([[], []]), *shown
         for samples in teaching.rounds(job):
-            yield teaching.rounds_html(samples)
+            yield teaching.rounds_html(samples), *shown
+        # Better clocks than those of the run: everything that names one is drawn anew.
+        comparison = result.comparison.clocked(samples)
+        cards = [
+            views.card(answer, side, name, job.truth)
+            for side, (answer, name) in enumerate(
+                zip(comparison.answers, views.names(job.methods[-1].name), strict=True)
+            )
+        ]
+        verdict = views.verdict(comparison, job.truth, views.asked(job))
+        small = views.counters(comparison)
+        measured = downloads.Result(job, comparison)
+        yield teaching.rounds_html(samples), verdict, *cards, small, measured
 
     c = chosen
     find = lesson.find.click(
@@ -83,7 +95,11 @@ def _lessons(models, chosen, results, lesson) -> list:
         **MODEL_TURN,
     )
     sweep = lesson.sweep.click(on_sweep, c.inputs, lesson.table, **MODEL_TURN)
-    measure = results.measure.click(on_measure, results.result, results.medians, **MODEL_TURN)
+    r = results
+    clocked = [r.medians, r.verdict, r.full, r.pruned, r.small, r.result]
+    measure = r.measure.click(
+        on_measure, r.result, clocked, show_progress_on=[r.medians], **MODEL_TURN
+    )
     ends = plainly(teaching.ended)
     for event, box in ((find, lesson.found), (sweep, lesson.table), (measure, results.medians)):
         event.failure(ends, box, box, **UNQUEUED)
