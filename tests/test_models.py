@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import json
 import shutil
@@ -9,6 +10,7 @@ import weakref
 from pathlib import Path
 from types import SimpleNamespace
 
+import page_server
 import pytest
 import torch
 from test_relatives import check_dropping_equals_masking
@@ -305,6 +307,31 @@ def test_missing_weights_are_not_replaced_by_random_ones(mini_path, tmp_path):
 
     with says("lacks weights", r"layers\.8\."):
         load_vlm(with_config(mini_path, tmp_path, deeper))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda p: "{", "Expecting"),
+        (lambda p: "[" * 100_000, "recursion"),
+        (lambda p: [], "no settings for 'paper'"),
+        (lambda p: {"paper": p["paper"]}, "no settings for 'official'"),
+        (lambda p: p["paper"].pop("exit_threshold") and p, "exit_threshold of 'paper' must be"),
+        (lambda p: p["official"].update(shallow_layers=[1, 2]) or p, "list of five numbers"),
+        (lambda p: p["paper"].update(tokens_threshold=["x"] * 5) or p, "each tokens_threshold"),
+        (lambda p: p["paper"].update(layer_threshold=[7] * 5) or p, "layer_threshold must be"),
+        (lambda p: p["paper"].update(relative=1) or p, "relative of 'paper' must be true"),
+        (lambda p: p["paper"].update(stages=5) or p, "stages of 'paper' must be a list"),
+        (lambda p: p["paper"].update(stages=["late"]) or p, "stages must be one of"),
+    ],
+)
+def test_damaged_presets_end_the_loading_in_a_sentence(change, words, mini_path, tmp_path):
+    folder = with_config(mini_path, tmp_path, lambda c: None)
+    presets = change(copy.deepcopy(page_server.PRESETS))
+    text = presets if isinstance(presets, str) else json.dumps(presets)
+    (folder / "presets.json").write_text(text)
+    with says("presets.json is damaged: ", words):
+        load_vlm(folder)
 
 
 # -- prompts of the real checkpoints

@@ -6,11 +6,14 @@ import json
 import math
 from dataclasses import fields
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from visipruner.inputs import check_choice, check_number
 from visipruner.methods import METHODS, FastV, PruningMethod, Random, Schedule, VisiPruner
 from visipruner.methods.visipruner import STAGES
-from visipruner.models import VLM
+
+if TYPE_CHECKING:  # that module reads presets while it loads a model
+    from visipruner.models import VLM
 
 PRESETS = {"gentle": 0.25, "balanced": 0.5, "aggressive": 0.75}
 SEMANTICS = ("paper", "official")
@@ -100,25 +103,67 @@ def _values(vlm: VLM, method, level: float, semantics: str, num_visual: int) -> 
 def _visipruner(vlm: VLM, level: float, semantics: str) -> dict:
     if level == 0:
         return {"semantics": semantics, "stages": (), "shallow_layers": 0}
-    own = Path(vlm.spec.path) / "presets.json"
-    table = (json.loads(own.read_text()) if own.is_file() else _LLAVA)[semantics]
-    take = _nearest if own.is_file() else _between
+    table = (vlm.presets or _LLAVA)[semantics]
+    take = _nearest if vlm.presets else _between
     layers = vlm.model.config.get_text_config().num_hidden_layers
+    values = _settings(table, level, take)
+    # What the published code asks of the path's name: 13B has 40 layers.
+    blind_half = semantics == "official" and layers == 40
+    return {"semantics": semantics, "blind_half": blind_half, **values}
+
+
+def _settings(table: dict, level: float, take) -> dict:
+    """What a table says at a level; `take` chooses among its five values."""
     cosines = {
         name: 1 - take([1 - value for value in table[name]], level)
         for name in ("layer_threshold", "exit_threshold")
     }
     return {
-        "semantics": semantics,
         "stages": tuple(table.get("stages", STAGES)),
         "shallow_layers": _nearest(table["shallow_layers"], level),
         "relative": table["relative"],
         "cache_before_filter": table.get("cache_before_filter", "kept"),
         "tokens_threshold": take(table["tokens_threshold"], level),
-        # What the published code asks of the path's name: 13B has 40 layers.
-        "blind_half": semantics == "official" and layers == 40,
         **cosines,
     }
+
+
+def read_presets(folder: Path) -> dict | None:
+    """A checkpoint's own settings for VisiPruner; None: it brings none.
+
+    Read once, when the model is loaded: a damaged file must not wait for somebody's question.
+
+    Raises:
+        ValueError: one sentence with the file and what is wrong in it.
+    """
+    path = folder / "presets.json"
+    try:
+        if not path.is_file():
+            return None
+        presets = json.loads(path.read_text())
+        for semantics in SEMANTICS:
+            if not isinstance(presets, dict) or not isinstance(presets.get(semantics), dict):
+                raise ValueError(f"it has no settings for {semantics!r}.")
+            _check_table(presets[semantics], semantics)
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged: {error}") from None
+    return presets
+
+
+def _check_table(table: dict, semantics: str):
+    for name in ("shallow_layers", "layer_threshold", "tokens_threshold", "exit_threshold"):
+        values = table.get(name)
+        if not isinstance(values, list) or len(values) != len(_STEPS):
+            raise ValueError(f"{name} of {semantics!r} must be a list of five numbers.")
+        for value in values:
+            check_number(f"each {name} of {semantics!r}", value, -1, 1e9)
+    if not isinstance(table.get("stages", []), list):
+        raise ValueError(f"stages of {semantics!r} must be a list.")
+    if not isinstance(table.get("relative"), bool):
+        raise ValueError(f"relative of {semantics!r} must be true or false.")
+    # The method knows the ranges.
+    for level in _STEPS:
+        VisiPruner(semantics=semantics, **_settings(table, level, _nearest))
 
 
 def _nearest(values, level: float):

@@ -14,6 +14,7 @@ from transformers import LlavaForConditionalGeneration
 
 from visipruner import hub, loading, prompt
 from visipruner.inputs import check_choice
+from visipruner.levels import read_presets
 from visipruner.memory import gigabytes
 from visipruner.prompt import PICTURE_MODES, SYSTEM, Prompt
 
@@ -86,6 +87,7 @@ class VLM:
     model: LlavaForConditionalGeneration
     processor: object
     precision: str = "float32"
+    presets: dict | None = None  # the checkpoint's own settings for VisiPruner (levels.py)
     lock: threading.Lock = field(default_factory=threading.Lock)
     warm: set[int] = field(default_factory=set)  # prompt lengths that have run once
     runs: int = 0  # finished comparisons: whose turn it is to go first
@@ -165,10 +167,11 @@ def load_vlm(
         if path is None:
             raise ValueError(f"{spec.repo} was downloaded, but is not complete; try again.")
     loading.check_checkpoint(path)
+    presets = read_presets(path)
     placement = loading.place(spec.title, loading.size_in_16_bit(path), device, precision)
     loaded = loading.load_model(path, placement, attention)
     found = replace(spec, path=str(path))
-    return VLM(found, loaded, loading.load_processor(path), placement.precision)
+    return VLM(found, loaded, loading.load_processor(path), placement.precision, presets)
 
 
 def local_spec(path: Path) -> ModelSpec:
