@@ -334,6 +334,62 @@ def test_damaged_presets_end_the_loading_in_a_sentence(change, words, mini_path,
         load_vlm(folder)
 
 
+def in_file(name, *keys, value):
+    """A change of a checkpoint: a value of another kind in one of its JSON files."""
+
+    def change(folder):
+        path = folder / name
+        data = found = json.loads(path.read_text()) if path.exists() else {}
+        for key in keys[:-1]:
+            found = found[key]
+        if keys:
+            found[keys[-1]] = value
+        path.write_text(json.dumps(data if keys else value))
+
+    return change
+
+
+def raw(name, data):
+    return lambda folder: (folder / name).write_bytes(data)
+
+
+COULD_NOT = "The model in .* could not be loaded: "
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (in_file("config.json", value=[]), "config.json is missing or damaged"),
+        (in_file("config.json", "text_config", value=5), "config.json is missing or damaged"),
+        (in_file("config.json", "text_config", "hidden_size", value="x"), COULD_NOT),
+        (in_file("config.json", "text_config", "num_attention_heads", value=0), COULD_NOT),
+        (in_file("config.json", "text_config", "model_type", value="abacus"), COULD_NOT),
+        (in_file("config.json", "vision_config", value=[1]), COULD_NOT),
+        (in_file("config.json", "vision_config", "patch_size", value=0), COULD_NOT),
+        (in_file("generation_config.json", value=[]), COULD_NOT),
+        (in_file("tokenizer_config.json", value=[]), COULD_NOT),
+        (in_file("tokenizer.json", "model", value=[]), COULD_NOT),
+        (in_file("processor_config.json", value=[]), COULD_NOT),
+        (in_file("processor_config.json", "patch_size", value=0), COULD_NOT),
+        (in_file("model.safetensors.index.json", value=[]), "index.json is damaged"),
+        (in_file("model.safetensors.index.json", value={"weight_map": {"x": 5}}), "is damaged"),
+        (raw("config.json", b"[" * 100_000), "config.json is missing or damaged"),
+        (raw("model.safetensors", b"\xff" * 5000), "safetensors is missing or damaged"),
+        (raw("model.safetensors", b"\xff" * 5 + b"\0" * 3), "safetensors is missing or damaged"),
+        (raw("model.safetensors", b"\x02" + b"\0" * 7 + b"[]"), "is missing or damaged"),
+        (raw("chat_template.jinja", b"{% for"), COULD_NOT + "The chat template .* broken"),
+        (raw("chat_template.jinja", b"{{ nothing.at.all }}"), "The chat template .* broken"),
+        (raw("chat_template.jinja", b"no picture"), COULD_NOT),
+    ],
+)
+def test_damaged_files_of_any_kind_end_in_one_sentence(change, words, mini_path, tmp_path):
+    folder = with_config(mini_path, tmp_path, lambda c: None)
+    change(folder)
+    with says(words) as error:
+        load_vlm(folder, device="cpu")
+    assert str(error.value).count("\n") == 0 and str(error.value).endswith(".")
+
+
 # -- prompts of the real checkpoints
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 import struct
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
+from PIL import Image
 from torch import nn
 from transformers import AutoProcessor, BitsAndBytesConfig, LlavaForConditionalGeneration
 
@@ -134,8 +135,8 @@ def check_checkpoint(path: Path):
     """
     try:
         config = json.loads((path / "config.json").read_text())
-        kind, text = config["model_type"], config.get("text_config") or {}
-    except (OSError, ValueError, KeyError, TypeError):
+        kind, text = config["model_type"], dict(config.get("text_config") or {})
+    except Exception:  # damaged files raise nearly anything
         raise ValueError(f"{path} holds no model: its config.json is missing or damaged.") from None
     if kind == "llava_next":
         raise ValueError(
@@ -163,30 +164,37 @@ def _check_weights(path: Path):
     if index.is_file():
         try:
             parts = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-        except (ValueError, KeyError, AttributeError):
+            missing = [part for part in parts if not (path / part).is_file()]
+        except Exception:
             raise ValueError(f"{index} is damaged; fetch it again.") from None
-        missing = [part for part in parts if not (path / part).is_file()]
         if missing:
             raise ValueError(f"{path} lacks {missing[0]}, one of {len(parts)} files of weights.")
 
 
 def size_in_16_bit(path: Path) -> int:
     """Bytes of a folder's weights at two bytes per number, from the headers of its files."""
-    total = 0
+    return 2 * sum(_numbers(path))
+
+
+def _numbers(path: Path) -> list[int]:
+    """How many numbers each tensor of a folder's weights has."""
+    counts = []
     for file in path.glob("*.safetensors"):
         try:
-            with file.open("rb") as stream:
-                (length,) = struct.unpack("<Q", stream.read(8))
-                header = json.loads(stream.read(length))
-        except (OSError, ValueError, struct.error, MemoryError):
+            header = _header(file)
+            header.pop("__metadata__", None)
+            counts += [math.prod(map(int, entry["shape"])) for entry in header.values()]
+        except Exception:
             raise ValueError(f"{file} is missing or damaged; fetch it again.") from None
-        for name, entry in header.items():
-            if name != "__metadata__":
-                numbers = 1
-                for edge in entry["shape"]:
-                    numbers *= edge
-                total += 2 * numbers
-    return total
+    return counts
+
+
+def _header(file: Path) -> dict:
+    with file.open("rb") as stream:
+        (length,) = struct.unpack("<Q", stream.read(8))
+        if length > file.stat().st_size:  # so much memory must not even be asked for
+            raise ValueError("The header is longer than the file.")
+        return json.loads(stream.read(length))
 
 
 def load_model(path: Path, placement: Placement, attention: str) -> LlavaForConditionalGeneration:
@@ -242,16 +250,27 @@ def load_processor(path: Path):
     return processor
 
 
-def _why(path: Path, error: Exception) -> Exception:
-    """The sentence for an error while loading; what nobody foresaw stays as it is."""
+def try_prompt(path: Path, vlm):
+    """Make one prompt: broken templates and sizes show in nothing else, and then to a visitor.
+
+    Raises:
+        ValueError: one sentence.
+    """
+    try:
+        vlm.prepare(Image.new("RGB", (8, 8)), "what?")
+    except Exception as error:
+        raise _why(path, error) from None
+
+
+def _why(path: Path, error: Exception) -> ValueError:
+    """The sentence for an error while loading: damaged files raise nearly anything."""
     if memory.is_out_of_memory(error):
         return memory.ran_out(error)
-    if isinstance(error, OSError | ValueError | KeyError | RuntimeError | SafetensorError):
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        return ValueError(
-            f"The model in {path} could not be loaded: a file is missing or damaged ({reason})."
-        )
-    return error
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    reason = lines[0][:300].rstrip(".: ")
+    if isinstance(error, KeyError):  # whose words are the bare key
+        reason = f"{reason} is missing"
+    return ValueError(f"The model in {path} could not be loaded: {reason}.")
 
 
 def check_4_bit(model: nn.Module):

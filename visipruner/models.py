@@ -171,7 +171,9 @@ def load_vlm(
     placement = loading.place(spec.title, loading.size_in_16_bit(path), device, precision)
     loaded = loading.load_model(path, placement, attention)
     found = replace(spec, path=str(path))
-    return VLM(found, loaded, loading.load_processor(path), placement.precision, presets)
+    vlm = VLM(found, loaded, loading.load_processor(path), placement.precision, presets)
+    loading.try_prompt(path, vlm)
+    return vlm
 
 
 def local_spec(path: Path) -> ModelSpec:

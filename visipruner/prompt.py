@@ -62,12 +62,20 @@ def patch_grid(config) -> tuple[int, int]:
 
 
 def prompt_text(processor, question: str) -> str:
-    """The question in the checkpoint's own chat template, after the system sentence."""
+    """The question in the checkpoint's own chat template, after the system sentence.
+
+    Raises:
+        ValueError: one sentence, for a broken template.
+    """
     messages = [
         {"role": "system", "content": [{"type": "text", "text": SYSTEM}]},
         {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]},
     ]
-    text = processor.apply_chat_template(messages, add_generation_prompt=True)
+    try:
+        text = processor.apply_chat_template(messages, add_generation_prompt=True)
+    except Exception as error:  # a template is a program, and may fail in any way
+        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+        raise ValueError(f"The chat template of this model is broken ({reason}).") from None
     # Vicuna's templates differ in the blanks that they add; LLaVA-1.5 was trained with exactly one.
     return re.sub(re.escape(SYSTEM) + r"\s*(?=USER:)", SYSTEM + " ", text)
 
