@@ -390,6 +390,42 @@ def test_damaged_files_of_any_kind_end_in_one_sentence(change, words, mini_path,
     assert str(error.value).count("\n") == 0 and str(error.value).endswith(".")
 
 
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"text_config": {}}, r"asks for 6,\d+,\d+,\d+ numbers, but its weights have 294,848"),
+        ({"text_config": {"num_hidden_layers": 10**6}}, r"asks for 1,000,0\d\d layers"),
+    ],
+)
+def test_a_configuration_of_a_larger_model_is_refused_unbuilt(
+    change, words, mini_path, tmp_path, monkeypatch
+):
+    built = LlavaForConditionalGeneration, "from_pretrained"
+    monkeypatch.setattr(*built, lambda *_, **__: pytest.fail("was built"))
+    with says("config.json", words):
+        load_vlm(with_config(mini_path, tmp_path, lambda c: c.update(change)), device="cpu")
+
+
+@pytest.mark.parametrize("name", ["7b", "13b"])
+def test_a_configuration_that_fits_is_let_through(name, tmp_path, monkeypatch):
+    """That of the real checkpoints: most of it is left to the defaults."""
+    large = {"hidden_size": 5120, "intermediate_size": 13824, "num_hidden_layers": 40}
+    text = {"model_type": "llama", "vocab_size": 32064}
+    if name == "13b":
+        text |= {**large, "num_attention_heads": 40, "num_key_value_heads": 40}
+    vision = {"model_type": "clip_vision_model", "hidden_size": 1024, "intermediate_size": 4096}
+    vision |= {"num_hidden_layers": 24, "num_attention_heads": 16, "patch_size": 14}
+    vision |= {"image_size": 336, "projection_dim": 768}
+    config = {"model_type": "llava", "text_config": text, "vision_config": vision}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    numbers = MODELS[f"llava-1.5-{name}"].size // 2
+    monkeypatch.setattr(loading, "_numbers", lambda _: [numbers // 600] * 600)
+    loading.check_config_fits(tmp_path)
+    monkeypatch.setattr(loading, "MOST_OF_CONFIG", 0.9)
+    with says(r"asks for (7,0|13,3)\d\d,\d+,\d+ numbers"):
+        loading.check_config_fits(tmp_path)
+
+
 # -- prompts of the real checkpoints
 
 

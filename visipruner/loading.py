@@ -11,13 +11,21 @@ from pathlib import Path
 import torch
 from PIL import Image
 from torch import nn
-from transformers import AutoProcessor, BitsAndBytesConfig, LlavaForConditionalGeneration
+from transformers import (
+    AutoProcessor,
+    BitsAndBytesConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+)
 
 from visipruner import memory
 from visipruner.inputs import check_choice
 from visipruner.memory import gigabytes
 
 PRECISIONS = ("auto", "float32", "bfloat16", "float16", "4-bit")
+# A configuration may ask for so many times the numbers that the weights have; those of tied
+# embeddings are stored once.
+MOST_OF_CONFIG = 1.5
 # Bare names would match nothing but lm_head, and the vision tower would be quantised silently.
 NOT_IN_4_BIT = ["model.vision_tower", "model.multi_modal_projector", "lm_head"]
 
@@ -195,6 +203,35 @@ def _header(file: Path) -> dict:
         if length > file.stat().st_size:  # so much memory must not even be asked for
             raise ValueError("The header is longer than the file.")
         return json.loads(stream.read(length))
+
+
+def check_config_fits(path: Path):
+    """Refuse a configuration of another model than the weights: it would be built in full first.
+
+    Raises:
+        ValueError: one sentence with both numbers.
+    """
+    counts = _numbers(path)
+    try:
+        config = LlavaConfig.from_pretrained(path, local_files_only=True)
+        if getattr(config, "quantization_config", None):
+            return  # several numbers are stored as one
+        parts = (config.text_config, config.vision_config)
+        layers = sum(part.num_hidden_layers for part in parts)
+        if layers > len(counts):  # even an empty model of so many layers takes long
+            raise ValueError(
+                f"its config.json asks for {layers:,} layers, but its weights are "
+                f"{len(counts):,} tensors"
+            )
+        with torch.device("meta"):
+            model = LlavaForConditionalGeneration(config)
+        asked, there = sum(p.numel() for p in model.parameters()), sum(counts)
+        if asked > MOST_OF_CONFIG * there:
+            raise ValueError(
+                f"its config.json asks for {asked:,} numbers, but its weights have {there:,}"
+            )
+    except Exception as error:
+        raise _why(path, error) from None
 
 
 def load_model(path: Path, placement: Placement, attention: str) -> LlavaForConditionalGeneration:

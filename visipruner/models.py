@@ -167,6 +167,7 @@ def load_vlm(
         if path is None:
             raise ValueError(f"{spec.repo} was downloaded, but is not complete; try again.")
     loading.check_checkpoint(path)
+    loading.check_config_fits(path)
     presets = read_presets(path)
     placement = loading.place(spec.title, loading.size_in_16_bit(path), device, precision)
     loaded = loading.load_model(path, placement, attention)
