@@ -61,6 +61,12 @@ def test_a_folder_on_the_shelf_is_used_before_the_hub(name, mini_path, tmp_path,
     assert vlm.spec.title == "LLaVA-1.5 7B" and vlm.spec.path == str(tmp_path / name)
 
 
+def test_a_shelf_that_cannot_be_read_has_no_models(monkeypatch):
+    monkeypatch.setenv("VISIPRUNER_MODEL_DIR", "x" * 300)
+    monkeypatch.setattr(hub, "find", lambda repo: None)
+    assert SEVEN.find() is None
+
+
 # -- onto which device
 
 

@@ -12,12 +12,23 @@ def check_place(path: Path):
     Raises:
         ValueError: one sentence, naming the place.
     """
-    if not path.absolute().parent.is_dir():
-        raise ValueError(f"There is no folder for {str(path)!r}.")
-    if path.is_dir():
-        raise ValueError(f"{str(path)!r} is a folder; name a file in it.")
-    if path.exists() and not path.is_file():
-        raise ValueError(f"{str(path)!r} is no ordinary file; name another one.")
+    try:
+        in_folder, is_folder = path.absolute().parent.is_dir(), path.is_dir()
+        is_odd = path.exists() and not path.is_file()
+    except OSError as error:  # a name that is too long, or a folder that is closed
+        raise ValueError(f"{shown(path)} cannot be written: {error.strerror}.") from None
+    if not in_folder:
+        raise ValueError(f"There is no folder for {shown(path)}.")
+    if is_folder:
+        raise ValueError(f"{shown(path)} is a folder; name a file in it.")
+    if is_odd:
+        raise ValueError(f"{shown(path)} is no ordinary file; name another one.")
+
+
+def shown(path: Path) -> str:
+    """A path for a sentence; of a very long one the end."""
+    name = str(path)
+    return repr(name if len(name) <= 200 else "..." + name[-100:])
 
 
 def write_whole(path: Path, text: str):
@@ -34,4 +45,4 @@ def write_whole(path: Path, text: str):
             part.write_text(text)
             part.replace(path)
     except OSError as error:
-        raise ValueError(f"{str(path)!r} could not be written: {error.strerror}.") from None
+        raise ValueError(f"{shown(path)} could not be written: {error.strerror}.") from None

@@ -13,6 +13,7 @@ import torch
 from transformers import LlavaForConditionalGeneration
 
 from visipruner import hub, loading, prompt
+from visipruner.files import shown
 from visipruner.inputs import check_choice
 from visipruner.levels import read_presets
 from visipruner.memory import gigabytes
@@ -37,7 +38,7 @@ class ModelSpec:
             return Path(self.path)
         shelf = os.environ.get("VISIPRUNER_MODEL_DIR")
         for name in (self.name, self.repo.split("/")[-1]):
-            if shelf and (folder := Path(shelf, name)).is_dir():
+            if shelf and os.path.isdir(folder := Path(shelf, name)):
                 return folder
         return hub.find(self.repo)
 
@@ -178,9 +179,10 @@ def load_vlm(
 
 
 def local_spec(path: Path) -> ModelSpec:
-    if not path.is_dir():
+    # Unlike Path's own, this one says no to a name that is too long and to a closed folder.
+    if not os.path.isdir(path):
         raise ValueError(
-            f"There is no model {str(path)!r}: choose one of {', '.join(MODELS)} or name a folder "
+            f"There is no model {shown(path)}: choose one of {', '.join(MODELS)} or name a folder "
             "with a LLaVA checkpoint."
         )
     return ModelSpec(path.name, path.name, str(path))

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from visipruner.flops import ModelShape, layer_flops
 from visipruner.inputs import clean_question, open_picture
@@ -147,7 +147,7 @@ def check_input(form: Form, scene: int | dict | None = None):
     if not bare(question)[0].strip():
         raise ValueError(text.ONLY_A_PLEA)
     if scene is None:
-        if isinstance(form.picture, str) and not Path(form.picture).exists():
+        if isinstance(form.picture, str) and not os.path.exists(form.picture):
             raise ValueError(text.PICTURE_GONE)  # see KEEP_FILES in layout.py
         open_picture(form.picture)
 
