@@ -17,6 +17,8 @@ os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
+LAST_PORT = 65535
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Serve until interrupted. Returns 1 after one sentence if that is not possible."""
@@ -34,10 +36,12 @@ def main(arguments: list[str] | None = None) -> int:
     )
     args = parser.parse_args(arguments)
 
-    from visipruner.ui.layout import build, launch
-    from visipruner.ui.store import Models
-
     try:
+        check_numbers(args.port)
+        # After the check: gradio reads these variables when it is imported.
+        from visipruner.ui.layout import build, launch
+        from visipruner.ui.store import Models
+
         models = Models(args.model_path, args.device)
         with private_folder():
             launch(build(models), args.host, args.port, models=models)
@@ -47,15 +51,41 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
+def check_numbers(port: int | None):
+    """Refuse what gradio and the system would only answer with a traceback.
+
+    Raises:
+        ValueError: one sentence, naming the option or the variable.
+    """
+    from visipruner.inputs import check_number
+
+    if port is not None:
+        check_number("--port", port, 1, LAST_PORT)
+    for name in ("GRADIO_SERVER_PORT", "GRADIO_NUM_PORTS"):
+        if name in os.environ:
+            value = os.environ[name].strip()
+            number = int(value) if value.isdecimal() and len(value) < 9 else value
+            check_number(name, number, 1, LAST_PORT)
+
+
 @contextlib.contextmanager
 def private_folder():
-    """Uploads lie where no other demo's cleaning reaches them, and are gone when this one ends."""
+    """Uploads lie where no other demo's cleaning reaches them, and are gone when this one ends.
+
+    Raises:
+        ValueError: one sentence, for a GRADIO_TEMP_DIR where no folder can be made.
+    """
     usual = os.environ.get("GRADIO_TEMP_DIR")
-    if usual:
-        os.makedirs(usual, exist_ok=True)
-    with tempfile.TemporaryDirectory(
-        prefix="visipruner-", dir=usual, ignore_cleanup_errors=True
-    ) as folder:
+    try:
+        if usual:
+            os.makedirs(usual, exist_ok=True)
+        private = tempfile.TemporaryDirectory(
+            prefix="visipruner-", dir=usual, ignore_cleanup_errors=True
+        )
+    except OSError as error:
+        where = f"GRADIO_TEMP_DIR, {usual!r}," if usual else "the folder of temporary files"
+        raise ValueError(f"No folder can be made in {where}: {error.strerror}.") from None
+    with private as folder:
         os.environ["GRADIO_TEMP_DIR"] = folder
         try:
             yield

@@ -57,6 +57,33 @@ def test_no_file_is_too_large_for_a_space_without_lfs():
     assert all(file.stat().st_size < 10e6 for file in files if file.is_file())
 
 
+# -- starting the page
+
+
+@pytest.mark.parametrize(
+    ("arguments", "variable", "words"),
+    [
+        (["--port", "70000"], {}, "--port must be a number from 1 to 65535, not 70000"),
+        (["--port", "-5"], {}, "--port must be"),
+        ([], {"GRADIO_SERVER_PORT": "abc"}, "GRADIO_SERVER_PORT must be a number"),
+        ([], {"GRADIO_SERVER_PORT": "9" * 5000}, "GRADIO_SERVER_PORT must be a number"),
+        ([], {"GRADIO_NUM_PORTS": ""}, "GRADIO_NUM_PORTS must be a number"),
+        ([], {"GRADIO_TEMP_DIR": __file__}, "GRADIO_TEMP_DIR, .*File exists"),
+    ],
+)
+def test_a_wrong_setting_ends_the_start_in_one_sentence(arguments, variable, words):
+    """In a process of its own: gradio reads its variables when it is imported."""
+    run = subprocess.run(
+        [sys.executable, ROOT / "app.py", *arguments],
+        env={**os.environ, "VISIPRUNER_MODELS": "tiny", **variable},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert run.returncode == 1 and run.stderr.count("\n") == 1
+    assert re.match(f"error: .*{words}", run.stderr)
+
+
 # -- ZeroGPU
 
 
