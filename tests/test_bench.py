@@ -257,6 +257,7 @@ def test_quartiles_of_one_and_of_many():
         (("--device", "abacus"), "device"),
         (("--json", "/no/such/folder/out.json"), "no folder"),
         (("--markdown", "/"), "is a folder"),
+        (("--json", "same.txt", "--markdown", "./same.txt"), "name the same file"),
     ],
 )
 def test_bad_input_is_one_sentence_and_status_2(change, words, capsys):
@@ -273,6 +274,19 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path):
     with pytest.raises(ValueError, match="no folder"):
         write_whole(tmp_path / "missing" / "results.json", "new")
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_link_stays_and_its_file_is_written(tmp_path):
+    link, file = tmp_path / "link", tmp_path / "file"
+    link.symlink_to(file)
+    for text in ("first", "second"):
+        write_whole(link, text)
+        assert link.is_symlink() and file.read_text() == text
+    file.unlink()
+    link.unlink()
+    link.symlink_to(tmp_path / "missing" / "file")
+    with pytest.raises(ValueError, match="no folder"):
+        write_whole(link, "third")
 
 
 def test_unknown_scenarios_are_refused():

@@ -1,12 +1,18 @@
 """python -m visipruner ask: both answers, an exit status, and one plain sentence on bad input."""
 
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from visipruner.__main__ import main
 from visipruner.render.words import describe_speed
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +74,7 @@ def test_json_to_standard_output_is_only_json(picture_file, mini_path, capsys):
         (("PICTURE", "what?", "--json", "x" * 300 + "/out.json"), "cannot be written"),
         (("PICTURE", "what?", "--model-path", "x" * 300), "There is no model"),
         (("x" * 300, "what?"), "cannot be opened"),
+        (("PICTURE", "what?", "--json", "PICTURE"), "names the picture itself"),
         (("PICTURE", "what?", "--rounds", "0"), "--rounds must be"),
         (("scene:many", "what?"), "The scene's number must be"),
         (("PICTURE", "what?", "--model-path", "/no/such/model"), "no model"),
@@ -80,6 +87,47 @@ def test_bad_input_is_one_sentence_and_status_2(change, words, picture_file, min
     status, text, error = run(capsys, *arguments)
     assert status == 2 and not text
     assert words in error and error.count("\n") == 1 and "Traceback" not in error
+
+
+PRINT = """
+import sys
+from visipruner.files import print_whole
+try:
+    print_whole({text!r})
+except ValueError as error:
+    sys.exit(str(error))
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "redirected", "encoding", "words"),
+    [
+        ("x" * 10**6, "| head -c 1", "utf-8", ""),
+        ("x", "> /dev/full", "utf-8", "could not be printed: No space left"),
+        ("a ★", "> /dev/null", "ascii", "ascii, has no '\\u2605': set PYTHONIOENCODING"),
+    ],
+)
+def test_what_cannot_be_printed_is_said_in_a_sentence(text, redirected, encoding, words):
+    run = subprocess.run(
+        ["bash", "-c", f"{sys.executable} - {redirected}"],
+        input=PRINT.format(text=text),
+        env={**os.environ, "PYTHONIOENCODING": encoding, "PYTHONUTF8": "0"},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert words in run.stderr and run.stderr.count("\n") == bool(words)
+
+
+def test_the_file_is_there_before_anything_is_printed(mini_path, tmp_path, monkeypatch):
+    def full(text):
+        raise ValueError("The result could not be printed: No space left on device.")
+
+    monkeypatch.setattr("visipruner.__main__.print_whole", full)
+    out = tmp_path / "out.json"
+    arguments = ["--model-path", str(mini_path), "--max-new-tokens", "2", "--json", str(out)]
+    assert main(["ask", "scene:3", "what?", *arguments]) == 2
+    assert json.loads(out.read_text())["answers"]
 
 
 def test_help_is_complete(capsys):

@@ -13,7 +13,7 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from visipruner.files import check_place, write_whole
+from visipruner.files import check_place, print_whole, same_file, write_whole
 from visipruner.inputs import check_number
 
 
@@ -103,6 +103,8 @@ def ask_command(args):
     overrides = dict(_field(pair) for pair in args.set)
     if args.json and args.json != "-":
         check_place(Path(args.json))
+        if same_file(Path(args.json), Path(args.picture)):
+            raise ValueError("--json names the picture itself; name another file.")
     vlm = load_vlm(
         Path(args.model_path) if args.model_path else args.model,
         device=args.device,
@@ -124,11 +126,11 @@ def ask_command(args):
         taken = measure(vlm, prompt, methods, options, args.rounds)
         result["medians"] = [asdict(Times.median(times)) for times in taken]
     if args.json == "-":
-        print(json.dumps(result, indent=1))
+        print_whole(json.dumps(result, indent=1))
         return
-    print(describe(comparison, result.get("medians")))
-    if args.json:
+    if args.json:  # first: printing may fail, and then the work must not be lost
         write_whole(Path(args.json), json.dumps(result, indent=1))
+    print_whole(describe(comparison, result.get("medians")))
 
 
 def describe(comparison, medians=None) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import tempfile
 from pathlib import Path
 
@@ -12,9 +14,10 @@ def check_place(path: Path):
     Raises:
         ValueError: one sentence, naming the place.
     """
+    place = _real(path)
     try:
-        in_folder, is_folder = path.absolute().parent.is_dir(), path.is_dir()
-        is_odd = path.exists() and not path.is_file()
+        in_folder, is_folder = place.parent.is_dir(), place.is_dir()
+        is_odd = place.exists() and not place.is_file()
     except OSError as error:  # a name that is too long, or a folder that is closed
         raise ValueError(f"{shown(path)} cannot be written: {error.strerror}.") from None
     if not in_folder:
@@ -23,6 +26,18 @@ def check_place(path: Path):
         raise ValueError(f"{shown(path)} is a folder; name a file in it.")
     if is_odd:
         raise ValueError(f"{shown(path)} is no ordinary file; name another one.")
+
+
+def same_file(one: Path, other: Path) -> bool:
+    """Do both name one file, whether it is there yet or not?"""
+    if os.path.exists(one) and os.path.exists(other):
+        return os.path.samefile(one, other)
+    return _real(one) == _real(other)
+
+
+def _real(path: Path) -> Path:
+    """Where a symbolic link leads: the link stays, and the file behind it is meant."""
+    return Path(os.path.realpath(path))
 
 
 def shown(path: Path) -> str:
@@ -38,11 +53,39 @@ def write_whole(path: Path, text: str):
         ValueError: one sentence, naming the file and what stood in the way.
     """
     check_place(path)
+    place = _real(path)
     try:
         # In the same folder, and so on the same disk: else it could not be moved in one step.
-        with tempfile.TemporaryDirectory(dir=path.absolute().parent) as folder:
-            part = Path(folder) / path.name
+        with tempfile.TemporaryDirectory(dir=place.parent) as folder:
+            part = Path(folder) / place.name
             part.write_text(text)
-            part.replace(path)
+            part.replace(place)
     except OSError as error:
         raise ValueError(f"{shown(path)} could not be written: {error.strerror}.") from None
+
+
+def print_whole(text: str):
+    """Print a command's result. Whoever stops listening early, as `head` does, wants no more.
+
+    Raises:
+        ValueError: one sentence, if it cannot be printed.
+    """
+    try:
+        sys.stdout.write(text + "\n")
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _print_no_more()
+    except UnicodeEncodeError as error:
+        letter = error.object[error.start]
+        raise ValueError(
+            f"The output's encoding, {error.encoding}, has no {letter!a}: "
+            "set PYTHONIOENCODING=utf-8."
+        ) from None
+    except OSError as error:
+        _print_no_more()
+        raise ValueError(f"The result could not be printed: {error.strerror}.") from None
+
+
+def _print_no_more():
+    """What is left in the buffer would fail once more when Python ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -19,7 +19,7 @@ from visipruner.bench.contestants import MEASURES, NAMES, contestants
 from visipruner.bench.floor import roofline
 from visipruner.bench.report import machine, markdown
 from visipruner.bench.scenarios import SHAPES, VISUAL, Scenario, dtype_of, scenario
-from visipruner.files import check_place, write_whole
+from visipruner.files import check_place, print_whole, same_file, write_whole
 from visipruner.inputs import check_number
 from visipruner.loading import usable_device
 
@@ -95,6 +95,8 @@ def check(args):
     usable_device(args.device)
     for path in filter(None, (args.json, args.markdown)):
         check_place(path)
+    if args.json and args.markdown and same_file(args.json, args.markdown):
+        raise ValueError("--json and --markdown name the same file; name two.")
 
 
 def measure(args):
@@ -121,11 +123,12 @@ def measure(args):
         report["presets"] = run_presets(rounds, args.device, precision)
         report["comparisons"] = run_comparisons(rounds, args.device, precision)
     table = markdown(report)
-    print(table)
+    # First: printing may fail, and then the work must not be lost.
     if args.json:
         write_whole(args.json, json.dumps(report, indent=1) + "\n")
     if args.markdown:
         write_whole(args.markdown, table)
+    print_whole(table)
 
 
 if __name__ == "__main__":
