@@ -186,7 +186,10 @@ def test_the_command_writes_its_files(tmp_path, monkeypatch, where):
     monkeypatch.setattr("visipruner.bench.__main__.run_comparisons", lambda *_: COMPARISONS)
     files = {"json": tmp_path / "a.json", "markdown": tmp_path / "a.md"}
     words = [w for name, path in files.items() for w in (f"--{name}", str(path))]
-    assert main(["--device", "cpu", "--compare", "--rounds", "1", "--measure", "test", *words]) == 0
+    # All names of a CPU mean the same one.
+    assert (
+        main(["--device", "cpu:0", "--compare", "--rounds", "1", "--measure", "test", *words]) == 0
+    )
     found = json.loads(files["json"].read_text())
     assert found["machine"]["command"] and found["machine"]["date"]
     assert found["comparisons"] == COMPARISONS
@@ -264,6 +267,20 @@ def test_bad_input_is_one_sentence_and_status_2(change, words, capsys):
     assert main(["--device", "cpu", *change]) == 2
     captured = capsys.readouterr()
     assert words in captured.err and captured.err.count("\n") == 1 and not captured.out
+
+
+def test_a_scenario_needs_a_name(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["--device", "cpu", "--scenario"])
+    assert stop.value.code == 2 and "--scenario: expected" in capsys.readouterr().err
+
+
+def test_an_interrupt_ends_quietly(monkeypatch, capsys):
+    def interrupt(args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("visipruner.bench.__main__.measure", interrupt)
+    assert main(["--device", "cpu"]) == 130 and not capsys.readouterr().err
 
 
 def test_a_file_is_written_whole_or_not_at_all(tmp_path):

@@ -229,6 +229,8 @@ def test_influence_travels_to_another_process_as_numbers(mini, prompt):
         {"max_new_tokens": 0},
         {"max_new_tokens": 2.5},
         {"temperature": -1},
+        {"temperature": 1e-9},
+        {"temperature": 0.0099},
         {"temperature": float("nan")},
         {"seed": -1},
         {"seed": "x"},
@@ -238,6 +240,10 @@ def test_influence_travels_to_another_process_as_numbers(mini, prompt):
 def test_options_are_checked(bad):
     with pytest.raises(ValueError, match=next(iter(bad))):
         Options(**bad)
+
+
+def test_the_least_temperature_that_is_allowed_can_be_drawn_at(mini, prompt):
+    assert result(mini, prompt, options=Options(2, 0.01, probe=False)).answers[0].tokens
 
 
 # -- levels

@@ -12,12 +12,13 @@ from visipruner.inputs import check_number, set_whole
 from visipruner.models import Prompt
 from visipruner.trace import PruningTrace
 
+LEAST_TEMPERATURE = 0.01  # scores divided by much less are infinite, and nothing can be drawn
 NOTICEABLE = 1.05  # a ratio of clocks nearer to 1 may be noise
 
 
 @dataclass(frozen=True)
 class Options:
-    """How to answer. Temperature 0 is greedy decoding.
+    """How to answer. Temperature 0 is greedy decoding, else it is 0.01 at least.
 
     Raises:
         ValueError: for a value out of its range.
@@ -32,6 +33,11 @@ class Options:
     def __post_init__(self):
         set_whole(self, "max_new_tokens", 1, 1024)
         check_number("temperature", self.temperature, 0, 5)
+        if 0 < self.temperature < LEAST_TEMPERATURE:
+            raise ValueError(
+                f"temperature must be 0, or a number from {LEAST_TEMPERATURE} to 5, not "
+                f"{self.temperature}."
+            )
         set_whole(self, "seed", 0, 2**31 - 1)
         set_whole(self, "clock_rounds", 0, 100)
 

@@ -58,7 +58,7 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument(
         "--quick", action="store_true", help="bundled model, as with --compare, in two minutes"
     )
-    options.add_argument("--scenario", nargs="*", choices=["tiny", *SHAPES], default=["tiny"])
+    options.add_argument("--scenario", nargs="+", choices=["tiny", *SHAPES], default=["tiny"])
     options.add_argument("--visual", nargs="+", type=int, default=[VISUAL], help="visual tokens")
     options.add_argument("--contestants", nargs="+", choices=NAMES, default=None)
     options.add_argument("--measure", nargs="+", choices=MEASURES, default=MEASURES)
@@ -80,6 +80,8 @@ def main(arguments: list[str] | None = None) -> int:
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        return 130
     return 0
 
 
@@ -100,7 +102,9 @@ def check(args):
 
 
 def measure(args):
-    if args.device != "cpu":
+    if torch.device(args.device).type == "cpu":
+        args.device = "cpu"  # also called cpu:0
+    else:
         # All clocks and peaks mean this one.
         torch.cuda.set_device(torch.device(args.device).index or 0)
     rounds = 5 if args.quick else args.rounds
