@@ -7,6 +7,7 @@ import socket
 import threading
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import httpx
 import page_server
@@ -449,6 +450,9 @@ BAD_CALLS = {
     "question is a list": {"question": ["what"]},
     "unknown model": {"model": "llava-hf/llava-1.5-7b-hf"},
     "model is a number": {"model": 7},
+    "model is empty": {"model": ""},
+    "model is false": {"model": False},
+    "model is an empty list": {"model": []},
     "unknown method": {"method": "magic"},
     "method is an object": {"method": {"name": "visipruner"}},
     "level": {"level": 2},
@@ -460,6 +464,7 @@ BAD_CALLS = {
     "fields is a list": {"options": {"fields": [1]}},
     "unknown field": {"options": {"fields": {"magic": 1}}},
     "field with a parameter's name": {"options": {"fields": {"name": 1, "level": 1}}},
+    "stages are no words": {"options": {"fields": {"stages": [{}]}}},
     "probe": {"options": {"probe": "yes"}},
     "backend is a list": {"options": {"backend": ["sdpa"]}},
 }
@@ -475,6 +480,12 @@ def test_bad_calls_end_in_one_sentence(client, picture_file, change):
     assert "Traceback" not in said
     assert "\n" not in said.strip()
     assert "verbose error reporting" not in said
+
+
+def test_an_empty_request_loads_no_model():
+    models = SimpleNamespace(default="tiny", get=lambda *_: pytest.fail("was loaded"))
+    with pytest.raises(ValueError, match="No question was given"):
+        api.endpoint(models)()
 
 
 def test_missing_values_end_in_one_sentence(address):

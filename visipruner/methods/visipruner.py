@@ -70,7 +70,7 @@ class VisiPruner(PruningMethod):
         stages = self.stages.split(",") if isinstance(self.stages, str) else self.stages
         if not isinstance(stages, (list, tuple)):
             raise ValueError(f"stages must be a list of {', '.join(STAGES)}, not {stages!r}.")
-        object.__setattr__(self, "stages", tuple(stage for stage in stages if stage))
+        object.__setattr__(self, "stages", tuple(stage for stage in stages if stage != ""))
         for name, value, allowed in (
             ("semantics", self.semantics, ("paper", "official")),
             ("cache_before_filter", self.cache_before_filter, ("kept", "full")),

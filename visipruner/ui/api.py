@@ -9,7 +9,7 @@ from gradio_client.utils import is_file_obj_with_meta
 from visipruner.runner import last_event
 from visipruner.ui import text
 from visipruner.ui.downloads import Result, as_json
-from visipruner.ui.handlers import Form, check
+from visipruner.ui.handlers import Form, check, check_input
 from visipruner.ui.store import Models
 
 RUN_OPTIONS = ("max_new_tokens", "temperature", "seed", "probe", "clock_rounds")
@@ -41,7 +41,9 @@ def endpoint(models: Models):
         Returns:
             settings, same_answer, ratios, both answers with text, times, counts and trace, machine.
         """
-        form = read(picture, question, model or models.default, method, level, options)
+        model = models.default if model is None else model
+        form = read(picture, question, model, method, level, options)
+        check_input(form)  # an empty request loads no model
         job = check(models, form)
         return as_json(Result(job, last_event(job.run()).comparison))
 
