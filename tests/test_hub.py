@@ -123,6 +123,19 @@ def test_what_has_arrived_needs_no_room_again(monkeypatch, tmp_path):
         hub._check_disk("some/model", 16 * GIGABYTE)
 
 
+def test_parts_that_another_download_renames_meanwhile_do_not_matter(monkeypatch, tmp_path):
+    monkeypatch.setattr(hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    blobs = tmp_path / "models--some--model" / "blobs"
+    blobs.mkdir(parents=True)
+    (blobs / "gone.incomplete").symlink_to(tmp_path / "nowhere")  # listed, and not to be found
+    hub._check_disk("some/model", 1)
+
+
+def test_a_damaged_index_is_no_complete_checkpoint(tmp_path):
+    (tmp_path / "model.safetensors.index.json").write_text("[]")
+    assert not hub._complete(tmp_path)
+
+
 def test_the_real_child_without_a_network_says_so(monkeypatch, tmp_path):
     monkeypatch.setenv("HF_HOME", str(tmp_path))
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # nobody answers there

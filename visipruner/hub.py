@@ -55,7 +55,7 @@ def _complete(folder: Path) -> bool:
     index = folder / "model.safetensors.index.json"
     try:
         parts = set(json.loads(index.read_text())["weight_map"].values())
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         parts = {"model.safetensors"}
     return all((folder / name).is_file() for name in ("config.json", *parts))
 
@@ -99,17 +99,24 @@ def _command(repo: str) -> list[str]:
 
 def _check_disk(repo: str, size: int):
     folder = Path(constants.HF_HUB_CACHE)
-    while not folder.exists():
+    while not os.path.exists(folder):  # unlike Path's own, it says no to a closed folder
         folder = folder.parent
     free = shutil.disk_usage(folder).free
     cached = repo_folder_name(repo_id=repo, repo_type="model")
     here = (Path(constants.HF_HUB_CACHE) / cached / "blobs").glob("*")  # whole files and parts
-    left = size - sum(blob.stat().st_size for blob in here)
+    left = size - sum(map(_size_of, here))
     if free < left * 1.05:
         raise ValueError(
             f"The disk of {folder} has {free / 1e9:.1f} GB free, but {repo} takes "
             f"{left / 1e9:.1f} GB more: make room, or set HF_HOME to a folder on another disk."
         )
+
+
+def _size_of(file: Path) -> int:
+    try:
+        return file.stat().st_size
+    except OSError:  # another download has renamed it meanwhile
+        return 0
 
 
 # -- the child
