@@ -13,7 +13,7 @@ from visipruner import runner
 from visipruner.levels import PRESETS, method_at
 from visipruner.methods import FastV, PruningMethod, Schedule, VisiPruner
 from visipruner.models import load_vlm
-from visipruner.tiny import train
+from visipruner.tiny import calibrate, dynamics, evaluate, tradeoff, train
 from visipruner.tiny.asking import FORMS, ask, form_of, interview, questions
 from visipruner.tiny.batches import ask_many, user_prompt
 from visipruner.tiny.calibrate import choose, table
@@ -297,6 +297,23 @@ def test_bundled_model_beats_its_floor(bundled, tmp_path):
     columns = {UNPRUNED: PruningMethod()}
     rows = interview(bundled, columns, ("validation",), 4, tmp_path / "answers.jsonl")
     assert sum(row["score"] for row in rows) / len(rows) > 0.5
+
+
+@pytest.mark.parametrize("command", [calibrate, dynamics, evaluate, tradeoff])
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--questions", "-1"], "--questions must be a whole number from 1"),
+        (["--questions", "0"], "--questions must be"),
+        (["--threads", "0"], "--threads must be"),
+        (["--model", "/nope"], "There is no model '/nope'"),
+    ],
+)
+def test_bad_input_ends_a_command_in_one_sentence(command, arguments, words, capsys):
+    with pytest.raises(SystemExit) as stop:
+        command.main(arguments)
+    said = capsys.readouterr().err
+    assert stop.value.code == 2 and words in said and said.count("\n") == 1
 
 
 def test_an_unknown_skill_is_refused():

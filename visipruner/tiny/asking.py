@@ -10,6 +10,7 @@ import argparse
 import hashlib
 import json
 import random
+import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -17,6 +18,7 @@ import torch
 
 from visipruner.engine import prune
 from visipruner.flops import ModelShape, executed
+from visipruner.inputs import check_number
 from visipruner.methods import PruningMethod
 from visipruner.models import VLM, Prompt, load_vlm
 from visipruner.tiny.config import FOLDER
@@ -151,7 +153,19 @@ def add_common(parser: argparse.ArgumentParser) -> None:
 
 
 def open_model(options: argparse.Namespace) -> tuple[VLM, Path]:
-    """The model of the command line, and the file that keeps its answers."""
-    torch.set_num_threads(options.threads)
-    vlm = load_vlm(options.model, device="cuda" if torch.cuda.is_available() else "cpu")
+    """The model of the command line, and the file that keeps its answers.
+
+    Raises:
+        SystemExit: after one sentence, for a wrong number or folder.
+    """
+    try:
+        for name in ("threads", "questions", "final"):
+            number = getattr(options, name, None)  # not every command has all of them
+            if number is not None:
+                check_number(f"--{name}", number, 1, 100_000, integer=True)
+        torch.set_num_threads(options.threads)
+        vlm = load_vlm(options.model, device="cuda" if torch.cuda.is_available() else "cpu")
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
     return vlm, options.store or store_of(options.model)
