@@ -66,6 +66,21 @@ def test_json_to_standard_output_is_only_json(picture_file, mini_path, capsys):
         (("PICTURE", "what?", "--set", "nonsense"), "FIELD=VALUE"),
         (("PICTURE", "what?", "--set", "colour=1"), "colour"),
         (("PICTURE", "what?", "--set", "level=1"), "field of visipruner"),
+        (("PICTURE", "what?", "--set", "keep=" + "[" * 100_000), "keep are nested too deeply"),
+        (
+            ("PICTURE", "what?", "--set", "colour=1", "--method", "fastv"),
+            "field of fastv must be one of keep, before_layer, start_shift, not",
+        ),
+        (
+            ("PICTURE", "what?", "--set", "keep=1", "--method", "none"),
+            "none has no fields that could be set",
+        ),
+        (
+            ("PICTURE", "what?", "--set", "keep_after=1000", "--method", "schedule"),
+            "keep_after must be a whole number from -1 to 999",
+        ),
+        ((".", "what?"), "“.” is a folder"),
+        (("scene:" + "9" * 5000, "what?"), "The scene's number must be"),
         (("PICTURE", "what?", "--max-new-tokens", "0"), "max_new_tokens"),
         (("PICTURE", "what?", "--picture-mode", "stretch"), "pad or crop"),
         (("PICTURE", "what?", "--json", "/no/such/folder/out.json"), "no folder"),

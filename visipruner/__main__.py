@@ -115,7 +115,9 @@ def ask_command(args):
     picture = args.picture
     if picture.startswith("scene:"):
         number = picture.removeprefix("scene:")
-        picture = scenes.picture(int(number) if number.isdecimal() else number)
+        # Python reads no number of thousands of digits; as a word it is refused in a sentence.
+        is_number = number.isdecimal() and len(number) < 1000
+        picture = scenes.picture(int(number) if is_number else number)
     prompt = vlm.prepare(picture, args.question, args.picture_mode)
     visual = prompt.layout.num_visual
     method = method_at(vlm, args.method, args.level, args.semantics, visual, **overrides)
@@ -188,6 +190,8 @@ def _field(pair: str) -> tuple[str, object]:
         return name, json.loads(value)
     except ValueError:
         return name, value
+    except RecursionError:
+        raise ValueError(f"--set: the lists of {name} are nested too deeply.") from None
 
 
 if __name__ == "__main__":

@@ -59,7 +59,7 @@ def open_picture(source) -> Image.Image:
 
 
 def _open_file(path: Path) -> BinaryIO:
-    name = _shown(path.name)
+    name = _shown(path.name or str(path))  # "." has no name
     if path.is_dir():
         raise ValueError(f"{name} is a folder; choose a picture file in it.")
     if not path.is_file():  # devices and pipes, which may never end, are kept out here too

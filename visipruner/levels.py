@@ -77,7 +77,9 @@ def method_at(
     number = level_number(level)
     method = METHODS[name]
     values = _values(vlm, method, number, semantics, num_visual or math.prod(vlm.grid))
-    known = {field.name for field in fields(method)}
+    known = [field.name for field in fields(method)]
+    if overrides and not known:
+        raise ValueError(f"{name} has no fields that could be set.")
     for field_name in overrides:
         check_choice(f"field of {name}", field_name, known)
     return method(**{**values, **overrides})

@@ -29,7 +29,7 @@ class Schedule(PruningMethod):
 
     def __post_init__(self):
         set_whole(self, "keep", 0, 1_000_000)
-        set_whole(self, "keep_after", -1, 1000)
+        set_whole(self, "keep_after", -1, 999)  # one less, for none_after comes later
         if self.none_after is not None:
             set_whole(self, "none_after", self.keep_after + 1, 1000)
 
