@@ -364,5 +364,5 @@ class TestCheckpoints:
         copy = tmp_path / "copy"
         shutil.copytree(mini_path, copy)
         (copy / "tokenizer.json").unlink()
-        with pytest.raises(ValueError, match=r"missing or damaged"):
+        with pytest.raises(ValueError, match=r"could not be loaded: .*tokenizer"):
             load_vlm(copy)
