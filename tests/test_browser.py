@@ -127,6 +127,8 @@ def test_the_viewer_shows_what_happened(visit):
     viewer.get_by_text("in the full model").click()
     expect(viewer.locator(".pv-tick").first).to_be_visible()
     assert colours_of(viewer.locator(".pv-scale")) > 20
+    expect(viewer.locator(".pv-sentence")).to_contain_text("The full model reads all")
+    expect(viewer.locator(".pv-key-gone")).to_be_hidden()
     canvas.hover()
     expect(viewer.locator(".pv-patch")).to_contain_text("Row")
 

@@ -61,20 +61,34 @@ def test_no_file_is_too_large_for_a_space_without_lfs():
 
 
 @pytest.mark.parametrize(
-    ("arguments", "variable", "words"),
+    ("port", "variable", "words"),
     [
-        (["--port", "70000"], {}, "--port must be a number from 1 to 65535, not 70000"),
-        (["--port", "-5"], {}, "--port must be"),
-        ([], {"GRADIO_SERVER_PORT": "abc"}, "GRADIO_SERVER_PORT must be a number"),
-        ([], {"GRADIO_SERVER_PORT": "9" * 5000}, "GRADIO_SERVER_PORT must be a number"),
-        ([], {"GRADIO_NUM_PORTS": ""}, "GRADIO_NUM_PORTS must be a number"),
-        ([], {"GRADIO_TEMP_DIR": __file__}, "GRADIO_TEMP_DIR, .*File exists"),
+        (70000, {}, "--port must be a number from 1 to 65535, not 70000"),
+        (-5, {}, "--port must be"),
+        (None, {"GRADIO_SERVER_PORT": "9" * 5000}, "GRADIO_SERVER_PORT must be a number"),
+        (None, {"GRADIO_NUM_PORTS": ""}, "GRADIO_NUM_PORTS must be a number"),
     ],
 )
-def test_a_wrong_setting_ends_the_start_in_one_sentence(arguments, variable, words):
+def test_ports_that_cannot_be_are_refused(port, variable, words, monkeypatch):
+    import app
+
+    for name, value in variable.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match=words):
+        app.check_numbers(port)
+
+
+@pytest.mark.parametrize(
+    ("variable", "words"),
+    [
+        ({"GRADIO_SERVER_PORT": "abc"}, "GRADIO_SERVER_PORT must be a number"),
+        ({"GRADIO_TEMP_DIR": __file__}, "GRADIO_TEMP_DIR, .*File exists"),
+    ],
+)
+def test_a_wrong_setting_ends_the_start_in_one_sentence(variable, words):
     """In a process of its own: gradio reads its variables when it is imported."""
     run = subprocess.run(
-        [sys.executable, ROOT / "app.py", *arguments],
+        [sys.executable, ROOT / "app.py"],
         env={**os.environ, "VISIPRUNER_MODELS": "tiny", **variable},
         capture_output=True,
         text=True,

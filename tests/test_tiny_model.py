@@ -333,5 +333,5 @@ def test_a_sweep_runs_each_of_its_settings_once(bundled):
     options = {"max_new_tokens": 4}
     form = handlers.Form(scenes.picture(seed), asked, options=options)
     *_, state = teaching.sweep(handlers.check(models, form, scene=seed))
-    assert state.levels == ["0.1 to 0.3", "0.4 to 0.6", "0.7 to 1"]
+    assert state.levels == ["0.1 to 0.3 (gentle)", "0.4 to 0.6 (balanced)", "0.7 to 1 (aggressive)"]
     assert len(state.answers) == 4 and {a.text for a in state.answers.values()} == {"6"}

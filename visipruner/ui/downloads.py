@@ -78,13 +78,13 @@ def png_file(result: Result | None) -> dict:
 
 
 def _asked(result: Result) -> str:
-    """Question and answers; the latter once if they are the same."""
+    """Question and answers, each on a line; the answer once if both are the same."""
     comparison = result.comparison
     said = [f"“{answer.text or text.EMPTY_ANSWER}”" for answer in comparison.answers]
     answers = f"{text.SAME}: {said[0]}"
     if not comparison.same:
-        answers = f"{text.FULL}: {said[0]} {text.PRUNED}: {said[1]}"
-    return f"“{comparison.prompt.question}” {answers}"
+        answers = f"{text.FULL}: {said[0]}\n{text.PRUNED}: {said[1]}"
+    return f"“{comparison.prompt.question}”\n{answers}"
 
 
 def html_file(result: Result | None) -> dict:
