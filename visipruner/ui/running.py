@@ -60,10 +60,8 @@ def stream(models, model_line, chosen, results, job: Job):
         stage = _stage(progress)
         if stage != shown and progress.sides[PRUNED].records and not progress.probed:
             shown = stage
-            records = progress.sides[PRUNED].records
-            frame.set(
-                results.viewer, viewer_live(start, records, views.names(progress.method)[PRUNED])
-            )
+            records, name = progress.sides[PRUNED].records, views.names(progress.method)[PRUNED]
+            frame.set(results.viewer, viewer_live(start, records, name))
         if progress.comparison:
             frame.set(results.verdict, views.verdict(progress.comparison, job.truth, asked))
             result = Result(job, progress.comparison)
@@ -130,13 +128,13 @@ def connect(models, model_line, chosen, results) -> tuple:
         form, scene = controls.form(values)
         try:
             handlers.check_input(form, scene)
+            yield gr.skip()
+            with closing(models.fetch(form.model, form.precision)) as sentences:
+                for sentence in sentences:
+                    yield views.says(sentence, text.FETCHING)
         except ValueError as error:
             yield views.says(str(error))  # lasts longer than the message that comes with it
             raise
-        yield gr.skip()
-        with closing(models.fetch(form.model, form.precision)) as sentences:
-            for sentence in sentences:
-                yield views.says(sentence, text.FETCHING)
 
     @plainly
     def on_run(*values):
