@@ -216,6 +216,19 @@ def test_measure_takes_whole_answers_in_turn(mini, prompt):
     assert [a.text for a in clocked.answers] == [a.text for a in comparison.answers]
 
 
+def test_who_is_measured_first_alternates_with_the_turn(mini, prompt, monkeypatch):
+    order, answer = [], runner._answer
+
+    def noting(*args):
+        order.append(args[6])  # the side
+        return answer(*args)
+
+    monkeypatch.setattr(runner, "_answer", noting)
+    for turn in range(2):
+        measure(mini, prompt, [PruningMethod(), METHOD], SHORT, rounds=1, turn=turn)
+    assert order == [0, 1, 1, 0]
+
+
 def test_influence_travels_to_another_process_as_numbers(mini, prompt):
     trace = result(mini, prompt).answers[1].trace
     found = next(record.influence for record in trace.layers if record.influence)
