@@ -87,8 +87,8 @@ def _turns_like_llama(rotary_emb: nn.Module, attention: nn.Module) -> bool:
     own = getattr(sys.modules[type(attention).__module__], "rotate_half", None)
     probe = torch.arange(8.0)[None]
     by_halves = own is not None and torch.equal(own(probe), rotate_half(probe))
-    frequencies = getattr(rotary_emb, "inv_freq", None)
-    return by_halves and frequencies is not None and 2 * len(frequencies) == attention.head_dim
+    turned = 2 * len(getattr(rotary_emb, "inv_freq", ()))
+    return by_halves and turned == getattr(attention, "head_dim", None)
 
 
 def _check_free(decoder: nn.Module):

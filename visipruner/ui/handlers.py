@@ -74,15 +74,14 @@ class Job:
         """One silent whole answer of each side; who runs first alternates with `turn`."""
         return self.models.measure(self.key, self.prompt, self.methods, self.options, 1, turn)
 
-    @property
-    def preset(self) -> str | None:
-        """The named level that means the same as the form's, if one does."""
+    def at(self, level: float | str) -> PruningMethod:
+        """The form's method at another level."""
         form, visual = self.form, self.prompt.layout.num_visual
+        return method_at(self.vlm, form.method, level, form.semantics, visual, **form.fields)
 
-        def at(level) -> PruningMethod:
-            return method_at(self.vlm, form.method, level, form.semantics, visual, **form.fields)
-
-        same = [name for name in PRESETS if at(name) == self.methods[-1]]
+    def preset_of(self, method: PruningMethod) -> str | None:
+        """The named level that means this method, if one alone does."""
+        same = [name for name in PRESETS if self.at(name) == method]
         return same[0] if len(same) == 1 else None  # a method without levels means all of them
 
 

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from html import escape
 
-from visipruner.levels import PRESETS, method_at
 from visipruner.methods import PruningMethod
 from visipruner.results import Comparison, Times
 from visipruner.ui import handlers, scenes, text, views
@@ -103,16 +102,10 @@ class Sweep:
 
 def sweep(job: Job) -> Iterator[Sweep]:
     """The same question at ten levels; the picture is encoded once."""
-    form, visual = job.form, job.prompt.layout.num_visual
-
-    def at(level: float) -> PruningMethod:
-        return method_at(job.vlm, form.method, level, form.semantics, visual, **form.fields)
-
     methods, state = [PruningMethod()], Sweep([])
-    for method, group in itertools.groupby(LEVELS, at):
-        levels = [f"{level:g}" for level in group]
-        same = [name for name in PRESETS if at(PRESETS[name]) == method]
-        named = f" ({same[0]})" if len(same) == 1 else ""
+    for method, group in itertools.groupby(LEVELS, job.at):
+        levels, preset = [f"{level:g}" for level in group], job.preset_of(method)
+        named = f" ({preset})" if preset else ""
         state.levels.append(" to ".join(dict.fromkeys((levels[0], levels[-1]))) + named)
         methods.append(method)
     options = replace(job.options, probe=False, clock_rounds=0)

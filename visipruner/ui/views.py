@@ -107,7 +107,7 @@ def asked(job: Job, leveled: bool = True) -> str:
 
 def _level(job: Job) -> str:
     """The level, and which preset it means: a checkpoint may have a few settings only."""
-    number, preset = level_number(job.form.level), job.preset
+    number, preset = level_number(job.form.level), job.preset_of(job.methods[-1])
     if preset is None:
         return text.ASKED_LEVEL.format(level=number)
     words = text.ASKED_PRESET if PRESETS[preset] == number else text.ASKED_NEAR
