@@ -10,6 +10,7 @@ import time
 
 import page_server
 import pytest
+import torch
 from playwright.sync_api import Page, expect, sync_playwright
 
 from visipruner.tiny.data import make_scene, render
@@ -352,6 +353,26 @@ def test_an_empty_question_gets_one_sentence_and_the_older_result_says_what_it_i
     expect(page.locator(".vp-verdict.same, .vp-verdict.different")).to_be_visible()
     expect(page.locator("#vp-older")).to_have_text(text.OLDER)
     expect(page.locator("[role=status].vp-unseen")).to_have_text(text.OLDER)
+
+
+def test_a_model_that_fails_says_why_and_the_next_run_works(visit, mini_path):
+    models = page_server.models(mini_path)
+    norm = models.get(models.default).model.model.language_model.norm.weight
+    page = visit()
+    run(page)
+    question(page).fill("what else?")
+    with torch.inference_mode():
+        whole = norm.clone()
+        norm[0] = torch.nan
+        try:
+            press(page, text.RUN)
+            status = page.locator(".vp-status").first
+            expect(status).to_contain_text("not a number", timeout=PATIENCE)
+            expect(page.locator("#vp-verdict")).to_contain_text(text.NO_VERDICT_YET)
+            expect(page.locator("#vp-older")).to_be_hidden()
+        finally:
+            norm.copy_(whole)
+    run(page)
 
 
 def test_a_result_is_marked_while_the_form_says_something_else(visit):

@@ -187,6 +187,18 @@ def test_an_error_inside_reaches_the_listener_and_the_next_run_works(mini, promp
     assert last_event(ask(mini, prompt, METHOD, SHORT)).kind == "answer"
 
 
+def test_weights_that_are_no_numbers_are_said_and_not_answered_with_nothing(mini, prompt):
+    norm = mini.model.model.language_model.norm.weight
+    before = norm.clone()
+    norm[0] = torch.nan
+    try:
+        with pytest.raises(ValueError, match="too large for float32"):
+            last_event(compare(mini, prompt, [PruningMethod(), METHOD], SHORT))
+    finally:
+        norm.copy_(before)
+    assert last_event(ask(mini, prompt, METHOD, SHORT)).kind == "answer"
+
+
 def test_comparisons_become_json(mini, prompt):
     comparison = result(mini, prompt)
     data = json.loads(json.dumps(comparison.to_json()))

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
 import torch
+from transformers.generation.logits_process import LogitsProcessor
 from transformers.generation.streamers import BaseStreamer
 
 from visipruner.clocks import (
@@ -63,6 +64,10 @@ class Event:
 
 CLOCK_SECONDS = 1.0  # about so long a comparison is clocked again, if one round takes less
 LEAST_ROUNDS = 3  # a median of fewer says no more than one run
+NOT_A_NUMBER = (
+    "This model computed something that is not a number (NaN), so it has no answer: its weights "
+    "are damaged, or too large for {dtype}."
+)
 
 
 class Stopped(Exception):
@@ -278,8 +283,22 @@ def _generate(vlm, prompt, features, options, streamer=None):
         mm_encoder_outputs={"image": features},
         max_new_tokens=options.max_new_tokens,
         streamer=streamer,
+        logits_processor=[_NoNumber(vlm)],
         **sampling,
     )
+
+
+class _NoNumber(LogitsProcessor):
+    """Ends a run whose first logits are NaN: without a word the answer would be an empty one."""
+
+    def __init__(self, vlm: VLM):
+        self.dtype, self.looked = str(vlm.dtype).removeprefix("torch."), False
+
+    def __call__(self, input_ids, scores):
+        if not self.looked and bool(scores.isnan().any()):
+            raise ValueError(NOT_A_NUMBER.format(dtype=self.dtype))
+        self.looked = True
+        return scores
 
 
 def _encode(vlm: VLM, prompt: Prompt):

@@ -35,9 +35,9 @@ window.vp = {
     return status;
   },
 
-  // A run that was refused leaves the page as it was: what is shown is an answer to the form before.
-  unfinished(stopped, result, status, verdict) {
-    if (!vp.stopped && !/vp-status busy/.test(status)) vp.asked = vp.askedBefore;
+  // A run that ended before it began leaves the page as it was: an answer to the form before.
+  unfinished(stopped, waits, result, status, verdict) {
+    if (!verdict?.includes(waits)) vp.asked = vp.askedBefore;
     vp.showOlder();
     return [result, vp.stopped ? stopped : status, verdict];
   },

@@ -145,11 +145,11 @@ def connect(models, model_line, chosen, results) -> tuple:
             yield frame.take()
         try:
             job = job_of(models, values)
+            yield from stream(models, model_line, chosen, results, job)
         except ValueError as error:
             frame.set(results.status, views.says(str(error)))
             yield frame.take()
             raise
-        yield from stream(models, model_line, chosen, results, job)
 
     fetched = gr.on(
         [chosen.run.click, chosen.question.submit],
@@ -169,19 +169,20 @@ def connect(models, model_line, chosen, results) -> tuple:
         """Stopped, or failed: nothing may go on promising an answer."""
         status = status or ""  # before anything was said, the page sends nothing
         stopped = status == text.STOPPED
-        if status and not stopped and not views.is_busy(status):
-            return gr.skip(), gr.skip()  # refused, and it says why
         said = views.says(text.STOPPED if stopped else text.UNFINISHED)
+        if status and not stopped and not views.is_busy(status):
+            said = gr.skip()  # refused, and it says why
         if result is not None:  # of the run before, and still on the page
             return said, gr.skip()
         return said, views.verdict_stopped(verdict)
 
+    words = f"{text.STOPPED!r}, {text.VERDICT_WAITS!r}"
     for event in (fetched, run):
         event.failure(
             on_unfinished,
             [results.result, results.status, results.verdict],
             [results.status, results.verdict],
-            js=f"(...given) => vp.unfinished({text.STOPPED!r}, ...given)",
+            js=f"(...given) => vp.unfinished({words}, ...given)",
             **UNQUEUED,
         )
     form = "(...values) => vp.changed(values)"
