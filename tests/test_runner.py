@@ -71,8 +71,26 @@ def test_one_run_has_one_clock(mini, prompt):
     assert times.total >= times.first_token >= times.prefill > 0 and times.rounds == 0
 
 
-def test_quick_first_tokens_are_clocked_again_in_silence(mini, prompt, monkeypatch):
+def test_quick_answers_are_clocked_again_in_silence(mini, prompt, monkeypatch):
     monkeypatch.setattr(runner, "CLOCK_SECONDS", 1e6)
+    events = list(compare(mini, prompt, [PruningMethod(), METHOD], SHORT))
+    shown = {e.side: e.answer for e in events if e.answer}
+    for side, answer in enumerate(events[-1].comparison.answers):
+        assert answer.times.whole and answer.times.rounds == 5
+        assert answer.times.per_token != shown[side].times.per_token
+        assert replace(answer, times=shown[side].times) == shown[side]
+
+
+def test_quick_first_tokens_of_long_answers_are_clocked_again_in_silence(mini, prompt, monkeypatch):
+    monkeypatch.setattr(runner, "CLOCK_SECONDS", 1e6)
+    answer, more = runner._answer, 1e10
+
+    def late(*args):
+        found = answer(*args)
+        slow = found.times.total + (more if found.times.per_token else 0)
+        return replace(found, times=replace(found.times, total=slow))
+
+    monkeypatch.setattr(runner, "_answer", late)
     options = Options(max_new_tokens=6, probe=False, clock_rounds=3)
     events = list(compare(mini, prompt, [PruningMethod(), METHOD], options))
     assert [e.kind for e in events[-4:]] == ["clocked"] * 3 + ["compared"]
@@ -85,8 +103,8 @@ def test_quick_first_tokens_are_clocked_again_in_silence(mini, prompt, monkeypat
         # Only these clocks are new: words, counts and trace are those that were shown.
         assert answer.times.first_token == sorted(answer.times.first_tokens)[1]
         before = shown[side].times
-        rest = answer.times.total - answer.times.first_token
-        assert rest == pytest.approx(before.total - before.first_token)
+        rest = answer.times.total - more - answer.times.first_token
+        assert rest == pytest.approx(before.total - before.first_token, abs=1e-3)
         assert answer.times.per_token == before.per_token and not answer.times.whole
         assert replace(answer, times=before) == shown[side]
 

@@ -85,15 +85,18 @@ def test_a_method_that_keeps_everything_drops_nothing(models, form):
 
 
 @pytest.mark.parametrize(
-    ("rounds", "runs", "clocks"),
+    ("rounds", "whole", "runs", "clocks"),
     [
-        (0, text.ONE_RUN, text.CLOCKS_ONCE),
-        (5, "median of 5 runs", text.CLOCKS_MEDIAN.format(rounds=5)),
+        (0, False, text.ONE_RUN, text.CLOCKS_ONCE),
+        (5, False, "median of 5 runs", text.CLOCKS_MEDIAN.format(rounds=5)),
+        (5, True, "median of 5 runs", text.CLOCKS_WHOLE.format(rounds=5)),
     ],
 )
-def test_clocks_say_how_often_they_ran(finished, rounds, runs, clocks):
+def test_clocks_say_how_often_they_ran(finished, rounds, whole, runs, clocks):
     comparison = finished[1].comparison
-    answers = [replace(a, times=replace(a.times, rounds=rounds)) for a in comparison.answers]
+    answers = [
+        replace(a, times=replace(a.times, rounds=rounds, whole=whole)) for a in comparison.answers
+    ]
     changed = replace(comparison, answers=answers)
     shown = views.verdict(changed)
     assert runs in shown
@@ -152,7 +155,8 @@ def test_a_card_never_ends_before_its_first_word(finished):
     for answer in comparison.answers:
         assert answer.times.total >= answer.times.first_token
     times = comparison.answers[1].times
-    assert views.how_often(replace(times, rounds=3))["total"] == text.SUM
+    first = replace(times, rounds=3, whole=False)
+    assert views.how_often(first)["total"] == text.SUM
     assert set(views.how_often(replace(times, rounds=0)).values()) == {text.ONE_RUN}
     whole = views.how_often(replace(times, rounds=5, whole=True))
     assert set(whole.values()) == {text.MEDIAN_OF.format(rounds=5)}

@@ -28,7 +28,7 @@ class Options:
     temperature: float = 0.0
     seed: int = 0
     probe: bool = True  # also measure influence in every layer of the full model, untimed
-    clock_rounds: int = 5  # silent repeats of each first token, for a steady clock: 0 or 3 and more
+    clock_rounds: int = 5  # silent repeats for a steadier clock, at most: 0, or 3 and more
 
     def __post_init__(self):
         set_whole(self, "max_new_tokens", 1, 1024)

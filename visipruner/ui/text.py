@@ -103,7 +103,7 @@ LAYERS = (
     "{side}: reading picture and question, {layer} of {layers} layers done, {visual} patches left"
 )
 WRITING = "{side}: writing"
-CLOCKING = "Taking the time to the first word again, with nothing else going on"
+CLOCKING = "Taking the times again, with nothing else going on"
 PROBING = "Measuring every layer of the full model for the picture below: {layer} of {layers}"
 DONE = "Done. {verdict}"
 STOPPED = "Stopped."
