@@ -482,6 +482,11 @@ def test_dark_and_projector(visit):
         "parseFloat(getComputedStyle(document.querySelector('.vp-verdict h2')).fontSize)"
     )
     assert size >= 48
+    ticks = page.locator(".vp-charts .xtick text").first  # type of charts has sizes of its own
+    expect(ticks).to_have_css("font-size", "21px", timeout=PATIENCE)
+    press(page, text.PROJECTOR)
+    expect(ticks).to_have_css("font-size", "14px")
+    press(page, text.PROJECTOR)
     layer = page.get_by_label("Layer", exact=True)
     before = layer.input_value()
     page.locator("body").press("PageUp" if before != "0" else "PageDown")  # a presenter's remote

@@ -188,10 +188,36 @@ function showModes() {
   }).observe(document.body, { subtree: true, childList: true, attributeFilter: ["class"] });
 }
 
+// Plotly writes its type in pixels, so for the last row its charts are laid out anew. A chart's
+// `meta` says how much larger than usual it is; one that was drawn anew has none.
+function fitCharts() {
+  new MutationObserver(() => {
+    const size = document.querySelector("#vp-page.projector") ? 1.5 : 1;
+    for (const chart of document.querySelectorAll(".vp-charts .js-plotly-plot")) {
+      const layout = chart.layout, by = size / (layout?.meta ?? 1);
+      if (!layout || by === 1) continue;
+      const { height, font, title, margin, annotations = [] } = layout;
+      const shifts = annotations.map((mark, i) => [`annotations[${i}].yshift`, mark.yshift * by]);
+      window.Plotly.relayout(chart, {
+        meta: size,
+        height: height * by,
+        "font.size": font.size * by,
+        "title.font.size": title.font.size * by,
+        "title.subtitle.font.size": title.subtitle.font.size * by,
+        "margin.l": margin.l * by,
+        "margin.t": margin.t * by,
+        "margin.b": margin.b * by,
+        ...Object.fromEntries(shifts),
+      });
+    }
+  }).observe(document.body, { subtree: true, childList: true, attributeFilter: ["class"] });
+}
+
 function ready() {
   announce();
   showPatches();
   showModes();
+  fitCharts();
 }
 
 if (document.readyState === "loading") document.addEventListener("DOMContentLoaded", ready);
