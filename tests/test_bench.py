@@ -47,6 +47,25 @@ def test_the_floor_has_the_matrix_products_of_the_run_but_for_the_test(where):
         assert counter.get_total_flops() == flops.prefill - flops.probe, contestant.name
 
 
+def test_stock_layers_are_the_model_and_compute_what_dropping_tokens_leaves(where):
+    shape = ModelShape.of(where.model.config)
+    for contestant in contestants(where, ["paper-15"]):
+        contestant.learn()
+        for record in contestant.trace.layers:  # without a plan
+            record.pairs, record.probe_flops = record.tokens**2, 0
+        with (
+            torch.inference_mode(),
+            sdpa_kernel(SDPBackend.MATH),
+            FlopCounterMode(display=False) as counter,
+        ):
+            logits = contestant.stock()
+        assert counter.get_total_flops() == executed(shape, contestant.trace).prefill
+        if contestant.method is None:
+            with torch.inference_mode(), sdpa_kernel(SDPBackend.MATH):
+                whole = where.model(inputs_embeds=where.embeds, logits_to_keep=1).logits
+            assert torch.equal(logits, whole)
+
+
 def test_a_timetable_is_kept_and_really_tests(where):
     for contestant in contestants(where):
         if contestant.method is None:

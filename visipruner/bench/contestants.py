@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import torch
 from transformers.generation.streamers import BaseStreamer
 
-from visipruner.bench.floor import prefill_floor
+from visipruner.bench.floor import prefill_floor, stock_layers
 from visipruner.bench.published import full_matrices
 from visipruner.bench.scenarios import FULL_LAYERS, Scenario, timetable
 from visipruner.bench.timing import peak_bytes, quartiles, seconds, synchronise
@@ -40,6 +40,7 @@ class Contestant:
     replayer: Replayer | None = None
     prefills: list[float] = field(default_factory=list)  # seconds, as all that follow
     floors: list[float] = field(default_factory=list)
+    stocks: list[float] = field(default_factory=list)  # of stock layers alone
     firsts: list[float] = field(default_factory=list)
     steps: list[float] = field(default_factory=list)
     requests: list[float] = field(default_factory=list)
@@ -67,6 +68,7 @@ class Contestant:
                 self.trace.layers[layer].pairs = self.trace.layers[layer].tokens ** 2
             plans = {}
         self.floor = prefill_floor(where.model, self.trace, plans)
+        self.stock = stock_layers(where.model, self.trace, where.embeds)
 
     def prefill(self):
         """One prompt through the model, with the logits of its last token."""
@@ -99,6 +101,7 @@ class Contestant:
                 self.tests.append(self._test_seconds())
         if "prefill" in measures:
             self.floors.append(seconds(self.floor, device))
+            self.stocks.append(seconds(self.stock, device))
 
     def _request(self, tokens: int):
         synchronise(self.where.device)
@@ -159,6 +162,8 @@ class Contestant:
             "speedup": _ratio(dense.prefills, self.prefills),
             "flop_ratio": dense_flops / flops,
             "floor_ratio": _ratio(dense.floors, self.floors),
+            "stock_s": quartiles(self.stocks),
+            "stock_ratio": _ratio(dense.stocks, self.stocks),
             "first_token_s": quartiles(self.firsts),
             "per_token_s": quartiles(self.steps),
             "request_s": quartiles(self.requests),

@@ -1,4 +1,4 @@
-"""How fast the hardware could be: the same matrix products and attention, and nothing else."""
+"""How fast a run could be: by the hardware's products alone, and by stock layers alone."""
 
 from __future__ import annotations
 
@@ -6,9 +6,12 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
+from transformers.cache_utils import DynamicCache
 
 from visipruner.attention import Plan, causality, size
 from visipruner.bench.timing import samples
+from visipruner.engine import decoder_of
 from visipruner.graphs import Recorder, can_capture
 from visipruner.trace import PruningTrace
 
@@ -93,6 +96,37 @@ def _layer(layer, given: _Inputs):
     mlp.gate_proj(given.rows)
     mlp.up_proj(given.rows)
     mlp.down_proj(given.inner)
+
+
+def stock_layers(model, trace: PruningTrace, embeds: Tensor) -> Callable[[], Tensor]:
+    """A function that runs the model's own layers at the token counts of `trace`; gives the logits.
+
+    No test, no plan, no hook and no choice: the last rows go on. So it shows what dropping so many
+    tokens gains at most while the layers are as they are.
+
+    Args:
+        embeds: (1, tokens, width) of the prompt.
+    """
+    decoder, head = decoder_of(model), model.get_output_embeddings()
+    places = torch.arange(embeds.shape[1], device=embeds.device)[None]
+
+    def run():
+        hidden, cache = embeds, DynamicCache(config=decoder.config)
+        turns = decoder.rotary_emb(hidden, places)
+        for layer, record in zip(decoder.layers, trace.layers, strict=True):
+            if record.tokens < hidden.shape[1]:
+                hidden = hidden[:, -record.tokens :]
+                turns = tuple(part[:, -record.tokens :] for part in turns)
+            hidden = layer(
+                hidden,
+                attention_mask=None,  # to sdpa that means causal
+                position_embeddings=turns,
+                past_key_values=cache,
+                use_cache=True,
+            )
+        return head(decoder.norm(hidden[:, -1:]))
+
+    return run
 
 
 def roofline(device: str, dtype: torch.dtype, side: int | None = None, repeats: int = 5) -> dict:
