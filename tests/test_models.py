@@ -173,6 +173,16 @@ def test_only_the_language_models_linear_layers_are_in_4_bit(four_bit):
     assert four_bit.dtype == torch.float32 and four_bit.precision == "4-bit"
 
 
+def test_odd_layers_in_4_bit_run_on_every_cpu(mini_path, monkeypatch):
+    """As if on a CPU with AVX-512 BF16, where bitsandbytes packs weights by whole blocks."""
+    modules = pytest.importorskip("bitsandbytes.nn.modules")
+    monkeypatch.setattr(modules, "has_avx512bf16", lambda: True)
+    vlm = load_vlm(mini_path, device="cpu", precision="4-bit")
+    layers = [m for m in vlm.model.modules() if isinstance(m, modules.Linear4bit)]
+    packed = {(m.in_features, m.support_avx512bf16_for_cpu) for m in layers}
+    assert packed == {(64, True), (96, False)}
+
+
 def test_wrong_names_to_skip_do_not_pass_silently(mini_path, monkeypatch):
     pytest.importorskip("bitsandbytes")
     monkeypatch.setattr(loading, "NOT_IN_4_BIT", ["vision_tower", "multi_modal_projector"])
@@ -458,7 +468,7 @@ def test_the_real_tokenizer_gives_the_35_prefix_tokens_of_the_paper(spec, pictur
     folder = snapshot_download(spec.repo, allow_patterns=small)
     processor = AutoProcessor.from_pretrained(folder)
     prompt = make_prompt(AutoConfig.from_pretrained(folder), processor, picture, "What is this?")
-    assert prompt.layout.prefix == 35 and prompt.layout.num_visual == 576
+    assert prompt.layout.spans[0][0] == 35 and prompt.layout.num_visual == 576
     assert prompt.layout.grids == ((24, 24),)
 
 

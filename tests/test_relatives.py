@@ -88,6 +88,7 @@ def generate(model, inputs):
             **inputs,
             max_new_tokens=4,
             do_sample=False,
+            suppress_tokens=[model.config.image_token_id],  # random weights may say it
             return_dict_in_generate=True,
             output_logits=True,
         )

@@ -22,6 +22,7 @@ from visipruner import memory
 from visipruner.inputs import check_choice
 from visipruner.memory import gigabytes
 
+BLOCK, PACKED_ROWS = 64, 32  # of bitsandbytes: numbers with one scale; rows packed together
 PRECISIONS = ("auto", "float32", "bfloat16", "float16", "4-bit")
 # A configuration may ask for so many times the numbers that the weights have; those of tied
 # embeddings are stored once.
@@ -269,6 +270,7 @@ def load_model(path: Path, placement: Placement, attention: str) -> LlavaForCond
         raise ValueError(f"{path} lacks weights, {sorted(found['missing_keys'])[0]} for one.")
     if placement.precision == "4-bit":
         check_4_bit(model)
+        keep_odd_layers_unpacked(model)
     return model.eval().requires_grad_(False)
 
 
@@ -308,6 +310,21 @@ def _why(path: Path, error: Exception) -> ValueError:
     if isinstance(error, KeyError):  # whose words are the bare key
         reason = f"{reason} is missing"
     return ValueError(f"The model in {path} could not be loaded: {reason}.")
+
+
+def keep_odd_layers_unpacked(model: nn.Module):
+    """Let layers run on any CPU whose rows are not whole blocks.
+
+    On a CPU with AVX-512 BF16, bitsandbytes (0.50) packs 4-bit weights anew when they are first
+    used, and fails where a row is no multiple of the block; unpacked, they run as on other CPUs.
+    """
+    from bitsandbytes.nn import Linear4bit
+
+    for module in model.modules():
+        if isinstance(module, Linear4bit):
+            whole = module.in_features % BLOCK == 0 and module.out_features % PACKED_ROWS == 0
+            if not whole:
+                module.support_avx512bf16_for_cpu = False
 
 
 def check_4_bit(model: nn.Module):
