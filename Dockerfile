@@ -3,6 +3,10 @@
 ARG BASE=python:3.12-slim-bookworm
 FROM ${BASE}
 
+# For question and answers in the picture that can be saved.
+RUN apt-get update && apt-get install -y --no-install-recommends fonts-dejavu-core \
+    && rm -rf /var/lib/apt/lists/*
+
 # Spaces run containers as user 1000, whom some bases have already.
 RUN id -un 1000 || useradd --uid 1000 --user-group user
 RUN mkdir -p /home/user/app /home/user/.cache && chown -R 1000 /home/user

@@ -26,7 +26,7 @@ def main(arguments: list[str] | None = None) -> int:
         description="Visual-token pruning, shown side by side.",
         epilog="GRADIO_SERVER_NAME and GRADIO_SERVER_PORT are honoured where options are left out.",
     )
-    parser.add_argument("--host", help="address to listen on; 0.0.0.0 serves a class room")
+    parser.add_argument("--host", help="address to listen on; 0.0.0.0 serves a classroom")
     parser.add_argument("--port", type=int, help="port; by default the first free one from 7860 on")
     parser.add_argument(
         "--model-path", metavar="DIR", help="also offer this local LLaVA-1.5-style checkpoint"

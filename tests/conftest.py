@@ -28,7 +28,8 @@ from transformers import (
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from visipruner import memory
-from visipruner.models import SYSTEM, load_vlm
+from visipruner.models import load_vlm
+from visipruner.prompt import SYSTEM
 
 GOLDEN = Path(__file__).parent / "golden"
 

@@ -10,7 +10,8 @@ from types import SimpleNamespace
 import pytest
 
 from visipruner.__main__ import main
-from visipruner.render.words import describe_speed
+from visipruner.render.words import describe_clocks, describe_speed
+from visipruner.results import Times
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -82,7 +83,7 @@ def test_json_to_standard_output_is_only_json(picture_file, mini_path, capsys):
         ((".", "what?"), "“.” is a folder"),
         (("scene:" + "9" * 5000, "what?"), "The scene's number must be"),
         (("PICTURE", "what?", "--max-new-tokens", "0"), "max_new_tokens"),
-        (("PICTURE", "what?", "--picture-mode", "stretch"), "pad or crop"),
+        (("PICTURE", "what?", "--picture-mode", "stretch"), "one of pad, crop"),
         (("PICTURE", "what?", "--json", "/no/such/folder/out.json"), "no folder"),
         (("PICTURE", "what?", "--json", "/dev/null"), "no ordinary file"),
         (("PICTURE", "what?", "--json", "x" * 300), "cannot be written: File name too long."),
@@ -102,6 +103,41 @@ def test_bad_input_is_one_sentence_and_status_2(change, words, picture_file, min
     status, text, error = run(capsys, *arguments)
     assert status == 2 and not text
     assert words in error and error.count("\n") == 1 and "Traceback" not in error
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({0: "nothing.png"}, "no picture file"),
+        ({1: " "}, "question is empty"),
+        ({3: "2"}, "from 0 to 1"),
+        ({5: "magic"}, "method must be one of"),
+        ({7: "both"}, "semantics must be one of"),
+        ({9: "stretch"}, "one of pad, crop"),
+    ],
+)
+def test_bad_input_is_found_before_a_model_is_loaded(change, words, picture_file, capsys):
+    words_in_order = [picture_file, "what?", "--level", "1", "--method", "none", "--semantics"]
+    words_in_order += ["paper", "--picture-mode", "pad", "--model", "no such model"]
+    changed = [change.get(place, word) for place, word in enumerate(words_in_order)]
+    assert words in run(capsys, *changed)[2]
+
+
+def test_a_question_may_begin_with_a_dash(mini_path, capsys):
+    arguments = ("--model-path", mini_path, "--max-new-tokens", 2, "--", "scene:1", "-what?")
+    assert run(capsys, *arguments)[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("clocks", "words"),
+    [
+        ({}, "one run"),
+        ({"rounds": 3}, "first token are medians of 3 silent ones"),
+        ({"rounds": 4, "whole": True}, "medians of 4 silent whole answers"),
+    ],
+)
+def test_clocks_are_named_as_they_were_read(clocks, words):
+    assert words in describe_clocks(Times(1, 2, 3, None, 4, **clocks))
 
 
 PRINT = """

@@ -604,9 +604,40 @@ def test_a_loop_with_gradients_keeps_no_graph(llama):
 def test_a_cut_after_the_last_layer_drops_nothing(llama):
     model, embeds = llama(), embeds_for(LAYOUT, 64)
     last = len(model.model.layers) - 1
-    trace = run_pruned(model, Schedule(0, last, None), LAYOUT, embeds)[3]
+
+    class Late(PruningMethod):
+        def select(self, view):
+            return view.keep_patches(view.patches[:0], "late") if view.layer == last else None
+
+    trace = run_pruned(model, Late(), LAYOUT, embeds)[3]
     assert trace.cuts and not trace.drops
     assert [record.visual_tokens for record in trace.layers] == [40] * (last + 1)
+
+
+@pytest.mark.parametrize(
+    ("method", "why"),
+    [
+        (Random(keep=3), "3 visual tokens stayed, drawn by seed 0."),
+        (Random(keep=1, after_layer=1), "1 visual token stayed, drawn by seed 0."),
+        (Random(keep=0), "No visual token stayed."),
+        (Random(keep=3, after_layer=7), "Nothing was dropped: after the last layer"),
+        (FastV(keep=10, start_shift=1), "11 visual tokens stayed, by the attention in layer 1."),
+        (FastV(keep=0), "No visual token stayed."),
+        (FastV(keep=3, before_layer=8), "Nothing was dropped: after the last layer"),
+        (Schedule(2, -1, 3), "evenly spread, before the first layer. None is left after layer 3."),
+        (Schedule(2, 1, 20), "2 visual tokens stayed, evenly spread, after layer 1."),
+        (Schedule(0, 1, 3), "No visual token stayed."),
+        (Schedule(2, 7, 8), "Nothing was dropped: after the last layer"),
+    ],
+)
+def test_a_trace_says_what_really_stayed(llama, method, why):
+    model = llama()
+    assert len(model.model.layers) == 8
+    trace = run_pruned(model, method, LAYOUT, embeds_for(LAYOUT, 64))[3]
+    assert why in trace.why
+    kept = {len(cut.kept) for cut in trace.drops}
+    assert not kept or trace.why.startswith(f"{max(kept)} ") or trace.why.startswith("No ")
+    assert len(trace.drops) == len(kept), "a cut of nothing is none"
 
 
 def test_positions_of_ones_own_are_refused(llama):

@@ -161,6 +161,26 @@ def test_the_page_says_the_size_downloads_on_demand_and_never_otherwise(
     assert list(server.fetch("llava-1.5-7b")) == []
 
 
+def test_a_model_that_came_another_way_is_no_longer_to_be_downloaded(
+    monkeypatch, mini_path, tmp_path
+):
+    monkeypatch.setenv("VISIPRUNER_MODELS", "llava-1.5-7b")
+    monkeypatch.setattr(models_module.loading, "place", lambda *_: place("mini", 1, "cpu", "auto"))
+    server = Models()
+    assert "to download" in server.titles["llava-1.5-7b"]
+    (tmp_path / "llava-1.5-7b").symlink_to(mini_path)
+    monkeypatch.setenv("VISIPRUNER_MODEL_DIR", str(tmp_path))
+    server.get("llava-1.5-7b")
+    assert server.choices == [("LLaVA-1.5 7B", "llava-1.5-7b")]
+
+
+def test_a_folder_never_takes_the_name_of_a_known_model(monkeypatch, mini_path, tmp_path):
+    monkeypatch.setenv("VISIPRUNER_MODELS", "tiny")
+    (tmp_path / "llava-1.5-7b").symlink_to(mini_path)
+    server = Models(str(tmp_path / "llava-1.5-7b"))
+    assert server.default == "local" and list(server.paths) == ["tiny", "local"]
+
+
 def test_loading_from_the_hub_downloads_first_and_can_be_cancelled(
     fake_hub, monkeypatch, mini_path
 ):

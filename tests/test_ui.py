@@ -19,7 +19,18 @@ from PIL import Image
 from visipruner.render import words
 from visipruner.results import Options
 from visipruner.trace import NOBODY, Cut
-from visipruner.ui import api, downloads, fields, handlers, scenes, share, teaching, text, views
+from visipruner.ui import (
+    api,
+    downloads,
+    fields,
+    handlers,
+    layout,
+    scenes,
+    share,
+    teaching,
+    text,
+    views,
+)
 from visipruner.ui.handlers import Form
 from visipruner.ui.layout import build
 
@@ -177,7 +188,7 @@ def test_a_result_says_what_it_answers(models, form, finished):
 
 def test_what_is_missing_is_said_before_a_model_is_fetched(form):
     handlers.check_input(form)
-    with pytest.raises(ValueError, match="for nothing yet"):
+    with pytest.raises(ValueError, match="only says how to answer"):
         handlers.check_input(replace(form, question="Answer in one word."))
     handlers.check_input(replace(form, picture=None), scene=3)
     for change in ({"question": " "}, {"picture": None}):
@@ -351,6 +362,19 @@ def test_search_without_pruning_is_refused(models, form):
         next(teaching.search(models, replace(form, method="none"), 0))
 
 
+def test_a_search_is_over_only_after_its_last_answer():
+    at_last = teaching.Search(200, tried=teaching.MOST_SCENES, answers=("red", "red"))
+    assert "progress" in teaching.search_html(at_last)
+    silent = replace(at_last, answers=("", ""), over=True)
+    assert text.NOT_FOUND.format(tried=teaching.MOST_SCENES) in teaching.search_html(silent)
+
+
+def test_a_stopped_sweep_keeps_the_question_as_it_was(models, form):
+    job = handlers.check(models, replace(form, question="what is … the star?"))
+    box = teaching.ended(teaching.sweep_html(next(teaching.sweep(job)), job))
+    assert "what is … the star?" in box and ">…<" not in box
+
+
 def test_an_ended_lesson_promises_nothing():
     box = teaching.ended(teaching.search_html(teaching.Search(4, tried=1)))
     assert "progress" not in box and "…" not in box and text.LESSON_ENDED in box
@@ -512,15 +536,18 @@ def test_private_events_are_refused(client):
         client.predict(api_name="/on_run")
 
 
-def test_a_taken_port_gets_one_sentence(mini_path, capsys):
+def test_a_taken_port_gets_one_sentence(mini_path, capsys, monkeypatch):
     import app
 
+    warmed = []
+    monkeypatch.setattr(layout, "_warm", warmed.append)
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
         arguments = ["--host", "127.0.0.1", "--port", str(port), "--model-path", str(mini_path)]
         assert app.main(arguments) == 1
+    assert not warmed  # the end of the process would meet it in the middle of torch
     said = capsys.readouterr().err
     assert str(port) in said
     assert said.count("\n") == 1

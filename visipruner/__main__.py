@@ -14,7 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from visipruner.files import check_place, print_whole, same_file, write_whole
-from visipruner.inputs import check_number
+from visipruner.inputs import check_choice, check_number, clean_question, open_picture
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -87,9 +87,9 @@ def ask_command(args):
     from huggingface_hub import constants
     from transformers.utils import logging
 
-    from visipruner.levels import method_at
-    from visipruner.methods import PruningMethod
-    from visipruner.models import load_vlm
+    from visipruner.levels import SEMANTICS, level_number, method_at
+    from visipruner.methods import METHODS, PruningMethod
+    from visipruner.models import PICTURE_MODES, load_vlm
     from visipruner.results import Times
     from visipruner.runner import Options, compare, last_event, measure
     from visipruner.ui import scenes
@@ -105,6 +105,19 @@ def ask_command(args):
         check_place(Path(args.json))
         if same_file(Path(args.json), Path(args.picture)):
             raise ValueError("--json names the picture itself; name another file.")
+    # All that can be checked before a model is loaded, or even fetched.
+    picture = args.picture
+    if picture.startswith("scene:"):
+        number = picture.removeprefix("scene:")
+        # Python reads no number of thousands of digits; as a word it is refused in a sentence.
+        is_number = number.isdecimal() and len(number) < 1000
+        picture = scenes.picture(int(number) if is_number else number)
+    picture = open_picture(picture)
+    clean_question(args.question)
+    check_choice("method", args.method, METHODS)
+    check_choice("semantics", args.semantics, SEMANTICS)
+    check_choice("picture mode", args.picture_mode, PICTURE_MODES)
+    level_number(args.level)
     vlm = load_vlm(
         Path(args.model_path) if args.model_path else args.model,
         device=args.device,
@@ -112,12 +125,6 @@ def ask_command(args):
         attention=args.attention,
         on_progress=_tell_progress,
     )
-    picture = args.picture
-    if picture.startswith("scene:"):
-        number = picture.removeprefix("scene:")
-        # Python reads no number of thousands of digits; as a word it is refused in a sentence.
-        is_number = number.isdecimal() and len(number) < 1000
-        picture = scenes.picture(int(number) if is_number else number)
     prompt = vlm.prepare(picture, args.question, args.picture_mode)
     visual = prompt.layout.num_visual
     method = method_at(vlm, args.method, args.level, args.semantics, visual, **overrides)
@@ -137,7 +144,8 @@ def ask_command(args):
 
 def describe(comparison, medians=None) -> str:
     """Both answers, the verdict and the counters, for a terminal."""
-    from visipruner.render.words import describe_computing, describe_speed
+    from visipruner.render.words import describe_clocks, describe_computing, describe_speed
+    from visipruner.results import CLOCKS
 
     full, pruned = comparison.answers
     lines = [*(f"note: {note}" for note in comparison.prompt.notes)]
@@ -151,10 +159,10 @@ def describe(comparison, medians=None) -> str:
             f"  formula    {counts.paper_macs / 1e9:.3f} G multiply-adds of visual tokens",
             f"  measured   vision {times.vision:.0f} ms, prefill {times.prefill:.0f} ms, "
             f"first token {times.first_token:.0f} ms, per token {per_token}, "
-            f"total {times.total:.0f} ms (one run{_medians_of(times)})",
+            f"total {times.total:.0f} ms ({describe_clocks(times)})",
         ]
     for name, median in zip(("full", pruned.trace.method), medians or (), strict=False):
-        times = ", ".join(f"{key} {median[key]:.1f}" for key in _CLOCKS if median[key])
+        times = ", ".join(f"{key} {median[key]:.1f}" for key in CLOCKS if median[key])
         lines.append(f"  medians    {name}: {times} ms")
     visual = [str(record.visual_tokens) for record in pruned.trace.layers]
     lines += [
@@ -165,15 +173,6 @@ def describe(comparison, medians=None) -> str:
         f"{describe_speed(comparison)}.",
     ]
     return "\n".join(lines)
-
-
-def _medians_of(times) -> str:
-    if not times.rounds:
-        return ""
-    return f"; up to the first token medians of {times.rounds} silent ones"
-
-
-_CLOCKS = ("vision", "prefill", "first_token", "per_token", "total")
 
 
 def _tell_progress(progress):

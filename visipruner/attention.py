@@ -8,6 +8,7 @@ ordinary scaled_dot_product_attention.
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 
 import torch
@@ -128,6 +129,13 @@ def planned_attention(
 # transformers' public door for attention functions. Only layers whose config names PLANNED use it;
 # masks are still made by the model's own backend, whose name stays in the model's config.
 AttentionInterface.register(PLANNED, planned_attention)
+
+
+def by_plan(config):
+    """A copy of an attention module's config that makes it run by plan."""
+    config = copy.copy(config)
+    config._attn_implementation = PLANNED
+    return config
 
 
 def _take(states: Tensor, ranges: tuple[Range, ...]) -> Tensor:

@@ -5,7 +5,6 @@ Only this file and graphs.py know transformers' layers and masks, and change its
 
 from __future__ import annotations
 
-import copy
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 from transformers.cache_utils import DynamicLayer
 from transformers.models.llama.modeling_llama import rotate_half
 
-from visipruner.attention import PLANNED, Plan, visible_visual_pairs
+from visipruner.attention import Plan, by_plan, visible_visual_pairs
 from visipruner.layout import TEXT, Rows, TokenLayout
 from visipruner.methods.base import PruningMethod
 from visipruner.trace import NOBODY, Cut, LayerRecord, PruningTrace, Selection
@@ -319,8 +318,7 @@ class Run:
         # Only this module gets a config that names our attention function, and only for this layer,
         # so that the masks of the others are still made by their own backend.
         self.stock_configs[attention] = attention.config
-        attention.config = copy.copy(attention.config)
-        attention.config._attn_implementation = PLANNED
+        attention.config = by_plan(attention.config)
         return args, {**kwargs, "attention_plan": plan}
 
     def _count_pairs(self, record: LayerRecord, plan: Plan | None):

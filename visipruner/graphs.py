@@ -13,7 +13,6 @@ capture on a CPU, by a stand-in that keeps a graph's rules (tests/tape.py).
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -23,7 +22,7 @@ from types import SimpleNamespace
 import torch
 from torch import Tensor, nn
 
-from visipruner.attention import PLANNED, Plan, attention_row, clipped, influence, rotation
+from visipruner.attention import Plan, attention_row, by_plan, clipped, influence, rotation
 from visipruner.engine import Run, decoder_of
 from visipruner.inputs import check_number
 from visipruner.layout import TokenLayout
@@ -226,8 +225,7 @@ class _Caught:
 def _planned(attention: nn.Module):
     """Inside, this attention module runs by plan."""
     stock = attention.config
-    attention.config = copy.copy(stock)
-    attention.config._attn_implementation = PLANNED
+    attention.config = by_plan(stock)
     try:
         yield
     finally:

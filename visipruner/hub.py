@@ -83,9 +83,9 @@ def download(repo: str, size: int) -> Iterator[Progress]:
             message = json.loads(line)
             if "error" in message:
                 raise ValueError(message["error"])
-            yield Progress(**message)
+            yield Progress(message["done"], max(message["total"], size))
         if child.wait():
-            raise ValueError(f"The download of {repo} broke off; press Run to go on from there.")
+            raise ValueError(f"The download of {repo} broke off; try again to go on from there.")
     finally:
         child.terminate()
         child.wait()

@@ -108,11 +108,6 @@ class TokenLayout:
     def num_visual(self) -> int:
         return len(self.visual)
 
-    @property
-    def prefix(self) -> int:
-        """Text tokens before the first picture; all of them if there is no picture."""
-        return self.spans[0][0] if self.spans else self.length
-
 
 TEXT = -1  # the patch of a row that holds no visual token
 

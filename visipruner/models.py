@@ -17,7 +17,7 @@ from visipruner.files import shown
 from visipruner.inputs import check_choice
 from visipruner.levels import read_presets
 from visipruner.memory import gigabytes
-from visipruner.prompt import PICTURE_MODES, SYSTEM, Prompt
+from visipruner.prompt import PICTURE_MODES, Prompt
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
 
@@ -192,7 +192,6 @@ __all__ = [
     "ASSETS",
     "MODELS",
     "PICTURE_MODES",
-    "SYSTEM",
     "VLM",
     "ModelSpec",
     "Prompt",

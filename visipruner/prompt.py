@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from PIL import Image, ImageOps
 
-from visipruner.inputs import clean_question, literal, open_picture
+from visipruner.inputs import check_choice, clean_question, literal, open_picture
 from visipruner.layout import TokenLayout
 
 # LLaVA-1.5 was trained with this sentence, which its chat template leaves out unless given.
@@ -42,8 +42,7 @@ def make_prompt(config, processor, picture, question: str, mode: str = "pad") ->
     Raises:
         ValueError: one plain sentence about the picture or the question.
     """
-    if mode not in PICTURE_MODES:
-        raise ValueError(f"The picture mode must be pad or crop, not {mode!r}.")
+    check_choice("picture mode", mode, PICTURE_MODES)
     picture = open_picture(picture)
     question, notes = clean_question(question)
     text = prompt_text(processor, literal(question, processor.tokenizer.all_special_tokens))

@@ -13,7 +13,11 @@ from visipruner.models import Prompt
 from visipruner.trace import PruningTrace
 
 LEAST_TEMPERATURE = 0.01  # scores divided by much less are infinite, and nothing can be drawn
+LEAST_ROUNDS = 3  # a median of fewer says no more than one run
 NOTICEABLE = 1.05  # a ratio of clocks nearer to 1 may be noise
+
+
+CLOCKS = ("vision", "prefill", "first_token", "per_token", "total")
 
 
 @dataclass(frozen=True)
@@ -28,7 +32,7 @@ class Options:
     temperature: float = 0.0
     seed: int = 0
     probe: bool = True  # also measure influence in every layer of the full model, untimed
-    clock_rounds: int = 5  # silent repeats for a steadier clock, at most: 0, or 3 and more
+    clock_rounds: int = 5  # silent repeats for a steadier clock, at most: 0, or LEAST_ROUNDS on
 
     def __post_init__(self):
         set_whole(self, "max_new_tokens", 1, 1024)
@@ -40,6 +44,10 @@ class Options:
             )
         set_whole(self, "seed", 0, 2**31 - 1)
         set_whole(self, "clock_rounds", 0, 100)
+        if 0 < self.clock_rounds < LEAST_ROUNDS:
+            raise ValueError(
+                f"clock_rounds must be 0, or {LEAST_ROUNDS} at least, not {self.clock_rounds}."
+            )
 
 
 @dataclass(frozen=True)
@@ -65,7 +73,7 @@ class Times:
     def median(cls, taken: Sequence[Times]) -> Times:
         """The medians of whole answers; None where an answer had no further token."""
         found = {}
-        for name in ("vision", "prefill", "first_token", "per_token", "total"):
+        for name in CLOCKS:
             values = [value for times in taken if (value := getattr(times, name)) is not None]
             found[name] = statistics.median(values) if values else None
         firsts = tuple(times.first_token for times in taken)
@@ -102,6 +110,10 @@ class Answer:
     counts: Counts
     trace: PruningTrace
 
+    def says_as(self, other: Answer) -> bool:
+        """The same words, but for case and outer blanks."""
+        return self.text.strip().casefold() == other.text.strip().casefold()
+
     def to_json(self) -> dict:
         return {
             "text": self.text,
@@ -124,8 +136,7 @@ class Comparison:
     @property
     def same(self) -> bool:
         """Did the last answer say the same as the first, but for case and outer blanks?"""
-        first, last = (self.answers[i].text.strip().casefold() for i in (0, -1))
-        return first == last
+        return self.answers[-1].says_as(self.answers[0])
 
     @property
     def word_diff(self) -> list[tuple[str, str]]:
@@ -155,12 +166,13 @@ class Comparison:
     def faster(self) -> bool | None:
         """Does the last answer's first token come sooner? None: no measurable difference.
 
-        Of silent rounds all but one at most must say so, and three at least.
+        All silent rounds but one at most must say so, and LEAST_ROUNDS at least: one run says
+        nothing.
         """
         ratio = self.first_token_ratio
         first, last = (self.answers[i].times.first_tokens for i in (0, -1))
         agreeing = sum((a > b) == (ratio > 1) for a, b in zip(first, last, strict=True))
-        scattered = bool(first) and agreeing < max(3, len(first) - 1)
+        scattered = agreeing < max(LEAST_ROUNDS, len(first) - 1)
         return None if scattered or 1 / NOTICEABLE < ratio < NOTICEABLE else ratio > 1
 
     def clocked(self, taken: Sequence[Sequence[Times]]) -> Comparison:

@@ -1,7 +1,8 @@
 """ask(), compare(): one question, one or several methods; streamed events, honest clocks.
 
 The model runs in a thread of its own and puts its events in a queue, so no clock ever runs while
-somebody draws. Leaving the generator early stops the computation at the next layer.
+somebody draws. Leaving the generator early stops the computation at the next layer or token, or at
+the end of a silent round.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ from visipruner.inputs import check_number
 from visipruner.memory import freeing, is_out_of_memory, ran_out
 from visipruner.methods import PruningMethod
 from visipruner.models import VLM, Prompt
-from visipruner.results import Answer, Comparison, Counts, Options, Times
+from visipruner.results import LEAST_ROUNDS, Answer, Comparison, Counts, Options, Times
 from visipruner.trace import LayerRecord, PruningTrace
 
 
@@ -63,7 +64,6 @@ class Event:
 
 
 CLOCK_SECONDS = 1.0  # about so long a comparison is clocked again, if one round takes less
-LEAST_ROUNDS = 3  # a median of fewer says no more than one run
 NOT_A_NUMBER = (
     "This model computed something that is not a number (NaN), so it has no answer: its weights "
     "are damaged, or too large for {dtype}."
@@ -208,7 +208,7 @@ def _clocked(vlm, prompt, methods, options, answers: list[Answer], emit) -> list
         (vision + sum(getattr(a.times, clock) - vision for a in answers)) / 1000
         for clock in ("total", "first_token")
     )
-    if firsts > CLOCK_SECONDS or options.clock_rounds < LEAST_ROUNDS:
+    if firsts > CLOCK_SECONDS or not options.clock_rounds:
         return answers
     in_full = whole <= CLOCK_SECONDS
     again = options if in_full else replace(options, max_new_tokens=1)

@@ -17,6 +17,8 @@ NOBODY = -1  # the owner of a patch that no token carries any more
 class Selection:
     """A method's decision: which tokens go on.
 
+    No method here merges or renumbers yet: `owner`, `hidden` and `compact` are for those that will.
+
     Args:
         keep: ascending *positions* (indices into the prompt) of the tokens that stay; text
             included.

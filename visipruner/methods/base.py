@@ -9,13 +9,22 @@ from visipruner.attention import Plan
 from visipruner.trace import PruningTrace, Selection
 from visipruner.view import LayerInput, LayerView
 
+LAST_LAYER = "Nothing was dropped: after the last layer there is nothing left to save."
+
+
+def stayed(count: int, how: str) -> str:
+    """The sentence of a trace about so many visual tokens that stayed."""
+    if not count:
+        return "No visual token stayed."
+    return f"{count} visual token{'' if count == 1 else 's'} stayed, {how}."
+
 
 @dataclass(frozen=True)
 class PruningMethod:
     """The baseline: keeps everything. Methods are frozen; what a run learns lives in its `memory`.
 
-    A new method is one file with a subclass, one line in METHODS, its words in ui/text.py, one row
-    in the test matrix and one line in the README.
+    A new method is one file with a subclass, one line in METHODS, its words in ui/text.py, its
+    levels in levels.py, one row in the test matrix and one line in the README.
     """
 
     name: ClassVar[str] = "none"

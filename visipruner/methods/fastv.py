@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from visipruner.inputs import set_whole
-from visipruner.methods.base import PruningMethod
+from visipruner.methods.base import LAST_LAYER, PruningMethod, stayed
 from visipruner.trace import Selection
 
 
@@ -45,6 +45,9 @@ class FastV(PruningMethod):
     def select(self, view):
         if view.layer != self.before_layer - 1:
             return None
+        if view.layer == view.num_layers - 1:
+            view.trace.why = LAST_LAYER
+            return None
         # The range that competes, in rows: the visual ones, or one further each.
         competing = view.visual_rows + self.start_shift
         score = view.attention_row().mean(0).cpu()[competing]
@@ -52,13 +55,10 @@ class FastV(PruningMethod):
         chosen[competing[top(score, self.keep)]] = True
         stays = torch.ones(len(view.positions), dtype=torch.bool)
         stays[competing] = False
-        keep = view.positions[stays | chosen].tolist()
-        if view.layer == view.num_layers - 1:
-            return None
-        view.trace.why = (
-            f"The {min(self.keep, len(competing))} most attended visual tokens of layer "
-            f"{view.layer} stayed."
-        )
+        stays |= chosen
+        keep = view.positions[stays].tolist()
+        left = int(stays[view.visual_rows].sum())
+        view.trace.why = stayed(left, f"by the attention in layer {view.layer}")
         return Selection(tuple(keep), "fastv", scores=tuple(score.tolist()))
 
 

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 
 from visipruner.inputs import set_whole
-from visipruner.methods.base import PruningMethod
+from visipruner.methods.base import LAST_LAYER, PruningMethod, stayed
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,10 @@ class Random(PruningMethod):
         return self._draw(view) if self.after_layer == view.layer else None
 
     def _draw(self, view):
+        if view.layer == view.num_layers - 1:
+            view.trace.why = LAST_LAYER
+            return None
         generator = torch.Generator().manual_seed(self.seed)
         drawn = torch.randperm(len(view.patches), generator=generator)[: self.keep]
-        view.trace.why = f"{len(drawn)} visual tokens were drawn by seed {self.seed}."
+        view.trace.why = stayed(len(drawn), f"drawn by seed {self.seed}")
         return view.keep_patches(view.patches[drawn.sort().values], "random")

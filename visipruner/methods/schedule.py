@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 
 from visipruner.inputs import set_whole
-from visipruner.methods.base import PruningMethod
+from visipruner.methods.base import LAST_LAYER, PruningMethod, stayed
 
 
 @dataclass(frozen=True)
@@ -39,18 +39,20 @@ class Schedule(PruningMethod):
     def select(self, view):
         if view.layer == self.keep_after:
             return self._spread(view)
-        if view.layer == self.none_after:
+        if view.layer == self.none_after and len(view.patches):
             return view.keep_patches(view.patches[:0], "exit")
         return None
 
     def _spread(self, view):
+        last = view.num_layers - 1
+        if view.layer == last:
+            view.trace.why = LAST_LAYER
+            return None
         present, keep = len(view.patches), min(self.keep, len(view.patches))
         # The middles of `keep` equal parts.
         chosen = (torch.arange(keep) * 2 + 1) * present // (2 * keep) if keep else torch.arange(0)
-        leave = (
-            "stay to the end" if self.none_after is None else f"leave after layer {self.none_after}"
-        )
-        view.trace.why = (
-            f"By the clock: {keep} tokens go on after layer {self.keep_after} and {leave}."
-        )
+        when = "before the first layer" if view.layer < 0 else f"after layer {view.layer}"
+        view.trace.why = stayed(keep, f"evenly spread, {when}")
+        if keep and self.none_after is not None and self.none_after < last:
+            view.trace.why += f" None is left after layer {self.none_after}."
         return view.keep_patches(view.patches[chosen], "schedule")

@@ -271,6 +271,8 @@ class VisiPruner(PruningMethod):
             )
             if trace.exit_layer is not None:
                 trace.why += f" No visual token was left after layer {trace.exit_layer}."
+            elif self.official and view.memory.kept == view.layout.num_visual:
+                trace.why += " The published code lets them leave only if it dropped some before."
             elif "deep" in self.stages:
                 they = "It" if view.memory.kept == 1 else "They"
                 trace.why += f" {they} stayed to the end: no two calm layers followed."

@@ -13,6 +13,7 @@ from visipruner.render.series import (
     second,
     settings_of,
     sides,
+    thresholds_of,
 )
 from visipruner.render.words import (
     describe_flops,
@@ -184,7 +185,7 @@ def _row(row: int) -> dict:
 
 def _thresholds(comparison) -> list[dict]:
     """Lines that are named in the legend, where they can never cover each other's words."""
-    settings = settings_of(comparison)
+    settings = thresholds_of(settings_of(comparison))
     last = len(sides(comparison)[1].trace.layers) - 0.5
     lines = (
         (1, "layer_threshold", "filter: cosine below {:g}", palette.NEUTRAL, "dash"),

@@ -210,7 +210,9 @@ function press(event) {
   }
   if (top >= 0) choose(top);
   else if (!add(Math.round(point.x), Math.round(point.y))) return;
-  drag = { ...point, moved: false };
+  // How the thing is held: it stays under the pointer, whatever is rounded on the way.
+  const { x, y } = things[chosen];
+  drag = { x: x - point.x, y: y - point.y, moved: false };
   find("canvas").setPointerCapture(event.pointerId);
 }
 
@@ -219,8 +221,9 @@ function pull(event) {
   const { x, y } = pointOf(event);
   if (tap && Math.hypot(x - tap.x, y - tap.y) > PATCH) tap = null;
   if (!drag) return;
-  move(x - drag.x, y - drag.y);
-  drag = { x, y, moved: true };
+  Object.assign(things[chosen], { x: x + drag.x, y: y + drag.y });
+  keepInside(things[chosen]);
+  drag.moved = true;
   draw();
 }
 
@@ -246,7 +249,7 @@ function onKey(event) {
     if (chosen < 0) choose(0);
     else { move(...moves[event.key]); commit(`Moved: ${described(things[chosen])}.`); }
   } else if (event.key === "Delete" || event.key === "Backspace") remove();
-  else if (event.key === "[") choose(chosen - 1);
+  else if (event.key === "[") choose(chosen < 0 ? things.length - 1 : chosen - 1);
   else if (event.key === "]") choose(chosen + 1);
   else if (event.key === "Enter") addFreely();
   else if (event.key === "Escape") { chosen = -1; refresh(); }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import textwrap
 from collections.abc import Collection
 
@@ -53,9 +55,6 @@ def panels(trace: PruningTrace) -> list[tuple[str, list[int]]]:
         where = "Before layer 0" if cut.after_layer < 0 else f"After layer {cut.after_layer}"
         word = {"filter": "filtered", "exit": "vision leaves"}.get(cut.stage, "chosen")
         found.append((f"{where}, {word}: {_tokens(last)}", list(cut.kept)))
-        if cut.stage == "filter" and cut.kept and _middle_layer(trace) is not None:
-            middle = _middle_layer(trace)
-            found.append((f"Layer {middle}, middle: {_tokens(last)}", trace.patches_at(middle)))
     if len(found) == 1 and trace.layers:
         end = trace.layers[-1].layer
         found.append((f"Layer {end}, nothing dropped: {_tokens(last)}", trace.patches_at(end)))
@@ -70,12 +69,6 @@ def _settings_line(trace: PruningTrace) -> str:
     """Every setting of the method, as it ran."""
     values = ", ".join(f"{name} = {_short(value)}" for name, value in trace.settings.items())
     return f"method {trace.method}" + (f" ({values})" if values else "")
-
-
-def _middle_layer(trace: PruningTrace) -> int | None:
-    """Half way through the layers that ran with the kept patches only, if there are several."""
-    middle = [record.layer for record in trace.layers if record.stage == "middle"]
-    return middle[len(middle) // 2] if len(middle) > 2 else None
 
 
 def _tokens(number: int) -> str:
@@ -172,15 +165,24 @@ def _row(cells: list[Image.Image], width: int) -> Image.Image:
 
 
 def _legend(trace: PruningTrace, width: int) -> Image.Image:
-    text = "This prompt holds no visual tokens."
-    if trace.num_visual:
+    text = "" if trace.num_visual else "This prompt holds no visual tokens."
+    if trace.drops:
         text = "Framed: the model still has this patch.   Dark and hatched: its token was dropped."
     return _text_block(text, width, _SIZE // 24, palette.INK)
 
 
+@functools.cache
+def _font(size: int) -> ImageFont.FreeTypeFont:
+    """One of this system's with letters of many languages; Pillow's own has English ones only."""
+    for name in ("DejaVuSans.ttf", "NotoSans-Regular.ttf", "arial.ttf", "Arial.ttf"):
+        with contextlib.suppress(OSError):
+            return ImageFont.truetype(name, size)
+    return ImageFont.load_default(size)
+
+
 def _text_block(text: str, width: int, size: int, colour: str) -> Image.Image:
     """Text wrapped to the width, on a strip of its own height."""
-    font = ImageFont.load_default(size)
+    font = _font(size)
     per_line = max(10, int((width - 2 * _MARGIN) / font.getlength("abcdefghij nopqrst") * 18))
     lines = [part for line in text.splitlines() for part in textwrap.wrap(line, per_line) or [""]]
     high = round(font.size * 1.35)

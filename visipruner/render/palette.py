@@ -1,4 +1,4 @@
-"""All colours and the words for stages, in one place; Python writes them into the viewer's script.
+"""Colours of everything drawn from a trace, and the words for stages; the viewer gets them too.
 
 Categorical colours are Okabe and Ito's, which people with any colour blindness can tell apart;
 numbers are shown by viridis, which grows evenly lighter. No meaning hangs on a colour alone.

@@ -15,10 +15,12 @@ from visipruner.render.series import (
     second,
     settings_of,
     sides,
+    thresholds_of,
     tokens_left,
 )
 from visipruner.render.viewer import viewer_parts, viewer_value
 from visipruner.render.words import (
+    describe_clocks,
     describe_computing,
     describe_flops,
     describe_influence,
@@ -109,23 +111,12 @@ def _counters(comparison) -> str:
         rows.append(f"<tr><th scope='row'>{label}</th><td>{kind}</td>{cells}</tr>")
     return (
         "<h2>Counters</h2><div class='scroll' tabindex='0' role='region' aria-label='Counters'>"
-        "<table><thead><tr><th scope='col'></th><th scope='col'>kind</th><th scope='col'>full</th>"
-        f"<th scope='col'>pruned</th></tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
+        "<table><thead><tr><td></td><th scope='col'>kind</th><th scope='col'>full</th>"
+        f"<th scope='col'>{second(comparison)}</th></tr></thead>"
+        f"<tbody>{''.join(rows)}</tbody></table></div>"
         "<p><small>“formula” is the paper's multiply-adds of visual tokens only; “executed” counts "
-        "every product that ran, 2 FLOPs per multiply-add, the test included; “measured” is "
-        f"{_runs(comparison)} on the machine below.</small></p>"
-    )
-
-
-def _runs(comparison) -> str:
-    times = sides(comparison)[1].times
-    if times.whole:
-        return f"the median of {times.rounds} silent whole answers"
-    if not times.rounds:
-        return "one run"
-    return (
-        f"one run (vision, prefill and first token: the median of {times.rounds}; the total begins "
-        "with that first token)"
+        "every product that ran, 2 FLOPs per multiply-add, the test included; “measured” is time "
+        f"on the machine below: {describe_clocks(sides(comparison)[1].times)}.</small></p>"
     )
 
 
@@ -182,20 +173,20 @@ def _viewer(comparison) -> str:
 
 def _charts(comparison) -> str:
     full, pruned = sides(comparison)
-    cuts = marks(pruned.trace)
+    cuts, names = marks(pruned.trace), ("full", second(comparison))
     tokens = [[record.visual_tokens for record in side.trace.layers] for side in (full, pruned)]
     scale, unit = flops_unit(comparison)
     flops = [[n / scale for n in side.counts.executed_per_layer] for side in (full, pruned)]
     drawn = [
-        svg.bars(*tokens, "visual tokens", cuts, describe_tokens(comparison)),
-        svg.bars(*flops, f"{unit} executed", cuts, describe_flops(comparison)),
+        svg.bars(*tokens, names, "visual tokens", cuts, describe_tokens(comparison)),
+        svg.bars(*flops, names, f"{unit} executed", cuts, describe_flops(comparison)),
         _influence(comparison),
     ]
     return f'<h2>Layer by layer</h2><div class="charts">{"".join(drawn)}</div>'
 
 
 def _influence(comparison) -> str:
-    threshold = settings_of(comparison).get("layer_threshold")
+    threshold = thresholds_of(settings_of(comparison)).get("layer_threshold")
     limits = [] if threshold is None else [(f"filters below cosine {threshold:g}", 1 - threshold)]
     pruned, probe = influence_series(comparison)
     series = [(probe["name"], palette.FULL, probe["change"])] if probe else []

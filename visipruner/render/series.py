@@ -22,6 +22,14 @@ def settings_of(comparison) -> dict:
     return sides(comparison)[1].trace.settings
 
 
+def thresholds_of(settings: dict) -> dict:
+    """The thresholds that a method with these settings compares with: of stages that are on."""
+    stages = settings.get("stages", ())
+    names = ("layer_threshold", "tokens_threshold") if "middle" in stages else ()
+    names += ("exit_threshold",) if "deep" in stages else ()
+    return {name: settings[name] for name in names}
+
+
 def layer_spans(values: Sequence) -> list[tuple[int, int, object]]:
     """Runs of equal values: [576, 576, 3] -> [(0, 1, 576), (2, 2, 3)]."""
     runs: list[tuple[int, int, object]] = []

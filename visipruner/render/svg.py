@@ -13,7 +13,14 @@ _WIDE, _HIGH = 440, 250
 _LEFT, _RIGHT, _TOP, _BOTTOM = 48, 8, 46, 40  # margins around the plotting area
 
 
-def bars(full: Sequence[float], pruned: Sequence[float], unit: str, marks, words: str) -> str:
+def bars(
+    full: Sequence[float],
+    pruned: Sequence[float],
+    names: tuple[str, str],
+    unit: str,
+    marks,
+    words: str,
+) -> str:
     """Two overlaid bars per layer; `marks` are (layer, text, colour), drawn after their layer."""
     most = max([*full, *pruned, 1e-9])
     parts = [_axis_text(0, "0"), _axis_text(1, f"{most:.4g}"), _unit(unit)]
@@ -27,7 +34,8 @@ def bars(full: Sequence[float], pruned: Sequence[float], unit: str, marks, words
                 f'height="{high:.1f}" fill="{colour}"/>'
             )
     parts += _marks(marks, len(full)) + _layer_numbers(len(full))
-    return _chart(parts, [("full", palette.FULL), ("pruned", palette.PRUNED)], words)
+    colours = palette.FULL, palette.PRUNED
+    return _chart(parts, list(zip(names, colours, strict=True)), words)
 
 
 def lines(series: Sequence[tuple[str, str, Sequence]], limits, unit: str, words: str) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from PIL import Image
 
+from visipruner.render.series import thresholds_of
 from visipruner.render.stages import live_steps, most_telling_layer, steps
 from visipruner.trace import Influence, LayerRecord, PruningTrace
 
@@ -116,23 +117,11 @@ def pack_bits(patches: Iterable[int], length: int) -> str:
     return base64.b64encode(np.packbits(bits).tobytes()).decode()
 
 
-def unpack_bits(packed: str, length: int) -> list[int]:
-    """The set that `pack_bits` packed."""
-    raw = np.frombuffer(base64.b64decode(packed), dtype=np.uint8)
-    return np.flatnonzero(np.unpackbits(raw)[:length]).tolist()
-
-
 def pack_numbers(values: Sequence[float]) -> str:
     """Numbers of at least 0 as 16-bit logarithmic codes, little-endian, in base64."""
     logs = np.log10(np.clip(np.nan_to_num(np.asarray(values, dtype=float)), 1e-30, None))
     codes = np.round((logs - LOG_LOW) / (LOG_HIGH - LOG_LOW) * _CODES).clip(0, _CODES)
     return base64.b64encode(codes.astype("<u2").tobytes()).decode()
-
-
-def unpack_numbers(packed: str) -> np.ndarray:
-    """What `pack_numbers` packed, to within 0.05 %."""
-    codes = np.frombuffer(base64.b64decode(packed), dtype="<u2")
-    return 10 ** (LOG_LOW + codes / _CODES * (LOG_HIGH - LOG_LOW))
 
 
 class _Masks:
@@ -197,8 +186,8 @@ def _cut(cut, trace: PruningTrace, masks: _Masks) -> dict:
 
 
 def _thresholds(settings: dict) -> dict:
-    names = ("layer_threshold", "tokens_threshold", "relative")
-    return {name: settings[name] for name in names if name in settings}
+    relative = {"relative": settings["relative"]} if "relative" in settings else {}
+    return {**thresholds_of(settings), **relative}
 
 
 def _scale(*traces: PruningTrace | None) -> list[int]:

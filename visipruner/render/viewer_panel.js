@@ -99,7 +99,8 @@ function refresh() {
 }
 
 function fullText() {
-  const framed = find("key-stays").hidden ? "" : " The frames show what stayed in the pruned run.";
+  const unframed = find("key").hidden || find("key-stays").hidden;
+  const framed = unframed ? "" : " The frames show what stayed in the pruned run.";
   return `The full model reads all ${story.length} visual tokens in every layer.${framed}`;
 }
 

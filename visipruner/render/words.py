@@ -1,8 +1,9 @@
-"""Each chart in a sentence, for who cannot see it."""
+"""Each chart in a sentence, for those who cannot see it."""
 
 from __future__ import annotations
 
 from visipruner.render.series import influence_series, layer_spans, second, sides
+from visipruner.results import Times
 
 
 def describe_tokens(comparison) -> str:
@@ -48,6 +49,18 @@ def describe_computing(comparison) -> str:
         return "as many FLOPs executed in the prefill"
     many, word = (ratio, "fewer") if ratio > 1 else (1 / ratio, "more")
     return f"{many:.2f} times {word} FLOPs executed in the prefill"
+
+
+def describe_clocks(times: Times) -> str:
+    """How an answer's clocks were read."""
+    if times.whole:
+        return f"medians of {times.rounds} silent whole answers"
+    if not times.rounds:
+        return "one run"
+    return (
+        f"one run, but vision, prefill and first token are medians of {times.rounds} silent ones, "
+        "and the total begins with that first token"
+    )
 
 
 def describe_speed(comparison) -> str:

@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 
 from visipruner.engine import prune
+from visipruner.files import check_place
 from visipruner.flops import ModelShape, executed
 from visipruner.inputs import check_number
 from visipruner.methods import PruningMethod
@@ -164,6 +165,8 @@ def open_model(options: argparse.Namespace) -> tuple[VLM, Path]:
             if number is not None:
                 check_number(f"--{name}", number, 1, 100_000, integer=True)
         torch.set_num_threads(options.threads)
+        if options.store:
+            check_place(options.store)
         vlm = load_vlm(options.model, device="cuda" if torch.cuda.is_available() else "cpu")
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -1,6 +1,6 @@
 """The curve of the bundled model: accuracy against executed FLOPs, every method on the same axes.
 
-    python -m visipruner.tiny.tradeoff --write         # 500 held-out questions; stop and go on
+    python -m visipruner.tiny.tradeoff --write         # 507 held-out questions; stop and go on
 
 Writes tradeoff.json beside the weights and assets/tradeoff.svg, the README's picture of it.
 """

@@ -25,6 +25,8 @@ from torch import nn
 from transformers import AutoProcessor, LlavaForConditionalGeneration
 
 from visipruner.files import write_whole
+from visipruner.inputs import check_number
+from visipruner.loading import check_checkpoint
 from visipruner.tiny.batches import Packer
 from visipruner.tiny.config import FOLDER, build_model, build_processor
 from visipruner.tiny.optimizer import optimizers
@@ -32,7 +34,8 @@ from visipruner.tiny.questions import SKILLS
 from visipruner.tiny.stages import STAGES, WrittenScenes
 from visipruner.tiny.vision import PatchHeads
 
-LESSONS = "lessons.safetensors"  # what only training needs: going on without it starts with a loss
+# What only training needs: going on without it starts with a loss.
+LESSON_WEIGHTS = "lessons.safetensors"
 CHECKPOINTS = Path.home() / ".cache" / "tiny-llava-training"
 WARM_UP = 50  # steps
 FINISH = 0.25  # of the steps: the learning rate falls to zero over the last part
@@ -52,8 +55,8 @@ class Learner(nn.Module):
         config = self.model.config
         self.heads = PatchHeads(config.vision_config.hidden_size)
         self.written = WrittenScenes(self.processor.tokenizer, config)
-        if start and (start / LESSONS).exists():
-            self.load_state_dict(load_file(start / LESSONS), strict=False)
+        if start and (start / LESSON_WEIGHTS).exists():
+            self.load_state_dict(load_file(start / LESSON_WEIGHTS), strict=False)
         self.patch = config.vision_config.patch_size
         self.grid = config.vision_config.image_size // self.patch
         self.packer = Packer(self.processor, self.grid**2)
@@ -158,7 +161,8 @@ def export(learner: Learner, folder: Path) -> None:
     parts = {"heads": learner.heads, "written": learner.written}
     lessons = {f"{k}.{n}": w for k, part in parts.items() for n, w in part.named_parameters()}
     save_file(
-        {name: w.detach().to(torch.bfloat16) for name, w in lessons.items()}, FOLDER / LESSONS
+        {name: w.detach().to(torch.bfloat16) for name, w in lessons.items()},
+        FOLDER / LESSON_WEIGHTS,
     )
     learner.processor.save_pretrained(FOLDER)
     rows = ",\n".join(json.dumps(line) for line in lines)
@@ -184,6 +188,15 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> None:
     options = parse(argv)
+    try:
+        for name in ("steps", "pictures", "threads", "report", "save"):
+            number = getattr(options, name)
+            if number is not None:
+                check_number(f"--{name}", number, 1, 10_000_000, integer=True)
+        if options.init_from:
+            check_checkpoint(options.init_from)
+    except ValueError as error:
+        raise SystemExit(f"error: {error}") from None
     torch.set_num_threads(options.threads)
     torch.manual_seed(options.seed)
     options.checkpoints.mkdir(parents=True, exist_ok=True)

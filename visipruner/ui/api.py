@@ -32,7 +32,7 @@ def endpoint(models: Models):
         Args:
             picture: an uploaded picture file: gradio_client.handle_file("picture.png").
             question: 1 to 1000 characters.
-            model: a model of this server's menu; null: the first.
+            model: a model of this server's menu; null: the one that the page starts with.
             method: visipruner, fastv, random, schedule or none.
             level: gentle, balanced, aggressive, or a number from 0 (keep all) to 1.
             options: semantics, picture_mode, backend, precision, fields {name: value},

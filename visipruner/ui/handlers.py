@@ -21,8 +21,9 @@ from visipruner.ui.scenes import Truth
 from visipruner.ui.store import Models
 
 FULL, PRUNED = 0, 1
-# Least seconds between two yields of a kind: a browser that gets more than it can draw lags behind.
-PAUSES = {"layer": 0.1, "probed": 0.1, "token": 0.04, "clocked": 0.3}
+# Least seconds since the last yield, by the kind of the next: a browser that gets more than it can
+# draw lags behind.
+PAUSES = {"warming": 0.1, "layer": 0.1, "probed": 0.1, "token": 0.04, "clocked": 0.3}
 
 
 @dataclass(frozen=True)
@@ -187,7 +188,7 @@ def _options(given: dict) -> Options:
 def follow(job: Job) -> Iterator[Progress]:
     """Run a job; yields the same growing Progress at a pace that a browser can draw.
 
-    Closing this generator stops the model at its next layer.
+    Closing this generator stops the model at its next layer or token, or after a silent round.
     """
     config = job.vlm.model.config
     layers = config.get_text_config().num_hidden_layers

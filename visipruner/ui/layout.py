@@ -178,6 +178,7 @@ def launch(
     host: str | None = None,
     port: int | None = None,
     models: Models | None = None,
+    prevent_thread_lock: bool = False,
     **more,
 ):
     """Serve the page. No account, no statistics, no run history, nothing shared.
@@ -188,16 +189,28 @@ def launch(
     Raises:
         OSError: the port is taken, or the host is not this machine's.
     """
-    if models:
-        threading.Thread(target=_warm, args=(models,), daemon=True).start()
     page.queue(max_size=MOST_WAITING)
+    where = {"server_name": host, "server_port": port}
     try:
-        return page.launch(server_name=host, server_port=port, **_settings(), **more)
+        served = page.launch(**where, prevent_thread_lock=True, **_settings(), **more)
     except OSError:
-        asked = port or os.environ.get("GRADIO_SERVER_PORT")
-        where = host or os.environ.get("GRADIO_SERVER_NAME") or "127.0.0.1"
-        sentence = text.PORT_TAKEN.format(port=asked or "7860 to 7959", host=where)
-        raise OSError(sentence) from None
+        raise OSError(text.PORT_TAKEN.format(**_asked_for(host, port))) from None
+    if models:  # not before: a start that is refused must not end in the middle of torch
+        threading.Thread(target=_warm, args=(models,), daemon=True).start()
+    if not prevent_thread_lock:
+        page.block_thread()
+    return served
+
+
+def _asked_for(host: str | None, port: int | None) -> dict:
+    """Where gradio tried to listen."""
+    named = port or os.environ.get("GRADIO_SERVER_PORT")
+    count = int(os.environ.get("GRADIO_NUM_PORTS", "100"))
+    ports = "7860" if count == 1 else f"7860 to {7859 + count}"
+    return {
+        "port": named or ports,
+        "host": host or os.environ.get("GRADIO_SERVER_NAME") or "127.0.0.1",
+    }
 
 
 def _settings() -> dict:

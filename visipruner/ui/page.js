@@ -137,7 +137,7 @@ function withoutPlea(question, pleas) {
   return { bare, asked: bare !== (question ?? "") };
 }
 
-// A page that is served without https, as in a class room, has no other clipboard. Gradio's box is
+// A page that is served without https, as in a classroom, has no other clipboard. Gradio's box is
 // disabled, and what is selected in it is not copied.
 function copyTheOldWay(words, focused) {
   const box = document.createElement("textarea");

@@ -33,7 +33,7 @@ def read(parameters: Mapping[str, str], models: Models) -> tuple[dict, list[str]
     Nothing is loaded and nothing runs.
     """
     readers = {
-        "seed": lambda value: int(scenes.scene(int(value)) and value),
+        "seed": _scene_number,
         "question": lambda value: clean_question(value)[0],
         "model": lambda value: check_choice("model", value, models.paths),
         "method": lambda value: check_choice("method", value, METHODS),
@@ -49,6 +49,11 @@ def read(parameters: Mapping[str, str], models: Models) -> tuple[dict, list[str]
         except ValueError:
             notes.append(text.BAD_LINK.format(name=text.LINK_NAMES.get(name, name)))
     return found, notes
+
+
+def _scene_number(value: str) -> int:
+    scenes.scene(int(value))
+    return int(value)
 
 
 def python(form: Form, scene: int | dict | None, local: bool = False) -> str:
@@ -84,7 +89,7 @@ for answer in comparison.answers:
 def command_line(form: Form, scene: int | dict | None, local: bool = False) -> str:
     """The same for a terminal."""
     picture = f"scene:{scene}" if isinstance(scene, int) else "picture.png"
-    words = ["python", "-m", "visipruner", "ask", picture, form.question or ""]
+    words = ["python", "-m", "visipruner", "ask"]
     words += ["--model-path", "DIR"] if local else ["--model", form.model]
     words += ["--method", form.method, "--level", f"{form.level:g}", "--semantics", form.semantics]
     words += ["--picture-mode", form.picture_mode, "--attention", form.backend]
@@ -95,4 +100,5 @@ def command_line(form: Form, scene: int | dict | None, local: bool = False) -> s
     for name, value in form.fields.items():
         shown = ",".join(value) if isinstance(value, list) else str(value).lower()
         words += ["--set", f"{name}={shown}"]
-    return shlex.join([*words, "--json", "out.json"])
+    # A question may begin with a dash.
+    return shlex.join([*words, "--json", "out.json", "--", picture, form.question or ""])

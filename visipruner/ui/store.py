@@ -46,7 +46,8 @@ class Models:
             # Loaded now: a wrong folder must end the start, not somebody's first question.
             folder = Path(extra).absolute()
             vlm = load_vlm(folder, device=device)
-            self.default = vlm.spec.name if vlm.spec.name not in self.paths else "local"
+            # Not by the name of one in the menu of all: that means the hub's, or ours.
+            self.default = vlm.spec.name if vlm.spec.name not in MODELS else "local"
             self.paths[self.default] = folder
             self.titles[self.default] = f"{vlm.spec.title} (local)"
             self._loaded[self.default, BACKENDS[0], "auto"] = vlm
@@ -84,11 +85,10 @@ class Models:
             return
         loading.place(spec.title, spec.size, self.device, precision)
         for progress in hub.download(spec.repo, spec.size):
-            total = max(progress.total, spec.size)
             yield text.DOWNLOADING.format(
                 title=spec.title,
                 done=memory.gigabytes(progress.done),
-                total=memory.gigabytes(total),
+                total=memory.gigabytes(progress.total),
             )
         self.titles[name] = _title(spec)
 
@@ -120,6 +120,8 @@ class Models:
         self._loaded[key] = load_vlm(
             self.paths[name], device=self.device, attention=backend, precision=precision
         )
+        if spec:  # it may have come here since the menu was made
+            self.titles[name] = _title(spec)
 
     def _make_room(self):
         """Free every large model, and the small one that nobody has used for longest."""

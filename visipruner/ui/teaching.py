@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from html import escape
 
 from visipruner.methods import PruningMethod
-from visipruner.results import Comparison, Times
+from visipruner.results import CLOCKS, Comparison, Times
 from visipruner.ui import handlers, scenes, text, views
 from visipruner.ui.handlers import Form, Job
 from visipruner.ui.store import Models
@@ -21,13 +21,21 @@ ROUNDS = 5
 
 @dataclass
 class Search:
-    """How far the search has come; `found` is the scene where the answers differ."""
+    """How far the search has come.
+
+    Args:
+        seed: the scene that is asked about; the one that was found, if `found`.
+        tried: scenes that were begun, this one included.
+        answers: of the last scene that was finished.
+        over: nothing more will come.
+    """
 
     seed: int
     question: str = ""
     tried: int = 0
     answers: tuple[str, str] = ("", "")
     found: bool = False
+    over: bool = False
 
 
 def search(models: Models, form: Form, seed) -> Iterator[Search]:
@@ -37,8 +45,9 @@ def search(models: Models, form: Form, seed) -> Iterator[Search]:
     scenes.scene(seed or 0)  # none, beside a picture of one's own
     first = int(seed or 0) + 1
     state = Search(first)
-    for state.tried in range(1, MOST_SCENES + 1):
-        state.seed = (first + state.tried - 1) % (scenes.MAX_SEED + 1)
+    for number in range(MOST_SCENES):
+        state.tried = number + 1
+        state.seed = (first + number) % (scenes.MAX_SEED + 1)
         state.question = scenes.first_question(state.seed, form.question)
         picture = scenes.picture(state.seed)
         form = replace(form, picture=picture, question=state.question)
@@ -50,6 +59,7 @@ def search(models: Models, form: Form, seed) -> Iterator[Search]:
         state.found = not comparison.same
         if state.found:
             break
+    state.over = True
     yield state
 
 
@@ -71,7 +81,7 @@ def search_html(state: Search) -> str:
             f'<div class="vp-found"><b data-say="{line}">{line}</b><p>{escape(state.question)}</p>'
             f"<p>{text.FULL}: <b>{full}</b></p><p>{text.PRUNED}: <b>{pruned}</b></p></div>"
         )
-    if state.tried >= MOST_SCENES and full:
+    if state.over:
         line = text.NOT_FOUND.format(tried=state.tried)
         return f'<p data-say="{line}">{line}</p>'
     line = text.SEARCHING.format(seed=state.seed, tried=state.tried, most=MOST_SCENES)
@@ -84,7 +94,8 @@ def search_html(state: Search) -> str:
 
 def ended(html: str | None) -> str:
     """A lesson's box after Stop or an error: what was found stays, nothing goes on promising."""
-    left = re.sub(r"<progress.*?</progress>", "", html or "").replace("…", ".")
+    left = re.sub(r"<progress.*?</progress>", "", html or "")
+    left = left.replace("…</p>", ".</p>").replace(_WAITS, _WAITS.replace("…", "–"))
     return f'{left}<p class="vp-small" data-say="{text.LESSON_ENDED}">{text.LESSON_ENDED}</p>'
 
 
@@ -125,7 +136,8 @@ def sweep_html(state: Sweep, job: Job) -> str:
     """A table with one row per setting."""
     full = state.answers.get(0)
     rows = [_sweep_row(text.FULL, full, full, job)]
-    note = f'<p class="vp-small">{text.SWEEP_NOTE}</p>'
+    early = job.form.method == "visipruner"  # of other methods a level only says how many stay
+    note = f'<p class="vp-small">{text.SWEEP_NOTE}</p>' if early else ""
     rows += [
         _sweep_row(level, state.answers.get(number), full, job)
         for number, level in enumerate(state.levels, 1)
@@ -141,14 +153,16 @@ def sweep_html(state: Sweep, job: Job) -> str:
     )
 
 
+_WAITS = '<td colspan="4">…</td>'
+
+
 def _sweep_row(name: str, answer, full, job: Job) -> str:
     if answer is None:
-        return f'<tr><th scope="row">{name}</th><td colspan="4">…</td></tr>'
+        return f'<tr><th scope="row">{name}</th>{_WAITS}</tr>'
     fewer, same = "–", ""
     if full is not None and answer is not full:
         fewer = views.times(full.counts.executed.prefill / answer.counts.executed.prefill)
-        is_same = full.text.strip().casefold() == answer.text.strip().casefold()
-        same = text.SWEEP_SAME if is_same else text.SWEEP_DIFFERENT
+        same = text.SWEEP_SAME if answer.says_as(full) else text.SWEEP_DIFFERENT
     if job.truth:
         same += " " + views.mark(job.truth, answer)
     count, _, when = views.tokens(answer.trace)
@@ -173,10 +187,9 @@ def rounds_html(samples: list[list[Times]]) -> str:
     if not done:
         return f'<p data-say="{text.MEASURING}">{text.MEASURING}</p>'
     medians = [Times.median(side) for side in samples]
-    names = {"vision": "vision", "prefill": "prefill", "first_token": "first"}
-    names |= {"per_token": "token", "total": "total"}
+    labels = ("vision", "prefill", "first", "token", "total")
     rows = []
-    for name, label in names.items():
+    for name, label in zip(CLOCKS, labels, strict=True):
         full, pruned = (getattr(times, name) for times in medians)
         # The picture is encoded once for both.
         ratio = f"{full / pruned:.2f}" if full and pruned and name != "vision" else "–"

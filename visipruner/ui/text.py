@@ -1,4 +1,4 @@
-"""All words on the page. Nothing else in the page's code is meant to be read by visitors."""
+"""The page's words. What its drawn parts say stands with them, in visipruner/render."""
 
 TITLE = "What does the answer really look at?"
 LEAD = (
@@ -6,7 +6,7 @@ LEAD = (
     "Ask a question: it is answered twice, once with all patches and once with the few that matter."
 )
 MODEL_READY = "{title} · {grid} patches · {layers} layers · {device}"
-MODEL_WAITING = "{title} · is loaded when you press Run"
+MODEL_WAITING = "{title} · loads when you press Run"
 TO_DOWNLOAD = "{} ({} to download)"
 DOWNLOADING = "Downloading {title}: {done} of {total}. Stop pauses; what has arrived is kept."
 FETCHING = "Downloading the model"
@@ -19,10 +19,10 @@ QUESTION = "Question"
 QUESTION_HINT = "Ask about the picture, then press Enter or Run"
 ONE_WORD = "Answer in one word"
 ONE_WORD_INFO = (
-    "Asks so in the question. VisiPruner keeps what moves the answer's first word, and in a "
+    "Adds this wish to the question. VisiPruner keeps what moves the answer's first word, and in a "
     "sentence that is often “The”."
 )
-ONLY_A_PLEA = "This asks for one word, but for nothing yet: type a question before it."
+ONLY_A_PLEA = "This only says how to answer: type a question before it."
 RUN = "Run"
 STOP = "Stop"
 RESET = "Reset"
@@ -241,7 +241,7 @@ STAYS_LATE = (
 
 TEACHING = "For a lesson"
 FIND = "Find a picture where pruning changes the answer"
-FIND_INFO = "Walks through scenes with the present method and level until the two answers differ."
+FIND_INFO = "Walks through scenes with the current method and level until the two answers differ."
 NOTHING_OFFERED = "None of the models in VISIPRUNER_MODELS is on this server's disk."
 NOTHING_TO_FIND = "Without pruning both answers are the same: choose a method first."
 LESSON_ENDED = "Not finished. Press the button to start anew."

@@ -7,7 +7,7 @@ from html import escape
 from visipruner.levels import PRESETS, level_number
 from visipruner.results import Answer, Comparison, Times
 from visipruner.ui import text
-from visipruner.ui.handlers import FULL, PRUNED, Job, Progress, Side
+from visipruner.ui.handlers import PRUNED, Job, Progress, Side
 from visipruner.ui.scenes import Truth
 
 SHORT_ANSWER = 14  # letters that fit a card in large type
@@ -73,7 +73,7 @@ def status(progress: Progress) -> str:
             visual=record.visual_tokens,
         )
         return says(line, f"reading {progress.now}")
-    return says(text.READING if progress.news == "encoded" else text.WAITING, "waiting")
+    return says(text.WAITING if progress.news == "waiting" else text.READING, "waiting")
 
 
 def says(line: str, busy: str = "") -> str:
@@ -390,6 +390,3 @@ def model_line(models, name: str) -> str:
 def notes(sentences) -> str:
     items = "".join(f"<li>{escape(sentence)}</li>" for sentence in sentences)
     return f'<ul class="vp-notes">{items}</ul>' if items else ""
-
-
-__all__ = ["FULL", "PRUNED", "column", "counters", "notes", "small_print", "status", "verdict"]
