@@ -127,7 +127,7 @@ def _exit(trace: PruningTrace, record: LayerRecord, step: dict) -> str:
 
 
 def _text_only(trace: PruningTrace, record: LayerRecord, step: dict) -> str:
-    return "No visual token is left. From here on the model works with words only."
+    return _LIVE["text only"]
 
 
 def _plain(trace: PruningTrace, record: LayerRecord, step: dict) -> str:

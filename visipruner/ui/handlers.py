@@ -40,7 +40,7 @@ class Form:
     backend: object = "sdpa"
     precision: object = "auto"
     fields: dict = field(default_factory=dict)  # of the method, where they replace the level's
-    options: dict = field(default_factory=dict)  # of runner.Options
+    options: dict = field(default_factory=dict)  # of results.Options; api.py knows the names
 
 
 @dataclass(frozen=True)
@@ -164,7 +164,7 @@ def check(
         ValueError: one plain sentence about the first thing that is wrong.
     """
     vlm = models.get(form.model, form.backend, form.precision)
-    options = _options(form.options)
+    options = Options(**form.options)
     prompt = vlm.prepare(form.picture, form.question, form.picture_mode)
     method = method_at(
         vlm, form.method, form.level, form.semantics, prompt.layout.num_visual, **form.fields
@@ -174,15 +174,6 @@ def check(
         notes += scenes.limits(prompt.seen if scene is None else None, prompt.question)
     methods = [PruningMethod(), method]
     return Job(models, prompt, methods, options, form, truth, tuple(notes), scene)
-
-
-def _options(given: dict) -> Options:
-    known = set(Options.__dataclass_fields__)
-    if unknown := sorted(set(given) - known):
-        raise ValueError(
-            f"There is no option {unknown[0]!r}; known are {', '.join(sorted(known))}."
-        )
-    return Options(**given)
 
 
 def follow(job: Job) -> Iterator[Progress]:
