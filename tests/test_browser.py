@@ -482,15 +482,35 @@ def test_dark_and_projector(visit):
         "parseFloat(getComputedStyle(document.querySelector('.vp-verdict h2')).fontSize)"
     )
     assert size >= 48
-    ticks = page.locator(".vp-charts .xtick text").first  # type of charts has sizes of its own
-    expect(ticks).to_have_css("font-size", "21px", timeout=PATIENCE)
-    press(page, text.PROJECTOR)
-    expect(ticks).to_have_css("font-size", "14px")
-    press(page, text.PROJECTOR)
+    check_charts(page, [450, 450, 630])
+    for width in (1440, 1280):  # as often as somebody likes, and in another window
+        page.set_viewport_size({"width": width, "height": 800})
+        press(page, text.PROJECTOR)
+        check_charts(page, [300, 300, 420])
+        press(page, text.PROJECTOR)
+        check_charts(page, [450, 450, 630])
+    run(page)
+    check_charts(page, [450, 450, 630])
     layer = page.get_by_label("Layer", exact=True)
     before = layer.input_value()
     page.locator("body").press("PageUp" if before != "0" else "PageDown")  # a presenter's remote
     expect(layer).not_to_have_value(before)
+
+
+def check_charts(page: Page, heights: list[int]):
+    """Plotly's charts have these heights, type to match, and the width of their columns."""
+    is_so = """(heights) => {
+        const charts = [...document.querySelectorAll(".vp-charts .js-plotly-plot")];
+        return charts.length === heights.length && charts.every((chart, i) => {
+            const { height, width, font } = chart._fullLayout;
+            const drawn = chart.querySelector(".main-svg").getBoundingClientRect();
+            const room = chart.parentElement.getBoundingClientRect();
+            return height === heights[i] && Math.round(drawn.height) === heights[i]
+                && font.size === (heights[i] > 420 || heights[i] === 450 ? 21 : 14)
+                && Math.abs(drawn.width - room.width) < 2 && Math.abs(width - room.width) < 2;
+        });
+    }"""
+    page.wait_for_function(is_so, arg=heights, timeout=PATIENCE)
 
 
 def test_a_lesson_sweeps_the_level(visit):

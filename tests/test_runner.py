@@ -110,6 +110,26 @@ def test_quick_first_tokens_of_long_answers_are_clocked_again_in_silence(mini, p
         assert replace(answer, times=before) == shown[side]
 
 
+@pytest.mark.parametrize(("budget", "rounds"), [(20.0, 5), (2e-4, 0)])
+def test_after_a_slow_first_run_one_silent_round_decides(mini, prompt, monkeypatch, budget, rounds):
+    monkeypatch.setattr(runner, "CLOCK_SECONDS", budget)
+    answer, shown = runner._answer, []
+
+    def slow(*args):
+        found = answer(*args)
+        shown.append(found)
+        if len(shown) > 2:
+            return found
+        times = replace(found.times, vision=0.0, first_token=1000 * budget, total=1e9)
+        return replace(found, times=times)
+
+    monkeypatch.setattr(runner, "_answer", slow)
+    mini.warm.add(prompt.layout.length)
+    answers = result(mini, prompt).answers
+    assert [a.times.rounds for a in answers] == [rounds, rounds]
+    assert len(shown) == (4 if not rounds else 2 + 2 * rounds)
+
+
 def test_slow_first_tokens_are_clocked_once(mini, prompt, monkeypatch):
     monkeypatch.setattr(runner, "CLOCK_SECONDS", 1e-6)
     assert [a.times.rounds for a in result(mini, prompt).answers] == [0, 0]

@@ -246,6 +246,7 @@ def test_own_pictures_are_known_and_noise_is_not():
     noise = np.random.default_rng(0).integers(0, 256, (400, 500, 3), dtype=np.uint8)
     assert looks_unlike_training(Image.fromarray(noise))
     assert looks_unlike_training(Image.new("RGB", (336, 336), (120, 120, 120)))
+    assert looks_unlike_training(Image.new("RGB", (1, 1), (200, 10, 10)))  # all of it is a thing
 
 
 def test_photographs_are_noticed():

@@ -240,7 +240,6 @@ BAD_FORMS = {
     "field out of range": {"fields": {"layer_threshold": 7}},
     "no tokens": {"options": {"max_new_tokens": 0}},
     "cold": {"options": {"temperature": -1}},
-    "unknown option": {"options": {"beams": 4}},
 }
 
 
@@ -250,6 +249,12 @@ def test_bad_forms_end_in_one_sentence(models, form, change):
         handlers.check(models, replace(form, **change))
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 300
+
+
+def test_a_refused_field_is_named_as_on_the_page():
+    said = fields.in_words("layer_threshold must be a number.", ["relative", "layer_threshold"])
+    assert said == f"“{text.FIELDS['layer_threshold']}” must be a number."
+    assert fields.in_words("The question is empty.", ["relative"]) == "The question is empty."
 
 
 def test_fields_follow_the_level_unless_filled_in(models):

@@ -10,7 +10,7 @@ from visipruner.trace import Cut, LayerRecord, PruningTrace
 _LIVE = {
     "shallow": "The question does not read single patches yet.",
     "search": "Every patch is tested: does it move the last word's attention output?",
-    "filter": "For the first time a patch matters: the strongest stay, the others leave now.",
+    "filter": "Here a patch matters: the strongest stay, the others leave now.",
     "exit": "The last patches hardly matter any more: no visual token is left after this layer.",
     "text only": "No visual token is left. From here on the model works with words only.",
 }
@@ -109,7 +109,9 @@ def _filter(trace: PruningTrace, record: LayerRecord, step: dict) -> str:
         outcome = "But none is strong enough to stay: all visual tokens leave after this layer."
     elif not gone:
         outcome = "Every patch is strong enough to stay, so nothing is dropped."
-    return f"For the first time a patch matters{found}. {outcome}"
+    tested_before = any(earlier.influence for earlier in trace.layers[: record.layer])
+    when = "For the first time" if tested_before else "In the first layer that is tested,"
+    return f"{when} a patch matters{found}. {outcome}"
 
 
 def _middle(trace: PruningTrace, record: LayerRecord, step: dict) -> str:
@@ -133,7 +135,7 @@ def _text_only(trace: PruningTrace, record: LayerRecord, step: dict) -> str:
 def _plain(trace: PruningTrace, record: LayerRecord, step: dict) -> str:
     if record.visual_tokens == trace.num_visual:
         return f"All {record.visual_tokens} visual tokens are here, nothing was dropped before."
-    return f"{_left(record, trace)}, as chosen by the method “{trace.method}”."
+    return f"{_left(record, trace)}, as the method chose them."
 
 
 def _left(record: LayerRecord, trace: PruningTrace) -> str:

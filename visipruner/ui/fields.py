@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import fields
 
 import gradio as gr
@@ -75,6 +76,14 @@ def _number(name: str, value) -> float | int:
         raise ValueError(f"“{text.FIELDS[name]}” must be a number, not {value!r}.") from None
     whole = number.is_integer() and not name.endswith("_threshold")
     return int(number) if whole else number
+
+
+def in_words(sentence: str, names: Iterable[str]) -> str:
+    """A refusal of a field by its name on the page, where it begins with its name in code."""
+    for name in names:
+        if sentence.startswith(f"{name} must"):
+            return f"“{text.FIELDS[name]}”{sentence.removeprefix(name)}"
+    return sentence
 
 
 def hints(vlm, method: str, level, semantics: str) -> dict[str, str]:

@@ -2,7 +2,6 @@
 window.vp = {
   projector() {
     vp.remember("projector", document.getElementById("vp-page").classList.toggle("projector"));
-    window.dispatchEvent(new Event("resize")); // plots fit themselves into the new width
   },
 
   dark() {
@@ -189,18 +188,21 @@ function showModes() {
 }
 
 // Plotly writes its type in pixels, so for the last row its charts are laid out anew. A chart's
-// `meta` says how much larger than usual it is; one that was drawn anew has none.
+// `meta` says how much larger than usual it is; one that was drawn anew has none. The height is
+// given to the element, for Plotly forgets one of the layout's whenever the window changes.
 function fitCharts() {
   new MutationObserver(() => {
     const size = document.querySelector("#vp-page.projector") ? 1.5 : 1;
     for (const chart of document.querySelectorAll(".vp-charts .js-plotly-plot")) {
       const layout = chart.layout, by = size / (layout?.meta ?? 1);
       if (!layout || by === 1) continue;
-      const { height, font, title, margin, annotations = [] } = layout;
+      const { font, title, margin, annotations = [] } = layout;
       const shifts = annotations.map((mark, i) => [`annotations[${i}].yshift`, mark.yshift * by]);
+      chart.style.height = `${chart._fullLayout.height * by}px`;
+      delete layout.height;
       window.Plotly.relayout(chart, {
         meta: size,
-        height: height * by,
+        autosize: true,
         "font.size": font.size * by,
         "title.font.size": title.font.size * by,
         "title.subtitle.font.size": title.subtitle.font.size * by,

@@ -9,7 +9,7 @@ import gradio as gr
 
 from visipruner.render import charts
 from visipruner.render.viewer import viewer_live, viewer_start, viewer_value
-from visipruner.ui import controls, handlers, scenes, text, views
+from visipruner.ui import controls, fields, handlers, scenes, text, views
 from visipruner.ui.downloads import Result
 from visipruner.ui.handlers import FULL, PRUNED, Job, Progress
 from visipruner.ui.page import MODEL_TURN, PRIVATE, UNQUEUED, plainly
@@ -115,7 +115,10 @@ def job_of(models, values) -> Job:
     if scene is not None:
         form = replace(form, picture=scenes.picture(scene))
         known = scenes.truth(scene, form.question)
-    return handlers.check(models, form, known, scene)
+    try:
+        return handlers.check(models, form, known, scene)
+    except ValueError as error:
+        raise ValueError(fields.in_words(str(error), form.fields)) from None
 
 
 def connect(models, model_line, chosen, results) -> tuple:
