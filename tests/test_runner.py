@@ -110,8 +110,17 @@ def test_quick_first_tokens_of_long_answers_are_clocked_again_in_silence(mini, p
         assert replace(answer, times=before) == shown[side]
 
 
-@pytest.mark.parametrize(("budget", "rounds"), [(20.0, 5), (2e-4, 0)])
-def test_after_a_slow_first_run_one_silent_round_decides(mini, prompt, monkeypatch, budget, rounds):
+@pytest.mark.parametrize(
+    ("budget", "total", "rounds", "whole"),
+    [
+        (20.0, 1e9, 5, False),
+        (20.0, 20_000.0, 5, True),
+        (2e-4, 1e9, 0, False),
+    ],
+)
+def test_after_a_slow_first_run_one_silent_round_decides(
+    mini, prompt, monkeypatch, budget, total, rounds, whole
+):
     monkeypatch.setattr(runner, "CLOCK_SECONDS", budget)
     answer, shown = runner._answer, []
 
@@ -120,13 +129,14 @@ def test_after_a_slow_first_run_one_silent_round_decides(mini, prompt, monkeypat
         shown.append(found)
         if len(shown) > 2:
             return found
-        times = replace(found.times, vision=0.0, first_token=1000 * budget, total=1e9)
+        times = replace(found.times, vision=0.0, first_token=1000 * budget, total=total)
         return replace(found, times=times)
 
     monkeypatch.setattr(runner, "_answer", slow)
     mini.warm.add(prompt.layout.length)
     answers = result(mini, prompt).answers
     assert [a.times.rounds for a in answers] == [rounds, rounds]
+    assert [a.times.whole for a in answers] == [whole, whole]
     assert len(shown) == (4 if not rounds else 2 + 2 * rounds)
 
 

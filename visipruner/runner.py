@@ -63,7 +63,7 @@ class Event:
     comparison: Comparison | None = field(default=None, repr=False)
 
 
-CLOCK_SECONDS = 1.0  # about so long a comparison is clocked again, if one round takes less
+CLOCK_SECONDS = 1.0  # about so long a comparison is clocked again, if one round takes no longer
 NOT_A_NUMBER = (
     "This model computed something that is not a number (NaN), so it has no answer: its weights "
     "are damaged, or too large for {dtype}."
@@ -199,34 +199,42 @@ def _in_turn(
 
 
 def _clocked(vlm, prompt, methods, options, answers: list[Answer], emit) -> list[Answer]:
-    """The same answers with a steadier clock, where a round takes no longer than CLOCK_SECONDS.
+    """The same answers with a steadier clock: of both answers, or else of both first tokens.
 
-    A round is both answers, or, where that takes longer, both first tokens. Watched, the first run
-    of a process may be slow for reasons of its own; so one round is tried even after a slower one.
+    Which of them is repeated depends on how long it takes in silence, and that is only tried where
+    it was not much longer before: the first run of a process, say, is slow for its own reasons.
     """
-    vision = answers[0].times.vision  # the picture is encoded once for all
-    whole, firsts = (
-        (vision + sum(getattr(a.times, clock) - vision for a in answers)) / 1000
-        for clock in ("total", "first_token")
-    )
-    if firsts > 3 * CLOCK_SECONDS or not options.clock_rounds:
+    if not options.clock_rounds:
         return answers
-    in_full = whole <= CLOCK_SECONDS
-    again = options if in_full else replace(options, max_new_tokens=1)
+    vision = answers[0].times.vision  # the picture is encoded once for all
+    firsts = replace(options, max_new_tokens=1)
+    for clock, again in (("total", options), ("first_token", firsts)):
+        shown = (vision + sum(getattr(a.times, clock) - vision for a in answers)) / 1000
+        samples = []
+        if shown <= 3 * CLOCK_SECONDS:
+            samples = _silent(vlm, prompt, methods, again, emit)
+        if samples:
+            sides = zip(answers, zip(*samples, strict=True), strict=True)
+            return [
+                replace(a, times=a.times.with_first(t) if again is firsts else Times.median(t))
+                for a, t in sides
+            ]
+    return answers
+
+
+def _silent(vlm, prompt, methods, options, emit) -> list[list[Times]]:
+    """Round by round the times of all methods; none, if a round takes longer than CLOCK_SECONDS."""
     samples, start = [], time.monotonic()
     while len(samples) < options.clock_rounds:
         late = time.monotonic() - start > CLOCK_SECONDS
+        if late and len(samples) == 1:
+            return []
         if late and len(samples) >= LEAST_ROUNDS:
             break
-        if late and len(samples) == 1:  # slow in silence too
-            return answers
         emit(Event("clocked"))
-        silent = _in_turn(vlm, prompt, methods, again, _encode(vlm, prompt), len(samples))
-        samples.append([answer.times for answer in silent])
-    return [
-        replace(answer, times=Times.median(taken) if in_full else answer.times.with_first(taken))
-        for answer, taken in zip(answers, zip(*samples, strict=True), strict=True)
-    ]
+        answers = _in_turn(vlm, prompt, methods, options, _encode(vlm, prompt), len(samples))
+        samples.append([answer.times for answer in answers])
+    return samples
 
 
 class _Tokens(BaseStreamer):

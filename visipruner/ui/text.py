@@ -19,7 +19,7 @@ QUESTION = "Question"
 QUESTION_HINT = "Ask about the picture, then press Enter or Run"
 ONE_WORD = "Answer in one word"
 ONE_WORD_INFO = (
-    "Adds this wish to the question. VisiPruner keeps what moves the answer's first word, and in a "
+    "Added to the question. VisiPruner keeps what moves the answer's first word, and in a "
     "sentence that is often “The”."
 )
 ONLY_A_PLEA = "This only says how to answer: type a question before it."
