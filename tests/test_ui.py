@@ -422,7 +422,8 @@ def test_rounds_take_turns(finished):
     job = replace(finished[0], options=Options(max_new_tokens=2))
     *_, samples = teaching.rounds(job)
     assert [len(side) for side in samples] == [5, 5]
-    assert "5 of 5" in teaching.rounds_html(samples)
+    assert "5 of 5" in teaching.rounds_html(samples, "visipruner")
+    assert text.PRUNED not in teaching.rounds_html(samples, "none")
 
 
 # -- the endpoint

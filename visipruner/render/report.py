@@ -115,7 +115,7 @@ def _counters(comparison) -> str:
         f"<th scope='col'>{second(comparison)}</th></tr></thead>"
         f"<tbody>{''.join(rows)}</tbody></table></div>"
         "<p><small>“formula” is the paper's multiply-adds of visual tokens only; “executed” counts "
-        "every product that ran, 2 FLOPs per multiply-add, the test included; “measured” is time "
+        "every product that ran, 2 FLOPs per multiply-add, the test included; “measured” is read "
         f"on the machine below: {describe_clocks(sides(comparison)[1].times)}.</small></p>"
     )
 

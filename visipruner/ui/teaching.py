@@ -181,7 +181,7 @@ def rounds(job: Job) -> Iterator[list[list[Times]]]:
         yield samples
 
 
-def rounds_html(samples: list[list[Times]]) -> str:
+def rounds_html(samples: list[list[Times]], method: str) -> str:
     """Medians so far, both sides beside each other."""
     done = len(samples[0])
     if not done:
@@ -197,7 +197,7 @@ def rounds_html(samples: list[list[Times]]) -> str:
             f'<tr><th scope="row">{text.COUNTERS[label]}</th><td>{views.duration(full)}</td>'
             f"<td>{views.duration(pruned)}</td><td>{ratio}</td></tr>"
         )
-    head = views.table_head("", *text.MEDIAN_HEAD)
+    head = views.table_head("", *views.names(method), text.MEDIAN_RATIO)
     title = text.MEDIANS.format(done=done, rounds=ROUNDS)
     say = title if done == ROUNDS else text.MEASURING
     return (

@@ -254,7 +254,7 @@ SWEEP_HEAD = ("Level", "Answer", "", "Fewer FLOPs (executed)", "Visual tokens")
 SWEEP_NOTE = "Harder saves more computing: by an earlier cut as well as by fewer tokens."
 SWEEP_DONE = "{done} of {all} runs are done."
 SWEEP_SAME, SWEEP_DIFFERENT = "same", "different"
-MEDIAN_HEAD = ("full", "pruned", "full ÷ pruned")
+MEDIAN_RATIO = "first ÷ second"
 
 SAVE_PNG, SAVE_JSON, SAVE_HTML = "Overlays (PNG)", "Data (JSON)", "Report (HTML)"
 REPEAT = "Repeat or share this"

@@ -70,21 +70,22 @@ def _lessons(models, chosen, results, lesson) -> list:
     @plainly
     def on_measure(result):
         job, shown = downloads.there(result).job, [gr.skip()] * 5
-        yield teaching.rounds_html([[], []]), *shown
+        method = job.methods[-1].name
+        yield teaching.rounds_html([[], []], method), *shown
         for samples in teaching.rounds(job):
-            yield teaching.rounds_html(samples), *shown
+            yield teaching.rounds_html(samples, method), *shown
         # Better clocks than those of the run: everything that names one is drawn anew.
         comparison = result.comparison.clocked(samples)
         cards = [
             views.card(answer, side, name, job.truth)
             for side, (answer, name) in enumerate(
-                zip(comparison.answers, views.names(job.methods[-1].name), strict=True)
+                zip(comparison.answers, views.names(method), strict=True)
             )
         ]
         verdict = views.verdict(comparison, job.truth, views.asked(job))
         small = views.counters(comparison)
         measured = downloads.Result(job, comparison)
-        yield teaching.rounds_html(samples), verdict, *cards, small, measured
+        yield teaching.rounds_html(samples, method), verdict, *cards, small, measured
 
     c = chosen
     find = lesson.find.click(
