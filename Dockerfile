@@ -1,5 +1,6 @@
 # The page in a container, as a Docker Space or anywhere else; README.md says how to build it.
-# BASE needs Python 3.11 or newer with its venv module. A torch that it brings is used.
+# BASE is a Debian or Ubuntu with Python 3.11 or newer and its venv module. A torch that it brings is
+# used.
 ARG BASE=python:3.12-slim-bookworm
 FROM ${BASE}
 
