@@ -4,7 +4,8 @@
 ARG BASE=python:3.12-slim-bookworm
 FROM ${BASE}
 
-# For question and answers in the picture that can be saved.
+# For question and answers in the picture that can be saved; any version will do.
+# hadolint ignore=DL3008
 RUN apt-get update && apt-get install -y --no-install-recommends fonts-dejavu-core \
     && rm -rf /var/lib/apt/lists/*
 
