@@ -397,3 +397,15 @@ def test_composer_knows_the_words_of_the_world():
         card = {"shape": "digit", "digit": int(digit), "digit_index": index, "x": 90, "y": 90}
         assert scene_of({"things": [card]}).digits[0].digit == int(digit)
     assert SceneComposer(elem_id="composer").elem_id == "composer"
+
+
+@pytest.mark.parametrize(
+    ("stages_on", "names"),
+    [
+        (["middle", "deep"], {"layer_threshold", "tokens_threshold", "exit_threshold"}),
+        (["shallow", "middle"], {"layer_threshold", "tokens_threshold"}),
+        ([], set()),
+    ],
+)
+def test_only_thresholds_of_stages_that_act_are_drawn(stages_on, names):
+    assert set(series.thresholds_of({**SETTINGS, "stages": stages_on})) == names

@@ -16,6 +16,7 @@ from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from PIL import Image
 
+from visipruner.__main__ import build_parser
 from visipruner.render import words
 from visipruner.results import Options
 from visipruner.trace import NOBODY, Cut
@@ -249,6 +250,12 @@ def test_bad_forms_end_in_one_sentence(models, form, change):
         handlers.check(models, replace(form, **change))
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 300
+
+
+def test_the_offered_command_asks_a_question_with_a_dash(form):
+    line = share.command_line(replace(form, question="-what?", level=0.5), 3)
+    args = build_parser().parse_args(shlex.split(line)[3:])
+    assert (args.picture, args.question) == ("scene:3", "-what?")
 
 
 def test_a_refused_field_is_named_as_on_the_page():
