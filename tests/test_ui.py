@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import socket
 import threading
 from dataclasses import replace
@@ -307,10 +308,6 @@ def test_python_snippet_runs(models, form, capsys):
 
 
 def test_command_line_is_understood(form):
-    import shlex
-
-    from visipruner.__main__ import build_parser
-
     options = {"max_new_tokens": 4, "seed": 1234567, "temperature": None}
     filled = replace(
         form, level=0.5, fields={"shallow_layers": 3}, options=options, precision="float32"
