@@ -15,9 +15,7 @@ from visipruner.trace import PruningTrace
 LEAST_TEMPERATURE = 0.01  # scores divided by much less are infinite, and nothing can be drawn
 LEAST_ROUNDS = 3  # a median of fewer says no more than one run
 NOTICEABLE = 1.05  # a ratio of clocks nearer to 1 may be noise
-
-
-CLOCKS = ("vision", "prefill", "first_token", "per_token", "total")
+CLOCKS = ("vision", "prefill", "first_token", "per_token", "total")  # of Times, in their order
 
 
 @dataclass(frozen=True)
