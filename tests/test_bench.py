@@ -122,7 +122,9 @@ def test_every_contestant_is_measured_and_the_table_shows_it(where):
     results = run(where, rounds=2, tokens=3)
     assert [r["name"] for r in results] == list(NAMES)
     assert results[0]["speedup"] == results[0]["flop_ratio"] == results[0]["floor_ratio"] == 1
-    assert results[0]["test_s"] is None and results[1]["test_share_of_dense_prefill"] > 0
+    shares = [f"{name}_share_of_dense_prefill" for name in ("test", "between_layers")]
+    assert not any(results[0][share] for share in shares)
+    assert all(0 < r[shares[0]] < r[shares[1]] for r in results[1:] if "replayed" not in r["name"])
     pruned = [r for r in results if not r["name"].startswith("dense")]
     assert all(r["flop_ratio"] > 1 and r["kv_bytes"] > 0 for r in pruned)
     table = markdown(report_of((40, results), (80, results)))

@@ -44,7 +44,8 @@ class Contestant:
     firsts: list[float] = field(default_factory=list)
     steps: list[float] = field(default_factory=list)
     requests: list[float] = field(default_factory=list)
-    tests: list[float] = field(default_factory=list)
+    tests: list[float] = field(default_factory=list)  # influence test and selection
+    betweens: list[float] = field(default_factory=list)  # these and all else between layers
     peak: int | None = None
 
     def pruned(self):
@@ -98,7 +99,7 @@ class Contestant:
             if "request" in measures:
                 self._request(tokens)
             if "test" in measures and self.method is not None and self.replayer is None:
-                self.tests.append(self._test_seconds())
+                self._clock_between_layers()
         if "prefill" in measures:
             self.floors.append(seconds(self.floor, device))
             self.stocks.append(seconds(self.stock, device))
@@ -112,24 +113,18 @@ class Contestant:
         self.firsts.append(stamps[0] - start)
         self.steps += [b - a for a, b in itertools.pairwise(stamps)]
 
-    def _test_seconds(self) -> float:
-        """Everything that happens between layers: test, selection, cut, the trace, short caches."""
-        spent, device = [], self.where.device
-
-        def note(sign):
-            def hook(*_):
-                synchronise(device)
-                spent.append(sign * time.perf_counter())
-
-            return hook
-
+    def _clock_between_layers(self):
+        """Clock test and selection, and with them the cut, the trace and short caches."""
+        between, deciding = _Spent(self.where.device), _Spent(self.where.device)
+        method = _clocked(self.method, deciding)
         # Hooks of a layer run in the order of their registration: around those of prune().
         with ExitStack() as stack:
-            self._hook_layers(stack, note(-1))
-            stack.enter_context(self.pruned())
-            self._hook_layers(stack, note(+1))
+            self._hook_layers(stack, lambda *_: between.start())
+            stack.enter_context(prune(self.where.model, method, self.where.layout))
+            self._hook_layers(stack, lambda *_: between.stop())
             self.where.model(inputs_embeds=self.where.embeds, logits_to_keep=1)
-        return sum(spent)
+        self.tests.append(deciding.seconds)
+        self.betweens.append(between.seconds)
 
     def _hook_layers(self, stack: ExitStack, hook: Callable):
         for layer in self.where.model.get_decoder().layers:
@@ -153,7 +148,7 @@ class Contestant:
         """Numbers as JSON knows them, seconds where a name ends in _s; None: not measured."""
         shape = ModelShape.of(self.where.model.config)
         flops, dense_flops = (executed(shape, c.trace).prefill for c in (self, dense))
-        prefill, floor, test = (quartiles(v) for v in (self.prefills, self.floors, self.tests))
+        prefill, floor = quartiles(self.prefills), quartiles(self.floors)
         return {
             "name": self.name,
             "prefill_s": prefill,
@@ -167,8 +162,10 @@ class Contestant:
             "first_token_s": quartiles(self.firsts),
             "per_token_s": quartiles(self.steps),
             "request_s": quartiles(self.requests),
-            "test_s": test,
+            "test_s": quartiles(self.tests),
             "test_share_of_dense_prefill": _ratio(self.tests, dense.prefills),
+            "between_layers_s": quartiles(self.betweens),
+            "between_layers_share_of_dense_prefill": _ratio(self.betweens, dense.prefills),
             "peak_bytes": self.peak,
             "kv_bytes": kv_bytes(shape, self.trace, self.where.embeds.element_size()),
             "prefill_flops": flops,
@@ -197,6 +194,35 @@ class _Stamps(BaseStreamer):
 
     def end(self):
         pass
+
+
+class _Spent:
+    """Adds up the seconds between starts and stops."""
+
+    def __init__(self, device: str):
+        self.device, self.seconds = device, 0.0
+
+    def start(self):
+        synchronise(self.device)
+        self.started = time.perf_counter()
+
+    def stop(self):
+        synchronise(self.device)
+        self.seconds += time.perf_counter() - self.started
+
+
+def _clocked(method: PruningMethod, spent: _Spent) -> PruningMethod:
+    """The same method, with its decisions clocked."""
+    kind = type(method)
+
+    class Clocked(kind):
+        def select(self, view):
+            spent.start()
+            selection = kind.select(self, view)
+            spent.stop()
+            return selection
+
+    return Clocked(**method.__dict__)
 
 
 def _noting(method: PruningMethod | None, plans: dict) -> PruningMethod:
