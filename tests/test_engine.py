@@ -11,7 +11,18 @@ from reference import forward, softmax
 from test_visipruner import LAYOUTS, embeds_for, present_positions, run_pruned
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from transformers import AutoModelForCausalLM, CohereConfig, GlmConfig
+from transformers import (
+    AutoModelForCausalLM,
+    CohereConfig,
+    Gemma2Config,
+    GlmConfig,
+    HeliumConfig,
+    Lfm2Config,
+    MixtralConfig,
+    Qwen3Config,
+    SmolLM3Config,
+    StableLmConfig,
+)
 
 from visipruner import (
     METHODS,
@@ -23,6 +34,7 @@ from visipruner import (
     VisiPruner,
     prune,
 )
+from visipruner.attention import Span
 from visipruner.layout import gaps
 from visipruner.trace import PruningTrace, Selection
 
@@ -454,15 +466,148 @@ def test_models_that_are_not_llama_like_are_refused():
         pass
 
 
+SMALL = {
+    "hidden_size": 64,
+    "intermediate_size": 64,
+    "num_hidden_layers": 4,
+    "vocab_size": 100,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "initializer_range": 0.2,
+    "pad_token_id": 0,
+}
+
+
+def other_kind(config, **more):
+    torch.manual_seed(4)
+    return AutoModelForCausalLM.from_config(config(**{**SMALL, **more})).eval()
+
+
 @pytest.mark.parametrize(
-    "kind", [CohereConfig, GlmConfig], ids=["turns by pairs", "turns half a head"]
+    ("config", "more"),
+    [
+        (CohereConfig, {}),
+        (StableLmConfig, {}),
+        (SmolLM3Config, {"no_rope_layers": [1, 0, 1, 0]}),
+        (Qwen3Config, {"head_dim": 16}),
+        (HeliumConfig, {"head_dim": 16}),
+    ],
+    ids=["turns by pairs", "turns a part", "turns in some layers", "norms queries", "helium"],
 )
-def test_models_that_turn_their_queries_otherwise_are_refused(kind):
-    small = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 1, "vocab_size": 50}
-    heads = {"num_attention_heads": 4, "num_key_value_heads": 4, "head_dim": 16, "pad_token_id": 0}
-    model = AutoModelForCausalLM.from_config(kind(**small, **heads))
-    with pytest.raises(ValueError, match="rotary"), prune(model, FastV(), LAYOUT):
-        pass
+def test_models_that_make_their_queries_otherwise(config, more):
+    """The row is the model's own, keeping all is untouched, a plan that allows all changes little."""
+    model, embeds = other_kind(config, **more), embeds_for(LAYOUT, 64)
+    own, rows = [], []
+
+    class Noting(PruningMethod):
+        def select(self, view):
+            rows.append(view.attention_row())
+
+    class Planned(PruningMethod):
+        def attend(self, view):
+            return (Span(queries=((0, LAYOUT.length),), keys=((0, LAYOUT.length),)),)
+
+    def note(_module, _args, output):
+        own.append(output[1][0, :, -1])
+
+    with torch.no_grad():
+        plain = model(inputs_embeds=embeds).logits
+        with prune(model, PruningMethod(), LAYOUT):
+            assert torch.equal(model(inputs_embeds=embeds).logits, plain)
+        with prune(model, Planned(), LAYOUT):
+            torch.testing.assert_close(
+                model(inputs_embeds=embeds).logits, plain, rtol=1e-4, atol=1e-4
+            )
+        model.set_attn_implementation("eager")
+        handles = [layer.self_attn.register_forward_hook(note) for layer in model.model.layers]
+        with prune(model, Noting(), LAYOUT):
+            model(inputs_embeds=embeds)
+    for handle in handles:
+        handle.remove()
+    assert len(rows) == 4
+    for row, expected in zip(rows, own, strict=True):
+        torch.testing.assert_close(row, expected, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("config", "more", "words"),
+    [
+        (GlmConfig, {"head_dim": 16}, "without mlp.gate_proj"),
+        (MixtralConfig, {}, "without mlp.gate_proj"),
+        (Lfm2Config, {"layer_types": ["conv", "full_attention"] * 2}, "without self_attn"),
+        (Gemma2Config, {"head_dim": 16, "layer_types": ["full_attention"] * 4}, "softcap"),
+        (Gemma2Config, {"head_dim": 16, "sliding_window": 8}, "sliding windows"),
+    ],
+    ids=["one matrix for two", "experts", "convolutions", "softcap", "sliding window"],
+)
+def test_models_of_another_kind_are_refused_with_a_sentence(config, more, words):
+    model = other_kind(config, **more)
+    before = state_of(model)
+    with pytest.raises(ValueError, match=words), prune(model, FastV(), LAYOUT):
+        model(inputs_embeds=embeds_for(LAYOUT, 64))
+    assert state_of(model) == before
+
+
+def test_attention_that_does_not_ask_transformers_is_refused(llama):
+    model = llama(max_position_embeddings=441)  # a model of its own, whose attention is changed
+    attention = model.model.layers[1].self_attn
+    own = attention.forward
+
+    def without_asking(*args, attention_watch=None, **kwargs):
+        attention_watch.end()
+        return own(*args, **kwargs)
+
+    attention.forward = without_asking
+    with pytest.raises(ValueError, match="cannot be watched"), torch.no_grad():
+        with prune(model, FastV(), LAYOUT):
+            model(inputs_embeds=embeds_for(LAYOUT, 64))
+
+
+WHOLE, SHORT = ((0, 60),), ((0, 59),)
+
+
+@pytest.mark.parametrize(
+    "plan",
+    [
+        (Span(SHORT, WHOLE),),
+        (Span(WHOLE, WHOLE), Span(((3, 4),), WHOLE)),
+        (Span(((0, 61),), WHOLE),),
+        (Span(WHOLE, ((0, 61),)),),
+        (Span(WHOLE, WHOLE, merged=((3, 4),), merge_into=60),),
+    ],
+    ids=["a row left out", "a row twice", "a row too many", "a key too many", "a carrier too far"],
+)
+def test_plans_for_other_rows_are_refused(plan, llama):
+    class Wrong(PruningMethod):
+        def attend(self, view):
+            return plan
+
+    with pytest.raises(ValueError, match="plan for other rows"), torch.no_grad():
+        with prune(llama(), Wrong(), LAYOUT):
+            llama()(inputs_embeds=embeds_for(LAYOUT, 64))
+
+
+@pytest.mark.parametrize("semantics", ["paper", "official"])
+def test_shallow_plans_follow_a_cut_between_them(semantics, llama):
+    """Another method's cut between two shallow layers: the plan is made anew of what is left."""
+
+    class Stacked(VisiPruner):
+        def select(self, view):
+            return view.keep_patches(view.patches[::2], "half") if view.layer == 2 else None
+
+    class Anew(Stacked):
+        def attend(self, view):
+            view.memory.__dict__.clear()
+            return super().attend(view)
+
+    embeds = embeds_for(LAYOUT, 64)
+    ran = [
+        run_pruned(llama(), kind(semantics=semantics, shallow_layers=5), LAYOUT, embeds)
+        for kind in (Stacked, Anew)
+    ]
+    assert torch.equal(ran[0][1], ran[1][1])
+    pairs = [[record.pairs for record in run[3].layers] for run in ran]
+    assert pairs[0] == pairs[1] and pairs[0][3] < pairs[0][2]
 
 
 def test_a_prompt_without_pictures_runs_untouched(llama):

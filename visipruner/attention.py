@@ -1,4 +1,4 @@
-"""Attention by plan, and one query's attention row; any backend, no N x N weights.
+"""Attention that is watched, attention by plan, and one query's row; no N x N weights.
 
 A plan says, span of queries by span of queries, which keys are scored and whose values are zeroed
 or replaced. Zeroing a weight after softmax is attention with that key's value zeroed; merging
@@ -9,17 +9,18 @@ ordinary scaled_dot_product_attention.
 from __future__ import annotations
 
 import copy
+import sys
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
-from transformers.models.llama.modeling_llama import rotate_half
 
 from visipruner.layout import Range
 
-PLANNED = "visipruner_plan"  # the name under which transformers finds `planned_attention`
+# The names under which transformers finds `watched_attention` and that finds `planned_attention`.
+WATCHED, PLANNED = "visipruner_watch", "visipruner_plan"
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,18 @@ def visible_visual_pairs(plan: Plan, visual: tuple[Range, ...]) -> int:
         one_or_other = causal_pairs(queries, span.keys) + causal_pairs(span.queries, keys)
         total += one_or_other - causal_pairs(queries, keys)
     return total
+
+
+def is_for_rows(plan: Plan, rows: int) -> bool:
+    """Whether a plan serves each of so many rows once, and names no other."""
+    end = 0
+    for start, stop in sorted(part for span in plan for part in span.queries):
+        if start != end:
+            return False
+        end = stop
+    named = [part for span in plan for part in (*span.keys, *span.zeroed, *span.merged)]
+    named += [(span.merge_into, span.merge_into + 1) for span in plan if span.merged]
+    return end == rows and all(0 <= start < stop <= rows for start, stop in named)
 
 
 def overlap(ranges: tuple[Range, ...], others: tuple[Range, ...]) -> tuple[Range, ...]:
@@ -126,16 +139,72 @@ def planned_attention(
     return output.transpose(1, 2), None
 
 
-# transformers' public door for attention functions. Only layers whose config names PLANNED use it;
-# masks are still made by the model's own backend, whose name stays in the model's config.
+class Watch:
+    """One run of one attention module, by plan or as it is, in which its last query is noted.
+
+    From here to the moment when the module asks for its attention function, its config names ours.
+    Masks are still made by the model's own backend, whose name stays in the model's config.
+
+    Args:
+        attention: a module that calls transformers' attention functions; it must be given this
+            watch as the keyword argument `attention_watch`.
+        plan: None: as the model would run.
+        last: (1,) long on the module's device: the row whose query is noted. None: the last.
+    """
+
+    def __init__(self, attention: nn.Module, plan: Plan | None = None, last: Tensor | None = None):
+        self.attention, self.plan, self.last = attention, plan, last
+        # (heads, head width), as the model scores it: turned by its position, and normed where a
+        # model does that. None: attention did not run, or not by way of transformers' functions.
+        self.query: Tensor | None = None
+        self.scaling = 1.0
+        self.own_config = attention.config
+        attention.config = copy.copy(self.own_config)
+        attention.config._attn_implementation = WATCHED
+
+    def end(self):
+        """Give the module its config back; more than once does no harm."""
+        self.attention.config = self.own_config
+
+    def note(self, query: Tensor, scaling: float | None):
+        """query: (1, heads, rows, head width)."""
+        # A copy: a view would keep all rows of it in memory while the layer goes on.
+        row = query[:, :, -1].clone() if self.last is None else query.index_select(2, self.last)
+        self.query = row.view(query.shape[1], -1)
+        self.scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+
+
+# What makes weights other than the softmax of scaled products, by transformers' names for it.
+NOT_PLAIN = ("softcap", "s_aux", "position_bias", "sliding_window")
+
+
+def watched_attention(
+    module, query, key, value, attention_mask, attention_watch: Watch, scaling=None, **kwargs
+) -> tuple[Tensor, Tensor | None]:
+    """Attention function in transformers' sense: notes the last query, then runs what it watches.
+
+    Raises:
+        ValueError: where the weights would not be the softmax of scaled products.
+    """
+    attention_watch.end()
+    for name in NOT_PLAIN:
+        if kwargs.get(name) is not None:
+            raise ValueError(f"Attention with {name} cannot be pruned exactly.")
+    attention_watch.note(query, scaling)
+    if attention_watch.plan is not None:
+        function = AttentionInterface()[PLANNED]
+        kwargs = {"attention_plan": attention_watch.plan}
+    else:
+        own_module = sys.modules[type(module).__module__]
+        function = AttentionInterface().get_interface(
+            module.config._attn_implementation, getattr(own_module, "eager_attention_forward", None)
+        )
+    return function(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
+
+
+# transformers' public door for attention functions.
 AttentionInterface.register(PLANNED, planned_attention)
-
-
-def by_plan(config):
-    """A copy of an attention module's config that makes it run by plan."""
-    config = copy.copy(config)
-    config._attn_implementation = PLANNED
-    return config
+AttentionInterface.register(WATCHED, watched_attention)
 
 
 def _take(states: Tensor, ranges: tuple[Range, ...]) -> Tensor:
@@ -165,38 +234,21 @@ def causality(span: Span, device) -> dict:
     return {"attn_mask": mask}
 
 
-def rotation(position_embeddings: tuple[Tensor, Tensor]) -> Tensor:
-    """The rotary embedding of the last position as a matrix: `query @ matrix` is the query rotated.
-
-    Args:
-        position_embeddings: cosine and sine, (1, rows, head width).
-
-    Returns:
-        (head width, head width) in float32.
-    """
-    cos, sin = (part[0, -1].float() for part in position_embeddings)
-    units = torch.eye(len(cos), device=cos.device)
-    return units * cos + rotate_half(units) * sin
-
-
 def attention_row(
-    attention, hidden: Tensor, turn: Tensor, key: Tensor, visible: Tensor | None = None
+    query: Tensor, scaling: float, key: Tensor, visible: Tensor | None = None
 ) -> Tensor:
-    """Softmax weights of the last token over all keys, in float32, whatever the backend.
+    """Softmax weights of one token over all keys, in float32, whatever the backend.
 
     Args:
-        attention: a Llama-like attention module; `q_proj` is called, never read (it may be 4-bit).
-        hidden: (1, rows, width), the module's input; the last row is read.
-        turn: (head width, head width) float32: what `rotation` gives for the last row.
-        key: (1, kv heads, rows, head width), rotated, from the cache.
+        query: (heads, head width), as a `Watch` notes it.
+        key: (1, kv heads, rows, head width), as cached.
         visible: (rows,) bool: keys that count. None: all.
 
     Returns:
         (heads, rows).
     """
     _, kv_heads, _, head_width = key.shape
-    query = attention.q_proj(hidden[:, -1]).view(-1, head_width).float()
-    query = torch.mm(query, turn).mul_(attention.scaling).view(kv_heads, -1, head_width)
+    query = (query.float() * scaling).view(kv_heads, -1, head_width)
     scores = torch.bmm(query, key[0].float().mT)  # (kv heads, group, rows)
     if visible is not None:
         scores = scores.masked_fill(~visible, float("-inf"))

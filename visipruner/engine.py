@@ -5,7 +5,6 @@ Only this file and graphs.py know transformers' layers and masks, and change its
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import SimpleNamespace
@@ -13,9 +12,8 @@ from types import SimpleNamespace
 import torch
 from torch import Tensor, nn
 from transformers.cache_utils import DynamicLayer
-from transformers.models.llama.modeling_llama import rotate_half
 
-from visipruner.attention import Plan, by_plan, visible_visual_pairs
+from visipruner.attention import Plan, Watch, is_for_rows, visible_visual_pairs
 from visipruner.layout import TEXT, Rows, TokenLayout
 from visipruner.methods.base import PruningMethod
 from visipruner.trace import NOBODY, Cut, LayerRecord, PruningTrace, Selection
@@ -62,32 +60,37 @@ def decoder_of(model: nn.Module) -> nn.Module:
     decoder = model.get_decoder() if hasattr(model, "get_decoder") else model
     decoder = getattr(decoder, "language_model", decoder)
     _check_free(decoder)
-    attention = getattr(decoder, "layers", [None])[0]
-    attention = getattr(attention, "self_attn", None)
-    parts = ("q_proj", "k_proj", "v_proj", "scaling")
-    if (
-        not hasattr(decoder, "rotary_emb")
-        or not all(hasattr(attention, p) for p in parts)
-        or not _turns_like_llama(decoder.rotary_emb, attention)
-    ):
-        raise ValueError(
-            f"{type(model).__name__} is not a Llama-like model: its layers have no "
-            "separate q, k and v projections with Llama's rotary positions."
-        )
+    if not hasattr(decoder, "rotary_emb") or not getattr(decoder, "layers", None):
+        raise _not_llama_like(model, "it has no stack of layers with rotary positions")
+    for layer in decoder.layers:
+        for part in LAYER_PARTS:
+            if not _has(layer, part):
+                raise _not_llama_like(model, f"it has a layer without {part}")
     if decoder.config._attn_implementation == "flex_attention":
         raise ValueError("Flex attention's masks cannot be cut by tokens: use sdpa or eager.")
-    if hasattr(attention, "q_norm"):
-        raise ValueError(f"{type(model).__name__} normalises its queries; that is not supported.")
     return decoder
 
 
-def _turns_like_llama(rotary_emb: nn.Module, attention: nn.Module) -> bool:
-    """The influence test turns a query itself, so the whole head must turn, by halves."""
-    own = getattr(sys.modules[type(attention).__module__], "rotate_half", None)
-    probe = torch.arange(8.0)[None]
-    by_halves = own is not None and torch.equal(own(probe), rotate_half(probe))
-    turned = 2 * len(getattr(rotary_emb, "inv_freq", ()))
-    return by_halves and turned == getattr(attention, "head_dim", None)
+# What is counted, floored and hooked: attention between four matrices, then a gated dense network.
+LAYER_PARTS = (
+    *(f"self_attn.{part}_proj" for part in "qkvo"),
+    *(f"mlp.{part}_proj" for part in ("gate", "up", "down")),
+)
+
+
+def _has(module: nn.Module, path: str) -> bool:
+    for name in path.split("."):
+        module = getattr(module, name, None)
+    return module is not None
+
+
+def _not_llama_like(model: nn.Module, why: str) -> ValueError:
+    return ValueError(f"{type(model).__name__} is not a Llama-like model: {why}.")
+
+
+def not_watched(model: nn.Module) -> ValueError:
+    """The refusal of a model that does not ask transformers for its attention function."""
+    return _not_llama_like(model, "its attention cannot be watched")
 
 
 def _check_free(decoder: nn.Module):
@@ -106,7 +109,7 @@ class Run:
         self.memory = SimpleNamespace()
         self.handles: list = []
         self.prefill_handles: list = []
-        self.stock_configs: dict = {}  # attention module -> its own config, while it is swapped
+        self.watch: Watch | None = None  # of the running layer's attention
         self.cache = None  # the Cache object of this prompt
         self.started = False
         self.steps = 0
@@ -114,8 +117,6 @@ class Run:
         self.compact = False
         self.next_position: list[int] = []  # per layer, of the first decoded token
         self.cached_rows: dict = {}  # what _cached_rows found, for layers that ask the same
-        self.view_parts: dict = {}  # what the running layer's attention was given
-        self.turns: dict = {}  # device -> how the last prompt token turns its query
         self._go_on_with(Rows.of(layout))
 
     def _go_on_with(self, rows: Rows):
@@ -166,9 +167,8 @@ class Run:
     def remove(self):
         self._remove(self.prefill_handles)
         self._remove(self.handles)
-        self._restore_configs()
-        for worked_out in (self.view_parts, self.fitted, self.turns):
-            worked_out.clear()
+        self._end_watch()
+        self.fitted.clear()
         self.cache = None
 
     # -- the whole stack
@@ -302,51 +302,49 @@ class Run:
         return args, kwargs
 
     def before_attention(self, index, attention, args, kwargs):
-        hidden = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
         kwargs = self._prefill_arguments(kwargs)
-        self.view_parts = {
-            "attention": attention,
-            "attention_input": hidden,
-            "position_embeddings": kwargs["position_embeddings"],
-        }
         record, plan = self._open_record(index), None
         if record.visual_tokens:
             plan = self.method.attend(LayerInput(*self._view_fields(index, record)))
         self._count_pairs(record, plan)
-        if plan is None:
+        if not self._is_asked_after(record):
             return args, kwargs
-        # Only this module gets a config that names our attention function, and only for this layer,
-        # so that the masks of the others are still made by their own backend.
-        self.stock_configs[attention] = attention.config
-        attention.config = by_plan(attention.config)
-        return args, {**kwargs, "attention_plan": plan}
+        self.watch = Watch(attention, plan)
+        return args, {**kwargs, "attention_watch": self.watch}
+
+    def _is_asked_after(self, record: LayerRecord) -> bool:
+        """Whether the method is shown this layer: not where there never was a picture."""
+        return bool(record.visual_tokens or self.trace.cuts)
 
     def _count_pairs(self, record: LayerRecord, plan: Plan | None):
         if plan is None:
             record.pairs, record.visual_pairs = record.tokens**2, self.rows.visual_pairs
             return
         if plan not in self.planned_pairs:  # most layers with a plan have the same one
+            if not is_for_rows(plan, record.tokens):
+                raise ValueError(
+                    f"{self.method.name} made a plan for other rows than the {record.tokens} that "
+                    f"layer {record.layer} computes."
+                )
             visual = visible_visual_pairs(plan, self.rows.visual_ranges)
             self.planned_pairs[plan] = sum(span.scored_pairs for span in plan), visual
         record.pairs, record.visual_pairs = self.planned_pairs[plan]
 
-    def _restore_configs(self):
-        for attention, config in self.stock_configs.items():
-            attention.config = config
-        self.stock_configs.clear()
+    def _end_watch(self):
+        if self.watch is not None:
+            self.watch.end()
+            self.watch = None
 
     def after_layer(self, index, _layer, _args, _kwargs, hidden):
-        self._restore_configs()
-        record = self.trace.layers[-1]
+        record, watch = self.trace.layers[-1], self.watch
+        self._end_watch()
         selection = None
-        if record.visual_tokens or self.trace.cuts:
+        if watch is not None:
+            if watch.query is None:
+                raise not_watched(self.model)
             fields = self._view_fields(index, record)
             cache = self.cache.layers[index]
-            view = LayerView(
-                *fields, hidden=hidden, cache=cache, turns=self.turns, **self.view_parts
-            )
-            selection = self._decide(view)
-        self.view_parts = {}
+            selection = self._decide(LayerView(*fields, hidden=hidden, watch=watch, cache=cache))
         output = None
         is_last = index == len(self.layers) - 1
         if selection is not None:
@@ -403,8 +401,6 @@ class Run:
         if shorter or renumbered:
             self.compact = self.compact or selection.compact
             self._go_on_with(left)
-            if self.compact:  # the last prompt token has another number now
-                self.turns = {}
         if shorter:
             hidden = hidden.index_select(1, index.to(hidden.device, non_blocking=True))
         return hidden if selection.hidden is None else selection.hidden

@@ -14,7 +14,7 @@ capture on a CPU, by a stand-in that keeps a graph's rules (tests/tape.py).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from types import SimpleNamespace
@@ -22,8 +22,8 @@ from types import SimpleNamespace
 import torch
 from torch import Tensor, nn
 
-from visipruner.attention import Plan, attention_row, by_plan, clipped, influence, rotation
-from visipruner.engine import Run, decoder_of
+from visipruner.attention import Plan, Watch, attention_row, clipped, influence
+from visipruner.engine import Run, decoder_of, not_watched
 from visipruner.inputs import check_number
 from visipruner.layout import TokenLayout
 from visipruner.methods.base import PruningMethod
@@ -131,15 +131,15 @@ class _Lane:
     """Buffers for one number of rows, and what runs on them. Rows past the prompt are padding."""
 
     def __init__(self, replayer: Replayer, rows: int, hidden: Tensor, cos: Tensor):
-        self.layers, self.rows = replayer.layers, rows
+        self.model, self.layers, self.rows = replayer.model, replayer.layers, rows
         self.recorder = replayer.recorder
         with torch.inference_mode(False):  # else nobody could write to them outside that mode
             self.hidden = hidden.new_zeros(1, rows, hidden.shape[-1])
             self.cos, self.sin = (cos.new_zeros(1, rows, cos.shape[-1]) for _ in range(2))
-            self.turn = cos.new_zeros(cos.shape[-1], cos.shape[-1], dtype=torch.float32)
             self.last = torch.zeros(1, dtype=torch.long, device=hidden.device)
         self.recorded: dict = {}  # (what, layer, and its plan) -> (replay, output)
         self.kept: dict = {}  # layer -> what step() returns, where it was captured
+        self.scalings: dict[int, float] = {}  # layer -> what its scores are multiplied by
 
     def load(self, hidden: Tensor, cos: Tensor, sin: Tensor):
         """Start with these rows. Padding is zero, so that it stays finite in every layer."""
@@ -148,21 +148,21 @@ class _Lane:
             buffer[:, :rows] = values
             buffer[:, rows:] = 0
         self.last.fill_(rows - 1)
-        self.turn.copy_(rotation((cos, sin)))
 
     def step(self, index: int, plan: Plan | None) -> tuple[Tensor, Tensor, Tensor]:
         """Run a layer on `hidden`, in place.
 
         Returns:
-            What its attention read in the last row, (1, 1, width), and its keys and values,
-            (1, kv heads, rows, head width).
+            The prompt's last query, (heads, head width), and the layer's keys and values, (1, kv
+            heads, rows, head width).
         """
         before = self.hidden.clone() if self._is_new("layer", index, plan) else None
         return self._run(("layer", index, plan), partial(self._layer, index, plan), before)
 
     def test(self, index: int, outputs: tuple) -> Tensor:
         """The influence test on every row: cosines, lengths and the norm, (2 * rows + 1,)."""
-        return self._run(("test", index), partial(self._influence, index, *outputs))
+        function = partial(self._influence, self.scalings[index], *outputs)
+        return self._run(("test", index), function)
 
     def _is_new(self, *key) -> bool:
         return self.recorder and key not in self.recorded
@@ -180,18 +180,23 @@ class _Lane:
 
     def _layer(self, index: int, plan: Plan | None):
         layer, caught = self.layers[index], _Caught()
-        normed = layer.input_layernorm(self.hidden.index_select(1, self.last))
-        with _planned(layer.self_attn) if plan else nullcontext():
+        watch = Watch(layer.self_attn, plan, self.last)
+        try:
             hidden = layer(
                 self.hidden,
                 attention_mask=None,  # to sdpa that means causal
                 position_embeddings=(self.cos, self.sin),
                 past_key_values=caught,
                 use_cache=True,
-                **({"attention_plan": plan} if plan else {}),
+                attention_watch=watch,
             )
+        finally:
+            watch.end()
+        if watch.query is None:
+            raise not_watched(self.model)
+        self.scalings[index] = watch.scaling
         self.hidden.copy_(hidden)
-        parts = normed, caught.keys, caught.values
+        parts = watch.query, caught.keys, caught.values
         return self._keep(index, parts) if self.recorder else parts
 
     def _keep(self, index: int, parts: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -206,9 +211,9 @@ class _Lane:
             buffer.copy_(part)
         return self.kept[index]
 
-    def _influence(self, index: int, normed: Tensor, keys: Tensor, values: Tensor):
+    def _influence(self, scaling: float, query: Tensor, keys: Tensor, values: Tensor):
         visible = torch.arange(self.rows, device=self.last.device) <= self.last
-        row = attention_row(self.layers[index].self_attn, normed, self.turn, keys, visible)
+        row = attention_row(query, scaling, keys, visible)
         cos, l2, norm = influence(row, values)
         return torch.cat([cos, l2, norm[None]])
 
@@ -219,17 +224,6 @@ class _Caught:
     def update(self, keys: Tensor, values: Tensor, *_, **__):
         self.keys, self.values = keys, values
         return keys, values
-
-
-@contextmanager
-def _planned(attention: nn.Module):
-    """Inside, this attention module runs by plan."""
-    stock = attention.config
-    attention.config = by_plan(stock)
-    try:
-        yield
-    finally:
-        attention.config = stock
 
 
 class _Prefill(nn.Module):
@@ -250,10 +244,8 @@ class _ReplayView(LayerView):
     test: Callable[[], Tensor] | None = None
 
     def _test(self) -> Tensor:
-        count, project = len(self.positions), self.attention.q_proj
-        # As LayerView counts: the query, its rotation, three products with the keys; no padding.
-        each = project.in_features + self.attention.head_dim + 3 * count
-        self.record.probe_flops += 2 * project.out_features * each
+        # As LayerView counts: three products with the keys or values of each head; no padding.
+        self.record.probe_flops += 6 * self.watch.query.numel() * len(self.positions)
         return self.test()
 
 
@@ -264,7 +256,7 @@ class _ReplayedRun(Run):
         super().__init__(replayer.model, replayer.decoder, method, layout, on_layer, probe)
         self.replayer = replayer
         self.stock_layers: nn.ModuleList | None = None  # while the stand-in is in their place
-        self.outputs: list[tuple] = []  # per layer: last normed row, keys, values
+        self.outputs: list[tuple] = []  # per layer: last query, keys, values
 
     def _take_layers(self):
         self.stock_layers = self.decoder.layers
@@ -318,18 +310,15 @@ class _ReplayedRun(Run):
         return plan
 
     def _select(self, index, record, lane, present):
-        if not (record.visual_tokens or self.trace.cuts):
+        if not self._is_asked_after(record):
             return None
-        normed, keys, values = self.outputs[-1]
+        query, keys, values = self.outputs[-1]
         rows = record.tokens
         view = _ReplayView(
             *self._view_fields(index, record),
             hidden=present,
-            attention=self.layers[index].self_attn,
-            attention_input=normed,
-            position_embeddings=(lane.cos[:, rows - 1 : rows], lane.sin[:, rows - 1 : rows]),
+            watch=SimpleNamespace(query=query, scaling=lane.scalings[index]),
             cache=SimpleNamespace(keys=keys[:, :, :rows], values=values[:, :, :rows]),
-            turns={normed.device: lane.turn},
             test=partial(lane.test, index, self.outputs[-1]),
         )
         return self._decide(view)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import SimpleNamespace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers.cache_utils import DynamicLayer
 
-from visipruner.attention import attention_row, influence, rotation
+from visipruner.attention import Watch, attention_row, influence
 from visipruner.layout import Range, Rows, TokenLayout
 from visipruner.trace import Influence, LayerRecord, PruningTrace, Selection
 
@@ -70,14 +70,8 @@ class LayerView(LayerInput):
     """
 
     hidden: Tensor  # (1, rows, width): the layer's output, or the embeddings at the door
-    attention: nn.Module | None = None
-    # The layer's normed states, (1, rows, width), with cosine and sine of their positions,
-    # (1, rows, head width) each; of all three only the last row is sure.
-    attention_input: Tensor | None = None
-    position_embeddings: tuple[Tensor, Tensor] | None = None
+    watch: Watch | None = None  # of the layer's attention
     cache: DynamicLayer | None = None  # read through keys and values only
-    # Device -> how the last row turns a query; shared by the layers that compute the same rows.
-    turns: dict = field(default_factory=dict)
 
     @property
     def keys(self) -> Tensor:
@@ -91,14 +85,8 @@ class LayerView(LayerInput):
 
     def attention_row(self) -> Tensor:
         """(heads, rows) float32: softmax weights of the last prompt token in this layer."""
-        hidden = self.attention_input
-        if hidden.device not in self.turns:
-            self.turns[hidden.device] = rotation(self.position_embeddings).to(hidden.device)
-        row = attention_row(self.attention, hidden, self.turns[hidden.device], self.keys)
-        heads, rows = row.shape
-        head_width = self.keys.shape[-1]
-        # The query, its rotation by a matrix, and its products with the keys.
-        self.record.probe_flops += 2 * heads * head_width * (hidden.shape[-1] + head_width + rows)
+        row = attention_row(self.watch.query, self.watch.scaling, self.keys)
+        self.record.probe_flops += 2 * row.numel() * self.keys.shape[-1]
         return row
 
     def influence(self) -> Influence:

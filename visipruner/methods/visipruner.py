@@ -133,10 +133,11 @@ class VisiPruner(PruningMethod):
         if "shallow" not in self.stages or view.layer >= self.shallow_layers:
             return None
         view.record.stage = "shallow"
-        # Nothing is cut before or between the shallow layers: all but layer 0 have one plan.
-        if view.layer <= 1:
+        # Alone, VisiPruner cuts nothing before these layers: all but layer 0 have one plan.
+        made_for = view.layer == 0, view.visual_ranges, view.text_ranges
+        if getattr(view.memory, "made_for", None) != made_for:
             make = self._official_plan if self.official else self._paper_plan
-            view.memory.plan = make(view)
+            view.memory.made_for, view.memory.plan = made_for, make(view)
         return view.memory.plan
 
     def _paper_plan(self, view: LayerInput) -> Plan:
