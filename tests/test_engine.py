@@ -495,7 +495,7 @@ def other_kind(config, **more):
     ids=["turns by pairs", "turns a part", "turns in some layers", "norms queries", "helium"],
 )
 def test_models_that_make_their_queries_otherwise(config, more):
-    """The row is the model's own, keeping all is untouched, a plan that allows all changes little."""
+    """The row is the model's own, keeping all is untouched, a plan that allows all says the same."""
     model, embeds = other_kind(config, **more), embeds_for(LAYOUT, 64)
     own, rows = [], []
 
