@@ -24,6 +24,7 @@ from visipruner.bench.timing import peak_bytes, quartiles
 from visipruner.engine import prune
 from visipruner.files import write_whole
 from visipruner.flops import ModelShape, executed
+from visipruner.loading import keep_odd_layers_unpacked
 
 
 @pytest.fixture
@@ -196,6 +197,8 @@ def test_layers_become_4_bit_and_run(where):
     pytest.importorskip("bitsandbytes")
     model = copy.deepcopy(where.model)
     to_4_bit(model.model.layers)
+    keep_odd_layers_unpacked(model)
+    assert not any(module.training for module in model.modules())
     assert model.model.layers[0].mlp.up_proj.weight.quant_state.nested
     small = Scenario("mini", model, where.layout, where.embeds)
     assert run(small, 1, ["paper-15"], ("prefill",))[1]["speedup"] > 0

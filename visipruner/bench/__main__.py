@@ -105,8 +105,9 @@ def measure(args):
     if torch.device(args.device).type == "cpu":
         args.device = "cpu"  # also called cpu:0
     else:
-        # All clocks and peaks mean this one.
-        torch.cuda.set_device(torch.device(args.device).index or 0)
+        # The same one for all: to load_vlm a bare "cuda" means the one with most room.
+        args.device = f"cuda:{torch.device(args.device).index or 0}"
+        torch.cuda.set_device(args.device)
     rounds = 5 if args.quick else args.rounds
     precision = args.precision or ("float32" if args.device == "cpu" else "bfloat16")
     report = {

@@ -15,6 +15,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
 
 from visipruner.layout import TokenLayout
+from visipruner.loading import keep_odd_layers_unpacked
 from visipruner.methods import VisiPruner
 from visipruner.models import load_vlm
 
@@ -82,7 +83,7 @@ class Scenario:
 
     @property
     def device(self) -> str:
-        return self.embeds.device.type
+        return str(self.embeds.device)  # "cpu" or "cuda:0"
 
     @property
     def layers(self) -> int:
@@ -129,6 +130,7 @@ def scenario(name: str, visual: int, device: str, precision: str) -> Scenario:
         model.eval().requires_grad_(False)
         if precision == "4-bit":
             to_4_bit(model.model.layers)
+            keep_odd_layers_unpacked(model)
     else:
         raise ValueError(f"There is no scenario {name!r}; known: tiny, {', '.join(SHAPES)}.")
     before, after = TEXT
@@ -159,4 +161,5 @@ def to_4_bit(module: nn.Module):
             child.in_features, child.out_features, False, dtype, quant_type="nf4", device="meta"
         )
         small.weight = Params4bit(weight.cpu(), requires_grad=False, quant_type="nf4")
-        setattr(module, child_name, small.to(weight.device))  # moving quantises
+        # Moving quantises; in training mode bitsandbytes would take its slower way on a CPU.
+        setattr(module, child_name, small.to(weight.device).eval())

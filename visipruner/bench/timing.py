@@ -42,10 +42,10 @@ def peak_bytes(run: Callable[[], object], device: str) -> int:
     """
     gc.collect()
     if device != "cpu":
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
         run()
-        return torch.cuda.max_memory_allocated() - before
+        return torch.cuda.max_memory_allocated(device) - before
     activities = [torch.profiler.ProfilerActivity.CPU]
     with torch.profiler.profile(activities=activities, profile_memory=True) as profile:
         run()
@@ -60,4 +60,4 @@ def peak_bytes(run: Callable[[], object], device: str) -> int:
 def synchronise(device: str):
     """Wait until the device has done what it was asked."""
     if device != "cpu":
-        torch.cuda.synchronize()
+        torch.cuda.synchronize(device)  # not the thread's own: runs have threads of theirs
