@@ -123,6 +123,7 @@ def test_runs_go_through_the_real_spaces_wrappers(mini_path):
     assert lines, run.stderr[-2000:]
     seen = json.loads(lines[0].removeprefix("RESULT "))
     assert seen["menu"] == ["mini"]  # what is not on the disk is not offered
+    assert seen["loaders"] == ["MainThread"]  # CUDA is imitated in no other
     assert seen["events"][-1] == "compared"
     assert seen["events"].count("layer") == 2 * 8 and "token" in seen["events"]
     assert seen["answers"] == seen["direct"]

@@ -19,10 +19,12 @@ from transformers import LlavaForConditionalGeneration
 from visipruner import (
     FastV,
     PruningMethod,
+    Schedule,
     VisiPruner,
     hub,
     loading,
     memory,
+    prune,
 )
 from visipruner.loading import place
 from visipruner.memory import GIGABYTE
@@ -475,7 +477,19 @@ def test_the_real_tokenizer_gives_the_35_prefix_tokens_of_the_paper(spec, pictur
 @pytest.mark.gpu
 @pytest.mark.parametrize("precision", ["bfloat16", "float16", "4-bit"])
 def test_a_gpu_answers_as_the_cpu_in_outline(precision, mini_path, picture):
-    vlm = load_vlm(mini_path, device="cuda", precision=precision)
-    prompt = vlm.prepare(picture, "what colour is the star?")
-    done = last_event(compare(vlm, prompt, [PruningMethod(), FastV(keep=3)], SHORT)).comparison
+    """First logits are near, also pruned by a schedule, which no rounding changes."""
+    methods = [PruningMethod(), Schedule(keep=3, keep_after=2, none_after=5)]
+    firsts = []
+    exact = "4-bit" if precision == "4-bit" else "float32"  # 4 bits alone move them far
+    for device, kind in (("cpu", exact), ("cuda", precision)):
+        vlm = load_vlm(mini_path, device=device, precision=kind)
+        prompt = vlm.prepare(picture, "what colour is the star?")
+        done = last_event(compare(vlm, prompt, methods, SHORT)).comparison
+        inputs = {k: v.to(vlm.device) for k, v in prompt.inputs.items()}
+        inputs["pixel_values"] = inputs["pixel_values"].to(vlm.dtype)
+        for method in methods:
+            with torch.inference_mode(), prune(vlm.model, method, prompt.layout):
+                firsts.append(vlm.model(**inputs, logits_to_keep=1).logits.float().cpu().flatten())
     assert done.answers[0].counts.peak_bytes > 0 and done.answers[1].times.prefill > 0
+    for cpu, gpu in zip(firsts[:2], firsts[2:], strict=True):
+        assert torch.cosine_similarity(cpu, gpu, dim=0) > 0.99

@@ -56,6 +56,7 @@ def visit(checkpoint: str) -> dict:
     import gradio as gr
     import torch
     from PIL import Image
+    from transformers import core_model_loading
 
     from visipruner import runner
     from visipruner.models import MODELS, ModelSpec
@@ -66,6 +67,14 @@ def visit(checkpoint: str) -> dict:
     MODELS.clear()
     MODELS["mini"] = ModelSpec("mini", "mini", checkpoint)
     MODELS["absent"] = ModelSpec("absent", "absent", repo="nobody/absent", size=10**9)
+    loaders = set()
+    copy = core_model_loading._materialize_copy
+
+    def noting(*args, **kwargs):
+        loaders.add(threading.current_thread().name)
+        return copy(*args, **kwargs)
+
+    core_model_loading._materialize_copy = noting
     models = Models()
     picture = Image.effect_mandelbrot((90, 60), (-2, -1, 1, 1), 50).convert("RGB")
     options = {"max_new_tokens": 4}
@@ -87,6 +96,7 @@ def visit(checkpoint: str) -> dict:
     direct = runner.last_event(direct).comparison
     return {
         "menu": list(models.paths),
+        "loaders": sorted(loaders),
         "events": seen,
         "answers": [answer.tokens for answer in last.comparison.answers],
         "direct": [answer.tokens for answer in direct.answers],

@@ -175,6 +175,7 @@ def load_vlm(
     found = replace(spec, path=str(path))
     vlm = VLM(found, loaded, loading.load_processor(path), placement.precision, presets)
     loading.try_prompt(path, vlm)
+    _ = vlm.devices  # looked up here: in other threads of a ZeroGPU Space the CPU seems to hold all
     return vlm
 
 

@@ -41,6 +41,7 @@ class Models:
         self.default = next(iter(self.paths))
         self._loaded: OrderedDict[tuple, VLM] = OrderedDict()
         self._lock = threading.Lock()
+        zerogpu.prepare()
         self.compare, self.measure = zerogpu.runs(self)
         if extra:
             # Loaded now: a wrong folder must end the start, not somebody's first question.

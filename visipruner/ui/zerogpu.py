@@ -22,6 +22,12 @@ def active() -> bool:
     return os.environ.get("SPACES_ZERO_GPU", "").lower() in ("1", "t", "true")
 
 
+def prepare():
+    """Before a model is loaded: that must happen in one thread, for only there is CUDA imitated."""
+    if active():
+        os.environ.setdefault("HF_DEACTIVATE_ASYNC_LOAD", "1")
+
+
 def runs(models) -> tuple[Callable, Callable]:
     """`compare` and `measure` for a model given by its key (name, backend, precision)."""
 
