@@ -196,11 +196,18 @@ def test_help_is_complete(capsys):
         (90, 100, False, 3, "1.11 times slower"),
         (104, 100, None, 3, "no measurable difference (1.04 times)"),
         (150, 100, True, 3, "1.50 times faster"),
+        (150, 100, None, 3, "times too uneven to call one faster (1.50 times)"),
         (150, 100, True, 0, "150 ms full, 100 ms pruned (one run, too few to call one faster)"),
     ],
 )
 def test_speed_is_named_so_that_noise_is_not_progress(full, pruned, faster, rounds, words):
     times = (SimpleNamespace(first_token=time, rounds=rounds) for time in (full, pruned))
-    answers = [SimpleNamespace(times=one) for one in times]
-    comparison = SimpleNamespace(answers=answers, first_token_ratio=full / pruned, faster=faster)
+    trace = SimpleNamespace(method="fastv")
+    answers = [SimpleNamespace(times=one, trace=trace) for one in times]
+    comparison = SimpleNamespace(
+        answers=[*answers],
+        first_token_ratio=full / pruned,
+        faster=faster,
+        uneven=faster is None and full / pruned > 1.4,
+    )
     assert describe_speed(comparison) == words

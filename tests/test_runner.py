@@ -146,26 +146,27 @@ def test_slow_first_tokens_are_clocked_once(mini, prompt, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("full", "pruned", "faster"),
+    ("full", "pruned", "faster", "uneven"),
     [
-        ((200, 200, 200), (100, 100, 100), True),
-        ((104, 104, 104), (100, 100, 100), None),
-        ((100, 100, 100), (104, 104, 104), None),
-        ((100, 100, 100), (120, 120, 120), False),
-        ((200, 210, 90), (100, 110, 100), None),  # one of three says otherwise
-        ((200, 210, 90, 200, 220), (100, 110, 100, 100, 100), True),  # one of five may
-        ((200, 210, 90, 90, 220), (100, 110, 100, 100, 100), None),
-        ((), (), None),  # one run says nothing
+        ((200, 200, 200), (100, 100, 100), True, False),
+        ((104, 104, 104), (100, 100, 100), None, False),
+        ((100, 100, 100), (104, 104, 104), None, False),
+        ((100, 100, 100), (120, 120, 120), False, False),
+        ((200, 210, 90), (100, 110, 100), None, True),  # one of three says otherwise
+        ((200, 210, 90, 200, 220), (100, 110, 100, 100, 100), True, False),  # one of five may
+        ((200, 210, 90, 90, 220), (100, 110, 100, 100, 100), None, True),
+        ((), (), None, True),  # one run says nothing
     ],
 )
-def test_noise_is_no_difference(mini, prompt, full, pruned, faster):
+def test_noise_is_no_difference(mini, prompt, full, pruned, faster, uneven):
     comparison = result(mini, prompt)
     answers = []
     for answer, firsts, once in zip(comparison.answers, (full, pruned), (200, 100), strict=True):
         first = statistics.median(firsts or [once])
         times = replace(answer.times, first_token=first, first_tokens=firsts)
         answers.append(replace(answer, times=times))
-    assert replace(comparison, answers=answers).faster is faster
+    told = replace(comparison, answers=answers)
+    assert told.faster is faster and told.uneven is uneven
 
 
 def test_sides_take_turns_at_going_first(mini, prompt):
@@ -215,6 +216,24 @@ def test_leaving_early_stops_the_work_and_frees_the_model(mini, prompt):
         decoder = mini.model.model.language_model
         assert not any(m._forward_pre_hooks or m._forward_hooks for m in decoder.modules())
     assert [a.tokens for a in result(mini, prompt).answers] == alone
+
+
+def test_leaving_does_not_wait_for_somebody_elses_run(mini, prompt, monkeypatch):
+    class Interrupted:
+        def get(self):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(runner.queue, "SimpleQueue", Interrupted)
+
+    def leave():
+        with pytest.raises(KeyboardInterrupt):
+            next(compare(mini, prompt, [PruningMethod()], SHORT))
+
+    leaving = threading.Thread(target=leave, daemon=True)
+    with mini.lock:  # another run
+        leaving.start()
+        leaving.join(30)
+        assert not leaving.is_alive()
 
 
 def test_an_error_inside_reaches_the_listener_and_the_next_run_works(mini, prompt):

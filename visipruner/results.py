@@ -168,10 +168,23 @@ class Comparison:
         nothing.
         """
         ratio = self.first_token_ratio
+        return None if self._scattered or not self._noticeable else ratio > 1
+
+    @property
+    def uneven(self) -> bool:
+        """Do the medians differ, but not the rounds alike? Then the machine was not quiet."""
+        return self._scattered and self._noticeable
+
+    @property
+    def _noticeable(self) -> bool:
+        return not 1 / NOTICEABLE < self.first_token_ratio < NOTICEABLE
+
+    @property
+    def _scattered(self) -> bool:
         first, last = (self.answers[i].times.first_tokens for i in (0, -1))
-        agreeing = sum((a > b) == (ratio > 1) for a, b in zip(first, last, strict=True))
-        scattered = agreeing < max(LEAST_ROUNDS, len(first) - 1)
-        return None if scattered or 1 / NOTICEABLE < ratio < NOTICEABLE else ratio > 1
+        sooner = self.first_token_ratio > 1
+        agreeing = sum((a > b) == sooner for a, b in zip(first, last, strict=True))
+        return agreeing < max(LEAST_ROUNDS, len(first) - 1)
 
     def clocked(self, taken: Sequence[Sequence[Times]]) -> Comparison:
         """The same answers with the medians of whole silent ones, given per side."""

@@ -63,6 +63,7 @@ class Event:
     comparison: Comparison | None = field(default=None, repr=False)
 
 
+WAIT_SECONDS = 0.2  # a run that waits for another looks so often whether it is still wanted
 CLOCK_SECONDS = 1.0  # about so long a comparison is clocked again, if one round takes no longer
 NOT_A_NUMBER = (
     "This model computed something that is not a number (NaN), so it has no answer: its weights "
@@ -81,12 +82,11 @@ def ask(
     options = options or Options()
 
     def work(emit):
-        with vlm.lock:
-            features, vision_ms = _encode(vlm, prompt)
-            _warm_up(vlm, prompt, features, emit)
-            _answer(vlm, prompt, method, options, features, vision_ms, 0, emit)
+        features, vision_ms = _encode(vlm, prompt)
+        _warm_up(vlm, prompt, features, emit)
+        _answer(vlm, prompt, method, options, features, vision_ms, 0, emit)
 
-    return _stream(work)
+    return _stream(work, vlm.lock)
 
 
 def compare(
@@ -102,17 +102,16 @@ def compare(
     options = options or Options()
 
     def work(emit):
-        with vlm.lock:
-            encoded = _encode(vlm, prompt)
-            emit(Event("encoded"))
-            _warm_up(vlm, prompt, encoded[0], emit)
-            answers = _in_turn(vlm, prompt, methods, options, encoded, vlm.runs, emit)
-            answers = _clocked(vlm, prompt, methods, options, answers, emit)
-            probe = _probe(vlm, prompt, encoded[0], emit) if options.probe else None
-            vlm.runs += 1
+        encoded = _encode(vlm, prompt)
+        emit(Event("encoded"))
+        _warm_up(vlm, prompt, encoded[0], emit)
+        answers = _in_turn(vlm, prompt, methods, options, encoded, vlm.runs, emit)
+        answers = _clocked(vlm, prompt, methods, options, answers, emit)
+        probe = _probe(vlm, prompt, encoded[0], emit) if options.probe else None
+        vlm.runs += 1
         emit(Event("compared", comparison=Comparison(prompt, answers, probe, machine(vlm))))
 
-    return _stream(work)
+    return _stream(work, vlm.lock)
 
 
 def last_event(events: Iterator[Event]) -> Event:
@@ -150,8 +149,13 @@ def measure(
 # -- the thread and its queue
 
 
-def _stream(work: Callable[[Callable[[Event], None]], None]) -> Iterator[Event]:
-    """Run `work(emit)` in a thread and yield what it emits; leaving early stops the work."""
+def _stream(
+    work: Callable[[Callable[[Event], None]], None], lock: threading.Lock
+) -> Iterator[Event]:
+    """Run `work(emit)` in a thread that holds `lock`, and yield what it emits.
+
+    Leaving early stops the work, or the wait for the lock.
+    """
     events: queue.SimpleQueue = queue.SimpleQueue()
     stop = threading.Event()
     done = object()
@@ -163,7 +167,13 @@ def _stream(work: Callable[[Callable[[Event], None]], None]) -> Iterator[Event]:
 
     def body():
         try:
-            work(emit)
+            while not lock.acquire(timeout=WAIT_SECONDS):
+                if stop.is_set():
+                    return
+            try:
+                work(emit)
+            finally:
+                lock.release()
             events.put(done)
         except Stopped:
             pass

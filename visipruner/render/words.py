@@ -65,13 +65,15 @@ def describe_clocks(times: Times) -> str:
 
 def describe_speed(comparison) -> str:
     """Which side's first word came sooner; one run, maybe disturbed, is no verdict."""
-    full, pruned = (side.times for side in sides(comparison))
-    if not pruned.rounds:
+    full, other = (side.times for side in sides(comparison))
+    if not other.rounds:
         return (
-            f"{full.first_token:.0f} ms full, {pruned.first_token:.0f} ms pruned "
+            f"{full.first_token:.0f} ms full, {other.first_token:.0f} ms {second(comparison)} "
             "(one run, too few to call one faster)"
         )
     ratio = comparison.first_token_ratio
+    if comparison.uneven:
+        return f"times too uneven to call one faster ({ratio:.2f} times)"
     if comparison.faster is None:
         return f"no measurable difference ({ratio:.2f} times)"
     return f"{ratio:.2f} times faster" if comparison.faster else f"{1 / ratio:.2f} times slower"
