@@ -12,7 +12,9 @@ from transformers import (
     LlavaNextConfig,
     LlavaNextForConditionalGeneration,
     MistralConfig,
+    MixtralConfig,
     Qwen2Config,
+    Qwen3Config,
 )
 
 from visipruner import FastV, PruningMethod, Schedule, TokenLayout, VisiPruner, prune
@@ -77,6 +79,7 @@ def relative(name):
     text = {
         "mistral": lambda: MistralConfig(sliding_window=None, **TEXT),
         "qwen2": lambda: Qwen2Config(**TEXT),
+        "qwen3": lambda: Qwen3Config(head_dim=16, **TEXT),
     }[name]()
     model = build(LlavaForConditionalGeneration, LlavaConfig, text)
     return model, *inputs_for(model, pixel_values=torch.randn(1, 3, 56, 56))
@@ -131,7 +134,7 @@ def check_dropping_equals_masking(model, inputs, layout):
         assert (logits - masked).abs().max() < 2e-5 * masked.abs().max()
 
 
-@pytest.mark.parametrize("name", ["mistral", "qwen2", "llava-next"])
+@pytest.mark.parametrize("name", ["mistral", "qwen2", "qwen3", "llava-next"])
 def test_relatives_prune_exactly(name):
     model, inputs, layout = relative(name)
     ids, logits = generate(model, inputs)
@@ -156,19 +159,30 @@ def test_mistral_with_a_sliding_window_is_refused():
         generate(model, inputs)
 
 
-@pytest.mark.parametrize("name", ["mistral", "qwen2"])
-def test_relatives_load_and_answer_like_llava(name, mini, picture, tmp_path):
-    words = len(mini.processor.tokenizer)
-    image = mini.model.config.image_token_id
-    kind = {"mistral": MistralConfig, "qwen2": Qwen2Config}[name]
-    extra = {"sliding_window": None} if name == "mistral" else {}
-    text = kind(**{**TEXT, "vocab_size": words}, **extra)
+def save(mini, folder, text):
+    """A checkpoint with this language model behind the miniature's processor."""
     torch.manual_seed(2)
+    image = mini.model.config.image_token_id
     config = LlavaConfig(
         vision_config=VISION, text_config=text, image_token_id=image, vision_feature_layer=-1
     )
-    LlavaForConditionalGeneration(config).save_pretrained(tmp_path)
-    mini.processor.save_pretrained(tmp_path)
+    LlavaForConditionalGeneration(config).save_pretrained(folder)
+    mini.processor.save_pretrained(folder)
+
+
+def test_a_folder_whose_language_model_cannot_be_pruned_is_refused_at_once(mini, tmp_path):
+    words = len(mini.processor.tokenizer)
+    save(mini, tmp_path, MixtralConfig(**{**TEXT, "vocab_size": words}, num_local_experts=2))
+    with pytest.raises(ValueError, match=r"not a Llama-like model: .* without mlp\.gate_proj"):
+        load_vlm(tmp_path, device="cpu")
+
+
+@pytest.mark.parametrize("name", ["mistral", "qwen2", "qwen3"])
+def test_relatives_load_and_answer_like_llava(name, mini, picture, tmp_path):
+    words = len(mini.processor.tokenizer)
+    kind = {"mistral": MistralConfig, "qwen2": Qwen2Config, "qwen3": Qwen3Config}[name]
+    extra = {"mistral": {"sliding_window": None}, "qwen3": {"head_dim": 16}}.get(name, {})
+    save(mini, tmp_path, kind(**{**TEXT, "vocab_size": words}, **extra))
     vlm = load_vlm(tmp_path, device="cpu")
     prompt = vlm.prepare(picture, "what colour is the star?")
     done = last_event(compare(vlm, prompt, [PruningMethod(), FastV(keep=3)], SHORT)).comparison

@@ -19,6 +19,7 @@ from transformers import (
 )
 
 from visipruner import memory
+from visipruner.engine import decoder_of
 from visipruner.inputs import check_choice
 from visipruner.memory import gigabytes
 
@@ -209,8 +210,10 @@ def _header(file: Path) -> dict:
 def check_config_fits(path: Path):
     """Refuse a configuration of another model than the weights: it would be built in full first.
 
+    Also one whose language model cannot be pruned.
+
     Raises:
-        ValueError: one sentence with both numbers.
+        ValueError: one sentence; of sizes with both numbers.
     """
     counts = _numbers(path)
     try:
@@ -226,6 +229,7 @@ def check_config_fits(path: Path):
             )
         with torch.device("meta"):
             model = LlavaForConditionalGeneration(config)
+        decoder_of(model)  # else the first question would be refused, and not the model
         asked, there = sum(p.numel() for p in model.parameters()), sum(counts)
         if asked > MOST_OF_CONFIG * there:
             raise ValueError(
