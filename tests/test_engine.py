@@ -36,6 +36,7 @@ from visipruner import (
 )
 from visipruner.attention import Span
 from visipruner.layout import gaps
+from visipruner.render.stages import steps
 from visipruner.trace import PruningTrace, Selection
 
 LAYOUT = LAYOUTS["one picture"]
@@ -426,6 +427,7 @@ def test_generate_options_that_cannot_be_exact_are_refused(llama):
         ({"num_return_sequences": 2, "do_sample": True}, "batch"),
         ({"prefill_chunk_size": 16}, "pieces"),
         ({"cache_implementation": "static"}, "DynamicCache"),
+        ({"cache_implementation": "offloaded"}, "offloading"),
         ({"use_cache": False}, "cache"),
     ):
         with pytest.raises(ValueError, match=words), prune(model, FastV(), LAYOUT):
@@ -466,6 +468,41 @@ def test_models_that_are_not_llama_like_are_refused():
         pass
 
 
+def test_the_test_is_as_exact_within_autocast(llama):
+    """Half precision would round most cosines to 1. The model's own query is coarser there."""
+    model, embeds = llama(), embeds_for(LAYOUT, 64)
+
+    def tested(within: bool):
+        found = []
+
+        class Noting(PruningMethod):
+            def select(self, view):
+                with torch.autocast("cpu", torch.bfloat16, enabled=within):
+                    found.append((view.attention_row(), view.influence()))
+
+        with torch.no_grad(), prune(model, Noting(), LAYOUT):
+            model(inputs_embeds=embeds)
+        assert len(found) == 8
+        return found
+
+    for (row, test), (other_row, other) in zip(tested(True), tested(False), strict=True):
+        assert row.dtype == torch.float32 and torch.equal(row, other_row) and test == other
+
+
+@pytest.mark.parametrize("method", DROPPING.values(), ids=DROPPING)
+def test_another_default_device_changes_nothing(method, llama):
+    """What is made on the CPU says so. "meta" stands for a GPU: mixing it with a CPU raises."""
+    model, embeds = llama(), embeds_for(LAYOUT, 64)
+    given = {"inputs_embeds": embeds, "position_ids": torch.arange(LAYOUT.length)[None]}
+    ran = []
+    for device in ("cpu", "meta"):
+        with torch.no_grad(), torch.device(device):
+            layout = TokenLayout(LAYOUT.length, LAYOUT.spans, LAYOUT.grids)
+            with prune(model, method, layout) as trace:
+                ran.append((model(**given).logits, trace.to_json()))
+    assert torch.equal(ran[0][0], ran[1][0]) and ran[0][1] == ran[1][1]
+
+
 SMALL = {
     "hidden_size": 64,
     "intermediate_size": 64,
@@ -495,7 +532,7 @@ def other_kind(config, **more):
     ids=["turns by pairs", "turns a part", "turns in some layers", "norms queries", "helium"],
 )
 def test_models_that_make_their_queries_otherwise(config, more):
-    """The row is the model's own, keeping all is untouched, a plan that allows all says the same."""
+    """The row is the model's own, keeping all is untouched, a plan of all changes nothing."""
     model, embeds = other_kind(config, **more), embeds_for(LAYOUT, 64)
     own, rows = [], []
 
@@ -759,20 +796,46 @@ def test_a_cut_after_the_last_layer_drops_nothing(llama):
     assert [record.visual_tokens for record in trace.layers] == [40] * (last + 1)
 
 
+@pytest.mark.parametrize(("threshold", "kept"), [(0, 40), (9, 0)])
+def test_a_filter_in_the_last_layer_promises_nothing(threshold, kept, llama):
+    model = llama()
+    method = VisiPruner(shallow_layers=7, layer_threshold=0.99999, tokens_threshold=threshold)
+    trace = run_pruned(model, method, LAYOUT, embeds_for(LAYOUT, 64))[3]
+    assert trace.filtering_layer == 7 and not trace.drops
+    assert trace.why.startswith("Nothing was dropped: only layer 7, the last one")
+    assert trace.why.endswith(f"kept {kept}.")
+    assert "nothing is left to save" in steps(trace)[-1]["sentence"]
+
+
+def test_fastv_as_published_needs_text_after_the_picture(llama):
+    layout = TokenLayout(60, ((20, 60),))
+    with pytest.raises(ValueError, match="text after the picture"):
+        run_pruned(llama(), FastV(keep=3, start_shift=1), layout, embeds_for(LAYOUT, 64))
+
+
 @pytest.mark.parametrize(
     ("method", "why"),
     [
         (Random(keep=3), "3 visual tokens stayed, drawn by seed 0."),
         (Random(keep=1, after_layer=1), "1 visual token stayed, drawn by seed 0."),
         (Random(keep=0), "No visual token stayed."),
-        (Random(keep=3, after_layer=7), "Nothing was dropped: after the last layer"),
+        (Random(keep=3, after_layer=7), "Nothing was dropped: the cut comes after the last layer"),
         (FastV(keep=10, start_shift=1), "11 visual tokens stayed, by the attention in layer 1."),
         (FastV(keep=0), "No visual token stayed."),
-        (FastV(keep=3, before_layer=8), "Nothing was dropped: after the last layer"),
-        (Schedule(2, -1, 3), "evenly spread, before the first layer. None is left after layer 3."),
-        (Schedule(2, 1, 20), "2 visual tokens stayed, evenly spread, after layer 1."),
+        (FastV(keep=3, before_layer=8), "Nothing was dropped: the cut comes after the last layer"),
+        (
+            Schedule(2, -1, 3),
+            "in reading order, before the first layer. None is left after layer 3.",
+        ),
+        (
+            Schedule(2, 1, 20),
+            "2 visual tokens stayed, evenly spread in reading order, after layer 1.",
+        ),
         (Schedule(0, 1, 3), "No visual token stayed."),
-        (Schedule(2, 7, 8), "Nothing was dropped: after the last layer"),
+        (Random(keep=3, after_layer=50), "Nothing was dropped: the cut comes after the last layer"),
+        (FastV(keep=3, before_layer=50), "Nothing was dropped: the cut comes after the last layer"),
+        (Schedule(2, 50, 60), "Nothing was dropped: the cut comes after the last layer"),
+        (Schedule(2, 7, 8), "Nothing was dropped: the cut comes after the last layer"),
     ],
 )
 def test_a_trace_says_what_really_stayed(llama, method, why):

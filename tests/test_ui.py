@@ -18,6 +18,7 @@ from gradio_client.exceptions import AppError
 from PIL import Image
 
 from visipruner.__main__ import build_parser
+from visipruner.methods import METHODS
 from visipruner.render import words
 from visipruner.results import Options
 from visipruner.trace import NOBODY, Cut
@@ -283,6 +284,7 @@ def test_fields_follow_the_level_unless_filled_in(models):
 
 def test_every_field_of_every_method_has_words():
     assert {name for _, name in fields.ALL} == set(text.FIELDS)
+    assert set(text.METHODS) == set(METHODS)  # the menu
 
 
 # -- links, snippets, files

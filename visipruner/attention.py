@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -234,6 +235,14 @@ def causality(span: Span, device) -> dict:
     return {"attn_mask": mask}
 
 
+def without_autocast(tensor: Tensor) -> AbstractContextManager:
+    """Inside, products stay as exact as their factors, though the caller may run in autocast."""
+    kind = tensor.device.type
+    if not torch.is_autocast_enabled(kind):
+        return nullcontext()
+    return torch.autocast(kind, enabled=False)
+
+
 def attention_row(
     query: Tensor, scaling: float, key: Tensor, visible: Tensor | None = None
 ) -> Tensor:
@@ -249,7 +258,8 @@ def attention_row(
     """
     _, kv_heads, _, head_width = key.shape
     query = (query.float() * scaling).view(kv_heads, -1, head_width)
-    scores = torch.bmm(query, key[0].float().mT)  # (kv heads, group, rows)
+    with without_autocast(key):
+        scores = torch.bmm(query, key[0].float().mT)  # (kv heads, group, rows)
     if visible is not None:
         scores = scores.masked_fill(~visible, float("-inf"))
     return scores.softmax(-1).flatten(0, 1)
@@ -269,9 +279,10 @@ def influence(weights: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """
     value = value[0].float()
     grouped = weights.view(value.shape[0], -1, value.shape[1])  # (kv heads, group, keys)
-    output = torch.bmm(grouped, value)  # (kv heads, group, head width)
-    # With P_j = O - O'_j, products of O and P_j give both; no O'_j is ever made.
-    dot = torch.bmm(output, value.mT).mul_(grouped).sum((0, 1))  # O * P_j
+    with without_autocast(value):
+        output = torch.bmm(grouped, value)  # (kv heads, group, head width)
+        # With P_j = O - O'_j, products of O and P_j give both; no O'_j is ever made.
+        dot = torch.bmm(output, value.mT).mul_(grouped).sum((0, 1))  # O * P_j
     lengths = torch.linalg.vector_norm(value, dim=-1)[:, None]  # (kv heads, 1, keys)
     square = (grouped * lengths).square_().sum((0, 1))  # ||P_j||^2
     output = output.view(-1)

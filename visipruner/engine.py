@@ -1,6 +1,7 @@
 """prune(): hooks on a stock model.
 
-Only this file and graphs.py know transformers' layers and masks, and change its caches.
+Only this file and graphs.py know transformers' layers, masks and caches (and the benchmark's floor,
+which runs the same layers without a method).
 """
 
 from __future__ import annotations
@@ -256,10 +257,11 @@ class Run:
 
     def _check_cache(self):
         layers = getattr(self.cache, "layers", None)
-        if layers is None or any(type(layer) is not DynamicLayer for layer in layers):
+        plain = layers is not None and all(type(layer) is DynamicLayer for layer in layers)
+        if not plain or getattr(self.cache, "offloading", False):
             raise ValueError(
-                "prune() needs a DynamicCache without sliding windows (transformers' default): its "
-                "layers are shortened one by one."
+                "prune() needs a DynamicCache without sliding windows and offloading "
+                "(transformers' default): its layers are shortened one by one."
             )
 
     def _apply_encode(self, hidden: Tensor) -> Tensor:
@@ -275,7 +277,9 @@ class Run:
             return kwargs
         cos, sin = kwargs["position_embeddings"]
         if cos.device not in self.fitted:  # of a model on several devices, each needs its own
-            place = torch.arange(len(self.rows)) if self.compact else self.rows.positions
+            place = self.rows.positions
+            if self.compact:
+                place = torch.arange(len(self.rows), device="cpu")
             place = place.to(cos.device, non_blocking=True)  # else the host would wait
             turns = cos.index_select(1, place), sin.index_select(1, place)
             fitted = {"position_embeddings": turns}
@@ -376,7 +380,8 @@ class Run:
 
     def _cut(self, selection: Selection, after_layer: int, hidden: Tensor | None) -> Tensor | None:
         """Note the decision and return the hidden states of the tokens that go on."""
-        positions, keep = self.rows.positions, torch.tensor(selection.keep, dtype=torch.long)
+        positions = self.rows.positions
+        keep = torch.tensor(selection.keep, dtype=torch.long, device="cpu")
         index = torch.searchsorted(positions, keep).clamp_(max=len(positions) - 1)
         left = self.rows.only(index)
         if not torch.equal(left.positions, keep) or not (keep[1:] > keep[:-1]).all():
@@ -422,7 +427,7 @@ class Run:
             return None
         key = (id(rows), tuple(patches))  # layers between the same cuts share their rows
         if key not in self.cached_rows:
-            stays = torch.isin(rows.patch, torch.tensor([TEXT, *patches]))
+            stays = torch.isin(rows.patch, torch.tensor([TEXT, *patches], device="cpu"))
             keep = stays.nonzero().flatten()
             self.cached_rows[key] = None if len(keep) == len(rows) else keep
         return self.cached_rows[key]

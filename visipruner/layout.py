@@ -113,7 +113,8 @@ TEXT = -1  # the patch of a row that holds no visual token
 
 
 class Rows:
-    """The tokens that a layer computes; a new one after every cut. All tensors lie on the CPU.
+    """The tokens that a layer computes; a new one after every cut. All tensors lie on the CPU,
+    whatever torch's default device.
 
     Args:
         positions: (rows,) ascending: each row's place in the prompt.
@@ -128,11 +129,11 @@ class Rows:
     @classmethod
     def of(cls, layout: TokenLayout) -> Rows:
         """The whole prompt."""
-        patch, done = torch.full((layout.length,), TEXT), 0
+        patch, done = torch.full((layout.length,), TEXT, device="cpu"), 0
         for start, stop in layout.spans:
-            patch[start:stop] = torch.arange(done, done + stop - start)
+            patch[start:stop] = torch.arange(done, done + stop - start, device="cpu")
             done += stop - start
-        return cls(torch.arange(layout.length), patch)
+        return cls(torch.arange(layout.length, device="cpu"), patch)
 
     def __len__(self) -> int:
         return len(self.positions)
@@ -143,7 +144,7 @@ class Rows:
 
     def padded(self, length: int, first: int) -> Rows:
         """With text at its end up to `length` rows, at positions from `first` on."""
-        more = torch.arange(length - len(self))
+        more = torch.arange(length - len(self), device="cpu")
         text = torch.full_like(more, TEXT)
         return Rows(torch.cat([self.positions, first + more]), torch.cat([self.patch, text]))
 

@@ -91,8 +91,9 @@ class Influence:
 
     @classmethod
     def from_json(cls, data: dict) -> Influence:
-        patches = torch.tensor(data["patches"], dtype=torch.long)
-        cos, l2 = (torch.tensor(data[name], dtype=torch.float32) for name in ("cos", "l2"))
+        patches = torch.tensor(data["patches"], dtype=torch.long, device="cpu")
+        numbers = {"dtype": torch.float32, "device": "cpu"}
+        cos, l2 = (torch.tensor(data[name], **numbers) for name in ("cos", "l2"))
         return cls(patches, cos, l2, data["norm"])
 
     def __reduce__(self):

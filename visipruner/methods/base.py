@@ -9,7 +9,16 @@ from visipruner.attention import Plan
 from visipruner.trace import PruningTrace, Selection
 from visipruner.view import LayerInput, LayerView
 
-LAST_LAYER = "Nothing was dropped: after the last layer there is nothing left to save."
+TOO_LATE = "Nothing was dropped: the cut comes after the last layer, with nothing left to save."
+
+
+def too_late(view: LayerView, after_layer: int) -> bool:
+    """Whether the model ends here without the cut that was to come; then the trace says so."""
+    last = view.num_layers - 1
+    if view.layer < last or after_layer < last:
+        return False
+    view.trace.why = TOO_LATE
+    return True
 
 
 def stayed(count: int, how: str) -> str:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from visipruner.inputs import set_whole
-from visipruner.methods.base import LAST_LAYER, PruningMethod, stayed
+from visipruner.methods.base import PruningMethod, stayed, too_late
 from visipruner.trace import Selection
 
 
@@ -43,17 +43,16 @@ class FastV(PruningMethod):
         set_whole(self, "start_shift", 0, 1)
 
     def select(self, view):
-        if view.layer != self.before_layer - 1:
-            return None
-        if view.layer == view.num_layers - 1:
-            view.trace.why = LAST_LAYER
+        if too_late(view, self.before_layer - 1) or view.layer != self.before_layer - 1:
             return None
         # The range that competes, in rows: the visual ones, or one further each.
         competing = view.visual_rows + self.start_shift
+        if len(competing) and competing[-1] >= len(view.positions):
+            raise ValueError("FastV's published range (start_shift) needs text after the picture.")
         score = view.attention_row().mean(0).cpu()[competing]
-        chosen = torch.zeros(len(view.positions), dtype=torch.bool)
+        chosen = torch.zeros(len(view.positions), dtype=torch.bool, device="cpu")
         chosen[competing[top(score, self.keep)]] = True
-        stays = torch.ones(len(view.positions), dtype=torch.bool)
+        stays = torch.ones_like(chosen)
         stays[competing] = False
         stays |= chosen
         keep = view.positions[stays].tolist()

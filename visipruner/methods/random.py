@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 
 from visipruner.inputs import set_whole
-from visipruner.methods.base import LAST_LAYER, PruningMethod, stayed
+from visipruner.methods.base import PruningMethod, stayed, too_late
 
 
 @dataclass(frozen=True)
@@ -36,13 +36,12 @@ class Random(PruningMethod):
         return self._draw(view) if self.after_layer == -1 else None
 
     def select(self, view):
-        return self._draw(view) if self.after_layer == view.layer else None
+        if too_late(view, self.after_layer) or view.layer != self.after_layer:
+            return None
+        return self._draw(view)
 
     def _draw(self, view):
-        if view.layer == view.num_layers - 1:
-            view.trace.why = LAST_LAYER
-            return None
-        generator = torch.Generator().manual_seed(self.seed)
-        drawn = torch.randperm(len(view.patches), generator=generator)[: self.keep]
+        generator = torch.Generator("cpu").manual_seed(self.seed)
+        drawn = torch.randperm(len(view.patches), generator=generator, device="cpu")[: self.keep]
         view.trace.why = stayed(len(drawn), f"drawn by seed {self.seed}")
         return view.keep_patches(view.patches[drawn.sort().values], "random")

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 
 from visipruner.inputs import set_whole
-from visipruner.methods.base import LAST_LAYER, PruningMethod, stayed
+from visipruner.methods.base import PruningMethod, stayed, too_late
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,8 @@ class Schedule(PruningMethod):
         return self._spread(view) if self.keep_after == -1 else None
 
     def select(self, view):
+        if too_late(view, self.keep_after):
+            return None
         if view.layer == self.keep_after:
             return self._spread(view)
         if view.layer == self.none_after and len(view.patches):
@@ -45,14 +47,11 @@ class Schedule(PruningMethod):
 
     def _spread(self, view):
         last = view.num_layers - 1
-        if view.layer == last:
-            view.trace.why = LAST_LAYER
-            return None
         present, keep = len(view.patches), min(self.keep, len(view.patches))
         # The middles of `keep` equal parts.
-        chosen = (torch.arange(keep) * 2 + 1) * present // (2 * keep) if keep else torch.arange(0)
+        chosen = (torch.arange(keep, device="cpu") * 2 + 1) * present // max(1, 2 * keep)
         when = "before the first layer" if view.layer < 0 else f"after layer {view.layer}"
-        view.trace.why = stayed(keep, f"evenly spread, {when}")
+        view.trace.why = stayed(keep, f"evenly spread in reading order, {when}")
         if keep and self.none_after is not None and self.none_after < last:
             view.trace.why += f" None is left after layer {self.none_after}."
         return view.keep_patches(view.patches[chosen], "schedule")

@@ -260,6 +260,11 @@ class VisiPruner(PruningMethod):
                 else f"Nothing was filtered: no visual token's cosine fell below "
                 f"{self.layer_threshold:g}. The nearest was {nearest[0]:.5f} in layer {nearest[1]}."
             )
+        elif filtered == view.num_layers - 1:
+            trace.why = (
+                f"Nothing was dropped: only layer {filtered}, the last one, would have filtered, "
+                f"and kept {view.memory.kept}."
+            )
         elif not view.memory.kept:
             trace.why = (
                 f"Nothing was kept: after layer {filtered} no token's influence reached the "

@@ -105,7 +105,9 @@ def _filter(trace: PruningTrace, record: LayerRecord, step: dict) -> str:
         f"{'The strongest patch stays' if kept == 1 else f'The {kept} strongest patches stay'}; "
         f"{gone} of {record.visual_tokens} leave after this layer."
     )
-    if not kept:
+    if record is trace.layers[-1]:
+        outcome = "But this is the last layer, so nothing is left to save by dropping any."
+    elif not kept:
         outcome = "But none is strong enough to stay: all visual tokens leave after this layer."
     elif not gone:
         outcome = "Every patch is strong enough to stay, so nothing is dropped."

@@ -21,7 +21,7 @@ def query(form: Form, scene: int | dict | None) -> str:
         "question": form.question or "",
         "model": form.model,
         "method": form.method,
-        "level": f"{form.level:g}" if isinstance(form.level, float | int) else form.level,
+        "level": _level(form),
         "semantics": form.semantics,
     }
     return urlencode(parts)
@@ -49,6 +49,11 @@ def read(parameters: Mapping[str, str], models: Models) -> tuple[dict, list[str]
         except ValueError:
             notes.append(text.BAD_LINK.format(name=text.LINK_NAMES.get(name, name)))
     return found, notes
+
+
+def _level(form: Form):
+    """A number as people write it, or a preset's name."""
+    return f"{form.level:g}" if isinstance(form.level, float | int) else form.level
 
 
 def _scene_number(value: str) -> int:
@@ -91,7 +96,10 @@ def command_line(form: Form, scene: int | dict | None, local: bool = False) -> s
     picture = f"scene:{scene}" if isinstance(scene, int) else "picture.png"
     words = ["python", "-m", "visipruner", "ask"]
     words += ["--model-path", "DIR"] if local else ["--model", form.model]
-    words += ["--method", form.method, "--level", f"{form.level:g}", "--semantics", form.semantics]
+    words += ["--method", form.method]
+    if form.level is not None:  # an emptied box; a run says so
+        words += ["--level", _level(form)]
+    words += ["--semantics", form.semantics]
     words += ["--picture-mode", form.picture_mode, "--attention", form.backend]
     words += ["--precision", form.precision]
     for name, value in form.options.items():

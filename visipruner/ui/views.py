@@ -213,6 +213,8 @@ def _speed(comparison: Comparison) -> tuple[str, str, str]:
     if not rounds:  # one run, maybe disturbed, says no more than itself
         return text.ONE_RUN, text.NO_VERDICT, text.ONE_RUN_WHY.format(full=full, pruned=pruned)
     why = text.FIRST_TOKEN_WHY.format(rounds=rounds, full=full, pruned=pruned)
+    if comparison.uneven:
+        return "?", text.UNEVEN, why
     if comparison.faster is None:
         return "≈", text.NO_DIFFERENCE, why
     if comparison.faster:
@@ -382,7 +384,7 @@ def model_line(models, name: str) -> str:
     if vlm := models.peek(name):
         rows, columns = vlm.grid
         layers = vlm.model.config.get_text_config().num_hidden_layers
-        grid, device = f"{rows} × {columns}", str(vlm.device).upper()
+        grid, device = f"{rows} × {columns}", str(vlm.devices[0]).upper()
         line = text.MODEL_READY.format(title=title, grid=grid, layers=layers, device=device)
     return f'<p class="vp-modelline">{escape(line)}</p>'
 
