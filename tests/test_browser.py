@@ -194,14 +194,19 @@ def test_two_visitors_do_not_disturb_each_other(visit):
 def test_who_waits_is_told_and_a_full_queue_too(visit, mini_path, monkeypatch):
     models = page_server.models(mini_path)
     first, second, third = visit(), visit(), visit()
+    run(second)
     monkeypatch.setattr(page_server.page(mini_path)._queue, "max_size", 1)
     with models.get(models.default).lock:  # somebody else's long answer
         question(first).press("Enter")
         expect(first.locator(".vp-status")).to_contain_text(text.WAITING, timeout=PATIENCE)
+        question(second).fill("what colour is the heart?")
         question(second).press("Enter")
         expect(second.locator(".block.vp-statusbox")).to_contain_text(
             "queue: 1/1", timeout=PATIENCE
         )
+        expect(second.locator(".vp-status")).to_contain_text(text.WAITING)
+        for shown in (".vp-verdict", ".vp-side >> nth=0"):  # they answer the question before
+            expect(second.locator(shown)).to_have_css("opacity", "0.4")
         question(third).press("Enter")
         expect(third.locator(".toast-body")).to_contain_text("busy", timeout=PATIENCE)
         assert visit.bad and all(bad.startswith("503 ") for bad in visit.bad)  # that is the refusal
@@ -209,6 +214,7 @@ def test_who_waits_is_told_and_a_full_queue_too(visit, mini_path, monkeypatch):
         visit("?seed=5")  # a full queue lets visitors in
     for page in (first, second):
         expect(page.locator(FINISHED)).to_be_visible(timeout=PATIENCE)
+        expect(page.locator(".vp-verdict")).to_have_css("opacity", "1")
 
 
 def test_on_a_phone_a_finger_places_drags_and_scrolls(visit):
@@ -495,6 +501,81 @@ def test_dark_and_projector(visit):
     before = layer.input_value()
     page.locator("body").press("PageUp" if before != "0" else "PageDown")  # a presenter's remote
     expect(layer).not_to_have_value(before)
+
+
+@pytest.mark.parametrize("mode", ["usual", "projector"])
+def test_the_verdicts_numbers_are_whole_in_every_window(visit, mode):
+    page = visit()
+    if mode == "projector":
+        press(page, text.PROJECTOR)
+    run(page)
+    cut = """() => [...document.querySelectorAll(".vp-number strong, .vp-side")].filter((box) => {
+        const words = document.createRange();
+        words.selectNodeContents(box);
+        const room = box.closest(".vp-number, .vp-outputs").getBoundingClientRect();
+        return words.getBoundingClientRect().right > room.right + 1;
+    }).length"""
+    for width in (390, 640, 720, 800, 900, 1024, 1100, 1152, 1280, 1440, 1920):
+        page.set_viewport_size({"width": width, "height": 800})
+        page.wait_for_timeout(100)
+        assert page.evaluate(cut) == 0, width
+        # What was switched on can be switched off, however narrow the window became.
+        button = page.get_by_role("button", name=text.PROJECTOR)
+        assert button.is_visible() == (mode == "projector" or width > 700), width
+
+
+def test_passing_through_menus_changes_and_opens_nothing(visit):
+    page = visit()
+    asked = "what is this? Please answer with one word!"
+    question(page).fill(asked)
+    page.locator("#vp-run").focus()
+    for key in ["Tab"] * 9 + ["Shift+Tab"] * 4:
+        page.keyboard.press(key)
+    expect(page.locator("input[role=combobox][aria-expanded=true]")).to_have_count(0)
+    expect(page.locator("ul[role=listbox]:visible")).to_have_count(0)
+    page.get_by_label(text.MODEL, exact=True).click()
+    expect(page.locator("ul[role=listbox]:visible")).to_have_count(1)
+    question(page).click()
+    page.wait_for_timeout(500)
+    assert question(page).input_value() == asked
+
+
+def test_half_typed_levels_and_refused_fields_are_no_errors(visit):
+    page = visit()
+    run(page)
+    page.get_by_role("button", name=re.compile(text.ADVANCED)).click()
+    level = page.get_by_label(f"number input for {text.LEVEL}")
+    for typed in ("", "7", "0.8"):
+        level.fill(typed)
+        page.wait_for_timeout(400)
+    level.blur()
+    page.wait_for_timeout(400)
+    assert level.input_value() == "0.8"
+    page.get_by_label(text.FIELDS["shallow_layers"]).fill("3,5")
+    press(page, text.RUN)
+    expect(page.locator(".vp-status")).to_contain_text("must be a number", timeout=PATIENCE)
+    expect(page.locator("#vp-older")).to_be_visible()
+
+
+def test_a_missing_camera_is_said_and_hides_nothing(visit):
+    page = visit(viewport={"width": 1280, "height": 768})
+    page.get_by_label("Capture from camera").click()
+    page.get_by_text("Click to Access Webcam").click()
+    note = page.locator("#vp-device")
+    expect(note).to_be_visible(timeout=PATIENCE)
+    assert note.text_content() in (text.NO_DEVICE, text.NOT_ALLOWED)
+    with page.expect_file_chooser():
+        page.get_by_label("Upload file").click()
+        page.get_by_label(re.compile("upload")).first.click()
+    question(page).click()
+    expect(note).to_be_hidden()
+
+
+def test_one_very_long_word_widens_nothing(visit):
+    page = visit()
+    question(page).fill("superlongword" * 30)
+    run(page)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 1440
 
 
 def check_charts(page: Page, heights: list[int]):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import textwrap
 from collections.abc import Collection
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
@@ -180,11 +179,27 @@ def _font(size: int) -> ImageFont.FreeTypeFont:
     return ImageFont.load_default(size)
 
 
+def _wrapped(line: str, font: ImageFont.FreeTypeFont, width: int) -> list[str]:
+    """Lines no wider than this; a word that is wider alone is broken."""
+    lines = [""]
+    for word in line.split(" "):
+        if font.getlength(f"{lines[-1]} {word}".lstrip()) <= width:
+            lines[-1] = f"{lines[-1]} {word}".lstrip()
+            continue
+        lines += [""] if lines[-1] else []
+        for letter in word:
+            if lines[-1] and font.getlength(lines[-1] + letter) > width:
+                lines.append("")
+            lines[-1] += letter
+    return lines
+
+
 def _text_block(text: str, width: int, size: int, colour: str) -> Image.Image:
     """Text wrapped to the width, on a strip of its own height."""
     font = _font(size)
-    per_line = max(10, int((width - 2 * _MARGIN) / font.getlength("abcdefghij nopqrst") * 18))
-    lines = [part for line in text.splitlines() for part in textwrap.wrap(line, per_line) or [""]]
+    lines = [
+        part for line in text.splitlines() for part in _wrapped(line, font, width - 2 * _MARGIN)
+    ]
     high = round(font.size * 1.35)
     block = Image.new("RGB", (width, high * len(lines) + 10), palette.PAPER)
     pen = ImageDraw.Draw(block)

@@ -142,9 +142,13 @@ def _one_word(c, asked: list):
     """
     pleas, own = [*SHORT, LLAVA_SHORT], {"tiny": SHORT[0], "": LLAVA_SHORT}
     words = f"{json.dumps(pleas)}, {json.dumps(own)}"
-    ask = f"(on, question, model) => vp.oneWord(on, question, model, {words})"
     given, both = [c.one_word, c.question, c.model], [c.question, c.one_word]
-    gr.on([c.one_word.input, c.model.input], None, given, both, js=ask, **PRIVATE)
+    ask = f"(on, question, model) => vp.oneWord(on, question, model, {words})"
+    c.one_word.input(None, given, both, js=ask, **PRIVATE)
+    # Leaving the menu counts as input, though nothing was chosen.
+    c.model.focus(None, c.model, None, js="(model) => vp.enterModel(model)", **PRIVATE)
+    ask = f"(on, question, model) => vp.newModel(on, question, model, {words})"
+    c.model.input(None, given, both, js=ask, **PRIVATE)
     translate = f"(question, model) => vp.inOwnWords(question, model, {words})"
     for event in asked:
         event.success(None, [c.question, c.model], c.question, js=translate, **PRIVATE)
@@ -176,7 +180,9 @@ def _fields(loaded, run, models, c):
     ]
     chosen = [c.model, c.method, c.level, c.advanced.semantics]
     shown = [*c.advanced.groups, *c.advanced.fields, c.preset, c.level]
-    gr.on(triggers, on_choice, chosen, shown, trigger_mode="always_last", **UNQUEUED)
+    # Gradio would answer a level outside the slider with an error of the server.
+    within = "(model, method, level, semantics) => [model, method, vp.within(level), semantics]"
+    gr.on(triggers, on_choice, chosen, shown, js=within, trigger_mode="always_last", **UNQUEUED)
     loaded.success(on_choice, chosen, shown, **UNQUEUED)  # a link may have changed the form
     run.success(on_choice, chosen, shown, **UNQUEUED)  # its model is in memory now
 

@@ -103,6 +103,9 @@ def build(models: Models) -> Controls:
         format="png",  # without loss: it is what the model gets
         elem_classes="vp-picture",
     )
+    # By the names of the browser's errors; page.js shows it.
+    words = f'data-notfounderror="{text.NO_DEVICE}" data-notallowederror="{text.NOT_ALLOWED}"'
+    gr.HTML(f'<p id="vp-device" {words} hidden></p>')
     with gr.Row(elem_classes="vp-tight vp-scene"):
         seed = gr.Number(
             None,

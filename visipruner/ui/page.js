@@ -86,6 +86,23 @@ window.vp = {
     return seed === vp.seed ? null : seed;
   },
 
+  enterModel(model) {
+    vp.model = model;
+  },
+
+  // Another model is asked for one word in its own way.
+  newModel(on, question, model, pleas, own) {
+    const same = model === vp.model;
+    vp.model = model;
+    return same ? [question, on] : vp.oneWord(on, question, model, pleas, own);
+  },
+
+  // A level while it is typed: the last one that could be meant.
+  within(level) {
+    if (typeof level === "number" && level >= 0 && level <= 1) vp.level = level;
+    return vp.level ?? 0.5;
+  },
+
   // The question, asking for one word in the model's own way or for it no longer; and whether it
   // does, for nothing can be asked of no question.
   oneWord(on, question, model, pleas, own) {
@@ -215,8 +232,32 @@ function fitCharts() {
   }).observe(document.body, { subtree: true, childList: true, attributeFilter: ["class"] });
 }
 
+// Gradio's menus open when Tab or Shift is pressed in them, and stay open when it has left them.
+function closeMenus() {
+  const inMenu = (event) => event.target.matches?.("input[role=combobox]");
+  document.addEventListener("keydown", (event) => {
+    if ((event.key === "Tab" || event.key === "Shift") && inMenu(event)) event.stopPropagation();
+  }, true);
+}
+
+// A camera or a clipboard that is not there, or not allowed: gradio says nothing about it.
+function explainDevices() {
+  window.addEventListener("unhandledrejection", (event) => {
+    const note = document.getElementById("vp-device");
+    const words = note.dataset[event.reason?.name?.toLowerCase()];
+    if (!words) return;
+    [note.textContent, note.dataset.say, note.hidden] = [words, words, false];
+    event.preventDefault();
+  });
+  document.addEventListener("click", ({ target }) => {
+    if (!target.closest(".vp-picture")) document.getElementById("vp-device").hidden = true;
+  });
+}
+
 function ready() {
   announce();
+  closeMenus();
+  explainDevices();
   showPatches();
   showModes();
   fitCharts();

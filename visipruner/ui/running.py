@@ -128,10 +128,10 @@ def connect(models, model_line, chosen, results) -> tuple:
     @plainly
     def on_fetch(*values):
         """Download a model if need be; Stop ends it. Others go on asking theirs meanwhile."""
-        form, scene = controls.form(values)
         try:
+            form, scene = controls.form(values)
             handlers.check_input(form, scene)
-            yield gr.skip()
+            yield views.says(text.WAITING, "waiting")
             with closing(models.fetch(form.model, form.precision)) as sentences:
                 for sentence in sentences:
                     yield views.says(sentence, text.FETCHING)

@@ -48,7 +48,10 @@ PRESET = "Level"
 ADVANCED = "Advanced"
 COMPOSE = "Compose a scene"
 SEMANTICS = "Rules of VisiPruner"
-SEMANTICS_INFO = "as the paper says, or as the published code does it"
+SEMANTICS_INFO = (
+    "as the paper says, or as the published code does it: they differ in the early layers and in "
+    "when vision leaves, so at the bundled model's levels both drop nearly the same patches"
+)
 PICTURE_MODE = "Fit the picture to the model's square"
 PICTURE_MODES = {"pad": "pad (nothing is lost)", "crop": "crop the middle"}
 MAX_NEW_TOKENS = "Longest answer (tokens)"
@@ -108,11 +111,17 @@ PROBING = "Measuring every layer of the full model for the picture below: {layer
 DONE = "Done. {verdict}"
 STOPPED = "Stopped."
 UNFINISHED = "Not finished. Press Run to try again."
+NO_DEVICE = "There is no camera, or the browser found none. Upload a picture or choose an example."
+NOT_ALLOWED = (
+    "The browser does not allow this page the camera or the clipboard. Allow it there, or upload a "
+    "picture."
+)
 OLDER = "The form has changed since this run. Press Run for an answer to what it says now."
 NO_VERDICT_YET = "No verdict: this run was not finished"
 ASKED = "“{question}” · {method}{level} · {model}"
 ASKED_PRESET, ASKED_NEAR = ", {preset} (level {level:g})", ", level {level:g} (here as {preset})"
 ASKED_LEVEL, ASKED_OWN = ", level {level:g}", ", own settings"
+ASKED_OFFICIAL = ", as the published code does it"
 
 SAME = "Same answer"
 DIFFERENT = "Different answers"
@@ -252,7 +261,7 @@ FOUND = "Scene {seed} changes the answer; {tried} tried. It is in the form now."
 NOT_FOUND = "Both sides agreed on all {tried} scenes. Prune harder, or press again to go on."
 SWEEP = "Try all levels on this picture"
 SWEEP_HEAD = ("Level", "Answer", "", "Fewer FLOPs (executed)", "Visual tokens")
-SWEEP_NOTE = "Harder saves more computing: by an earlier cut as well as by fewer tokens."
+SWEEP_NOTE = "Harder saves more computing: by an earlier cut, by fewer tokens, or by both."
 SWEEP_DONE = "{done} of {all} runs are done."
 SWEEP_SAME, SWEEP_DIFFERENT = "same", "different"
 MEDIAN_RATIO = "first ÷ second"

@@ -99,6 +99,8 @@ def asked(job: Job, leveled: bool = True) -> str:
     if form.method != "none":
         level = _level(job) if leveled else ""
         level += text.ASKED_OWN if form.fields else ""
+    if job.methods[-1].settings.get("semantics") == "official":
+        level += text.ASKED_OFFICIAL
     method = text.METHODS[form.method].partition(":")[0]
     model = job.models.titles[form.model]
     line = text.ASKED.format(question=job.prompt.question, method=method, level=level, model=model)
