@@ -8,7 +8,6 @@ ordinary scaled_dot_product_attention.
 
 from __future__ import annotations
 
-import copy
 import sys
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -140,6 +139,18 @@ def planned_attention(
     return output.transpose(1, 2), None
 
 
+class _WatchedConfig:
+    """A module's own config, but for the attention function. A copy would take longer."""
+
+    _attn_implementation = WATCHED
+
+    def __init__(self, own):
+        self._own = own
+
+    def __getattr__(self, name):
+        return getattr(self._own, name)
+
+
 class Watch:
     """One run of one attention module, by plan or as it is, in which its last query is noted.
 
@@ -155,26 +166,32 @@ class Watch:
 
     def __init__(self, attention: nn.Module, plan: Plan | None = None, last: Tensor | None = None):
         self.attention, self.plan, self.last = attention, plan, last
-        # (heads, head width), as the model scores it: turned by its position, and normed where a
+        # (1, heads, head width), as the model scores it: turned by its position, and normed where a
         # model does that. None: attention did not run, or not by way of transformers' functions.
         self.query: Tensor | None = None
         self.scaling = 1.0
         self.own_config = attention.config
-        attention.config = copy.copy(self.own_config)
-        attention.config._attn_implementation = WATCHED
+        self._set(_WatchedConfig(self.own_config))
 
     def end(self):
         """Give the module its config back; more than once does no harm."""
-        self.attention.config = self.own_config
+        self._set(self.own_config)
+
+    def _set(self, config):
+        # Past nn.Module's own way, which looks for tensors first and takes longer than the rest.
+        object.__setattr__(self.attention, "config", config)
 
     def note(self, query: Tensor, scaling: float | None):
         """query: (1, heads, rows, head width)."""
         # A copy: a view would keep all rows of it in memory while the layer goes on.
-        row = query[:, :, -1].clone() if self.last is None else query.index_select(2, self.last)
-        self.query = row.view(query.shape[1], -1)
+        if self.last is None:
+            self.query = query.select(2, -1).clone()
+        else:
+            self.query = query.index_select(2, self.last).squeeze(2)
         self.scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
 
 
+FUNCTIONS = AttentionInterface()  # all that are registered, whoever looks
 # What makes weights other than the softmax of scaled products, by transformers' names for it.
 NOT_PLAIN = ("softcap", "s_aux", "position_bias", "sliding_window")
 
@@ -193,11 +210,11 @@ def watched_attention(
             raise ValueError(f"Attention with {name} cannot be pruned exactly.")
     attention_watch.note(query, scaling)
     if attention_watch.plan is not None:
-        function = AttentionInterface()[PLANNED]
+        function = FUNCTIONS[PLANNED]
         kwargs = {"attention_plan": attention_watch.plan}
     else:
         own_module = sys.modules[type(module).__module__]
-        function = AttentionInterface().get_interface(
+        function = FUNCTIONS.get_interface(
             module.config._attn_implementation, getattr(own_module, "eager_attention_forward", None)
         )
     return function(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
@@ -249,7 +266,7 @@ def attention_row(
     """Softmax weights of one token over all keys, in float32, whatever the backend.
 
     Args:
-        query: (heads, head width), as a `Watch` notes it.
+        query: (1, heads, head width), as a `Watch` notes it.
         key: (1, kv heads, rows, head width), as cached.
         visible: (rows,) bool: keys that count. None: all.
 

@@ -311,7 +311,7 @@ class Run:
         if record.visual_tokens:
             plan = self.method.attend(LayerInput(*self._view_fields(index, record)))
         self._count_pairs(record, plan)
-        if not self._is_asked_after(record):
+        if not record.visual_tokens:
             return args, kwargs
         self.watch = Watch(attention, plan)
         return args, {**kwargs, "attention_watch": self.watch}
@@ -343,9 +343,9 @@ class Run:
         record, watch = self.trace.layers[-1], self.watch
         self._end_watch()
         selection = None
-        if watch is not None:
-            if watch.query is None:
-                raise not_watched(self.model)
+        if watch is not None and watch.query is None:
+            raise not_watched(self.model)
+        if self._is_asked_after(record):
             fields = self._view_fields(index, record)
             cache = self.cache.layers[index]
             selection = self._decide(LayerView(*fields, hidden=hidden, watch=watch, cache=cache))

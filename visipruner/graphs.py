@@ -153,7 +153,7 @@ class _Lane:
         """Run a layer on `hidden`, in place.
 
         Returns:
-            The prompt's last query, (heads, head width), and the layer's keys and values, (1, kv
+            The prompt's last query, (1, heads, head width), and the layer's keys and values, (1, kv
             heads, rows, head width).
         """
         before = self.hidden.clone() if self._is_new("layer", index, plan) else None

@@ -70,7 +70,7 @@ class LayerView(LayerInput):
     """
 
     hidden: Tensor  # (1, rows, width): the layer's output, or the embeddings at the door
-    watch: Watch | None = None  # of the layer's attention
+    watch: Watch | None = None  # of the layer's attention, while visual tokens are there
     cache: DynamicLayer | None = None  # read through keys and values only
 
     @property
@@ -84,7 +84,13 @@ class LayerView(LayerInput):
         return self.cache.values
 
     def attention_row(self) -> Tensor:
-        """(heads, rows) float32: softmax weights of the last prompt token in this layer."""
+        """(heads, rows) float32: softmax weights of the last prompt token in this layer.
+
+        Raises:
+            ValueError: where no visual token is left; attention is watched only up to there.
+        """
+        if self.watch is None:
+            raise ValueError("Attention is watched only while visual tokens are there.")
         row = attention_row(self.watch.query, self.watch.scaling, self.keys)
         self.record.probe_flops += 2 * row.numel() * self.keys.shape[-1]
         return row
