@@ -13,7 +13,7 @@ from PIL import Image
 
 from visipruner.flops import ExecutedFlops
 from visipruner.layout import TokenLayout
-from visipruner.render import charts, series, stages, svg
+from visipruner.render import charts, overlay, series, stages, svg
 from visipruner.render.compose import SceneComposer, composer_props, composer_value, scene_of
 from visipruner.render.overlay import draw_survivors, panels, veiled
 from visipruner.render.report import report_html
@@ -135,6 +135,16 @@ def test_scores_that_belong_to_other_tokens_are_not_drawn():
 
 
 # -- the viewer's value
+
+
+def test_words_wider_than_the_overlay_are_broken():
+    font = overlay._font(20)
+    text = f"{'W' * 100} and   three blanks"
+    lines = overlay._wrapped(text, font, 200)
+    assert len(lines) > 5 and all(font.getlength(line) <= 200 for line in lines)
+    assert "".join("".join(lines).split()) == "".join(text.split())
+    assert overlay._wrapped("", font, 200) == [""]
+    assert overlay._wrapped("two   words", font, 2000) == ["two   words"]
 
 
 def test_bits_survive_packing():

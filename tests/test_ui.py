@@ -13,6 +13,7 @@ from types import SimpleNamespace
 import httpx
 import page_server
 import pytest
+import torch
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from PIL import Image
@@ -309,7 +310,28 @@ def test_python_snippet_runs(models, form, capsys):
     assert capsys.readouterr().out
 
 
+def test_a_result_says_when_it_follows_the_published_rules(models, form):
+    for semantics in ("paper", "official"):
+        for method in ("visipruner", "fastv"):
+            asked = replace(form, method=method, semantics=semantics)
+            said = text.ASKED_OFFICIAL in views.asked(handlers.check(models, asked))
+            assert said == ((method, semantics) == ("visipruner", "official"))
+
+
+def test_the_head_names_the_device_that_was_found_when_loading(models):
+    vlm = models.get(models.default)
+    true = vlm.devices
+    try:  # as on a ZeroGPU Space, where other threads than the loader's see a CPU
+        vlm.__dict__["devices"] = [torch.device("cuda:0")]
+        assert "CUDA:0" in views.model_line(models, models.default)
+    finally:
+        vlm.__dict__["devices"] = true
+    assert "CPU" in views.model_line(models, models.default)
+
+
 def test_command_line_is_understood(form):
+    assert "--level" not in share.command_line(replace(form, level=None), 3)
+    assert "--level balanced " in share.command_line(replace(form, level="balanced"), 3)
     options = {"max_new_tokens": 4, "seed": 1234567, "temperature": None}
     filled = replace(
         form, level=0.5, fields={"shallow_layers": 3}, options=options, precision="float32"
