@@ -592,6 +592,27 @@ def test_models_of_another_kind_are_refused_with_a_sentence(config, more, words)
     assert state_of(model) == before
 
 
+def test_one_odd_layer_among_others_is_refused(llama):
+    model = llama(max_position_embeddings=442)  # a model of its own, with one layer changed
+    model.model.layers[2].mlp = torch.nn.Identity()
+    with pytest.raises(ValueError, match="without mlp"), prune(model, FastV(), LAYOUT):
+        pass
+
+
+def test_an_error_before_attention_is_called_leaves_no_config_behind(llama):
+    model = llama(max_position_embeddings=443)  # a model of its own, with a hook
+    before = state_of(model)
+
+    def fail(*_):
+        raise ArithmeticError("planned")
+
+    hook = model.model.layers[2].self_attn.k_proj.register_forward_hook(fail)
+    with pytest.raises(ArithmeticError, match="planned"), prune(model, FastV(), LAYOUT):
+        model(inputs_embeds=embeds_for(LAYOUT, 64))
+    hook.remove()
+    assert state_of(model) == before
+
+
 def test_attention_that_does_not_ask_transformers_is_refused(llama):
     model = llama(max_position_embeddings=441)  # a model of its own, whose attention is changed
     attention = model.model.layers[1].self_attn
