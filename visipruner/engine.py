@@ -1,11 +1,12 @@
 """prune(): hooks on a stock model.
 
-Only this file and graphs.py know transformers' layers, masks and caches (and the benchmark's floor,
-which runs the same layers without a method).
+Only this file and graphs.py know transformers' layers and masks, and change its caches. (The
+benchmark's floor runs the same layers without a method.)
 """
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import SimpleNamespace
@@ -63,10 +64,12 @@ def decoder_of(model: nn.Module) -> nn.Module:
     _check_free(decoder)
     if not hasattr(decoder, "rotary_emb") or not getattr(decoder, "layers", None):
         raise _not_llama_like(model, "it has no stack of layers with rotary positions")
-    for layer in decoder.layers:
-        for part in LAYER_PARTS:
-            if not _has(layer, part):
-                raise _not_llama_like(model, f"it has a layer without {part}")
+    if decoder not in _LLAMA_LIKE:
+        for layer in decoder.layers:
+            for part in LAYER_PARTS:
+                if not _has(layer, part):
+                    raise _not_llama_like(model, f"it has a layer without {part}")
+        _LLAMA_LIKE.add(decoder)
     if decoder.config._attn_implementation == "flex_attention":
         raise ValueError("Flex attention's masks cannot be cut by tokens: use sdpa or eager.")
     return decoder
@@ -77,6 +80,8 @@ LAYER_PARTS = (
     *(f"self_attn.{part}_proj" for part in "qkvo"),
     *(f"mlp.{part}_proj" for part in ("gate", "up", "down")),
 )
+# Decoders whose layers were looked at, for that takes longer than an influence test.
+_LLAMA_LIKE: weakref.WeakSet = weakref.WeakSet()
 
 
 def _has(module: nn.Module, path: str) -> bool:

@@ -313,11 +313,11 @@ class _ReplayedRun(Run):
         if not self._is_asked_after(record):
             return None
         query, keys, values = self.outputs[-1]
-        rows = record.tokens
+        watch, rows = SimpleNamespace(query=query, scaling=lane.scalings[index]), record.tokens
         view = _ReplayView(
             *self._view_fields(index, record),
             hidden=present,
-            watch=SimpleNamespace(query=query, scaling=lane.scalings[index]),
+            watch=watch if record.visual_tokens else None,
             cache=SimpleNamespace(keys=keys[:, :, :rows], values=values[:, :, :rows]),
             test=partial(lane.test, index, self.outputs[-1]),
         )

@@ -136,7 +136,9 @@ FASTER = "faster first word"
 SLOWER = "slower first word"
 NO_DIFFERENCE = "no measurable difference"
 UNEVEN = "times too uneven to call one faster"
-FIRST_TOKEN_WHY = "median of {rounds} runs: first word after {full} → {pruned}"
+FIRST_TOKEN_WHY = (
+    "median of {rounds} runs: first word after {full} → {pruned}, the picture's encoding included"
+)
 MEDIAN_OF, SUM = "median of {rounds}", "sum"
 ONE_RUN, NO_VERDICT = "one run", "too few to call one faster"
 ONE_RUN_WHY = "first word after {full} → {pruned}; “Measure again” gives medians"
