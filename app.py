@@ -35,6 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
         "--device", help="cpu, cuda or cuda:1; the default is the GPUs if there are any"
     )
     args = parser.parse_args(arguments)
+    from visipruner.errors import Refused  # after the options: --help does not wait for torch
 
     try:
         check_numbers(args.port)
@@ -45,7 +46,7 @@ def main(arguments: list[str] | None = None) -> int:
         models = Models(args.model_path, args.device)
         with private_folder():
             launch(build(models), args.host, args.port, models=models)
-    except (ValueError, OSError) as error:
+    except (Refused, OSError) as error:
         sys.stderr.write(f"error: {str(error).splitlines()[0]}\n")
         return 1
     return 0
@@ -55,7 +56,7 @@ def check_numbers(port: int | None):
     """Refuse what gradio and the system would only answer with a traceback.
 
     Raises:
-        ValueError: one sentence, naming the option or the variable.
+        Refused: one sentence, naming the option or the variable.
     """
     from visipruner.inputs import check_number
 
@@ -73,8 +74,11 @@ def private_folder():
     """Uploads lie where no other demo's cleaning reaches them, and are gone when this one ends.
 
     Raises:
-        ValueError: one sentence, for a GRADIO_TEMP_DIR where no folder can be made.
+        Refused: one sentence, for a GRADIO_TEMP_DIR where no folder can be made.
     """
+
+    from visipruner.errors import Refused
+
     usual = os.environ.get("GRADIO_TEMP_DIR")
     try:
         if usual:
@@ -84,7 +88,7 @@ def private_folder():
         )
     except OSError as error:
         where = f"GRADIO_TEMP_DIR, {usual!r}," if usual else "the folder of temporary files"
-        raise ValueError(f"No folder can be made in {where}: {error.strerror}.") from None
+        raise Refused(f"No folder can be made in {where}: {error.strerror}.") from None
     with private as folder:
         os.environ["GRADIO_TEMP_DIR"] = folder
         try:

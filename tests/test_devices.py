@@ -14,6 +14,7 @@ from test_visipruner import LAYOUTS, embeds_for
 
 from visipruner import PruningMethod, prune
 from visipruner.runner import Options, compare, last_event
+from visipruner.stock import output_cache, with_cache
 
 SHORT = Options(max_new_tokens=4, probe=False)
 LAYOUT = LAYOUTS["one picture"]
@@ -68,7 +69,7 @@ def loop(model, embeds, method, layout, steps=3):
         for _ in range(steps):
             logits.append(output.logits[:, -1].cpu())
             token = output.logits[:, -1:].argmax(-1)
-            output = model(token, past_key_values=output.past_key_values)
+            output = model(token, **with_cache(model, output_cache(output)))
     return torch.cat(logits), trace
 
 

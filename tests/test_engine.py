@@ -37,6 +37,7 @@ from visipruner import (
 from visipruner.attention import Span
 from visipruner.layout import gaps
 from visipruner.render.stages import steps
+from visipruner.stock import output_cache, with_cache
 from visipruner.trace import PruningTrace, Selection
 
 LAYOUT = LAYOUTS["one picture"]
@@ -132,7 +133,7 @@ def test_a_bare_loop_equals_generate(name, attention, llama):
         output = model(inputs_embeds=embeds)
         steps.append(output.logits[:, -1])
         for token in ids[:-1]:
-            output = model(token.view(1, 1), past_key_values=output.past_key_values)
+            output = model(token.view(1, 1), **with_cache(model, output_cache(output)))
             steps.append(output.logits[:, -1])
     torch.testing.assert_close(torch.cat(steps), logits, atol=1e-5, rtol=1e-5)
     assert bare.decode_positions == trace.decode_positions == [60, 61, 62]
@@ -147,7 +148,7 @@ def test_later_layers_compute_less_and_cache_less(llama):
         for layer in model.model.layers
     ]
     with torch.no_grad(), prune(model, Schedule(5, 2, 4), LAYOUT) as trace:
-        cache = model(inputs_embeds=embeds).past_key_values
+        cache = output_cache(model(inputs_embeds=embeds))
     for handle in handles:
         handle.remove()
     assert seen == [60, 60, 60, 25, 25, 20, 20, 20] == [r.tokens for r in trace.layers]
@@ -404,13 +405,13 @@ def test_what_cannot_be_exact_is_refused_with_a_sentence(llama):
     mask = torch.ones(1, 60, dtype=torch.long)
     mask[0, 0] = 0
     with torch.no_grad():
-        cache = model(inputs_embeds=embeds[:, :3]).past_key_values
+        cache = output_cache(model(inputs_embeds=embeds[:, :3]))
     cases = {
         "batch": {"inputs_embeds": embeds.repeat(2, 1, 1)},
         "pieces": {"inputs_embeds": embeds[:, :30]},
         "padding": {"inputs_embeds": embeds, "attention_mask": mask},
         "use_cache=True": {"inputs_embeds": embeds, "use_cache": False},
-        "not empty": {"inputs_embeds": embeds, "past_key_values": cache},
+        "not empty": {"inputs_embeds": embeds, **with_cache(model, cache)},
     }
     for words, arguments in cases.items():
         with torch.no_grad(), pytest.raises(ValueError, match=words):
@@ -756,7 +757,7 @@ def test_an_abandoned_generator_leaves_nothing(llama):
             while True:
                 token = output.logits[:, -1].argmax(-1, keepdim=True)
                 yield token
-                output = model(token, past_key_values=output.past_key_values)
+                output = model(token, **with_cache(model, output_cache(output)))
 
     stream = tokens()
     next(stream), next(stream)

@@ -19,6 +19,7 @@ from visipruner.flops import (
     paper_macs,
     vision_flops,
 )
+from visipruner.stock import output_cache, with_cache
 from visipruner.trace import LayerRecord, PruningTrace
 
 COUNTED = {
@@ -48,7 +49,7 @@ def test_executed_flops_equal_the_counter(name, layout, llama):
         with FlopCounterMode(display=False) as decode:
             for _ in range(3):
                 token = output.logits[:, -1:].argmax(-1)
-                output = model(token, past_key_values=output.past_key_values)
+                output = model(token, **with_cache(model, output_cache(output)))
     counted = executed(ModelShape.of(model.config), trace)
     assert counted.prefill == prefill.get_total_flops()
     assert counted.decode == decode.get_total_flops()
@@ -70,7 +71,7 @@ def test_vision_flops_equal_the_counter(mini, picture):
 def test_kv_bytes_are_the_caches_own(llama):
     model, layout = llama(), LAYOUTS["one picture"]
     with torch.no_grad(), prune(model, DROPPING["visipruner"], layout) as trace:
-        cache = model(inputs_embeds=embeds_for(layout, 64)).past_key_values
+        cache = output_cache(model(inputs_embeds=embeds_for(layout, 64)))
     real = sum(t.numel() * t.element_size() for c in cache.layers for t in (c.keys, c.values))
     assert kv_bytes(ModelShape.of(model.config), trace, 4) == real
 

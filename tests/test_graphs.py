@@ -15,6 +15,7 @@ from test_visipruner import LAYOUTS, embeds_for
 from visipruner import FastV, PruningMethod, Schedule, TokenLayout, VisiPruner, graphs, prune
 from visipruner.attention import Span, clipped
 from visipruner.graphs import Replayer, _Lane, can_capture
+from visipruner.stock import output_cache, with_cache
 
 LAYOUT = LAYOUTS["one picture"]
 SHALLOW = {
@@ -36,12 +37,12 @@ def run(driver, model, embeds):
     with torch.no_grad(), driver as trace:
         output = model(inputs_embeds=embeds)
         cache = [
-            (layer.keys.clone(), layer.values.clone()) for layer in output.past_key_values.layers
+            (layer.keys.clone(), layer.values.clone()) for layer in output_cache(output).layers
         ]
         steps = [output.logits[:, -1]]
         for _ in range(3):
             token = steps[-1].argmax(-1, keepdim=True)
-            output = model(token, past_key_values=output.past_key_values)
+            output = model(token, **with_cache(model, output_cache(output)))
             steps.append(output.logits[:, -1])
     return torch.cat(steps), cache, trace
 

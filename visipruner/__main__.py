@@ -13,6 +13,7 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
+from visipruner.errors import Refused
 from visipruner.files import check_place, print_whole, same_file, write_whole
 from visipruner.inputs import check_choice, check_number, clean_question, open_picture
 
@@ -75,7 +76,7 @@ def main(arguments: list[str] | None = None) -> int:
     args = build_parser().parse_args(arguments)
     try:
         ask_command(args)
-    except ValueError as error:
+    except Refused as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -104,7 +105,7 @@ def ask_command(args):
     if args.json and args.json != "-":
         check_place(Path(args.json))
         if same_file(Path(args.json), Path(args.picture)):
-            raise ValueError("--json names the picture itself; name another file.")
+            raise Refused("--json names the picture itself; name another file.")
     # All that can be checked before a model is loaded, or even fetched.
     picture = args.picture
     if picture.startswith("scene:"):
@@ -184,13 +185,13 @@ def _tell_progress(progress):
 def _field(pair: str) -> tuple[str, object]:
     name, equals, value = pair.partition("=")
     if not equals:
-        raise ValueError(f"--set wants FIELD=VALUE, not {pair!r}.")
+        raise Refused(f"--set wants FIELD=VALUE, not {pair!r}.")
     try:
         return name, json.loads(value)
     except ValueError:
         return name, value
     except RecursionError:
-        raise ValueError(f"--set: the lists of {name} are nested too deeply.") from None
+        raise Refused(f"--set: the lists of {name} are nested too deeply.") from None
 
 
 if __name__ == "__main__":

@@ -15,9 +15,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
-from transformers import AttentionInterface
 
+from visipruner.errors import Refused
 from visipruner.layout import Range
+from visipruner.stock import AttentionInterface
 
 # The names under which transformers finds `watched_attention` and that finds `planned_attention`.
 WATCHED, PLANNED = "visipruner_watch", "visipruner_plan"
@@ -202,12 +203,12 @@ def watched_attention(
     """Attention function in transformers' sense: notes the last query, then runs what it watches.
 
     Raises:
-        ValueError: where the weights would not be the softmax of scaled products.
+        Refused: where the weights would not be the softmax of scaled products.
     """
     attention_watch.end()
     for name in NOT_PLAIN:
         if kwargs.get(name) is not None:
-            raise ValueError(f"Attention with {name} cannot be pruned exactly.")
+            raise Refused(f"Attention with {name} cannot be pruned exactly.")
     attention_watch.note(query, scaling)
     if attention_watch.plan is not None:
         function = FUNCTIONS[PLANNED]

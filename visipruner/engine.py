@@ -12,12 +12,14 @@ from contextlib import contextmanager
 from types import SimpleNamespace
 
 import torch
+import transformers
 from torch import Tensor, nn
-from transformers.cache_utils import DynamicLayer
 
 from visipruner.attention import Plan, Watch, is_for_rows, visible_visual_pairs
+from visipruner.errors import Refused
 from visipruner.layout import TEXT, Rows, TokenLayout
 from visipruner.methods.base import PruningMethod
+from visipruner.stock import attention_backend, cache_of, is_growing
 from visipruner.trace import NOBODY, Cut, LayerRecord, PruningTrace, Selection
 from visipruner.view import LayerInput, LayerView
 
@@ -45,7 +47,7 @@ def prune(
         probe: run the influence test after every layer, whatever the method does.
 
     Raises:
-        ValueError: for what cannot be pruned exactly: a batch, left padding, a prompt in pieces, a
+        Refused: for what cannot be pruned exactly: a batch, left padding, a prompt in pieces, a
             second prompt, another `prune` on the same model, a cache that cannot be shortened.
     """
     decoder = decoder_of(model)
@@ -70,8 +72,8 @@ def decoder_of(model: nn.Module) -> nn.Module:
                 if not _has(layer, part):
                     raise _not_llama_like(model, f"it has a layer without {part}")
         _LLAMA_LIKE.add(decoder)
-    if decoder.config._attn_implementation == "flex_attention":
-        raise ValueError("Flex attention's masks cannot be cut by tokens: use sdpa or eager.")
+    if attention_backend(decoder) == "flex_attention":
+        raise Refused("Flex attention's masks cannot be cut by tokens: use sdpa or eager.")
     return decoder
 
 
@@ -90,18 +92,24 @@ def _has(module: nn.Module, path: str) -> bool:
     return module is not None
 
 
-def _not_llama_like(model: nn.Module, why: str) -> ValueError:
-    return ValueError(f"{type(model).__name__} is not a Llama-like model: {why}.")
+def _not_llama_like(model: nn.Module, why: str) -> Refused:
+    return Refused(f"{type(model).__name__} is not a Llama-like model: {why}.")
 
 
-def not_watched(model: nn.Module) -> ValueError:
+def not_understood(model: nn.Module, why: str) -> Refused:
+    """The refusal of a model of this release of transformers, by both names."""
+    release = f"transformers {transformers.__version__}"
+    return Refused(f"{type(model).__name__} of {release} cannot be pruned: {why}.")
+
+
+def not_watched(model: nn.Module) -> Refused:
     """The refusal of a model that does not ask transformers for its attention function."""
     return _not_llama_like(model, "its attention cannot be watched")
 
 
 def _check_free(decoder: nn.Module):
     if any(isinstance(hook, _RunHook) for hook in decoder._forward_pre_hooks.values()):
-        raise ValueError("This model is being pruned already: one prune() at a time per model.")
+        raise Refused("This model is being pruned already: one prune() at a time per model.")
 
 
 class Run:
@@ -158,7 +166,7 @@ class Run:
         """Decoding needs fewer hooks, and each costs time for every token."""
         self._remove(self.prefill_handles)
         self._hook(self.handles, self.decoder.register_forward_hook, self.after_decode_step)
-        own_masks = self.decoder.config._attn_implementation == "eager"
+        own_masks = attention_backend(self.decoder) == "eager"
         if own_masks or self.compact:
             for index, layer in enumerate(self.layers):
                 register = layer.register_forward_pre_hook
@@ -185,7 +193,7 @@ class Run:
             tokens = kwargs["input_ids"] if "input_ids" in kwargs else args[0]
         batch, length = tokens.shape[:2]
         if batch != 1:
-            raise ValueError(
+            raise Refused(
                 f"prune() runs one prompt at a time, not a batch of {batch} (beam search "
                 "and several return sequences make batches too)."
             )
@@ -193,12 +201,8 @@ class Run:
             self._check_prompt(length, kwargs)
             self.started = True
             return None
-        if (
-            length != 1
-            or not self.trace.complete
-            or kwargs.get("past_key_values") is not self.cache
-        ):
-            raise ValueError(
+        if length != 1 or not self.trace.complete or cache_of(kwargs) is not self.cache:
+            raise Refused(
                 "One `with prune(...)` is for one prompt: after its prefill, only one token "
                 "at a time with the same cache can follow. Open a new one for the next prompt."
             )
@@ -212,27 +216,23 @@ class Run:
         return args, {**kwargs, "position_ids": position_ids, "attention_mask": None}
 
     def _check_prompt(self, length: int, kwargs: dict):
-        cache, mask = kwargs.get("past_key_values"), kwargs.get("attention_mask")
+        cache, mask = cache_of(kwargs), kwargs.get("attention_mask")
         if cache is not None and cache.get_seq_length() > 0:
-            raise ValueError(
+            raise Refused(
                 "prune() must see the prompt from its first token: the cache is not empty."
             )
         if cache is None and kwargs.get("use_cache", self.decoder.config.use_cache) is False:
-            raise ValueError(
-                "prune() needs the key-value cache: call the model with use_cache=True."
-            )
+            raise Refused("prune() needs the key-value cache: call the model with use_cache=True.")
         if length != self.layout.length:
-            raise ValueError(
+            raise Refused(
                 f"The layout is for a prompt of {self.layout.length} tokens, but {length} arrived; "
                 "a prompt cannot be given in pieces."
             )
         if isinstance(mask, Tensor) and (mask.dim() != 2 or not bool(mask.all())):
-            raise ValueError(
-                "prune() needs a prompt without padding and without a mask of its own."
-            )
+            raise Refused("prune() needs a prompt without padding and without a mask of its own.")
         places = kwargs.get("position_ids")
         if isinstance(places, Tensor) and places.tolist() != [list(range(length))]:
-            raise ValueError("prune() counts positions itself: from 0, without a gap.")
+            raise Refused("prune() counts positions itself: from 0, without a gap.")
 
     def after_decode_step(self, _index, _decoder, _args, _kwargs, _output):
         self.trace.decode_kv.append([layer.get_seq_length() for layer in self.cache.layers])
@@ -245,7 +245,7 @@ class Run:
 
     def before_layers(self, _index, _layer, args, kwargs):
         """At the door: of all that a layer is given, only the states are cut outside attention."""
-        self.cache = kwargs.get("past_key_values")
+        self.cache = cache_of(kwargs)
         self._check_cache()
         hidden = self._apply_encode(args[0] if args else kwargs["hidden_states"])
         if args:
@@ -261,10 +261,10 @@ class Run:
         return record
 
     def _check_cache(self):
-        layers = getattr(self.cache, "layers", None)
-        plain = layers is not None and all(type(layer) is DynamicLayer for layer in layers)
-        if not plain or getattr(self.cache, "offloading", False):
-            raise ValueError(
+        if self.cache is None:
+            raise not_understood(self.model, "its layers are given no cache by a name known here")
+        if not is_growing(self.cache):
+            raise Refused(
                 "prune() needs a DynamicCache without sliding windows and offloading "
                 "(transformers' default): its layers are shortened one by one."
             )
@@ -331,7 +331,7 @@ class Run:
             return
         if plan not in self.planned_pairs:  # most layers with a plan have the same one
             if not is_for_rows(plan, record.tokens):
-                raise ValueError(
+                raise Refused(
                     f"{self.method.name} made a plan for other rows than the {record.tokens} that "
                     f"layer {record.layer} computes."
                 )
@@ -390,12 +390,12 @@ class Run:
         index = torch.searchsorted(positions, keep).clamp_(max=len(positions) - 1)
         left = self.rows.only(index)
         if not torch.equal(left.positions, keep) or not (keep[1:] > keep[:-1]).all():
-            raise ValueError(
+            raise Refused(
                 f"{self.method.name} must name tokens that are still there, once each and in "
                 "ascending order."
             )
         if not len(keep) or index[-1] != len(positions) - 1:
-            raise ValueError(f"{self.method.name} must keep the last prompt token: it answers.")
+            raise Refused(f"{self.method.name} must keep the last prompt token: it answers.")
         kept = left.patches.tolist()
         if selection.owner is not None:
             owner = list(selection.owner)

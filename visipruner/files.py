@@ -7,25 +7,27 @@ import sys
 import tempfile
 from pathlib import Path
 
+from visipruner.errors import Refused
+
 
 def check_place(path: Path):
     """Refuse a place where no file can come to lie, before the work for it begins.
 
     Raises:
-        ValueError: one sentence, naming the place.
+        Refused: one sentence, naming the place.
     """
     place = _real(path)
     try:
         in_folder, is_folder = place.parent.is_dir(), place.is_dir()
         is_odd = place.exists() and not place.is_file()
     except OSError as error:  # a name that is too long, or a folder that is closed
-        raise ValueError(f"{shown(path)} cannot be written: {error.strerror}.") from None
+        raise Refused(f"{shown(path)} cannot be written: {error.strerror}.") from None
     if not in_folder:
-        raise ValueError(f"There is no folder for {shown(path)}.")
+        raise Refused(f"There is no folder for {shown(path)}.")
     if is_folder:
-        raise ValueError(f"{shown(path)} is a folder; name a file in it.")
+        raise Refused(f"{shown(path)} is a folder; name a file in it.")
     if is_odd:
-        raise ValueError(f"{shown(path)} is no ordinary file; name another one.")
+        raise Refused(f"{shown(path)} is no ordinary file; name another one.")
 
 
 def same_file(one: Path, other: Path) -> bool:
@@ -50,7 +52,7 @@ def write_whole(path: Path, text: str):
     """All of it or nothing: a half-written file must not be found later.
 
     Raises:
-        ValueError: one sentence, naming the file and what stood in the way.
+        Refused: one sentence, naming the file and what stood in the way.
     """
     check_place(path)
     place = _real(path)
@@ -61,14 +63,14 @@ def write_whole(path: Path, text: str):
             part.write_text(text)
             part.replace(place)
     except OSError as error:
-        raise ValueError(f"{shown(path)} could not be written: {error.strerror}.") from None
+        raise Refused(f"{shown(path)} could not be written: {error.strerror}.") from None
 
 
 def print_whole(text: str):
     """Print a command's result. Whoever stops listening early, as `head` does, wants no more.
 
     Raises:
-        ValueError: one sentence, if it cannot be printed.
+        Refused: one sentence, if it cannot be printed.
     """
     try:
         sys.stdout.write(text + "\n")
@@ -77,13 +79,13 @@ def print_whole(text: str):
         _print_no_more()
     except UnicodeEncodeError as error:
         letter = error.object[error.start]
-        raise ValueError(
+        raise Refused(
             f"The output's encoding, {error.encoding}, has no {letter!a}: "
             "set PYTHONIOENCODING=utf-8."
         ) from None
     except OSError as error:
         _print_no_more()
-        raise ValueError(f"The result could not be printed: {error.strerror}.") from None
+        raise Refused(f"The result could not be printed: {error.strerror}.") from None
 
 
 def _print_no_more():

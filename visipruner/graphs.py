@@ -24,9 +24,11 @@ from torch import Tensor, nn
 
 from visipruner.attention import Plan, Watch, attention_row, clipped, influence
 from visipruner.engine import Run, decoder_of, not_watched
+from visipruner.errors import Refused
 from visipruner.inputs import check_number
 from visipruner.layout import TokenLayout
 from visipruner.methods.base import PruningMethod
+from visipruner.stock import cache_of, run_layer
 from visipruner.trace import LayerRecord, PruningTrace
 from visipruner.view import LayerInput, LayerView
 
@@ -43,13 +45,13 @@ class Replayer:
         capture: None: on a GPU, where every matrix is a plain one.
 
     Raises:
-        ValueError: for a model on several devices, and a bucket out of its range.
+        Refused: for a model on several devices, and a bucket out of its range.
     """
 
     def __init__(self, model: nn.Module, *, bucket: int = 32, capture: bool | None = None):
         check_number("bucket", bucket, 1, 4096, integer=True)
         if len({parameter.device for parameter in model.parameters()}) > 1:
-            raise ValueError("Replay needs a model that lies on one device.")
+            raise Refused("Replay needs a model that lies on one device.")
         self.model, self.decoder, self.bucket = model, decoder_of(model), bucket
         self.layers = list(self.decoder.layers)  # a run puts a stand-in where they are
         self.capture = can_capture(model) if capture is None else capture
@@ -68,11 +70,11 @@ class Replayer:
         """`visipruner.prune` by replay: the same arguments, promises and refusals.
 
         Raises:
-            ValueError: as `prune()`, and for another attention backend than sdpa.
+            Refused: as `prune()`, and for another attention backend than sdpa.
         """
         backend = self.decoder.config._attn_implementation
         if backend != "sdpa":
-            raise ValueError(f"Replay needs sdpa attention, not {backend}; prune() takes any.")
+            raise Refused(f"Replay needs sdpa attention, not {backend}; prune() takes any.")
         run = _ReplayedRun(self, method, layout, on_layer, probe)
         try:
             run.install()
@@ -182,14 +184,8 @@ class _Lane:
         layer, caught = self.layers[index], _Caught()
         watch = Watch(layer.self_attn, plan, self.last)
         try:
-            hidden = layer(
-                self.hidden,
-                attention_mask=None,  # to sdpa that means causal
-                position_embeddings=(self.cos, self.sin),
-                past_key_values=caught,
-                use_cache=True,
-                attention_watch=watch,
-            )
+            turns = self.cos, self.sin
+            hidden = run_layer(layer, self.hidden, turns, caught, attention_watch=watch)
         finally:
             watch.end()
         if watch.query is None:
@@ -233,8 +229,8 @@ class _Prefill(nn.Module):
         super().__init__()
         self.run = run
 
-    def forward(self, hidden_states, position_embeddings, past_key_values, **_):
-        return self.run.prefill(hidden_states, position_embeddings, past_key_values)
+    def forward(self, hidden_states, position_embeddings, **more):
+        return self.run.prefill(hidden_states, position_embeddings, cache_of(more))
 
 
 @dataclass(frozen=True)

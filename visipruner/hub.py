@@ -3,8 +3,8 @@
     python -P visipruner/hub.py llava-hf/llava-1.5-7b-hf
 
 Everything else stays offline: only that child may use the network, and ending it ends the download.
-What has arrived stays in the hub's cache, so the next try goes on from there. This file imports
-nothing of the package, for the child needs none of it.
+What has arrived stays in the hub's cache, so the next try goes on from there. In the child this
+file imports nothing of the package.
 """
 
 from __future__ import annotations
@@ -24,6 +24,9 @@ from huggingface_hub import constants, snapshot_download
 from huggingface_hub.errors import LocalEntryNotFoundError
 from huggingface_hub.file_download import repo_folder_name
 from tqdm.auto import tqdm
+
+if __name__ != "__main__":  # the child has no package around it, and refuses nothing
+    from visipruner.errors import Refused
 
 PATTERNS = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]  # no pickles, no pictures
 HEARTBEAT = 0.5  # seconds between two reports, also when nothing moves
@@ -67,7 +70,7 @@ def download(repo: str, size: int) -> Iterator[Progress]:
         size: about so many bytes, to check the disk for before.
 
     Raises:
-        ValueError: one sentence: no room on the disk, no network, no such checkpoint.
+        Refused: one sentence: no room on the disk, no network, no such checkpoint.
     """
     _check_disk(repo, size)
     child = subprocess.Popen(
@@ -82,10 +85,10 @@ def download(repo: str, size: int) -> Iterator[Progress]:
         for line in child.stdout:
             message = json.loads(line)
             if "error" in message:
-                raise ValueError(message["error"])
+                raise Refused(message["error"])
             yield Progress(message["done"], max(message["total"], size))
         if child.wait():
-            raise ValueError(f"The download of {repo} broke off; try again to go on from there.")
+            raise Refused(f"The download of {repo} broke off; try again to go on from there.")
     finally:
         child.terminate()
         child.wait()
@@ -106,7 +109,7 @@ def _check_disk(repo: str, size: int):
     here = (Path(constants.HF_HUB_CACHE) / cached / "blobs").glob("*")  # whole files and parts
     left = size - sum(map(_size_of, here))
     if free < left * 1.05:
-        raise ValueError(
+        raise Refused(
             f"The disk of {folder} has {free / 1e9:.1f} GB free, but {repo} takes "
             f"{left / 1e9:.1f} GB more: make room, or set HF_HOME to a folder on another disk."
         )

@@ -15,6 +15,8 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image, ImageOps
 
+from visipruner.errors import Refused
+
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 MAX_PIXELS = 25_000_000
 # Pictures are padded to a square later on; with this longest side the square stays within
@@ -40,7 +42,7 @@ def open_picture(source) -> Image.Image:
     Raises ValueError with a sentence for a lay person.
     """
     if source is None or (isinstance(source, str) and not source.strip()):
-        raise ValueError(_NO_PICTURE)
+        raise Refused(_NO_PICTURE)
     if isinstance(source, Image.Image):
         return _decode(source)
     if isinstance(source, np.ndarray):
@@ -51,9 +53,9 @@ def open_picture(source) -> Image.Image:
         try:
             stream = _open_file(Path(source))
         except OSError:  # no right to read it, or a name that is too long
-            raise ValueError("This file cannot be opened; check its name and rights.") from None
+            raise Refused("This file cannot be opened; check its name and rights.") from None
     else:
-        raise ValueError(f"A picture must be a file, not {_shown(source)}.")
+        raise Refused(f"A picture must be a file, not {_shown(source)}.")
     with stream, _open_stream(stream) as image:
         return _decode(image)
 
@@ -61,9 +63,9 @@ def open_picture(source) -> Image.Image:
 def _open_file(path: Path) -> BinaryIO:
     name = _shown(path.name or str(path))  # "." has no name
     if path.is_dir():
-        raise ValueError(f"{name} is a folder; choose a picture file in it.")
+        raise Refused(f"{name} is a folder; choose a picture file in it.")
     if not path.is_file():  # devices and pipes, which may never end, are kept out here too
-        raise ValueError(f"There is no picture file {name}; check its name and folder.")
+        raise Refused(f"There is no picture file {name}; check its name and folder.")
     return path.open("rb")
 
 
@@ -75,9 +77,9 @@ def _open_stream(stream: BinaryIO) -> Image.Image:
         return Image.open(stream, formats=FORMATS)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         # Pillow's own limit, far above ours, strikes before the size can be asked for.
-        raise ValueError(_too_many(f"more than {Image.MAX_IMAGE_PIXELS:,} pixels")) from None
+        raise Refused(_too_many(f"more than {Image.MAX_IMAGE_PIXELS:,} pixels")) from None
     except Exception:  # hostile headers raise nearly anything, from SyntaxError to OverflowError
-        raise ValueError(_why_unreadable(head)) from None
+        raise Refused(_why_unreadable(head)) from None
 
 
 def _why_unreadable(head: bytes) -> str:
@@ -103,15 +105,15 @@ def _too_many(size: str) -> str:
 
 def _check_size(width: int, height: int) -> None:
     if width < 1 or height < 1:
-        raise ValueError(f"This picture is {width} x {height} pixels and so holds nothing to see.")
+        raise Refused(f"This picture is {width} x {height} pixels and so holds nothing to see.")
     if width * height > MAX_PIXELS:
-        raise ValueError(_too_many(f"{width * height:,} pixels ({width} x {height})"))
+        raise Refused(_too_many(f"{width * height:,} pixels ({width} x {height})"))
 
 
 def _from_array(array: np.ndarray) -> Image.Image:
     channels = array.shape[2:]
     if array.dtype != np.uint8 or array.ndim not in (2, 3) or channels not in ((), (3,), (4,)):
-        raise ValueError(
+        raise Refused(
             "A picture array must be uint8 of shape (height, width), (height, width, 3) or "
             f"(height, width, 4), not {array.dtype} of shape {array.shape}."
         )
@@ -126,7 +128,7 @@ def _decode(image: Image.Image) -> Image.Image:
         image = _to_rgb(_upright(image))
         image.thumbnail((MAX_SIDE, MAX_SIDE))
     except Exception:  # decoders raise nearly anything on a damaged file
-        raise ValueError(_DAMAGED) from None
+        raise Refused(_DAMAGED) from None
     # EXIF may tell where and when a photograph was taken: it must not travel on to downloads.
     image.info = {}
     return image
@@ -165,18 +167,18 @@ def clean_question(text) -> tuple[str, list[str]]:
     Emoji and right-to-left text stay as they are. Raises ValueError with a sentence.
     """
     if text is None:
-        raise ValueError("No question was given; type one first.")
+        raise Refused("No question was given; type one first.")
     if not isinstance(text, str):
-        raise ValueError(f"A question must be text, not {_shown(text)}.")
+        raise Refused(f"A question must be text, not {_shown(text)}.")
     # Controls, lone surrogates (which no tokenizer can encode) and line ends become blanks.
     unwanted = {"Cc", "Cs", "Zl", "Zp"}
     plain = "".join(" " if unicodedata.category(c) in unwanted else c for c in text)
     plain = " ".join(plain.split())
     # Zero-width characters (Cf) hold emoji together but are nothing to read on their own.
     if all(unicodedata.category(c) in ("Cf", "Zs") for c in plain):
-        raise ValueError("The question is empty; type at least one word.")
+        raise Refused("The question is empty; type at least one word.")
     if len(plain) > MAX_QUESTION:
-        raise ValueError(
+        raise Refused(
             f"The question has {len(plain):,} characters; 1 to {MAX_QUESTION:,} are allowed."
         )
     found = [piece for piece in (*MARKERS, *ROLES) if piece in plain]
@@ -204,7 +206,7 @@ def check_choice(name: str, value, allowed: Iterable):
     allowed = list(allowed)
     if not any(type(value) is type(choice) and value == choice for choice in allowed):
         choices = ", ".join(map(str, allowed))
-        raise ValueError(f"{name} must be one of {choices}, not {_shown(value)}.")
+        raise Refused(f"{name} must be one of {choices}, not {_shown(value)}.")
     return value
 
 
@@ -215,7 +217,7 @@ def check_number(name: str, value, low: float, high: float, integer: bool = Fals
     in_range = is_number and low <= value <= high and abs(value) != math.inf
     if not in_range or (integer and value != int(value)):
         kind = "a whole number" if integer else "a number"
-        raise ValueError(f"{name} must be {kind} from {low} to {high}, not {_shown(value)}.")
+        raise Refused(f"{name} must be {kind} from {low} to {high}, not {_shown(value)}.")
     return int(value) if integer else float(value)
 
 

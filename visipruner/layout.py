@@ -9,6 +9,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from visipruner.errors import Refused
+
 Range = tuple[int, int]  # first, past-the-last
 
 
@@ -49,7 +51,7 @@ class TokenLayout:
         grids: (rows, columns) of patches, one per picture; empty when it is not known.
 
     Raises:
-        ValueError: if the spans do not fit the prompt or the grids do not fit the spans.
+        Refused: if the spans do not fit the prompt or the grids do not fit the spans.
     """
 
     length: int
@@ -61,7 +63,7 @@ class TokenLayout:
         end = 0
         for start, stop in self.spans:
             if not end <= start < stop <= self.length:
-                raise ValueError(
+                raise Refused(
                     f"Visual span {(start, stop)} does not fit a prompt of {self.length} tokens."
                 )
             end = stop
@@ -69,7 +71,7 @@ class TokenLayout:
         object.__setattr__(self, "visual", visual)
         patches = sum(rows * columns for rows, columns in self.grids)
         if self.grids and patches != len(visual):
-            raise ValueError(
+            raise Refused(
                 f"The patch grids hold {patches} patches, but the prompt has {len(visual)} "
                 "visual tokens."
             )
@@ -90,14 +92,14 @@ class TokenLayout:
         """
         ids = torch.as_tensor(input_ids)
         if ids.dim() == 2 and ids.shape[0] != 1:
-            raise ValueError(f"One prompt at a time: got a batch of {ids.shape[0]}.")
+            raise Refused(f"One prompt at a time: got a batch of {ids.shape[0]}.")
         ids = ids.flatten()
         visual = (ids == image_token_id).nonzero().flatten().tolist()
         grids: tuple[tuple[int, int], ...] = ()
         if grid is not None:
             pictures, rest = divmod(len(visual), grid[0] * grid[1])
             if rest:
-                raise ValueError(
+                raise Refused(
                     f"{len(visual)} visual tokens are not a whole number of "
                     f"{grid[0]} x {grid[1]} pictures."
                 )

@@ -8,6 +8,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from visipruner.errors import Refused
 from visipruner.inputs import check_choice, check_number
 from visipruner.methods import METHODS, FastV, PruningMethod, Random, Schedule, VisiPruner
 from visipruner.methods.visipruner import STAGES
@@ -41,14 +42,14 @@ def level_number(level: float | str) -> float:
     """0 (keep everything) to 1 (the hardest) for a preset's name or a number.
 
     Raises:
-        ValueError: one sentence with the value and what is allowed.
+        Refused: one sentence with the value and what is allowed.
     """
     if isinstance(level, str) and level in PRESETS:
         return PRESETS[level]
     try:
         number = float(level) if isinstance(level, str) else level
     except ValueError:
-        raise ValueError(
+        raise Refused(
             f"The level must be {', '.join(PRESETS)} or a number from 0 to 1, not {level!r}."
         ) from None
     return float(check_number("level", number, 0, 1))
@@ -70,7 +71,7 @@ def method_at(
         overrides: fields of the method that replace what the level says.
 
     Raises:
-        ValueError: for an unknown name, a level or field out of range.
+        Refused: for an unknown name, a level or field out of range.
     """
     check_choice("method", name, METHODS)
     check_choice("semantics", semantics, SEMANTICS)
@@ -79,7 +80,7 @@ def method_at(
     values = _values(vlm, method, number, semantics, num_visual or math.prod(vlm.grid))
     known = [field.name for field in fields(method)]
     if overrides and not known:
-        raise ValueError(f"{name} has no fields that could be set.")
+        raise Refused(f"{name} has no fields that could be set.")
     for field_name in overrides:
         check_choice(f"field of {name}", field_name, known)
     return method(**{**values, **overrides})
@@ -136,7 +137,7 @@ def read_presets(folder: Path) -> dict | None:
     Read once, when the model is loaded: a damaged file must not wait for somebody's question.
 
     Raises:
-        ValueError: one sentence with the file and what is wrong in it.
+        Refused: one sentence with the file and what is wrong in it.
     """
     path = folder / "presets.json"
     try:
@@ -145,10 +146,10 @@ def read_presets(folder: Path) -> dict | None:
         presets = json.loads(path.read_text())
         for semantics in SEMANTICS:
             if not isinstance(presets, dict) or not isinstance(presets.get(semantics), dict):
-                raise ValueError(f"it has no settings for {semantics!r}.")
+                raise Refused(f"it has no settings for {semantics!r}.")
             _check_table(presets[semantics], semantics)
     except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is damaged: {error}") from None
+        raise Refused(f"{path} is damaged: {error}") from None
     return presets
 
 
@@ -156,13 +157,13 @@ def _check_table(table: dict, semantics: str):
     for name in ("shallow_layers", "layer_threshold", "tokens_threshold", "exit_threshold"):
         values = table.get(name)
         if not isinstance(values, list) or len(values) != len(_STEPS):
-            raise ValueError(f"{name} of {semantics!r} must be a list of five numbers.")
+            raise Refused(f"{name} of {semantics!r} must be a list of five numbers.")
         for value in values:
             check_number(f"each {name} of {semantics!r}", value, -1, 1e9)
     if not isinstance(table.get("stages", []), list):
-        raise ValueError(f"stages of {semantics!r} must be a list.")
+        raise Refused(f"stages of {semantics!r} must be a list.")
     if not isinstance(table.get("relative"), bool):
-        raise ValueError(f"relative of {semantics!r} must be true or false.")
+        raise Refused(f"relative of {semantics!r} must be true or false.")
     # The method knows the ranges.
     for level in _STEPS:
         VisiPruner(semantics=semantics, **_settings(table, level, _nearest))

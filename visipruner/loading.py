@@ -20,6 +20,7 @@ from transformers import (
 
 from visipruner import memory
 from visipruner.engine import decoder_of
+from visipruner.errors import Refused
 from visipruner.inputs import check_choice
 from visipruner.memory import gigabytes
 
@@ -51,7 +52,7 @@ def place(title: str, size: int, device: str | None, precision: str) -> Placemen
             CPU only when asked to.
 
     Raises:
-        ValueError: one sentence that says what is missing and what it would take.
+        Refused: one sentence that says what is missing and what it would take.
     """
     check_choice("precision", precision, PRECISIONS)
     kind = torch.device(usable_device(device)).type
@@ -70,7 +71,7 @@ def usable_device(device: str | None) -> str:
     """The device that is meant; None means a GPU if there is one.
 
     Raises:
-        ValueError: one sentence, for a word that names no device and for one that is not here.
+        Refused: one sentence, for a word that names no device and for one that is not here.
     """
     has_gpu = torch.cuda.is_available()
     if device is None:
@@ -80,11 +81,11 @@ def usable_device(device: str | None) -> str:
     except (RuntimeError, TypeError):
         wanted = None
     if wanted is None or wanted.type not in ("cpu", "cuda"):
-        raise ValueError(f"The device must be cpu, cuda or cuda:NUMBER, not {device!r}.")
+        raise Refused(f"The device must be cpu, cuda or cuda:NUMBER, not {device!r}.")
     if wanted.type == "cuda" and (wanted.index or 0) >= (
         torch.cuda.device_count() if has_gpu else 0
     ):
-        raise ValueError(
+        raise Refused(
             f"There is no {device} here: torch finds {torch.cuda.device_count() if has_gpu else 0} "
             "CUDA devices; name another one, or cpu."
         )
@@ -98,13 +99,13 @@ def _on_cpu(title: str, size: int, device: str | None, precision: str) -> Placem
     need, free = memory.needed(size, precision), memory.free_on_cpu()
     if device is None and size >= memory.LARGE:
         small = gigabytes(memory.needed(size, "4-bit"))
-        raise ValueError(
+        raise Refused(
             f"{title} needs a GPU with {gigabytes(memory.needed(size, 'bfloat16'))} free "
             f"({small} in 4-bit), and torch finds none here; with --device cpu it runs slowly in "
             f"{gigabytes(need)} of main memory."
         )
     if need > free:
-        raise ValueError(
+        raise Refused(
             f"{title} needs {gigabytes(need)} of main memory in {precision}, but "
             f"{gigabytes(free)} are free here{_hint(size, precision)}."
         )
@@ -125,7 +126,7 @@ def _on_gpus(title: str, size: int, device: str | None, precision: str) -> tuple
     shares = {index: int(bytes_ * 0.9) for index, bytes_ in enumerate(free) if bytes_}
     if len(shares) > 1 and sum(shares.values()) >= need:
         return "auto", shares
-    raise ValueError(
+    raise Refused(
         f"{title} needs {gigabytes(need)} of GPU memory in {precision}, but {gigabytes(sum(free))} "
         f"are free on {device or 'the ' + str(len(free)) + ' GPU(s) here'}{_hint(size, precision)}."
     )
@@ -141,24 +142,22 @@ def check_checkpoint(path: Path):
     """Say what is wrong with a checkpoint folder before transformers says it in ten lines.
 
     Raises:
-        ValueError: one sentence.
+        Refused: one sentence.
     """
     try:
         config = json.loads((path / "config.json").read_text())
         kind, text = config["model_type"], dict(config.get("text_config") or {})
     except Exception:  # damaged files raise nearly anything
-        raise ValueError(f"{path} holds no model: its config.json is missing or damaged.") from None
+        raise Refused(f"{path} holds no model: its config.json is missing or damaged.") from None
     if kind == "llava_next":
-        raise ValueError(
+        raise Refused(
             f"{path} holds a LLaVA-NeXT model, which reads several crops of a picture: it can be "
             "pruned from Python with prune(), but this program asks and draws one square only."
         )
     if kind != "llava":
-        raise ValueError(
-            f"{path} holds a {kind!r} model; only LLaVA-1.5-style models can be opened."
-        )
+        raise Refused(f"{path} holds a {kind!r} model; only LLaVA-1.5-style models can be opened.")
     if text.get("sliding_window") and text.get("use_sliding_window", True):
-        raise ValueError(
+        raise Refused(
             f"{path} attends through a sliding window of {text['sliding_window']} tokens; its "
             "caches cannot be shortened one by one, so it cannot be pruned."
         )
@@ -167,18 +166,16 @@ def check_checkpoint(path: Path):
 
 def _check_weights(path: Path):
     if not any(path.glob("*.safetensors")):
-        raise ValueError(
-            f"{path} holds no weights in safetensors format, the only one that is read."
-        )
+        raise Refused(f"{path} holds no weights in safetensors format, the only one that is read.")
     index = path / "model.safetensors.index.json"
     if index.is_file():
         try:
             parts = sorted(set(json.loads(index.read_text())["weight_map"].values()))
             missing = [part for part in parts if not (path / part).is_file()]
         except Exception:
-            raise ValueError(f"{index} is damaged; fetch it again.") from None
+            raise Refused(f"{index} is damaged; fetch it again.") from None
         if missing:
-            raise ValueError(f"{path} lacks {missing[0]}, one of {len(parts)} files of weights.")
+            raise Refused(f"{path} lacks {missing[0]}, one of {len(parts)} files of weights.")
 
 
 def size_in_16_bit(path: Path) -> int:
@@ -195,7 +192,7 @@ def _numbers(path: Path) -> list[int]:
             header.pop("__metadata__", None)
             counts += [math.prod(map(int, entry["shape"])) for entry in header.values()]
         except Exception:
-            raise ValueError(f"{file} is missing or damaged; fetch it again.") from None
+            raise Refused(f"{file} is missing or damaged; fetch it again.") from None
     return counts
 
 
@@ -203,7 +200,7 @@ def _header(file: Path) -> dict:
     with file.open("rb") as stream:
         (length,) = struct.unpack("<Q", stream.read(8))
         if length > file.stat().st_size:  # so much memory must not even be asked for
-            raise ValueError("The header is longer than the file.")
+            raise Refused("The header is longer than the file.")
         return json.loads(stream.read(length))
 
 
@@ -213,7 +210,7 @@ def check_config_fits(path: Path):
     Also one whose language model cannot be pruned.
 
     Raises:
-        ValueError: one sentence; of sizes with both numbers.
+        Refused: one sentence; of sizes with both numbers.
     """
     counts = _numbers(path)
     try:
@@ -223,7 +220,7 @@ def check_config_fits(path: Path):
         parts = (config.text_config, config.vision_config)
         layers = sum(part.num_hidden_layers for part in parts)
         if layers > len(counts):  # even an empty model of so many layers takes long
-            raise ValueError(
+            raise Refused(
                 f"its config.json asks for {layers:,} layers, but its weights are "
                 f"{len(counts):,} tensors"
             )
@@ -232,7 +229,7 @@ def check_config_fits(path: Path):
         decoder_of(model)  # else the first question would be refused, and not the model
         asked, there = sum(p.numel() for p in model.parameters()), sum(counts)
         if asked > MOST_OF_CONFIG * there:
-            raise ValueError(
+            raise Refused(
                 f"its config.json asks for {asked:,} numbers, but its weights have {there:,}"
             )
     except Exception as error:
@@ -243,7 +240,7 @@ def load_model(path: Path, placement: Placement, attention: str) -> LlavaForCond
     """The model of a folder, ready to answer.
 
     Raises:
-        ValueError: one sentence: a file is missing or damaged, or memory was not enough.
+        Refused: one sentence: a file is missing or damaged, or memory was not enough.
     """
     extra = {}
     if placement.max_memory:
@@ -271,7 +268,7 @@ def load_model(path: Path, placement: Placement, attention: str) -> LlavaForCond
         raise _why(path, error) from None
     if found["missing_keys"]:
         # transformers would go on with random numbers in their place.
-        raise ValueError(f"{path} lacks weights, {sorted(found['missing_keys'])[0]} for one.")
+        raise Refused(f"{path} lacks weights, {sorted(found['missing_keys'])[0]} for one.")
     if placement.precision == "4-bit":
         check_4_bit(model)
         keep_odd_layers_unpacked(model)
@@ -282,14 +279,14 @@ def load_processor(path: Path):
     """Tokenizer, chat template and image processor of a folder.
 
     Raises:
-        ValueError: one sentence.
+        Refused: one sentence.
     """
     try:
         processor = AutoProcessor.from_pretrained(path, local_files_only=True)
     except Exception as error:
         raise _why(path, error) from None
     if not getattr(processor, "chat_template", None):
-        raise ValueError(f"{path} has no chat template, so nobody knows how to ask this model.")
+        raise Refused(f"{path} has no chat template, so nobody knows how to ask this model.")
     return processor
 
 
@@ -297,7 +294,7 @@ def try_prompt(path: Path, vlm):
     """Make one prompt: broken templates and sizes show in nothing else, and then to a visitor.
 
     Raises:
-        ValueError: one sentence.
+        Refused: one sentence.
     """
     try:
         vlm.prepare(Image.new("RGB", (8, 8)), "what?")
@@ -305,7 +302,7 @@ def try_prompt(path: Path, vlm):
         raise _why(path, error) from None
 
 
-def _why(path: Path, error: Exception) -> ValueError:
+def _why(path: Path, error: Exception) -> Refused:
     """The sentence for an error while loading: damaged files raise nearly anything."""
     if memory.is_out_of_memory(error):
         return memory.ran_out(error)
@@ -313,7 +310,7 @@ def _why(path: Path, error: Exception) -> ValueError:
     reason = lines[0][:300].rstrip(".: ")
     if isinstance(error, KeyError):  # whose words are the bare key
         reason = f"{reason} is missing"
-    return ValueError(f"The model in {path} could not be loaded: {reason}.")
+    return Refused(f"The model in {path} could not be loaded: {reason}.")
 
 
 def keep_odd_layers_unpacked(model: nn.Module):
@@ -337,7 +334,7 @@ def check_4_bit(model: nn.Module):
     A wrong list of modules to skip is silent, and a quantised vision tower answers worse.
 
     Raises:
-        ValueError: names the first module that is not as it should be.
+        Refused: names the first module that is not as it should be.
     """
     from bitsandbytes.nn import Linear4bit
 
@@ -346,4 +343,4 @@ def check_4_bit(model: nn.Module):
             wanted = name.startswith("model.language_model.layers.")
             if isinstance(module, Linear4bit) != wanted:
                 state = "not in 4 bits" if wanted else "in 4 bits, which only the layers should be"
-                raise ValueError(f"Loading in 4 bits went wrong: {name} is {state}.")
+                raise Refused(f"Loading in 4 bits went wrong: {name} is {state}.")

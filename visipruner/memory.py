@@ -10,6 +10,8 @@ from pathlib import Path
 import psutil
 import torch
 
+from visipruner.errors import Refused
+
 GIGABYTE = 10**9
 CGROUP = Path("/sys/fs/cgroup")  # where Linux tells a container its limits
 LARGE = 2 * GIGABYTE  # a checkpoint of this size is nothing to load by the way
@@ -74,13 +76,13 @@ def freeing():
         raise
 
 
-def ran_out(error: BaseException) -> ValueError:
+def ran_out(error: BaseException) -> Refused:
     """Free what the failed run held, and the sentence to show in its place."""
     # The frames of the failed run hold its tensors as long as the error lives.
     traceback.clear_frames(error.__traceback__)
     error.__traceback__ = None
     release()
-    return ValueError(
+    return Refused(
         "The device ran out of memory, so this run was given up and its memory freed; "
         "a shorter answer, 4-bit precision or a smaller model takes less."
     )

@@ -13,6 +13,7 @@ import torch
 from transformers import LlavaForConditionalGeneration
 
 from visipruner import hub, loading, prompt
+from visipruner.errors import Refused
 from visipruner.files import shown
 from visipruner.inputs import check_choice
 from visipruner.levels import read_presets
@@ -72,7 +73,7 @@ def menu() -> dict[str, ModelSpec]:
     """The models that a server offers: all, or those named in VISIPRUNER_MODELS.
 
     Raises:
-        ValueError: an unknown name in the variable.
+        Refused: an unknown name in the variable.
     """
     wanted = os.environ.get("VISIPRUNER_MODELS", "").replace(",", " ").split()
     for name in wanted:
@@ -153,7 +154,7 @@ def load_vlm(
         on_progress: called during a download; an exception that it raises cancels.
 
     Raises:
-        ValueError: one plain sentence that says what is missing and what it would take.
+        Refused: one plain sentence that says what is missing and what it would take.
     """
     # A path is never a name: a folder may be called llava-1.5-7b, as those of the hub are.
     spec = MODELS.get(model) or local_spec(Path(model))
@@ -166,7 +167,7 @@ def load_vlm(
                 on_progress(progress)
         path = spec.find()
         if path is None:
-            raise ValueError(f"{spec.repo} was downloaded, but is not complete; try again.")
+            raise Refused(f"{spec.repo} was downloaded, but is not complete; try again.")
     loading.check_checkpoint(path)
     loading.check_config_fits(path)
     presets = read_presets(path)
@@ -182,7 +183,7 @@ def load_vlm(
 def local_spec(path: Path) -> ModelSpec:
     # Unlike Path's own, this one says no to a name that is too long and to a closed folder.
     if not os.path.isdir(path):
-        raise ValueError(
+        raise Refused(
             f"There is no model {shown(path)}: choose one of {', '.join(MODELS)} or name a folder "
             "with a LLaVA checkpoint."
         )

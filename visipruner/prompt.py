@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from PIL import Image, ImageOps
 
+from visipruner.errors import Refused
 from visipruner.inputs import check_choice, clean_question, literal, open_picture
 from visipruner.layout import TokenLayout
 
@@ -40,7 +41,7 @@ def make_prompt(config, processor, picture, question: str, mode: str = "pad") ->
         mode: "pad" to a square, as LLaVA-1.5 was trained, or "crop" its middle.
 
     Raises:
-        ValueError: one plain sentence about the picture or the question.
+        Refused: one plain sentence about the picture or the question.
     """
     check_choice("picture mode", mode, PICTURE_MODES)
     picture = open_picture(picture)
@@ -64,7 +65,7 @@ def prompt_text(processor, question: str) -> str:
     """The question in the checkpoint's own chat template, after the system sentence.
 
     Raises:
-        ValueError: one sentence, for a broken template.
+        Refused: one sentence, for a broken template.
     """
     messages = [
         {"role": "system", "content": [{"type": "text", "text": SYSTEM}]},
@@ -74,7 +75,7 @@ def prompt_text(processor, question: str) -> str:
         text = processor.apply_chat_template(messages, add_generation_prompt=True)
     except Exception as error:  # a template is a program, and may fail in any way
         reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
-        raise ValueError(f"The chat template of this model is broken ({reason}).") from None
+        raise Refused(f"The chat template of this model is broken ({reason}).") from None
     # Vicuna's templates differ in the blanks that they add; LLaVA-1.5 was trained with exactly one.
     return re.sub(re.escape(SYSTEM) + r"\s*(?=USER:)", SYSTEM + " ", text)
 

@@ -7,6 +7,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 
+from visipruner.errors import Refused
 from visipruner.flops import ExecutedFlops
 from visipruner.inputs import check_number, set_whole
 from visipruner.models import Prompt
@@ -23,7 +24,7 @@ class Options:
     """How to answer. Temperature 0 is greedy decoding, else it is 0.01 at least.
 
     Raises:
-        ValueError: for a value out of its range.
+        Refused: for a value out of its range.
     """
 
     max_new_tokens: int = 96
@@ -36,14 +37,14 @@ class Options:
         set_whole(self, "max_new_tokens", 1, 1024)
         check_number("temperature", self.temperature, 0, 5)
         if 0 < self.temperature < LEAST_TEMPERATURE:
-            raise ValueError(
+            raise Refused(
                 f"temperature must be 0, or a number from {LEAST_TEMPERATURE} to 5, not "
                 f"{self.temperature}."
             )
         set_whole(self, "seed", 0, 2**31 - 1)
         set_whole(self, "clock_rounds", 0, 100)
         if 0 < self.clock_rounds < LEAST_ROUNDS:
-            raise ValueError(
+            raise Refused(
                 f"clock_rounds must be 0, or {LEAST_ROUNDS} at least, not {self.clock_rounds}."
             )
 

@@ -29,6 +29,7 @@ from visipruner.clocks import (
     prefill_clock,
 )
 from visipruner.engine import prune
+from visipruner.errors import Refused
 from visipruner.flops import (
     ModelShape,
     attention_share,
@@ -326,7 +327,7 @@ class _NoNumber(LogitsProcessor):
 
     def __call__(self, input_ids, scores):
         if not self.looked and bool(scores.isnan().any()):
-            raise ValueError(NOT_A_NUMBER.format(dtype=self.dtype))
+            raise Refused(NOT_A_NUMBER.format(dtype=self.dtype))
         self.looked = True
         return scores
 

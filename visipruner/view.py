@@ -7,10 +7,11 @@ from types import SimpleNamespace
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import DynamicLayer
 
 from visipruner.attention import Watch, attention_row, influence
+from visipruner.errors import Refused
 from visipruner.layout import Range, Rows, TokenLayout
+from visipruner.stock import DynamicLayer
 from visipruner.trace import Influence, LayerRecord, PruningTrace, Selection
 
 
@@ -87,10 +88,10 @@ class LayerView(LayerInput):
         """(heads, rows) float32: softmax weights of the last prompt token in this layer.
 
         Raises:
-            ValueError: where no visual token is left; attention is watched only up to there.
+            Refused: where no visual token is left; attention is watched only up to there.
         """
         if self.watch is None:
-            raise ValueError("Attention is watched only while visual tokens are there.")
+            raise Refused("Attention is watched only while visual tokens are there.")
         row = attention_row(self.watch.query, self.watch.scaling, self.keys)
         self.record.probe_flops += 2 * row.numel() * self.keys.shape[-1]
         return row

@@ -19,6 +19,7 @@ from visipruner.bench.contestants import MEASURES, NAMES, contestants
 from visipruner.bench.floor import roofline
 from visipruner.bench.report import machine, markdown
 from visipruner.bench.scenarios import SHAPES, VISUAL, Scenario, dtype_of, scenario
+from visipruner.errors import Refused
 from visipruner.files import check_place, print_whole, same_file, write_whole
 from visipruner.inputs import check_number
 from visipruner.loading import usable_device
@@ -77,7 +78,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         check(args)
         measure(args)
-    except ValueError as error:
+    except Refused as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -89,7 +90,7 @@ def check(args):
     """What would be found out only after minutes of measuring.
 
     Raises:
-        ValueError: one sentence, naming the option.
+        Refused: one sentence, naming the option.
     """
     check_number("--rounds", args.rounds, 1, 1000, integer=True)
     for visual in args.visual:
@@ -98,7 +99,7 @@ def check(args):
     for path in filter(None, (args.json, args.markdown)):
         check_place(path)
     if args.json and args.markdown and same_file(args.json, args.markdown):
-        raise ValueError("--json and --markdown name the same file; name two.")
+        raise Refused("--json and --markdown name the same file; name two.")
 
 
 def measure(args):

@@ -16,6 +16,7 @@ from visipruner.bench.published import full_matrices
 from visipruner.bench.scenarios import FULL_LAYERS, Scenario, timetable
 from visipruner.bench.timing import peak_bytes, quartiles, seconds, synchronise
 from visipruner.engine import prune
+from visipruner.errors import Refused
 from visipruner.flops import ModelShape, executed, kv_bytes
 from visipruner.graphs import Replayer
 from visipruner.methods import PruningMethod
@@ -245,11 +246,11 @@ def contestants(where: Scenario, names: list[str] | None = None) -> list[Contest
     """The dense model first, for the others are compared with it; of the rest those named.
 
     Raises:
-        ValueError: for a name that is not one of `NAMES`.
+        Refused: for a name that is not one of `NAMES`.
     """
     unknown = set(names or ()) - set(NAMES)
     if unknown:
-        raise ValueError(f"Unknown contestants {sorted(unknown)}; known: {', '.join(NAMES)}.")
+        raise Refused(f"Unknown contestants {sorted(unknown)}; known: {', '.join(NAMES)}.")
     return [c for c in _all(where) if names is None or c.name in names or c.name == "dense"]
 
 

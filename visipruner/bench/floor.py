@@ -7,12 +7,12 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers.cache_utils import DynamicCache
 
 from visipruner.attention import Plan, causality, size
 from visipruner.bench.timing import samples
 from visipruner.engine import decoder_of
 from visipruner.graphs import Recorder, can_capture
+from visipruner.stock import DynamicCache, run_layer
 from visipruner.trace import PruningTrace
 
 
@@ -117,13 +117,7 @@ def stock_layers(model, trace: PruningTrace, embeds: Tensor) -> Callable[[], Ten
             if record.tokens < hidden.shape[1]:
                 hidden = hidden[:, -record.tokens :]
                 turns = tuple(part[:, -record.tokens :] for part in turns)
-            hidden = layer(
-                hidden,
-                attention_mask=None,  # to sdpa that means causal
-                position_embeddings=turns,
-                past_key_values=cache,
-                use_cache=True,
-            )
+            hidden = run_layer(layer, hidden, turns, cache)
         return head(decoder.norm(hidden[:, -1:]))
 
     return run

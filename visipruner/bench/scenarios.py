@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
 
+from visipruner.errors import Refused
 from visipruner.layout import TokenLayout
 from visipruner.loading import keep_odd_layers_unpacked
 from visipruner.methods import VisiPruner
@@ -117,7 +118,7 @@ def scenario(name: str, visual: int, device: str, precision: str) -> Scenario:
         precision: "float32", "bfloat16", "float16", or "4-bit": NF4, the layers' matrices only.
 
     Raises:
-        ValueError: for an unknown name.
+        Refused: for an unknown name.
     """
     dtype = dtype_of(device, precision)
     if name == "tiny":
@@ -132,7 +133,7 @@ def scenario(name: str, visual: int, device: str, precision: str) -> Scenario:
             to_4_bit(model.model.layers)
             keep_odd_layers_unpacked(model)
     else:
-        raise ValueError(f"There is no scenario {name!r}; known: tiny, {', '.join(SHAPES)}.")
+        raise Refused(f"There is no scenario {name!r}; known: tiny, {', '.join(SHAPES)}.")
     before, after = TEXT
     layout = TokenLayout(before + visual + after, ((before, before + visual),))
     width = model.config.get_text_config().hidden_size

@@ -15,6 +15,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from visipruner.errors import Refused
 from visipruner.inputs import set_whole
 from visipruner.methods.base import PruningMethod, stayed, too_late
 from visipruner.trace import Selection
@@ -48,7 +49,7 @@ class FastV(PruningMethod):
         # The range that competes, in rows: the visual ones, or one further each.
         competing = view.visual_rows + self.start_shift
         if len(competing) and competing[-1] >= len(view.positions):
-            raise ValueError("FastV's published range (start_shift) needs text after the picture.")
+            raise Refused("FastV's published range (start_shift) needs text after the picture.")
         score = view.attention_row().mean(0).cpu()[competing]
         chosen = torch.zeros(len(view.positions), dtype=torch.bool, device="cpu")
         chosen[competing[top(score, self.keep)]] = True

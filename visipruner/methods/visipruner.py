@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from visipruner.attention import Plan, Span, size
+from visipruner.errors import Refused
 from visipruner.inputs import check_number, set_whole
 from visipruner.layout import Range, gaps, to_ranges
 from visipruner.methods.base import PruningMethod
@@ -50,7 +51,7 @@ class VisiPruner(PruningMethod):
             instead of merged (official only).
 
     Raises:
-        ValueError: for a value out of its range, naming both.
+        Refused: for a value out of its range, naming both.
     """
 
     name: ClassVar[str] = "visipruner"
@@ -69,7 +70,7 @@ class VisiPruner(PruningMethod):
     def __post_init__(self):
         stages = self.stages.split(",") if isinstance(self.stages, str) else self.stages
         if not isinstance(stages, (list, tuple)):
-            raise ValueError(f"stages must be a list of {', '.join(STAGES)}, not {stages!r}.")
+            raise Refused(f"stages must be a list of {', '.join(STAGES)}, not {stages!r}.")
         object.__setattr__(self, "stages", tuple(stage for stage in stages if stage != ""))
         for name, value, allowed in (
             ("semantics", self.semantics, ("paper", "official")),
@@ -77,17 +78,17 @@ class VisiPruner(PruningMethod):
             *(("stages", stage, STAGES) for stage in self.stages),
         ):
             if value not in allowed:
-                raise ValueError(f"{name} must be one of {', '.join(allowed)}, not {value!r}.")
+                raise Refused(f"{name} must be one of {', '.join(allowed)}, not {value!r}.")
         for name in ("relative", "blind_half"):
             if not isinstance(getattr(self, name), bool):
-                raise ValueError(f"{name} must be true or false, not {getattr(self, name)!r}.")
+                raise Refused(f"{name} must be true or false, not {getattr(self, name)!r}.")
         set_whole(self, "shallow_layers", 0, 1000)
         check_number("layer_threshold", self.layer_threshold, -1, 1)
         check_number("tokens_threshold", self.tokens_threshold, 0, 1e9)
         check_number("exit_threshold", self.exit_threshold, -1, 1)
         set_whole(self, "merge_index", 0, 1_000_000)
         if "deep" in self.stages and "middle" not in self.stages and not self.official:
-            raise ValueError(
+            raise Refused(
                 "The deep stage needs the middle stage: it watches the tokens kept there."
             )
 
@@ -101,15 +102,15 @@ class VisiPruner(PruningMethod):
             model_size: "7b" or "13b"; the published code reads it from the model's path.
         """
         if model_size not in ("7b", "13b"):
-            raise ValueError(f"model_size must be 7b or 13b, not {model_size!r}.")
+            raise Refused(f"model_size must be 7b or 13b, not {model_size!r}.")
         if not isinstance(config, Mapping) or not isinstance(config.get("mode"), (list, tuple)):
-            raise ValueError("The configuration needs 'mode': a list of shallow, middle, deep.")
+            raise Refused("The configuration needs 'mode': a list of shallow, middle, deep.")
         mode = tuple(config["mode"])
         needed = ["shallow_mid_layer"] if {"shallow", "middle"} & set(mode) else []
         needed += ["layer_threshold", "tokens_threshold"] if "middle" in mode else []
         missing = [key for key in needed if config.get(key) is None]
         if missing:
-            raise ValueError(f"The configuration lacks {', '.join(missing)}, which {mode} needs.")
+            raise Refused(f"The configuration lacks {', '.join(missing)}, which {mode} needs.")
         return cls(
             semantics="official",
             stages=mode,
@@ -145,7 +146,7 @@ class VisiPruner(PruningMethod):
         for start, stop in view.visual_ranges:
             before = _until(view.text_ranges, start)
             if not before:
-                raise ValueError(
+                raise Refused(
                     "The shallow stage needs a text token (such as <s>) before the picture."
                 )
             plan.append(Span(queries=((start, stop),), keys=before))

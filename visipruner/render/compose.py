@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 
+from visipruner.errors import Refused
 from visipruner.inputs import check_choice, check_number
 from visipruner.render.palette import INK, KEPT
 from visipruner.tiny.scenes import (
@@ -74,20 +75,20 @@ def scene_of(value) -> Scene:
     """The scene that was composed, checked: the value comes from a browser.
 
     Raises:
-        ValueError: one plain sentence.
+        Refused: one plain sentence.
     """
     things = value.get("things") if isinstance(value, Mapping) else None
     if not isinstance(things, list) or not things:
-        raise ValueError("The scene is empty; place at least one shape.")
+        raise Refused("The scene is empty; place at least one shape.")
     if len(things) > MAX_SHAPES:
-        raise ValueError(f"A scene holds at most {MAX_SHAPES} shapes, not {len(things)}.")
+        raise Refused(f"A scene holds at most {MAX_SHAPES} shapes, not {len(things)}.")
     seed = check_number("seed", value.get("seed", 0), 0, _LARGEST_SEED, integer=True)
     return compose([_thing(data) for data in things], seed)
 
 
 def _thing(data) -> Thing:
     if not isinstance(data, Mapping):
-        raise ValueError("Every shape needs a shape, a colour, a size and a place.")
+        raise Refused("Every shape needs a shape, a colour, a size and a place.")
     shape = check_choice("shape", data.get("shape"), (*SHAPES, DIGIT))
     number = {
         "x": check_number("x", data.get("x"), 0, SIDE),

@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 
 from visipruner.engine import prune
+from visipruner.errors import Refused
 from visipruner.files import check_place
 from visipruner.flops import ModelShape, executed
 from visipruner.inputs import check_number
@@ -168,7 +169,7 @@ def open_model(options: argparse.Namespace) -> tuple[VLM, Path]:
         if options.store:
             check_place(options.store)
         vlm = load_vlm(options.model, device="cuda" if torch.cuda.is_available() else "cpu")
-    except ValueError as error:
+    except Refused as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
     return vlm, options.store or store_of(options.model)

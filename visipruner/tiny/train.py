@@ -24,6 +24,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import AutoProcessor, LlavaForConditionalGeneration
 
+from visipruner.errors import Refused
 from visipruner.files import write_whole
 from visipruner.inputs import check_number
 from visipruner.loading import check_checkpoint
@@ -195,7 +196,7 @@ def main(argv: list[str] | None = None) -> None:
                 check_number(f"--{name}", number, 1, 10_000_000, integer=True)
         if options.init_from:
             check_checkpoint(options.init_from)
-    except ValueError as error:
+    except Refused as error:
         raise SystemExit(f"error: {error}") from None
     torch.set_num_threads(options.threads)
     torch.manual_seed(options.seed)

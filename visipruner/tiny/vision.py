@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from visipruner.errors import Refused
 from visipruner.tiny.drawing import BACKGROUND, owners, paint, patch_owner
 from visipruner.tiny.scenes import COLOURS, SHAPES, SIZES, Scene, Thing
 
@@ -81,7 +82,7 @@ def look_at_neighbours(tower: nn.Module) -> None:
     width, heads = config.hidden_size, config.num_attention_heads
     head_width = width // heads
     if head_width != POSITION_CHANNELS:
-        raise ValueError(f"heads are {head_width} wide: {POSITION_CHANNELS} needed")
+        raise Refused(f"heads are {head_width} wide: {POSITION_CHANNELS} needed")
     embeddings = tower.embeddings
     grid = config.image_size // config.patch_size
     embeddings.position_embedding.weight.zero_()

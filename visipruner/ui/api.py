@@ -6,6 +6,7 @@ from typing import Any
 
 from gradio_client.utils import is_file_obj_with_meta
 
+from visipruner.errors import Refused
 from visipruner.runner import last_event
 from visipruner.ui import text
 from visipruner.ui.downloads import Result, as_json
@@ -54,20 +55,20 @@ def read(picture, question, model, method, level, options) -> Form:
     """A form from what a caller sent.
 
     Raises:
-        ValueError: one sentence about the first thing that is of the wrong kind.
+        Refused: one sentence about the first thing that is of the wrong kind.
     """
     options = {} if options is None else options
     if not isinstance(options, dict):
-        raise ValueError(text.OPTIONS_KIND)
+        raise Refused(text.OPTIONS_KIND)
     known = (*RUN_OPTIONS, *FORM_OPTIONS)
     if not set(options) <= set(known):
-        raise ValueError(text.OPTIONS_UNKNOWN.format(known=", ".join(known)))
+        raise Refused(text.OPTIONS_UNKNOWN.format(known=", ".join(known)))
     run = {name: options[name] for name in RUN_OPTIONS if name in options}
     if not isinstance(run.get("probe", True), bool):
-        raise ValueError(text.PROBE_KIND)
+        raise Refused(text.PROBE_KIND)
     more = {name: options[name] for name in FORM_OPTIONS if name in options}
     if not isinstance(more.get("fields", {}), dict):
-        raise ValueError(text.FIELDS_KIND)
+        raise Refused(text.FIELDS_KIND)
     return Form(_path(picture), question, model, method, level, **more, options=run)
 
 
@@ -76,5 +77,5 @@ def _path(picture) -> str | None:
     if picture is None:
         return None
     if not is_file_obj_with_meta(picture):
-        raise ValueError(text.PICTURE_KIND)
+        raise Refused(text.PICTURE_KIND)
     return picture["path"]

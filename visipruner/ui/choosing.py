@@ -6,6 +6,7 @@ import json
 
 import gradio as gr
 
+from visipruner.errors import Refused
 from visipruner.inputs import open_picture
 from visipruner.levels import PRESETS
 from visipruner.methods import METHODS
@@ -28,7 +29,7 @@ def connect(page, models, model_line, chosen, results, run):
     def on_upload(path):
         try:
             return open_picture(path), None, None
-        except ValueError as error:
+        except Refused as error:
             # Not an error: the broken file has to leave the page as well.
             gr.Warning(str(error), duration=12)
             return None, None, None
@@ -41,7 +42,7 @@ def connect(page, models, model_line, chosen, results, run):
     def on_seed(seed, question, scene):
         try:
             return numbered_scene(seed, question)
-        except ValueError as error:
+        except Refused as error:
             gr.Warning(str(error), duration=12)  # and the box shows what the picture is
             return gr.skip(), gr.skip(), scene if isinstance(scene, int) else None, gr.skip()
 
@@ -70,7 +71,7 @@ def connect(page, models, model_line, chosen, results, run):
     @plainly
     def on_another(scene, question):
         if scene is None:
-            raise ValueError(text.NO_SCENE)
+            raise Refused(text.NO_SCENE)
         return scenes.next_question(scene, question).text
 
     @plainly

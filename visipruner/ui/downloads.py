@@ -7,6 +7,7 @@ import io
 import json
 from dataclasses import asdict, dataclass
 
+from visipruner.errors import Refused
 from visipruner.render.overlay import draw_survivors
 from visipruner.results import Comparison
 from visipruner.ui import scenes, text
@@ -99,7 +100,7 @@ def html_file(result: Result | None) -> dict:
 
 def there(result: Result | None) -> Result:
     if result is None:
-        raise ValueError(text.GONE)
+        raise Refused(text.GONE)
     return result
 
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from visipruner.errors import Refused
 from visipruner.flops import ModelShape, layer_flops
 from visipruner.inputs import clean_question, open_picture
 from visipruner.levels import PRESETS, method_at
@@ -141,14 +142,14 @@ def check_input(form: Form, scene: int | dict | None = None):
     """What can be refused before a model is downloaded or loaded for it.
 
     Raises:
-        ValueError: one plain sentence, for no question or a picture that is none.
+        Refused: one plain sentence, for no question or a picture that is none.
     """
     question, _ = clean_question(form.question)
     if not bare(question)[0].strip():
-        raise ValueError(text.ONLY_A_PLEA)
+        raise Refused(text.ONLY_A_PLEA)
     if scene is None:
         if isinstance(form.picture, str) and not os.path.exists(form.picture):
-            raise ValueError(text.PICTURE_GONE)  # see KEEP_FILES in layout.py
+            raise Refused(text.PICTURE_GONE)  # see KEEP_FILES in layout.py
         open_picture(form.picture)
 
 
@@ -161,7 +162,7 @@ def check(
         scene: number or composition of a scene of the bundled model's world, if the picture is one.
 
     Raises:
-        ValueError: one plain sentence about the first thing that is wrong.
+        Refused: one plain sentence about the first thing that is wrong.
     """
     vlm = models.get(form.model, form.backend, form.precision)
     options = Options(**form.options)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import gradio as gr
 
+from visipruner.errors import Refused
 from visipruner.render.charts import CHART_CSS
 from visipruner.render.viewer import PatchViewer
 from visipruner.ui import controls, text, wiring
@@ -240,7 +241,7 @@ def _theme() -> gr.themes.Base:
 
 
 def _warm(models: Models):
-    with contextlib.suppress(ValueError):  # Run says what is missing
+    with contextlib.suppress(Refused):  # Run says what is missing
         models.get(models.default)
 
 

@@ -12,6 +12,7 @@ import gradio as gr
 from gradio.data_classes import ImageData
 from gradio_client.utils import is_http_url_like, traverse
 
+from visipruner.errors import Refused
 from visipruner.ui import text
 
 log = logging.getLogger("visipruner")
@@ -56,7 +57,7 @@ def plainly(function):
 def _translated(error: Exception) -> gr.Error:
     if isinstance(error, gr.Error):
         return error
-    if isinstance(error, ValueError):
+    if isinstance(error, Refused):
         return sorry((str(error).splitlines() or [text.BROKEN])[0])
     # The message may quote a visitor's words, so only kind and place are logged.
     frame = error.__traceback__

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import gradio as gr
 
+from visipruner.errors import Refused
 from visipruner.render import charts
 from visipruner.render.viewer import viewer_live, viewer_start, viewer_value
 from visipruner.ui import controls, fields, handlers, scenes, text, views
@@ -117,8 +118,8 @@ def job_of(models, values) -> Job:
         known = scenes.truth(scene, form.question)
     try:
         return handlers.check(models, form, known, scene)
-    except ValueError as error:
-        raise ValueError(fields.in_words(str(error), form.fields)) from None
+    except Refused as error:
+        raise Refused(fields.in_words(str(error), form.fields)) from None
 
 
 def connect(models, model_line, chosen, results) -> tuple:
@@ -135,7 +136,7 @@ def connect(models, model_line, chosen, results) -> tuple:
             with closing(models.fetch(form.model, form.precision)) as sentences:
                 for sentence in sentences:
                     yield views.says(sentence, text.FETCHING)
-        except ValueError as error:
+        except Refused as error:
             yield views.says(str(error))  # lasts longer than the message that comes with it
             raise
 
@@ -149,7 +150,7 @@ def connect(models, model_line, chosen, results) -> tuple:
         try:
             job = job_of(models, values)
             yield from stream(models, model_line, chosen, results, job)
-        except ValueError as error:
+        except Refused as error:
             frame.set(results.status, views.says(str(error)))
             yield frame.take()
             raise

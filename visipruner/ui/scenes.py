@@ -64,7 +64,7 @@ def scene(source) -> Scene:
     """A scene by its number, of those that the model was not trained on, or as it was composed.
 
     Raises:
-        ValueError: for anything but a whole number in range or a composer's value.
+        Refused: for anything but a whole number in range or a composer's value.
     """
     if isinstance(source, dict):
         return scene_of(source)

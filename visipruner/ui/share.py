@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Mapping
 from urllib.parse import urlencode
 
+from visipruner.errors import Refused
 from visipruner.inputs import check_choice, clean_question
 from visipruner.levels import SEMANTICS, level_number
 from visipruner.methods import METHODS
@@ -46,7 +47,7 @@ def read(parameters: Mapping[str, str], models: Models) -> tuple[dict, list[str]
             continue
         try:
             found[name] = reader(parameters[name])
-        except ValueError:
+        except Refused:
             notes.append(text.BAD_LINK.format(name=text.LINK_NAMES.get(name, name)))
     return found, notes
 
@@ -57,6 +58,8 @@ def _level(form: Form):
 
 
 def _scene_number(value: str) -> int:
+    if not value.isdecimal() or len(value) > 20:
+        raise Refused(f"A scene's number must be a whole number, not {value[:20]!r}.")
     scenes.scene(int(value))
     return int(value)
 

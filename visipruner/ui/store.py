@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from visipruner import hub, loading, memory
+from visipruner.errors import Refused
 from visipruner.inputs import check_choice
 from visipruner.loading import PRECISIONS
 from visipruner.models import MODELS, VLM, ModelSpec, load_vlm, menu
@@ -25,7 +26,7 @@ class Models:
         device: where models go; None: the GPUs if there are any.
 
     Raises:
-        ValueError: one sentence, for a wrong folder or device, or an unknown name in
+        Refused: one sentence, for a wrong folder or device, or an unknown name in
             VISIPRUNER_MODELS.
     """
 
@@ -37,7 +38,7 @@ class Models:
         self.paths = {name: name for name in offered}
         self.titles = {name: _title(MODELS[name]) for name in self.paths}
         if not self.paths:
-            raise ValueError(text.NOTHING_OFFERED)
+            raise Refused(text.NOTHING_OFFERED)
         self.default = next(iter(self.paths))
         self._loaded: OrderedDict[tuple, VLM] = OrderedDict()
         self._lock = threading.Lock()
@@ -78,7 +79,7 @@ class Models:
             sentences about the progress; none if there is nothing to download.
 
         Raises:
-            ValueError: one sentence about what is missing.
+            Refused: one sentence about what is missing.
         """
         check_choice("model", name, self.paths)
         spec = MODELS.get(self.paths[name])
@@ -97,7 +98,7 @@ class Models:
         """The loaded model; loads it if it is not there yet. Never downloads.
 
         Raises:
-            ValueError: one sentence, for an unknown word or a checkpoint that is missing.
+            Refused: one sentence, for an unknown word or a checkpoint that is missing.
         """
         check_choice("model", name, self.paths)
         check_choice("backend", backend, BACKENDS)
@@ -106,7 +107,7 @@ class Models:
         with self._lock:
             if key not in self._loaded:
                 if zerogpu.active():
-                    raise ValueError(text.FIXED_AT_START)
+                    raise Refused(text.FIXED_AT_START)
                 self._add(key)
             self._loaded.move_to_end(key)
             return self._loaded[key]
@@ -115,7 +116,7 @@ class Models:
         name, backend, precision = key
         spec = MODELS.get(self.paths[name])
         if spec and not spec.find():
-            raise ValueError(text.NOT_HERE.format(title=spec.title, size=spec.download_size))
+            raise Refused(text.NOT_HERE.format(title=spec.title, size=spec.download_size))
         if not zerogpu.active():
             self._make_room()
         self._loaded[key] = load_vlm(

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from html import escape
 
+from visipruner.errors import Refused
 from visipruner.methods import PruningMethod
 from visipruner.results import CLOCKS, Comparison, Times
 from visipruner.ui import handlers, scenes, text, views
@@ -41,7 +42,7 @@ class Search:
 def search(models: Models, form: Form, seed) -> Iterator[Search]:
     """Walk the scenes after `seed` until both sides answer differently."""
     if form.method == "none":
-        raise ValueError(text.NOTHING_TO_FIND)
+        raise Refused(text.NOTHING_TO_FIND)
     scenes.scene(seed or 0)  # none, beside a picture of one's own
     first = int(seed or 0) + 1
     state = Search(first)
