@@ -1,6 +1,6 @@
 """A CUDA graph's rules on a CPU: fixed addresses, no questions to the host, memory used again.
 
-`TapeRecorder` stands in for `visipruner.graphs.Recorder`. What a function asks of torch is written
+`TapeRecorder` stands in for `bench.replay.Recorder`. What a function asks of torch is written
 down once; a replay runs the same operators on the same tensors and puts results where the first
 ones lay. As the graphs of one pool write over each other's scratch memory, a replay spoils whatever
 younger recordings made. Refused is what would wait for the host or come from it, as far as a CPU

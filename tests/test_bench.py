@@ -11,9 +11,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AttentionInterface
 
-from visipruner import graphs
 from visipruner.attention import PLANNED, planned_attention
-from visipruner.bench import floor
+from visipruner.bench import floor, replay
 from visipruner.bench.__main__ import main, run
 from visipruner.bench.comparing import run_comparisons, run_presets
 from visipruner.bench.contestants import NAMES, _noting, contestants
@@ -136,7 +135,7 @@ def test_every_contestant_is_measured_and_the_table_shows_it(where):
 def test_a_captured_benchmark_measures_the_same(where, monkeypatch):
     """As on a GPU: the floor is one recording, and replayed contestants replay theirs."""
     plain = run(where, 1, ["paper-15-replayed"], ("prefill", "request", "memory"), tokens=3)
-    for module in (graphs, floor):
+    for module in (replay, floor):
         monkeypatch.setattr(module, "Recorder", TapeRecorder)
         monkeypatch.setattr(module, "can_capture", lambda model: True)
     captured = run(where, 1, ["paper-15-replayed"], ("prefill", "request", "memory"), tokens=3)

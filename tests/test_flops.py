@@ -20,7 +20,7 @@ from visipruner.flops import (
     vision_flops,
 )
 from visipruner.stock import output_cache, with_cache
-from visipruner.trace import LayerRecord, PruningTrace
+from visipruner.trace import LayerRecord, MethodStory, PruningTrace
 
 COUNTED = {
     "none": PruningMethod(),
@@ -78,8 +78,8 @@ def test_kv_bytes_are_the_caches_own(llama):
 
 def llava_trace(visual_per_layer, free=0, text=74):
     """A trace of LLaVA-1.5-7B's size with so many visual tokens per layer."""
-    trace = PruningTrace.begin("x", {}, TokenLayout(576 + text, ((35, 611),)))
-    trace.attention_free_layers = free
+    trace = PruningTrace.begin([], TokenLayout(576 + text, ((35, 611),)))
+    trace.stories = [MethodStory("x", {}, "", {"attention_free_layers": free})]
     trace.layers = [
         LayerRecord(i, n + text, n, pairs=(n + text) ** 2, visual_pairs=0, kv_tokens=n + text)
         for i, n in enumerate(visual_per_layer)

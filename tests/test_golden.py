@@ -80,7 +80,7 @@ def test_fastv_keeps_what_its_code_kept(number):
     length = prefix + visual + place["text"]
     layout = TokenLayout(length, ((prefix, prefix + visual),))
     method = FastV(hyper["rank"], hyper["K"], start_shift=hyper["sys_length"] - prefix)
-    trace = PruningTrace.begin("fastv", {}, layout)
+    trace = PruningTrace.begin([], layout)
     memory = type("Memory", (), {"row": tensors["in.attn_last_row"]})()
     view = _RecordedView(
         hyper["K"] - 1,

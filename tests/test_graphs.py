@@ -12,9 +12,10 @@ from test_engine import DROPPING, KEEP_ALL, MergeAtTheDoor, RenumberLater, greed
 from test_relatives import relative
 from test_visipruner import LAYOUTS, embeds_for
 
-from visipruner import FastV, PruningMethod, Schedule, TokenLayout, VisiPruner, graphs, prune
+from visipruner import FastV, PruningMethod, Schedule, TokenLayout, VisiPruner, prune
 from visipruner.attention import Span, clipped
-from visipruner.graphs import Replayer, _Lane, can_capture
+from visipruner.bench import replay
+from visipruner.bench.replay import Replayer, _Lane, can_capture
 from visipruner.stock import output_cache, with_cache
 
 LAYOUT = LAYOUTS["one picture"]
@@ -230,8 +231,8 @@ def test_what_cannot_be_replayed_is_refused(llama):
 def device(request, monkeypatch):
     """Where layers are captured: on a GPU, or on a CPU by what follows a CUDA graph's rules."""
     if request.param == "cpu":
-        monkeypatch.setattr(graphs, "Recorder", TapeRecorder)
-        monkeypatch.setattr(graphs, "can_capture", lambda model: True)
+        monkeypatch.setattr(replay, "Recorder", TapeRecorder)
+        monkeypatch.setattr(replay, "can_capture", lambda model: True)
     return request.param
 
 

@@ -29,7 +29,7 @@ from visipruner.render.values import (
 from visipruner.render.viewer import PatchViewer, viewer_parts
 from visipruner.results import Answer, Comparison, Counts, Times
 from visipruner.tiny.data import make_scene
-from visipruner.trace import Cut, Influence, LayerRecord, PruningTrace
+from visipruner.trace import Cut, Influence, LayerRecord, MethodStory, PruningTrace
 
 
 def unpack_bits(packed: str, length: int) -> list[int]:
@@ -68,12 +68,11 @@ def trace_of(stage_of_layer, kept_after, method="visipruner", grids=(GRID,), tes
     """A trace with these stages; `kept_after` maps layers to (stage, patches that stay)."""
     visual = sum(rows * columns for rows, columns in grids)
     trace = PruningTrace(
-        method,
-        dict(SETTINGS),
         visual + 40,
         [(5, 5 + visual)] if visual else [],
         list(grids),
         visual,
+        [MethodStory(method, dict(SETTINGS))],
     )
     present = list(range(visual))
     for layer, stage in enumerate(stage_of_layer):
@@ -89,7 +88,7 @@ def trace_of(stage_of_layer, kept_after, method="visipruner", grids=(GRID,), tes
             owner = [5 + patch if patch in kept else -1 for patch in range(visual)]
             trace.cuts.append(Cut(layer, word, list(kept), owner, None))
             present = list(kept)
-    trace.why = "Layer 5 filtered."
+    trace.stories[0].why = "Layer 5 filtered."
     return trace
 
 
@@ -97,7 +96,7 @@ def visipruner_trace(kept=(30, 31, 200), **more):
     stages_ = ["shallow"] * 3 + ["search"] * 2 + ["filter"] + ["middle"] * 2 + ["exit"]
     stages_ += ["text only"] * (LAYERS - len(stages_))
     trace = trace_of(stages_, {5: ("filter", list(kept)), 8: ("exit", [])}, **more)
-    trace.filtering_layer, trace.exit_layer = 5, 8
+    trace.stories[0].notes = {"filtering_layer": 5, "exit_layer": 8}
     return trace
 
 
@@ -129,7 +128,7 @@ def test_scores_that_belong_to_other_tokens_are_not_drawn():
     """FastV as published scores a range that begins one token late."""
     for shift, drawn in ((0, True), (1, False)):
         trace = trace_of(["full"] * 3, {1: ("filter", [3, 4])}, "fastv", grids=((4, 4),))
-        trace.settings = {"keep": 2, "start_shift": shift}
+        trace.stories[0].settings = {"keep": 2, "start_shift": shift}
         trace.cuts[0] = replace(trace.cuts[0], scores=[0.1] * 16)
         assert bool(viewer_value(comparison_of(trace))["cuts"][0]["scores"]) is drawn
 

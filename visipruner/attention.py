@@ -18,7 +18,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from visipruner.errors import Refused
 from visipruner.layout import Range
-from visipruner.stock import AttentionInterface
+from visipruner.stock import AttentionInterface, run_layer
 
 # The names under which transformers finds `watched_attention` and that finds `planned_attention`.
 WATCHED, PLANNED = "visipruner_watch", "visipruner_plan"
@@ -153,7 +153,7 @@ class _WatchedConfig:
 
 
 class Watch:
-    """One run of one attention module, by plan or as it is, in which its last query is noted.
+    """One run of one attention module, by plan or as it is, in which queries are noted.
 
     From here to the moment when the module asks for its attention function, its config names ours.
     Masks are still made by the model's own backend, whose name stays in the model's config.
@@ -163,13 +163,27 @@ class Watch:
             watch as the keyword argument `attention_watch`.
         plan: None: as the model would run.
         last: (1,) long on the module's device: the row whose query is noted. None: the last.
+        query_rows: (n,) long on the CPU: rows whose queries are noted besides. None: of no others.
+        keep_key: note the keys too, for attention that caches none.
+        stop: the module is stopped by `AttentionReached` when it asks for its attention function.
     """
 
-    def __init__(self, attention: nn.Module, plan: Plan | None = None, last: Tensor | None = None):
+    def __init__(
+        self,
+        attention: nn.Module,
+        plan: Plan | None = None,
+        last: Tensor | None = None,
+        query_rows: Tensor | None = None,
+        stop: bool = False,
+        keep_key: bool = False,
+    ):
         self.attention, self.plan, self.last = attention, plan, last
-        # (1, heads, head width), as the model scores it: turned by its position, and normed where a
+        self.query_rows, self.stop, self.keep_key = query_rows, stop, keep_key
+        # (1, heads, head width), as the model scores it: turned by its place, and normed where a
         # model does that. None: attention did not run, or not by way of transformers' functions.
         self.query: Tensor | None = None
+        self.queries: Tensor | None = None  # (1, heads, n, head width) of `query_rows`
+        self.key: Tensor | None = None  # (1, kv heads, rows, head width), where it is kept
         self.scaling = 1.0
         self.own_config = attention.config
         self._set(_WatchedConfig(self.own_config))
@@ -189,7 +203,37 @@ class Watch:
             self.query = query.select(2, -1).clone()
         else:
             self.query = query.index_select(2, self.last).squeeze(2)
+        if self.query_rows is not None:
+            self.queries = query.index_select(2, self.query_rows.to(query.device))
         self.scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+
+
+class AttentionReached(Exception):
+    """Stops a layer where it asks for its attention function; `key` is what it would score."""
+
+    def __init__(self, key: Tensor):
+        super().__init__("The layer was only started to see its query and keys.")
+        self.key = key
+
+
+def peek(layer: nn.Module, hidden: Tensor, turns) -> tuple[Tensor, float, Tensor]:
+    """What a decoder layer would score if it ran on `hidden`; only its projections are computed.
+
+    Args:
+        hidden: (1, rows, width); turns: cosines and sines of the rows' places.
+
+    Returns:
+        The last row's query (1, heads, head width), the scaling, keys (1, kv heads, rows, head
+        width).
+    """
+    watch = Watch(layer.self_attn, stop=True)
+    try:
+        run_layer(layer, hidden, turns, None, attention_watch=watch)
+    except AttentionReached as reached:
+        return watch.query, watch.scaling, reached.key
+    finally:
+        watch.end()
+    raise ValueError("The layer did not ask for its attention function.")
 
 
 FUNCTIONS = AttentionInterface()  # all that are registered, whoever looks
@@ -210,6 +254,10 @@ def watched_attention(
         if kwargs.get(name) is not None:
             raise Refused(f"Attention with {name} cannot be pruned exactly.")
     attention_watch.note(query, scaling)
+    if attention_watch.keep_key:
+        attention_watch.key = key
+    if attention_watch.stop:
+        raise AttentionReached(key)
     if attention_watch.plan is not None:
         function = FUNCTIONS[PLANNED]
         kwargs = {"attention_plan": attention_watch.plan}
@@ -281,6 +329,24 @@ def attention_row(
     if visible is not None:
         scores = scores.masked_fill(~visible, float("-inf"))
     return scores.softmax(-1).flatten(0, 1)
+
+
+def attention_rows(queries: Tensor, scaling: float, key: Tensor, rows: Tensor) -> Tensor:
+    """Softmax weights of several tokens, each over the keys that are not later than itself.
+
+    Args:
+        queries: (1, heads, n, head width); rows: (n,) which rows they are.
+        key: (1, kv heads, keys, head width), as cached.
+
+    Returns:
+        (heads, n, keys) float32.
+    """
+    _, kv_heads, keys, head_width = key.shape
+    grouped = (queries.float() * scaling).view(kv_heads, -1, head_width)  # group by group, n rows
+    with without_autocast(key):
+        scores = torch.bmm(grouped, key[0].float().mT).view(-1, len(rows), keys)
+    later = torch.arange(keys, device="cpu")[None] > rows[:, None]
+    return scores.masked_fill_(later.to(key.device), float("-inf")).softmax(-1)
 
 
 def influence(weights: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -7,8 +7,9 @@ benchmark's floor runs the same layers without a method.)
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from types import SimpleNamespace
 
 import torch
@@ -16,20 +17,24 @@ import transformers
 from torch import Tensor, nn
 
 from visipruner.attention import Plan, Watch, is_for_rows, visible_visual_pairs
+from visipruner.cutting import Carried, Owners, Waiting, both, carry_out
 from visipruner.errors import Refused
-from visipruner.layout import TEXT, Rows, TokenLayout
+from visipruner.flops import ModelShape
+from visipruner.layout import Rows, TokenLayout
 from visipruner.methods.base import PruningMethod
-from visipruner.stock import attention_backend, cache_of, is_growing
-from visipruner.trace import NOBODY, Cut, LayerRecord, PruningTrace, Selection
-from visipruner.view import LayerInput, LayerView
+from visipruner.stock import attention_backend, cache_of, is_growing, projector_of
+from visipruner.tower import Tower, TowerWatch, needs_tower
+from visipruner.trace import Cut, LayerRecord, MethodStory, PruningTrace, Selection
+from visipruner.view import LayerInput, LayerView, Parts
 
 
 @contextmanager
 def prune(
     model: nn.Module,
-    method: PruningMethod,
+    method: PruningMethod | Sequence[PruningMethod],
     layout: TokenLayout,
     *,
+    tower: Tower | None = None,
     on_layer: Callable[[LayerRecord], None] | None = None,
     probe: bool = False,
 ) -> Iterator[PruningTrace]:
@@ -41,8 +46,12 @@ def prune(
     Args:
         model: a loaded Llama-like causal LM or LLaVA of transformers, with sdpa, eager or
             flash attention.
-        method: which tokens to drop; `PruningMethod()` drops none and only keeps the trace.
+        method: which tokens to drop; `PruningMethod()` drops none and only keeps the trace. Several
+            make a stack: each sees what the one before left at the door, all judge what a layer
+            ran, and what all keep goes on.
         layout: of the one prompt that will run.
+        tower: what the vision tower computed, for methods that need it, where it does not run
+            within the block.
         on_layer: called after every layer in prefill; an exception that it raises stops the run.
         probe: run the influence test after every layer, whatever the method does.
 
@@ -51,7 +60,8 @@ def prune(
             second prompt, another `prune` on the same model, a cache that cannot be shortened.
     """
     decoder = decoder_of(model)
-    run = Run(model, decoder, method, layout, on_layer, probe)
+    methods = (method,) if isinstance(method, PruningMethod) else tuple(method)
+    run = Run(model, decoder, methods, layout, tower, on_layer, probe)
     try:
         run.install()
         yield run.trace
@@ -112,29 +122,58 @@ def _check_free(decoder: nn.Module):
         raise Refused("This model is being pruned already: one prune() at a time per model.")
 
 
+@dataclass
+class _Member:
+    """One method of a run's stack, with what it has learnt."""
+
+    number: int
+    method: PruningMethod
+    memory: SimpleNamespace
+
+    @classmethod
+    def of(cls, number: int, method: PruningMethod) -> _Member:
+        # entered: visual tokens when it first looked; cuts: its own, as they were carried out.
+        return cls(number, method, SimpleNamespace(entered=0, cuts=[]))
+
+
+def parts_of(model: nn.Module, decoder: nn.Module) -> Parts:
+    """What methods may use of a model."""
+    head = model.get_output_embeddings() if model is not decoder else None
+    shape = ModelShape.of(decoder.config)
+    return Parts(list(decoder.layers), decoder.norm, head, projector_of(model), shape)
+
+
 class Run:
     """One prompt's life: hooks in, prefill, decode steps, hooks out."""
 
-    def __init__(self, model, decoder, method, layout, on_layer, probe):
-        self.model, self.decoder, self.method, self.layout = model, decoder, method, layout
+    def __init__(self, model, decoder, methods, layout, tower, on_layer, probe):
+        self.model, self.decoder, self.layout = model, decoder, layout
         self.layers = list(decoder.layers)
+        self.members = [_Member.of(number, method) for number, method in enumerate(methods)]
+        self.parts = parts_of(model, decoder)
+        self.tower = tower
+        self.tower_watch = None  # where a method needs what nobody handed in
+        if tower is None and needs_tower(methods):
+            self.tower_watch = TowerWatch(model)
         self.on_layer, self.probe = on_layer, probe
-        self.trace = PruningTrace.begin(method.name, method.settings, layout)
-        self.memory = SimpleNamespace()
+        stories = [MethodStory(method.name, method.settings) for method in methods]
+        self.trace = PruningTrace.begin(stories, layout)
         self.handles: list = []
         self.prefill_handles: list = []
         self.watch: Watch | None = None  # of the running layer's attention
+        self.turns: tuple | None = None  # cosines and sines that the running layer was given
         self.cache = None  # the Cache object of this prompt
         self.started = False
         self.steps = 0
         self.computed: list[Rows] = []  # per layer
-        self.compact = False
-        self.next_position: list[int] = []  # per layer, of the first decoded token
+        self.owners = Owners(layout)
+        self.waiting: dict[int, Waiting] = {}  # by the layer before which they enter
         self.cached_rows: dict = {}  # what _cached_rows found, for layers that ask the same
-        self._go_on_with(Rows.of(layout))
+        self.whole = Rows.of(layout)
+        self._go_on_with(self.whole)
 
     def _go_on_with(self, rows: Rows):
-        """These are what the next layer computes; what was worked out for others is forgotten."""
+        """Set the rows for the next layer and clear what was worked out for others."""
         self.rows = rows
         self.fitted: dict = {}  # device -> prefill arguments, cut once for all layers on it
         self.planned_pairs: dict = {}  # plan -> pairs scored, of which with a visual member
@@ -143,6 +182,8 @@ class Run:
 
     def install(self):
         _check_free(self.decoder)
+        if self.tower_watch is not None:
+            self.tower_watch.install()
         self._hook(self.handles, self.decoder.register_forward_pre_hook, self.before_forward)
         self._take_layers()
         lm_head = self.model.get_output_embeddings() if self.model is not self.decoder else None
@@ -167,7 +208,7 @@ class Run:
         self._remove(self.prefill_handles)
         self._hook(self.handles, self.decoder.register_forward_hook, self.after_decode_step)
         own_masks = attention_backend(self.decoder) == "eager"
-        if own_masks or self.compact:
+        if own_masks or any(rows.next_place != self.layout.length for rows in self.computed):
             for index, layer in enumerate(self.layers):
                 register = layer.register_forward_pre_hook
                 self._hook(self.handles, register, self.before_decode_layer, index)
@@ -182,7 +223,10 @@ class Run:
         self._remove(self.prefill_handles)
         self._remove(self.handles)
         self._end_watch()
+        if self.tower_watch is not None:
+            self.tower_watch.remove()
         self.fitted.clear()
+        self.waiting.clear()
         self.cache = None
 
     # -- the whole stack
@@ -257,7 +301,6 @@ class Run:
         record = LayerRecord(index, rows, visual, _plain_stage(visual, self.layout))
         self.trace.layers.append(record)
         self.computed.append(self.rows)
-        self.next_position.append(rows if self.compact else self.layout.length)
         return record
 
     def _check_cache(self):
@@ -272,29 +315,40 @@ class Run:
     def _apply_encode(self, hidden: Tensor) -> Tensor:
         if not self.layout.num_visual:
             return hidden
-        view = LayerView(*self._view_fields(-1, None), hidden=hidden)
-        selection = self.method.encode(view)
-        return hidden if selection is None else self._cut(selection, -1, hidden)
+        noted = self._noted_tower()
+        for member in self.members:
+            outside = sum(len(waiting.rows) for waiting in self.waiting.values())
+            member.memory.entered = len(self.rows.visual) + outside
+            fields = self._view_fields(member, -1, None)
+            selection = member.method.encode(LayerView(*fields, hidden=hidden, noted=noted))
+            if selection is not None:
+                hidden = self._cut(member, selection, -1, hidden)
+        return hidden
+
+    def _noted_tower(self) -> Tower | None:
+        if self.tower_watch is not None and self.tower_watch.tower is None:
+            raise Refused(
+                f"{self.trace.method} needs the vision tower: let it run within the block, or hand "
+                "in what it computed as `tower=`."
+            )
+        noted = self.tower_watch.tower if self.tower_watch is not None else self.tower
+        if noted is not None and self.tower_watch is not None:
+            self.trace.door_flops += noted.flops
+        return noted
 
     def _prefill_arguments(self, kwargs: dict) -> dict:
         """Cut masks, rotary tables and position ids to the rows that are still here."""
-        if len(self.rows) == self.layout.length:
+        if self.rows is self.whole:
             return kwargs
         cos, sin = kwargs["position_embeddings"]
         if cos.device not in self.fitted:  # of a model on several devices, each needs its own
-            place = self.rows.positions
-            if self.compact:
-                place = torch.arange(len(self.rows), device="cpu")
-            place = place.to(cos.device, non_blocking=True)  # else the host would wait
-            turns = cos.index_select(1, place), sin.index_select(1, place)
-            fitted = {"position_embeddings": turns}
-            mask = kwargs.get("attention_mask")
-            if mask is not None:  # eager's causal mask, without the dropped rows and columns
-                rows = self.rows.positions.to(mask.device)
-                mask = mask[:, :, rows][:, :, :, rows]
-            fitted["attention_mask"] = mask
-            if kwargs.get("position_ids") is not None:
-                fitted["position_ids"] = kwargs["position_ids"][:, place]
+            place = self.rows.place.to(cos.device, non_blocking=True)  # else the host would wait
+            if self.rows.next_place > cos.shape[1]:  # tokens that a method made
+                turns = self.decoder.rotary_emb(cos, place[None])
+            else:
+                turns = cos.index_select(1, place), sin.index_select(1, place)
+            fitted = {"position_embeddings": turns, "position_ids": place[None]}
+            fitted["attention_mask"] = _causal(kwargs.get("attention_mask"), len(place))
             self.fitted[cos.device] = fitted
         return {**kwargs, **self.fitted[cos.device]}
 
@@ -303,7 +357,7 @@ class Run:
         hidden = args[0] if args else kwargs["hidden_states"]
         step = self.steps - 1
         kwargs = {**kwargs, "attention_mask": None}
-        position = self.next_position[index] + step
+        position = self.computed[index].next_place + step
         if position != self.layout.length + step:  # this layer's tokens were renumbered
             position_ids = torch.full((1, 1), position, device=hidden.device)
             kwargs["position_ids"] = position_ids
@@ -311,15 +365,27 @@ class Run:
         return args, kwargs
 
     def before_attention(self, index, attention, args, kwargs):
+        if "attention_watch" in kwargs:  # a method looks at what this layer would do
+            return None
         kwargs = self._prefill_arguments(kwargs)
         record, plan = self._open_record(index), None
-        if record.visual_tokens:
-            plan = self.method.attend(LayerInput(*self._view_fields(index, record)))
-        self._count_pairs(record, plan)
+        self.turns = kwargs["position_embeddings"]
         if not record.visual_tokens:
+            self._count_pairs(record, None)
             return args, kwargs
-        self.watch = Watch(attention, plan)
+        views = [(m, LayerInput(*self._view_fields(m, index, record))) for m in self.members]
+        plan = self._plan([member.method.attend(view) for member, view in views])
+        self._count_pairs(record, plan)
+        queries = [member.method.queries(view) for member, view in views]
+        self.watch = Watch(attention, plan, query_rows=_united(queries))
         return args, {**kwargs, "attention_watch": self.watch}
+
+    @staticmethod
+    def _plan(plans: list[Plan | None]) -> Plan | None:
+        plans = [plan for plan in plans if plan is not None]
+        if len(plans) > 1:
+            raise Refused("Two methods of this stack edit the attention of the same layer.")
+        return plans[0] if plans else None
 
     def _is_asked_after(self, record: LayerRecord) -> bool:
         """Whether the method is shown this layer: not where there never was a picture."""
@@ -332,7 +398,7 @@ class Run:
         if plan not in self.planned_pairs:  # most layers with a plan have the same one
             if not is_for_rows(plan, record.tokens):
                 raise Refused(
-                    f"{self.method.name} made a plan for other rows than the {record.tokens} that "
+                    f"{self.trace.method} made a plan for other rows than the {record.tokens} that "
                     f"layer {record.layer} computes."
                 )
             visual = visible_visual_pairs(plan, self.rows.visual_ranges)
@@ -347,18 +413,17 @@ class Run:
     def after_layer(self, index, _layer, _args, _kwargs, hidden):
         record, watch = self.trace.layers[-1], self.watch
         self._end_watch()
-        selection = None
         if watch is not None and watch.query is None:
             raise not_watched(self.model)
+        selections = []
         if self._is_asked_after(record):
-            fields = self._view_fields(index, record)
-            cache = self.cache.layers[index]
-            selection = self._decide(LayerView(*fields, hidden=hidden, watch=watch, cache=cache))
-        output = None
+            given = {"hidden": hidden, "watch": watch, "turns": self.turns}
+            given["cache"] = self.cache.layers[index]
+            for member in self.members:
+                view = LayerView(*self._view_fields(member, index, record), **given)
+                selections.append((member, self._decide(view, member)))
         is_last = index == len(self.layers) - 1
-        if selection is not None:
-            # After the last layer there is nothing left to save: the logits keep all their rows.
-            output = self._cut(selection, index, None if is_last else hidden)
+        output = self._go_on(selections, index, hidden, is_last)
         if is_last:
             self._finish_prefill()
         if self.on_layer is not None:
@@ -367,53 +432,86 @@ class Run:
 
     # -- decisions
 
-    def _decide(self, view: LayerView) -> Selection | None:
+    def _decide(self, view: LayerView, member: _Member) -> Selection | None:
         if self.probe and view.record.visual_tokens:
             view.influence()
-        return self.method.select(view)
+        return member.method.select(view)
 
-    def _view_fields(self, index: int, record: LayerRecord | None) -> tuple:
+    def _view_fields(self, member: _Member, index: int, record: LayerRecord | None) -> tuple:
         return (
             index,
             len(self.layers),
             self.layout,
             self.rows,
-            self.memory,
+            member.memory,
             self.trace,
             record,
+            self.parts,
         )
 
-    def _cut(self, selection: Selection, after_layer: int, hidden: Tensor | None) -> Tensor | None:
-        """Note the decision and return the hidden states of the tokens that go on."""
-        positions = self.rows.positions
-        keep = torch.tensor(selection.keep, dtype=torch.long, device="cpu")
-        index = torch.searchsorted(positions, keep).clamp_(max=len(positions) - 1)
-        left = self.rows.only(index)
-        if not torch.equal(left.positions, keep) or not (keep[1:] > keep[:-1]).all():
-            raise Refused(
-                f"{self.method.name} must name tokens that are still there, once each and in "
-                "ascending order."
-            )
-        if not len(keep) or index[-1] != len(positions) - 1:
-            raise Refused(f"{self.method.name} must keep the last prompt token: it answers.")
-        kept = left.patches.tolist()
-        if selection.owner is not None:
-            owner = list(selection.owner)
-        else:
-            owner = [NOBODY] * self.layout.num_visual
-            for patch in kept:
-                owner[patch] = self.layout.visual[patch]
+    def _go_on(self, selections, index: int, hidden: Tensor, is_last: bool) -> Tensor | None:
+        """Carry out what the methods chose, and let in who waits; None: the states stay."""
+        selections = [(member, choice) for member, choice in selections if choice is not None]
+        if sum(choice.hidden is not None for _, choice in selections) > 1:
+            raise Refused("Two methods of this stack merge tokens after the same layer.")
+        before, output, carried = self.rows, None, None
+        for member, choice in selections:
+            if carried is not None:
+                choice = both(carried, choice, before)
+            # After the last layer there is nothing left to save: the logits keep all their rows.
+            carried, states = self._carry(member, choice, index, None if is_last else hidden)
+            if states is not None:
+                hidden = output = states
+        if index + 1 in self.waiting:
+            output = self._let_in(index, self.waiting.pop(index + 1), hidden)
+        return output
+
+    def _cut(self, member: _Member, selection: Selection, index: int, hidden: Tensor) -> Tensor:
+        return self._carry(member, selection, index, hidden)[1]
+
+    def _carry(self, member, selection, after_layer, hidden) -> tuple[Carried, Tensor | None]:
+        """Note the decision, and return the hidden states of the tokens that go on.
+
+        Args:
+            hidden: None: after the last layer, where rows stay as they are.
+        """
+        carried = carry_out(selection, self.rows, self.layout, member.method.name)
+        before = self.owners.owner
+        owner = self.owners.follow(selection, carried.rows)
         scores = list(selection.scores) if selection.scores is not None else None
-        self.trace.cuts.append(Cut(after_layer, selection.stage, kept, owner, scores))
+        self._note(member, after_layer, selection.stage, carried.rows, owner, scores)
         if hidden is None:
-            return None
-        shorter, renumbered = len(left) < len(positions), selection.compact and not self.compact
-        if shorter or renumbered:
-            self.compact = self.compact or selection.compact
-            self._go_on_with(left)
-        if shorter:
-            hidden = hidden.index_select(1, index.to(hidden.device, non_blocking=True))
-        return hidden if selection.hidden is None else selection.hidden
+            return carried, None
+        if self.waiting and selection.compact:
+            raise Refused(f"{member.method.name} renumbers while tokens wait to enter.")
+        if selection.enter is not None:
+            self.waiting[selection.enter] = Waiting.left_by(
+                carried, self.rows, hidden, before, member
+            )
+        if selection.hidden is not None:
+            hidden = selection.hidden
+        elif carried.changed:
+            index = carried.index.to(hidden.device, non_blocking=True)
+            hidden = hidden.index_select(1, index)
+        if carried.changed:
+            self._go_on_with(carried.rows)
+        return carried, hidden
+
+    def _note(self, member, after_layer, stage, rows: Rows, owner, scores=None):
+        patches = rows.patches[rows.patches >= 0].tolist()
+        visual = rows.tokens.index_select(0, rows.visual).tolist()
+        cut = Cut(after_layer, stage, patches, owner, scores, member.number, visual)
+        self.trace.cuts.append(cut)
+        member.memory.cuts.append(cut)
+
+    def _let_in(self, after_layer: int, waiting: Waiting, hidden: Tensor) -> Tensor:
+        rows, hidden = waiting.enter(self.rows, hidden)
+        owner = self.owners.enter(waiting)
+        self._note(waiting.member, after_layer, "enter", rows, owner)
+        self._go_on_with(rows)
+        return hidden
+
+    # -- when prefill ends
 
     def _finish_prefill(self):
         """Shorten the caches of layers whose tokens turned out not to be needed."""
@@ -424,18 +522,45 @@ class Run:
                 layer.keys = layer.keys.index_select(2, kept)
                 layer.values = layer.values.index_select(2, kept)
             record.kv_tokens = layer.get_seq_length()
+        self._explain()
+
+    def _explain(self):
+        for member, story in zip(self.members, self.trace.stories, strict=True):
+            story.why, story.notes = member.method.explain(self.trace, member.memory)
 
     def _cached_rows(self, index: int) -> Tensor | None:
         """Which of the rows that a layer computed stay in its cache; None: all."""
-        patches, rows = self.method.cached(index, self.trace), self.computed[index]
-        if patches is None:
+        rows = self.computed[index]
+        wanted = [m.method.cached(index, self.trace, m.memory) for m in self.members]
+        wanted = [frozenset(tokens) for tokens in wanted if tokens is not None]
+        if not wanted:
             return None
-        key = (id(rows), tuple(patches))  # layers between the same cuts share their rows
+        tokens = frozenset.intersection(*wanted)
+        key = (id(rows), tokens)  # layers between the same cuts share their rows
         if key not in self.cached_rows:
-            stays = torch.isin(rows.patch, torch.tensor([TEXT, *patches], device="cpu"))
-            keep = stays.nonzero().flatten()
+            named = torch.tensor(sorted(tokens), dtype=torch.long, device="cpu")
+            keep = (rows.is_text | torch.isin(rows.tokens, named)).nonzero().flatten()
             self.cached_rows[key] = None if len(keep) == len(rows) else keep
         return self.cached_rows[key]
+
+
+def _causal(mask: Tensor | None, rows: int) -> Tensor | None:
+    """Eager's mask for fewer or more rows: nothing but causality stands in it."""
+    if mask is None or mask.shape[-1] >= rows:
+        return None if mask is None else mask[:, :, :rows, :rows]
+    shape = (1, 1, rows, rows)
+    if mask.dtype == torch.bool:
+        return torch.ones(shape, dtype=torch.bool, device=mask.device).tril()
+    lowest = torch.finfo(mask.dtype).min
+    return torch.full(shape, lowest, dtype=mask.dtype, device=mask.device).triu(1)
+
+
+def _united(wanted: list[Tensor | None]) -> Tensor | None:
+    """The rows that any method asked for; two methods must ask for the same ones."""
+    wanted = [rows for rows in wanted if rows is not None]
+    if any(not torch.equal(rows, wanted[0]) for rows in wanted[1:]):
+        raise Refused("Two methods of this stack ask for the queries of different tokens.")
+    return wanted[0] if wanted else None
 
 
 class _RunHook:

@@ -111,7 +111,8 @@ class TokenLayout:
         return len(self.visual)
 
 
-TEXT = -1  # the patch of a row that holds no visual token
+TEXT = -1  # in place of a patch: a row that holds no visual token
+NO_PATCH = -2  # in place of a patch: a visual token that is no patch of the prompt, such as CLS
 
 
 class Rows:
@@ -119,13 +120,16 @@ class Rows:
     whatever torch's default device.
 
     Args:
-        positions: (rows,) ascending: each row's place in the prompt.
-        patch: (rows,) the patch that a row holds, or TEXT.
+        tokens: (rows,) token ids in the order of the rows: below the prompt's length an index into
+            the prompt, from there on a token that a method made.
+        patch: (rows,) the patch that a row holds, or TEXT or NO_PATCH.
+        place: (rows,) ascending: each row's number for the rotary embedding.
     """
 
-    def __init__(self, positions: Tensor, patch: Tensor):
-        self.positions, self.patch = positions, patch
-        self.visual = (patch != TEXT).nonzero().flatten()  # rows that hold visual tokens
+    def __init__(self, tokens: Tensor, patch: Tensor, place: Tensor):
+        self.tokens, self.patch, self.place = tokens, patch, place
+        self.is_text = patch == TEXT
+        self.visual = (~self.is_text).nonzero().flatten()  # rows that hold visual tokens
         self.patches = patch.index_select(0, self.visual)  # and which
 
     @classmethod
@@ -135,24 +139,36 @@ class Rows:
         for start, stop in layout.spans:
             patch[start:stop] = torch.arange(done, done + stop - start, device="cpu")
             done += stop - start
-        return cls(torch.arange(layout.length, device="cpu"), patch)
+        tokens = torch.arange(layout.length, device="cpu")
+        return cls(tokens, patch, tokens)
 
     def __len__(self) -> int:
-        return len(self.positions)
+        return len(self.tokens)
 
     def only(self, rows: Tensor) -> Rows:
         """These rows of it."""
-        return Rows(self.positions.index_select(0, rows), self.patch.index_select(0, rows))
+        columns = self.tokens, self.patch, self.place
+        return Rows(*(column.index_select(0, rows) for column in columns))
+
+    def renumbered(self) -> Rows:
+        """The same tokens at places 0, 1, 2, ..."""
+        return Rows(self.tokens, self.patch, torch.arange(len(self), device="cpu"))
 
     def padded(self, length: int, first: int) -> Rows:
-        """With text at its end up to `length` rows, at positions from `first` on."""
-        more = torch.arange(length - len(self), device="cpu")
+        """With text at its end up to `length` rows, as tokens and at places from `first` on."""
+        more = first + torch.arange(length - len(self), device="cpu")
         text = torch.full_like(more, TEXT)
-        return Rows(torch.cat([self.positions, first + more]), torch.cat([self.patch, text]))
+        columns = (self.tokens, more), (self.patch, text), (self.place, more)
+        return Rows(*(torch.cat(column) for column in columns))
+
+    @property
+    def next_place(self) -> int:
+        """The place of the first decoded token: the one after the last prompt token's."""
+        return int(self.place[-1]) + 1
 
     @cached_property
     def visual_ranges(self) -> tuple[Range, ...]:
-        """`visual` as ranges: a few, for tokens that are left move together."""
+        """`visual` as ranges: only a few, because surviving tokens are adjacent after a cut."""
         return to_ranges(self.visual.tolist())
 
     @cached_property

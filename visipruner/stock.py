@@ -81,6 +81,22 @@ def attention_backend(model: nn.Module) -> str:
     return model.config._attn_implementation
 
 
+def projector_of(model: nn.Module) -> nn.Module | None:
+    """What turns the vision tower's features into embeddings; None: the model has none."""
+    inner = getattr(model, "model", model)
+    return getattr(inner, "multi_modal_projector", None)
+
+
+def tower_layers(model: nn.Module) -> list[nn.Module]:
+    """The layers of a model's vision tower; empty: it has no tower, or of an unknown kind."""
+    tower = getattr(getattr(model, "model", model), "vision_tower", None)
+    for part in tower.modules() if tower is not None else ():
+        layers = getattr(getattr(part, "encoder", None), "layers", None)
+        if layers is not None:
+            return list(layers)
+    return []
+
+
 __all__ = [
     "CACHE_NAMES",
     "AttentionInterface",
@@ -91,6 +107,8 @@ __all__ = [
     "cache_of",
     "is_growing",
     "output_cache",
+    "projector_of",
     "run_layer",
+    "tower_layers",
     "with_cache",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 
@@ -15,27 +16,28 @@ NOBODY = -1  # the owner of a patch that no token carries any more
 
 @dataclass(frozen=True)
 class Selection:
-    """A method's decision: which tokens go on.
-
-    No method here merges or renumbers yet: `owner`, `hidden` and `compact` are for those that will.
+    """A method's decision: which tokens go on, in which order, and what the others become.
 
     Args:
-        keep: ascending *positions* (indices into the prompt) of the tokens that stay; text
-            included.
+        keep: token ids in the order fed on. Text keeps its order, and the last prompt token stays
+            last. Visual tokens may stand in another order than before only with `compact`. Ids from
+            `view.free_token` on are new visual tokens, whose states stand in `hidden`.
         stage: a word for this decision, shown on the page ("filter", "exit", ...).
-        owner: for every patch the position of the token that carries it, or NOBODY. None: every
-            kept patch carries itself.
         scores: one number per visual token that was present, best is largest; for the page.
-        hidden: (1, kept, width) replaces the kept tokens' states: methods that merge. None: as is.
-        compact: renumber the survivors 0..n-1 from here on instead of keeping their positions.
+        hidden: (1, kept, width) replaces the kept tokens' states. None: as they are.
+        into: token that goes -> token that carries it from here on.
+        compact: renumber the survivors 0..n-1 instead of keeping their places.
+        enter: the layer before which the tokens that go come back, with the states that they have
+            now. None: they are gone.
     """
 
     keep: tuple[int, ...]
     stage: str
-    owner: tuple[int, ...] | None = None
     scores: tuple[float, ...] | None = None
     hidden: Tensor | None = None
+    into: Mapping[int, int] = field(default_factory=dict)
     compact: bool = False
+    enter: int | None = None
 
 
 @dataclass
@@ -45,8 +47,20 @@ class Cut:
     after_layer: int  # -1: before the first layer
     stage: str
     kept: list[int]  # patches that still have a token of their own
-    owner: list[int]  # per patch: position of the token that carries it, or NOBODY
+    owner: list[int]  # per patch: id of the token that carries it, or NOBODY
     scores: list[float] | None = None
+    by: int = 0  # which method of a stack
+    visual: list[int] = field(default_factory=list)  # ids of all visual tokens that go on
+
+
+@dataclass
+class MethodStory:
+    """One method of a run: what it was set to, and what it says of what was carried out."""
+
+    name: str
+    settings: dict
+    why: str = ""  # one or more sentences: what was or was not decided, with the nearest value
+    notes: dict = field(default_factory=dict)  # the method's own: layers of its stages, say
 
 
 class Influence:
@@ -82,9 +96,8 @@ class Influence:
         return self._found[1].min().item()
 
     def reaching(self, bar: float) -> Tensor:
-        """The patches whose L2 is at least `bar`."""
-        patches, _, l2 = self._found
-        return patches[l2 >= bar]
+        """Which of the tested tokens have an L2 of at least `bar`: ascending indices."""
+        return (self._found[2] >= bar).nonzero().flatten()
 
     def to_json(self) -> dict:
         return {"patches": self.patches, "cos": self.cos, "l2": self.l2, "norm": self.norm}
@@ -123,33 +136,64 @@ class LayerRecord:
 class PruningTrace:
     """The story of one prompt. Everything that is drawn or counted comes from here."""
 
-    method: str
-    settings: dict
     length: int
     spans: list[tuple[int, int]]
     grids: list[tuple[int, int]]
     num_visual: int
+    stories: list[MethodStory] = field(default_factory=list)  # one per method of the stack
     layers: list[LayerRecord] = field(default_factory=list)
     cuts: list[Cut] = field(default_factory=list)
-    filtering_layer: int | None = None
-    exit_layer: int | None = None
-    why: str = ""  # one sentence: what was or was not decided, with the nearest value
-    attention_free_layers: int = 0  # layers that the paper's formula counts without attention
-    calm_layers: list[int] = field(default_factory=list)  # VisiPruner's counter after each layer
+    door_flops: int = 0  # spent by methods before the first layer
     prefill_logits: int = 0  # rows that went through lm_head in prefill
     decode_kv: list[list[int]] = field(default_factory=list)  # per step, per layer: keys attended
     decode_positions: list[int] = field(default_factory=list)
 
     @classmethod
-    def begin(cls, method: str, settings: dict, layout: TokenLayout) -> PruningTrace:
-        return cls(
-            method,
-            settings,
-            layout.length,
-            list(layout.spans),
-            list(layout.grids),
-            layout.num_visual,
-        )
+    def begin(cls, stories: list[MethodStory], layout: TokenLayout) -> PruningTrace:
+        spans, grids = list(layout.spans), list(layout.grids)
+        return cls(layout.length, spans, grids, layout.num_visual, stories)
+
+    @property
+    def method(self) -> str:
+        """The method's name; of a stack all names, joined by "+"."""
+        return "+".join(story.name for story in self.stories)
+
+    @property
+    def settings(self) -> dict:
+        """The method's settings; of a stack as "method.field"."""
+        if len(self.stories) == 1:
+            return self.stories[0].settings
+        return {f"{s.name}.{field}": v for s in self.stories for field, v in s.settings.items()}
+
+    @property
+    def why(self) -> str:
+        """What the methods say, one after the other."""
+        return " ".join(story.why for story in self.stories if story.why)
+
+    def note(self, name: str, default=None):
+        """What a method of the stack noted under this name; the first that has it."""
+        found = (story.notes[name] for story in self.stories if name in story.notes)
+        return next(found, default)
+
+    @property
+    def filtering_layer(self) -> int | None:
+        """VisiPruner's filtering layer."""
+        return self.note("filtering_layer")
+
+    @property
+    def exit_layer(self) -> int | None:
+        """The layer after which VisiPruner let vision leave."""
+        return self.note("exit_layer")
+
+    @property
+    def calm_layers(self) -> list[int]:
+        """VisiPruner's counter of calm layers after each layer (official semantics only)."""
+        return self.note("calm_layers", [])
+
+    @property
+    def attention_free_layers(self) -> int:
+        """Layers that the paper's formula counts without attention: the most of any method."""
+        return max((s.notes.get("attention_free_layers", 0) for s in self.stories), default=0)
 
     @property
     def complete(self) -> bool:
@@ -188,16 +232,31 @@ class PruningTrace:
         data = asdict(self)
         for plain, record in zip(data["layers"], self.layers, strict=True):
             plain["influence"] = record.influence and record.influence.to_json()
-        return data
+        return data | {name: getattr(self, name) for name in _DERIVED}
 
     @classmethod
     def from_json(cls, data: dict) -> PruningTrace:
-        data = dict(data)
+        """Also of a file written before methods could be stacked."""
+        stories = data.get("stories") or [
+            {
+                "name": data["method"],
+                "settings": data["settings"],
+                "why": data["why"],
+                "notes": {name: data[name] for name in _NOTES if data[name] not in (None, [])},
+            }
+        ]
+        data = {name: value for name, value in data.items() if name not in _DERIVED}
+        data["stories"] = [MethodStory(**story) for story in stories]
         data["spans"] = [tuple(span) for span in data["spans"]]
         data["grids"] = [tuple(grid) for grid in data["grids"]]
         data["cuts"] = [Cut(**cut) for cut in data["cuts"]]
         data["layers"] = [_layer_from_json(record) for record in data["layers"]]
         return cls(**data)
+
+
+_NOTES = ("filtering_layer", "exit_layer", "calm_layers", "attention_free_layers")
+# Written beside the stories: scripts read these names from saved runs.
+_DERIVED = ("method", "settings", "why", *_NOTES)
 
 
 def _layer_from_json(record: dict) -> LayerRecord:

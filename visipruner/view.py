@@ -1,39 +1,59 @@
-"""What a method may look at: the state of a run before and after a layer."""
+"""What a method may look at: the state of a run before and after a layer, and at the door."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from types import SimpleNamespace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from visipruner.attention import Watch, attention_row, influence
+from visipruner.attention import Watch, attention_row, attention_rows, influence, peek
 from visipruner.errors import Refused
+from visipruner.flops import ModelShape
 from visipruner.layout import Range, Rows, TokenLayout
 from visipruner.stock import DynamicLayer
+from visipruner.tower import Tower
 from visipruner.trace import Influence, LayerRecord, PruningTrace, Selection
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The parts of a language model, and of what feeds it, that methods may use."""
+
+    layers: Sequence[nn.Module]
+    norm: nn.Module  # the final norm
+    head: nn.Module | None  # from states to logits; None for a decoder without one
+    projector: nn.Module | None  # from the vision tower's features to embeddings
+    shape: ModelShape
 
 
 @dataclass(frozen=True)
 class LayerInput:
     """What a method may look at before a layer runs.
 
-    Rows are the tokens that the layer computes: 0..len(positions)-1.
+    Rows are the tokens that the layer computes: 0..len(tokens)-1.
     """
 
-    layer: int  # -1: the door before the first layer
+    layer: int  # -1: the door, before layer 0
     num_layers: int
     layout: TokenLayout
     rows: Rows
-    memory: SimpleNamespace  # the method's own, born and gone with the run
-    trace: PruningTrace
+    memory: SimpleNamespace  # the method's own; it lives as long as the run
+    trace: PruningTrace  # to read
     record: LayerRecord | None
+    parts: Parts | None = None
 
     @property
-    def positions(self) -> Tensor:
-        """(rows,) on the CPU: each row's place in the prompt."""
-        return self.rows.positions
+    def tokens(self) -> Tensor:
+        """(rows,) on the CPU: each row's token id, below the prompt's length its index there."""
+        return self.rows.tokens
+
+    @property
+    def places(self) -> Tensor:
+        """(rows,) on the CPU: each row's number for the rotary embedding."""
+        return self.rows.place
 
     @property
     def visual_rows(self) -> Tensor:
@@ -41,8 +61,13 @@ class LayerInput:
         return self.rows.visual
 
     @property
+    def visual_tokens(self) -> Tensor:
+        """(visual tokens present,) on the CPU: their token ids."""
+        return self.tokens[self.visual_rows]
+
+    @property
     def patches(self) -> Tensor:
-        """(visual tokens present,) on the CPU: which visual tokens they are."""
+        """(visual tokens present,) on the CPU: which patches they are, or NO_PATCH."""
         return self.rows.patches
 
     @property
@@ -55,12 +80,30 @@ class LayerInput:
         """Rows of every token that is not visual, as ranges."""
         return self.rows.text_ranges
 
-    def keep_patches(self, patches: Tensor, stage: str, **more) -> Selection:
-        """The selection that keeps all text and, of the visual tokens present, these patches."""
-        keep = [self.layout.visual[patch] for patch in patches.tolist()]
-        for start, stop in self.text_ranges:
-            keep += self.positions[start:stop].tolist()
-        return Selection(tuple(sorted(keep)), stage, **more)
+    @property
+    def entered(self) -> int:
+        """How many visual tokens there were when this method first looked."""
+        return self.memory.entered
+
+    @property
+    def free_token(self) -> int:
+        """The first id that no token has: for tokens that a method makes."""
+        return max(self.layout.length, int(self.tokens.max()) + 1)
+
+    def label(self, stage: str):
+        """Name what this layer is to the method; the page shows it."""
+        self.record.stage = stage
+
+    def keep_visual(self, chosen: Tensor, stage: str, **more) -> Selection:
+        """The selection that keeps all text and these of the visual tokens present.
+
+        Args:
+            chosen: (kept,) ascending indices into `visual_rows`.
+            more: further arguments of `Selection`.
+        """
+        stays = self.rows.is_text.clone()
+        stays[self.visual_rows[chosen]] = True
+        return Selection(tuple(self.tokens[stays].tolist()), stage, **more)
 
 
 @dataclass(frozen=True)
@@ -68,11 +111,16 @@ class LayerView(LayerInput):
     """What a method may look at after a layer (or, at the door, before the first).
 
     Tensors are the run's own: they hold until the next layer runs, so copy what must be kept.
+    Questions that multiply matrices are counted where they are asked.
     """
 
-    hidden: Tensor  # (1, rows, width): the layer's output, or the embeddings at the door
+    hidden: Tensor = field(kw_only=True)  # (1, rows, width): the layer's output, or the embeddings
     watch: Watch | None = None  # of the layer's attention, while visual tokens are there
     cache: DynamicLayer | None = None  # read through keys and values only
+    turns: tuple[Tensor, Tensor] | None = None  # cosines and sines of the rows' places
+    noted: Tower | None = None  # what the vision tower computed, for methods that need it
+
+    # -- what the layer computed
 
     @property
     def keys(self) -> Tensor:
@@ -88,12 +136,43 @@ class LayerView(LayerInput):
         """(heads, rows) float32: softmax weights of the last prompt token in this layer.
 
         Raises:
-            Refused: where no visual token is left; attention is watched only up to there.
+            ValueError: where no visual token is left; attention is watched only up to there.
         """
-        if self.watch is None:
-            raise Refused("Attention is watched only while visual tokens are there.")
+        self._check_watched()
         row = attention_row(self.watch.query, self.watch.scaling, self.keys)
-        self.record.probe_flops += 2 * row.numel() * self.keys.shape[-1]
+        self.spend(2 * row.numel() * self.keys.shape[-1])
+        return row
+
+    def attention_rows(self) -> Tensor:
+        """(heads, queries, rows) float32: softmax weights of the rows that `queries` asked for.
+
+        Raises:
+            ValueError: where no visual token is left, and where no queries were asked for.
+        """
+        self._check_watched()
+        if self.watch.queries is None:
+            raise ValueError("No queries were asked for before this layer.")
+        rows = attention_rows(
+            self.watch.queries, self.watch.scaling, self.keys, self.watch.query_rows
+        )
+        self.spend(2 * rows.numel() * self.keys.shape[-1])
+        return rows
+
+    def _check_watched(self):
+        if self.watch is None:
+            raise ValueError("Attention is watched only while visual tokens are there.")
+
+    def next_attention_row(self) -> Tensor:
+        """(heads, rows) float32: weights of the last row in the *next* layer, of all these rows.
+
+        The next layer is started on `hidden` and stopped when it asks for its attention function,
+        so what it costs is its three projections.
+        """
+        query, scaling, keys = peek(self.parts.layers[self.layer + 1], self.hidden, self.turns)
+        row = attention_row(query, scaling, keys)
+        shape = self.parts.shape
+        projections = len(self.tokens) * shape.width * (shape.query_width + 2 * shape.kv_width)
+        self.spend(2 * projections + 2 * row.numel() * keys.shape[-1])
         return row
 
     def influence(self) -> Influence:
@@ -108,6 +187,58 @@ class LayerView(LayerInput):
     def _test(self) -> Tensor:
         """Cosine and L2 of every row, one after the other, and the norm of all."""
         row = self.attention_row()
-        self.record.probe_flops += 4 * row.numel() * self.values.shape[-1]
+        self.spend(4 * row.numel() * self.values.shape[-1])
         cos, l2, norm = influence(row, self.values)
         return torch.cat([cos, l2, norm[None]])
+
+    # -- what the model would make of other states
+
+    def final_norm(self, states: Tensor) -> Tensor:
+        """The language model's last norm; shapes stay."""
+        return self.parts.norm(states)
+
+    def logits(self, states: Tensor) -> Tensor:
+        """(..., vocabulary) for (..., width): what the model would say from these states."""
+        shape = self.parts.shape
+        self.spend(2 * states[..., 0].numel() * shape.width * shape.vocabulary)
+        return self.parts.head(self.parts.norm(states))
+
+    # -- the vision tower, at the door
+
+    @property
+    def tower(self) -> Tower:
+        """What the vision tower computed.
+
+        Raises:
+            ValueError: the method does not name "tower" among its needs.
+        """
+        if self.noted is None:
+            raise ValueError("Only methods that need the tower may ask for it.")
+        return self.noted
+
+    def project(self, vectors: Tensor) -> Tensor:
+        """(n, width of the language model) for (n, width of the tower): embeddings.
+
+        Raises:
+            Refused: the model has no projector.
+        """
+        if self.parts.projector is None:
+            raise Refused("This model has no projector from a vision tower.")
+        linear = [m for m in self.parts.projector.modules() if isinstance(m, nn.Linear)]
+        macs = sum(layer.in_features * layer.out_features for layer in linear)
+        self.spend(2 * len(vectors) * macs)
+        return self.parts.projector(vectors)
+
+    # -- counting and drawing lots
+
+    def spend(self, flops: int):
+        """Count FLOPs of the method's own."""
+        if self.record is None:
+            self.trace.door_flops += flops
+        else:
+            self.record.probe_flops += flops
+
+    def noise(self, seed: int, count: int) -> Tensor:
+        """(count,) float32 on the CPU, uniform in [0, 1): the same seed draws the same."""
+        generator = torch.Generator("cpu").manual_seed(seed)
+        return torch.rand(count, generator=generator, device="cpu")

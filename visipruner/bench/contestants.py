@@ -13,12 +13,12 @@ from transformers.generation.streamers import BaseStreamer
 
 from visipruner.bench.floor import prefill_floor, stock_layers
 from visipruner.bench.published import full_matrices
+from visipruner.bench.replay import Replayer
 from visipruner.bench.scenarios import FULL_LAYERS, Scenario, timetable
 from visipruner.bench.timing import peak_bytes, quartiles, seconds, synchronise
 from visipruner.engine import prune
 from visipruner.errors import Refused
 from visipruner.flops import ModelShape, executed, kv_bytes
-from visipruner.graphs import Replayer
 from visipruner.methods import PruningMethod
 
 MEASURES = ("prefill", "request", "memory", "test")

@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from visipruner.attention import Plan, causality, size
+from visipruner.bench.replay import Recorder, can_capture
 from visipruner.bench.timing import samples
 from visipruner.engine import decoder_of
-from visipruner.graphs import Recorder, can_capture
 from visipruner.stock import DynamicCache, run_layer
 from visipruner.trace import PruningTrace
 

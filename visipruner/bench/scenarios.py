@@ -47,17 +47,23 @@ class Timetable(VisiPruner):
     keep: int = KEPT
 
     def select(self, view):
+        if not hasattr(view.memory, "filtered_at"):
+            view.memory.filtered_at = None
         if view.layer < self.first_tested or not len(view.patches):
             return None
         view.influence()
         if view.layer == self.filter_at:
-            view.trace.filtering_layer = view.layer
-            step = max(1, len(view.patches) // self.keep)
-            return view.keep_patches(view.patches[::step][: self.keep], "filter")
+            view.memory.filtered_at = view.layer
+            present = torch.arange(len(view.visual_rows), device="cpu")
+            step = max(1, len(present) // self.keep)
+            return view.keep_visual(present[::step][: self.keep], "filter")
         if view.layer == self.exit_at:
-            view.trace.exit_layer = view.layer
-            return view.keep_patches(view.patches[:0], "exit")
+            return view.keep_visual(view.visual_rows[:0], "exit")
         return None
+
+    def explain(self, trace, memory):
+        notes = {"filtering_layer": self.filter_at, "exit_layer": self.exit_at}
+        return "", {**notes, "attention_free_layers": self.filter_at + 1}
 
 
 def timetable(full_layers: int, layers: int, semantics: str = "paper") -> Timetable:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from visipruner.errors import Refused
 from visipruner.inputs import set_whole
-from visipruner.methods.base import PruningMethod, stayed, too_late
+from visipruner.methods.base import PruningMethod, explain_one_cut
 from visipruner.trace import Selection
 
 
@@ -44,22 +44,24 @@ class FastV(PruningMethod):
         set_whole(self, "start_shift", 0, 1)
 
     def select(self, view):
-        if too_late(view, self.before_layer - 1) or view.layer != self.before_layer - 1:
+        if view.layer != self.before_layer - 1 or view.layer == view.num_layers - 1:
             return None
         # The range that competes, in rows: the visual ones, or one further each.
         competing = view.visual_rows + self.start_shift
-        if len(competing) and competing[-1] >= len(view.positions):
+        if len(competing) and competing[-1] >= len(view.tokens):
             raise Refused("FastV's published range (start_shift) needs text after the picture.")
         score = view.attention_row().mean(0).cpu()[competing]
-        chosen = torch.zeros(len(view.positions), dtype=torch.bool, device="cpu")
+        chosen = torch.zeros(len(view.tokens), dtype=torch.bool, device="cpu")
         chosen[competing[top(score, self.keep)]] = True
         stays = torch.ones_like(chosen)
         stays[competing] = False
         stays |= chosen
-        keep = view.positions[stays].tolist()
-        left = int(stays[view.visual_rows].sum())
-        view.trace.why = stayed(left, f"by the attention in layer {view.layer}")
+        keep = view.tokens[stays].tolist()
         return Selection(tuple(keep), "fastv", scores=tuple(score.tolist()))
+
+    def explain(self, trace, memory):
+        how = f"by the attention in layer {self.before_layer - 1}"
+        return explain_one_cut(trace, memory, how), {}
 
 
 def top(score: Tensor, keep: int) -> Tensor:

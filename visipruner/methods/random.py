@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 
 from visipruner.inputs import set_whole
-from visipruner.methods.base import PruningMethod, stayed, too_late
+from visipruner.methods.base import PruningMethod, explain_one_cut
 
 
 @dataclass(frozen=True)
@@ -36,12 +36,14 @@ class Random(PruningMethod):
         return self._draw(view) if self.after_layer == -1 else None
 
     def select(self, view):
-        if too_late(view, self.after_layer) or view.layer != self.after_layer:
+        if view.layer != self.after_layer or view.layer == view.num_layers - 1:
             return None
         return self._draw(view)
 
     def _draw(self, view):
         generator = torch.Generator("cpu").manual_seed(self.seed)
         drawn = torch.randperm(len(view.patches), generator=generator, device="cpu")[: self.keep]
-        view.trace.why = stayed(len(drawn), f"drawn by seed {self.seed}")
-        return view.keep_patches(view.patches[drawn.sort().values], "random")
+        return view.keep_visual(drawn.sort().values, "random")
+
+    def explain(self, trace, memory):
+        return explain_one_cut(trace, memory, f"drawn by seed {self.seed}"), {}

@@ -1,4 +1,8 @@
-"""A fixed schedule: so many tokens after one layer, none after another; to measure and teach."""
+"""A fixed schedule: when visual tokens enter, how many stay after a layer, when they leave.
+
+To measure, to teach, and to run models that were trained for it: late entry is HiDrop's late
+injection (arXiv 2602.23699), vision exit alone is VTW's rule (arXiv 2405.05803).
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,8 @@ from typing import ClassVar
 import torch
 
 from visipruner.inputs import set_whole
-from visipruner.methods.base import PruningMethod, stayed, too_late
+from visipruner.methods.base import TOO_LATE, PruningMethod, stayed
+from visipruner.trace import Selection
 
 
 @dataclass(frozen=True)
@@ -17,41 +22,68 @@ class Schedule(PruningMethod):
 
     Args:
         keep: visual tokens that stay after `keep_after`; all, if there are no more.
-        keep_after: the layer after which the others are dropped; -1: before the language model.
+        keep_after: the layer after which the others are dropped; -1: before the language model;
+            None: never.
         none_after: the layer after which no visual token is left; None: they stay to the end.
+        enter: the first layer that computes visual tokens; the layers before run on text alone and
+            cache nothing visual. None: all layers do.
     """
 
     name: ClassVar[str] = "schedule"
 
     keep: int = 10
-    keep_after: int = 14
+    keep_after: int | None = 14
     none_after: int | None = 23
+    enter: int | None = None
 
     def __post_init__(self):
         set_whole(self, "keep", 0, 1_000_000)
-        set_whole(self, "keep_after", -1, 999)  # one less, for none_after comes later
+        first = -1
+        if self.enter is not None:
+            set_whole(self, "enter", 1, 999)
+            first = self.enter
+        if self.keep_after is not None:
+            set_whole(self, "keep_after", first, 999)  # one less, because none_after comes later
+            first = self.keep_after + 1
         if self.none_after is not None:
-            set_whole(self, "none_after", self.keep_after + 1, 1000)
+            set_whole(self, "none_after", max(0, first), 1000)
 
     def encode(self, view):
+        if self.enter is not None:
+            text = view.tokens[view.rows.is_text].tolist()
+            return Selection(tuple(text), "wait", enter=self.enter)
         return self._spread(view) if self.keep_after == -1 else None
 
     def select(self, view):
-        if too_late(view, self.keep_after):
-            return None
-        if view.layer == self.keep_after:
+        last = view.num_layers - 1
+        if view.layer == self.keep_after and view.layer < last:
             return self._spread(view)
-        if view.layer == self.none_after and len(view.patches):
-            return view.keep_patches(view.patches[:0], "exit")
+        if view.layer == self.none_after and len(view.visual_rows):
+            return view.keep_visual(view.visual_rows[:0], "exit")
         return None
 
     def _spread(self, view):
-        last = view.num_layers - 1
-        present, keep = len(view.patches), min(self.keep, len(view.patches))
+        present = len(view.visual_rows)
+        keep = min(self.keep, present)
         # The middles of `keep` equal parts.
         chosen = (torch.arange(keep, device="cpu") * 2 + 1) * present // max(1, 2 * keep)
-        when = "before the first layer" if view.layer < 0 else f"after layer {view.layer}"
-        view.trace.why = stayed(keep, f"evenly spread in reading order, {when}")
-        if keep and self.none_after is not None and self.none_after < last:
-            view.trace.why += f" None is left after layer {self.none_after}."
-        return view.keep_patches(view.patches[chosen], "schedule")
+        return view.keep_visual(chosen, "schedule")
+
+    def explain(self, trace, memory):
+        if not trace.num_visual:
+            return "", {}
+        return " ".join(self._sentences(trace, memory)) or TOO_LATE, {}
+
+    def _sentences(self, trace, memory):
+        last = len(trace.layers) - 1
+        for cut in memory.cuts:
+            layer = cut.after_layer
+            when = "before the first layer" if layer < 0 else f"after layer {layer}"
+            if cut.stage == "enter":
+                yield f"Visual tokens entered before layer {cut.after_layer + 1}."
+            elif cut.stage == "wait" and self.enter > last:
+                yield f"No visual token entered: the model has no layer {self.enter}."
+            elif cut.stage == "schedule":
+                yield stayed(len(cut.visual), f"evenly spread in reading order, {when}")
+            elif cut.stage == "exit" and cut.after_layer < last:
+                yield f"None is left after layer {cut.after_layer}."

@@ -133,7 +133,7 @@ class VisiPruner(PruningMethod):
     def attend(self, view: LayerInput) -> Plan | None:
         if "shallow" not in self.stages or view.layer >= self.shallow_layers:
             return None
-        view.record.stage = "shallow"
+        view.label("shallow")
         # Alone, VisiPruner cuts nothing before these layers: all but layer 0 have one plan.
         made_for = view.layer == 0, view.visual_ranges, view.text_ranges
         if getattr(view.memory, "made_for", None) != made_for:
@@ -166,7 +166,7 @@ class VisiPruner(PruningMethod):
         blind = all_visual if view.layer == 0 else ()
         plan = [
             Span(queries=(part,), keys=((0, part[1]),), zeroed=blind)
-            for part in gaps(text_after, len(view.positions))
+            for part in gaps(text_after, len(view.tokens))
         ]
         if not text_after:
             return tuple(plan)
@@ -185,41 +185,40 @@ class VisiPruner(PruningMethod):
     def select(self, view):
         memory = view.memory
         if not hasattr(memory, "filtered_at"):
-            memory.filtered_at, memory.calm = None, 0
+            memory.filtered_at, memory.calm, memory.kept = None, 0, None
+            memory.left_at, memory.calm_layers = None, []
         if memory.filtered_at is None:
             selection = self._search(view)
         else:
             selection = self._watch(view)
-        if self.official:
-            view.trace.calm_layers.append(memory.calm)
-        if view.layer == view.num_layers - 1:
-            self._explain(view)
+        memory.calm_layers.append(memory.calm)
         return selection
 
     def _search(self, view):
         if "middle" not in self.stages or view.layer < self.first_tested:
             return None
+        if not len(view.visual_rows):
+            return None
         found = view.influence()
-        view.record.stage = "search"
+        view.label("search")
         if not found.lowest < self.layer_threshold:
             return None
         unit = found.norm if self.relative else 1.0
         kept = found.reaching(self.tokens_threshold * unit)
         view.memory.filtered_at, view.memory.kept = view.layer, len(kept)
-        view.trace.filtering_layer = view.layer
-        view.record.stage = "filter"
+        view.label("filter")
         if not len(kept) and "deep" in self.stages and not self.official:
-            view.trace.exit_layer = view.layer
-        return view.keep_patches(kept, "filter", scores=found.l2)
+            view.memory.left_at = view.layer
+        return view.keep_visual(kept, "filter", scores=found.l2)
 
     def _watch(self, view):
         """Count calm layers after the filtering layer; the second lets vision leave."""
-        memory, present = view.memory, len(view.patches)
+        memory, present = view.memory, len(view.visual_rows)
         if present:
-            view.record.stage = "middle"
+            view.label("middle")
         if "deep" not in self.stages:
             return None
-        if self.official and memory.kept == view.layout.num_visual:
+        if self.official and memory.kept == view.entered:
             return None
         if not present:
             # The published code goes on counting an empty kept set, though nothing is left to drop.
@@ -231,58 +230,73 @@ class VisiPruner(PruningMethod):
         memory.calm += 1
         if memory.calm < CALM_LAYERS_BEFORE_EXIT:
             return None
-        view.trace.exit_layer = view.layer
-        view.record.stage = "exit"
-        return view.keep_patches(view.patches[:0], "exit")
+        memory.left_at = view.layer
+        view.label("exit")
+        return view.keep_visual(view.visual_rows[:0], "exit")
 
     # -- afterwards
 
-    def cached(self, layer, trace):
+    def cached(self, layer, trace, memory):
         if self.official:
             return None
         if layer < self.shallow_layers and "shallow" in self.stages:
-            return []
-        filtered = trace.filtering_layer
+            return ()
+        filtered = getattr(memory, "filtered_at", None)  # unset where there was no picture
         if filtered is None or layer > filtered or self.cache_before_filter == "full":
             return None
-        return next(cut.kept for cut in trace.cuts if cut.after_layer == filtered)
+        # The last cut there: in a stack, other methods may have dropped more.
+        return [cut for cut in trace.cuts if cut.after_layer == filtered][-1].visual
 
-    def _explain(self, view):
-        trace, filtered = view.trace, view.trace.filtering_layer
+    def explain(self, trace, memory):
+        if not hasattr(memory, "filtered_at"):  # there was no picture to look at
+            return "", {}
+        filtered = memory.filtered_at
         edited = self.shallow_layers if "shallow" in self.stages else 0
-        trace.attention_free_layers = edited if filtered is None else filtered + 1
+        notes = {
+            "filtering_layer": filtered,
+            "exit_layer": memory.left_at,
+            "attention_free_layers": edited if filtered is None else filtered + 1,
+        }
+        if self.official:
+            notes["calm_layers"] = memory.calm_layers
+        return self._why(trace, memory), notes
+
+    def _why(self, trace, memory) -> str:
+        filtered, last = memory.filtered_at, len(trace.layers) - 1
         if "middle" not in self.stages:
-            trace.why = "The middle stage is off: no layer was tested and no token was dropped."
-        elif filtered is None:
+            return "The middle stage is off: no layer was tested and no token was dropped."
+        if filtered is None:
             nearest = trace.most_influential(self.first_tested)  # a probe tests all
-            trace.why = (
-                "No layer was tested: the model has too few layers for these settings."
-                if nearest is None
-                else f"Nothing was filtered: no visual token's cosine fell below "
+            if nearest is None:
+                return "No layer was tested: the model has too few layers for these settings."
+            return (
+                f"Nothing was filtered: no visual token's cosine fell below "
                 f"{self.layer_threshold:g}. The nearest was {nearest[0]:.5f} in layer {nearest[1]}."
             )
-        elif filtered == view.num_layers - 1:
-            trace.why = (
+        kept = len(memory.cuts[0].visual)
+        if filtered == last:
+            return (
                 f"Nothing was dropped: only layer {filtered}, the last one, would have filtered, "
-                f"and kept {view.memory.kept}."
+                f"and kept {kept}."
             )
-        elif not view.memory.kept:
-            trace.why = (
+        if not kept:
+            return (
                 f"Nothing was kept: after layer {filtered} no token's influence reached the "
                 f"threshold {self.tokens_threshold:g}, so vision left there."
             )
-        else:
-            plural = "" if view.memory.kept == 1 else "s"
-            trace.why = (
-                f"Layer {filtered} filtered: {view.memory.kept} visual token{plural} stayed."
-            )
-            if trace.exit_layer is not None:
-                trace.why += f" No visual token was left after layer {trace.exit_layer}."
-            elif self.official and view.memory.kept == view.layout.num_visual:
-                trace.why += " The published code lets them leave only if it dropped some before."
-            elif "deep" in self.stages:
-                they = "It" if view.memory.kept == 1 else "They"
-                trace.why += f" {they} stayed to the end: no two calm layers followed."
+        plural = "" if kept == 1 else "s"
+        ending = self._ending(memory, kept)
+        return f"Layer {filtered} filtered: {kept} visual token{plural} stayed.{ending}"
+
+    def _ending(self, memory, kept: int) -> str:
+        if memory.left_at is not None:
+            return f" No visual token was left after layer {memory.left_at}."
+        if "deep" not in self.stages:
+            return ""
+        if self.official and memory.kept == memory.entered:
+            return " The published code lets them leave only if it dropped some before."
+        they = "It" if kept == 1 else "They"
+        return f" {they} stayed to the end: no two calm layers followed."
 
 
 def _until(ranges: tuple[Range, ...], row: int) -> tuple[Range, ...]:

@@ -55,7 +55,7 @@ class Blind(PruningMethod):
         seen = [Span(queries=((start, stop),), keys=((0, stop),)) for start, stop in patches]
         return (*seen, Span(queries=words, keys=words))
 
-    def cached(self, layer, trace):
+    def cached(self, layer, trace, memory):
         return [] if self.first <= layer < self.last else None
 
 

@@ -241,7 +241,7 @@ class _ReplayView(LayerView):
 
     def _test(self) -> Tensor:
         # As LayerView counts: three products with the keys or values of each head; no padding.
-        self.record.probe_flops += 6 * self.watch.query.numel() * len(self.positions)
+        self.record.probe_flops += 6 * self.watch.query.numel() * len(self.tokens)
         return self.test()
 
 
@@ -249,7 +249,7 @@ class _ReplayedRun(Run):
     """One prompt's life by replay; decoding goes on by the engine's hooks."""
 
     def __init__(self, replayer: Replayer, method, layout, on_layer, probe):
-        super().__init__(replayer.model, replayer.decoder, method, layout, on_layer, probe)
+        super().__init__(replayer.model, replayer.decoder, (method,), layout, None, on_layer, probe)
         self.replayer = replayer
         self.stock_layers: nn.ModuleList | None = None  # while the stand-in is in their place
         self.outputs: list[tuple] = []  # per layer: last query, keys, values
@@ -283,7 +283,8 @@ class _ReplayedRun(Run):
             selection = self._select(index, record, lane, present)
             is_last = index == len(self.layers) - 1
             if selection is not None:
-                left = self._cut(selection, index, None if is_last else present)
+                (member,) = self.members
+                left = self._carry(member, selection, index, None if is_last else present)[1]
                 if left is not None and (left is not present or not self.fitted):
                     turn = self._prefill_arguments(given)["position_embeddings"]
                     lane = self.replayer.lane(left, *turn)
@@ -299,25 +300,27 @@ class _ReplayedRun(Run):
         if not record.visual_tokens:
             self._count_pairs(record, None)
             return None
-        view = LayerInput(*self._view_fields(index, record))
+        (member,) = self.members
+        view = LayerInput(*self._view_fields(member, index, record))
         view = replace(view, rows=self.rows.padded(lane.rows, self.layout.length))
-        plan = self.method.attend(view)
+        plan = member.method.attend(view)
         self._count_pairs(record, plan and clipped(plan, record.tokens))
         return plan
 
     def _select(self, index, record, lane, present):
         if not self._is_asked_after(record):
             return None
+        (member,) = self.members
         query, keys, values = self.outputs[-1]
         watch, rows = SimpleNamespace(query=query, scaling=lane.scalings[index]), record.tokens
         view = _ReplayView(
-            *self._view_fields(index, record),
+            *self._view_fields(member, index, record),
             hidden=present,
             watch=watch if record.visual_tokens else None,
             cache=SimpleNamespace(keys=keys[:, :, :rows], values=values[:, :, :rows]),
             test=partial(lane.test, index, self.outputs[-1]),
         )
-        return self._decide(view)
+        return self._decide(view, member)
 
     def _finish_prefill(self):
         """Copy what stays out of the buffers, which the next prompt will overwrite."""
@@ -328,4 +331,5 @@ class _ReplayedRun(Run):
             keys, values = (part[:, :, kept] for part in self.outputs[index][1:])
             self.cache.update(keys, values, index)
             record.kv_tokens = self.cache.layers[index].get_seq_length()
+        self._explain()
         self.outputs.clear()  # else padded keys and values would live while it decodes

@@ -1,0 +1,143 @@
+"""Carrying out selections: which rows go on, where they stand, and which token carries a patch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from visipruner.layout import NO_PATCH, Rows, TokenLayout
+from visipruner.trace import NOBODY, Selection
+
+MADE = -1  # in place of a row: a token that the method made
+
+
+@dataclass(frozen=True)
+class Carried:
+    """What a selection makes of the rows of a layer."""
+
+    rows: Rows  # that go on
+    index: Tensor  # (kept,) which of the old rows each of them is, or MADE
+    changed: bool  # tokens went, came, moved or were renumbered
+
+
+def carry_out(selection: Selection, rows: Rows, layout: TokenLayout, name: str) -> Carried:
+    """The rows that a selection leaves.
+
+    Raises:
+        ValueError: the method named tokens that are not there, twice, or in an impossible order.
+    """
+    keep = torch.tensor(selection.keep, dtype=torch.long, device="cpu")
+    free = max(layout.length, int(rows.tokens.max()) + 1)
+    index = _rows_of(keep, rows, free)
+    old = index[index != MADE]
+    made = keep[index == MADE]
+    if (made < free).any() or len(keep.unique()) != len(keep):
+        raise ValueError(f"{name} must name tokens that are still there, once each.")
+    if len(made) and (selection.hidden is None or not selection.compact):
+        raise ValueError(f"{name} made tokens without their states, or without renumbering.")
+    if not len(keep) or index[-1] != len(rows) - 1:
+        raise ValueError(f"{name} must keep the last prompt token, and last: it answers.")
+    moved = bool((old[1:] < old[:-1]).any())
+    text = index[rows.is_text[index] & (index != MADE)]
+    if (moved and not selection.compact) or (text[1:] < text[:-1]).any():
+        raise ValueError(f"{name} must keep the order of text, and of all unless it renumbers.")
+    if len(made):
+        left = _with_made(keep, index, rows)
+    else:
+        left = rows.only(index) if moved or len(index) < len(rows) else rows
+    if selection.compact and (moved or int(left.place[-1]) != len(left) - 1):
+        left = left.renumbered()
+    return Carried(left, index, left is not rows)
+
+
+def _rows_of(tokens: Tensor, rows: Rows, free: int) -> Tensor:
+    """Which row holds each token; MADE: none does."""
+    size = max(free, int(tokens.max()) + 1) if len(tokens) else free
+    table = torch.full((size,), MADE, device="cpu")
+    table[rows.tokens] = torch.arange(len(rows), device="cpu")
+    return table[tokens]
+
+
+def _with_made(tokens: Tensor, index: Tensor, rows: Rows) -> Rows:
+    patch = torch.where(index == MADE, NO_PATCH, rows.patch[index])
+    return Rows(tokens, patch, torch.arange(len(tokens), device="cpu"))
+
+
+class Owners:
+    """For every patch the token that carries it, through all cuts of a run."""
+
+    def __init__(self, layout: TokenLayout):
+        self.owner = torch.tensor(layout.visual, dtype=torch.long, device="cpu")
+
+    def follow(self, selection: Selection, rows: Rows) -> list[int]:
+        """After a cut that leaves `rows`: per patch the id of its token, or NOBODY."""
+        highest = max(int(rows.tokens.max()), int(self.owner.max()) if len(self.owner) else 0)
+        highest = max(highest, *selection.into, *selection.into.values(), 0)
+        stays = torch.zeros(highest + 2, dtype=torch.bool, device="cpu")  # NOBODY indexes the last
+        stays[rows.tokens] = True
+        if selection.into:
+            target = torch.arange(highest + 2, device="cpu")
+            target[-1] = NOBODY
+            gone, carriers = zip(*selection.into.items(), strict=True)
+            target[list(gone)] = torch.tensor(carriers, device="cpu")
+            self.owner = target[self.owner]
+        self.owner = torch.where(stays[self.owner], self.owner, NOBODY)
+        return self.owner.tolist()
+
+    def enter(self, waiting: Waiting) -> list[int]:
+        """After tokens came back: what they carried is carried again."""
+        back = torch.isin(waiting.owner, waiting.rows.tokens)
+        self.owner = torch.where(back, waiting.owner, self.owner)
+        return self.owner.tolist()
+
+
+def both(first: Carried, second: Selection, before: Rows) -> Selection:
+    """What a second selection, made on the same rows, means after the first was carried out.
+
+    Tokens that the first made go on; tokens that it dropped stay dropped.
+
+    Args:
+        before: the rows on which both were made.
+    """
+    now = first.rows.tokens.tolist()
+    if second.hidden is None:
+        wanted, known = set(second.keep), set(before.tokens.tolist())
+        return replace(second, keep=tuple(t for t in now if t in wanted or t not in known))
+    present = set(now)
+    rows = [row for row, token in enumerate(second.keep) if token in present]
+    keep = tuple(second.keep[row] for row in rows)
+    return replace(second, keep=keep, hidden=second.hidden[:, rows])
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """Tokens outside, with the states that they will enter with."""
+
+    rows: Rows
+    hidden: Tensor  # (1, waiting, width)
+    owner: Tensor  # (patches,) before they went
+    member: object  # the engine's note of the method that sent them out
+
+    @classmethod
+    def left_by(
+        cls, carried: Carried, rows: Rows, hidden: Tensor, owner: Tensor, member
+    ) -> Waiting:
+        outside = torch.ones(len(rows), dtype=torch.bool, device="cpu")
+        outside[carried.index[carried.index != MADE]] = False
+        gone = outside.nonzero().flatten()
+        return cls(rows.only(gone), hidden.index_select(1, gone.to(hidden.device)), owner, member)
+
+    def enter(self, rows: Rows, hidden: Tensor) -> tuple[Rows, Tensor]:
+        """All rows and their states, by their places.
+
+        Args:
+            rows, hidden: of the tokens inside.
+        """
+        columns = ("tokens", "patch", "place")
+        parts = [torch.cat([getattr(rows, c), getattr(self.rows, c)]) for c in columns]
+        order = parts[2].argsort()
+        states = torch.cat([hidden, self.hidden.to(hidden.device)], dim=1)
+        joined = Rows(*(part[order] for part in parts))
+        return joined, states.index_select(1, order.to(hidden.device))
