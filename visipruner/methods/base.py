@@ -10,6 +10,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from visipruner.attention import Plan
+from visipruner.settings import check_settings
 from visipruner.trace import PruningTrace, Selection
 from visipruner.view import LayerInput, LayerView
 
@@ -26,6 +27,17 @@ class PruningMethod:
 
     name: ClassVar[str] = "none"
     needs: ClassVar[frozenset[str]] = frozenset()  # of "tower": what beside the language model
+
+    def __post_init__(self):
+        check_settings(self)
+        self.check()
+
+    def check(self):
+        """What no single setting can say: lists of equal length, say.
+
+        Raises:
+            Refused: one sentence.
+        """
 
     def encode(self, view: LayerView) -> Selection | None:
         """Before the first layer: which tokens enter the language model at all. None: all."""

@@ -1,0 +1,77 @@
+"""PyramidDrop (CVPR 2025, arXiv 2410.17247): fewer visual tokens in steps, ranked one layer ahead.
+
+Source of the rule: Cooperx521/PyramidDrop 6444f304. After layer r - 1 its output is ranked with the
+projections of layer r: the last prompt token's attention, mean over heads. A stage keeps
+int(original count * ratio) of the tokens that are there, so stages are nested. Survivors are
+renumbered at every stage, and a decoded token is numbered by what each layer's cache holds. Layers
+count from 0; the published code's first ratio, 1.0, stands before the first stage and is left out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from visipruner.errors import Refused
+from visipruner.methods.base import TOO_LATE, PruningMethod
+from visipruner.settings import FLAG, INTS, NUMBERS, setting
+
+
+@dataclass(frozen=True)
+class PyramidDrop(PruningMethod):
+    """Keep, stage by stage, the visual tokens that the next layer's last query attends to.
+
+    Args:
+        layers: the first layers that run with fewer tokens.
+        ratios: the share that stays at each, of the original count.
+        renumber: number the survivors 0, 1, 2, ... as published, or keep their places.
+    """
+
+    name: ClassVar[str] = "pyramiddrop"
+
+    layers: tuple[int, ...] = setting(
+        (8, 16, 24), "First layers that run with fewer tokens", INTS, low=1, high=1000
+    )
+    ratios: tuple[float, ...] = setting(
+        (0.5, 0.25, 0.125), "Share that stays, of the original count", NUMBERS, low=0, high=1
+    )
+    renumber: bool = setting(True, "Renumber what stays", FLAG)
+
+    def check(self):
+        if len(self.layers) != len(self.ratios):
+            raise Refused(
+                f"ratios must have as many numbers as layers, {len(self.layers)}, not "
+                f"{len(self.ratios)}."
+            )
+        if list(self.layers) != sorted(set(self.layers)):
+            raise Refused("layers must be ascending and distinct.")
+
+    def select(self, view):
+        if view.layer + 1 not in self.layers or view.layer == view.num_layers - 1:
+            return None
+        if not len(view.visual_rows):
+            return None
+        stage = self.layers.index(view.layer + 1)
+        score = score_of(view.next_attention_row().cpu(), view.visual_rows)
+        chosen = stays(score, self.ratios[stage], view.entered)
+        return view.keep_visual(
+            chosen, "pyramiddrop", scores=tuple(score.tolist()), compact=self.renumber
+        )
+
+    def explain(self, trace, memory):
+        if not trace.num_visual:
+            return "", {}
+        left = [f"{len(cut.visual)} after layer {cut.after_layer}" for cut in memory.cuts]
+        return f"Visual tokens that stayed: {', '.join(left)}." if left else TOO_LATE, {}
+
+
+def score_of(row: Tensor, visual_rows: Tensor) -> Tensor:
+    """(visual tokens,) mean over heads, from attention weights (heads, rows)."""
+    return row.mean(0)[visual_rows]
+
+
+def stays(score: Tensor, ratio: float, original: int) -> Tensor:
+    """Ascending indices of the int(original * ratio) highest scores."""
+    return score.topk(min(int(original * ratio), len(score))).indices.sort().values

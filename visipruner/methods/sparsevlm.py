@@ -1,0 +1,220 @@
+"""SparseVLM (ICML 2025, arXiv 2410.04417): text tokens that look at the picture rate its tokens.
+
+Source of the rule: Gumpest/SparseVLMs 26a5f488, default mode; its "2_0" mode is `SparseVLMPlus`.
+Raters are chosen once, before layer 0: text after the picture whose share of softmax(V T^T), mean
+over visual tokens, is above the mean. After layers 2, 6 and 15 the mean of their attention in that
+layer scores the visual tokens there. The paper sets each layer's ratio by the rank of its
+attention; the code has a table. Of the dropped tokens the best int(0.3 n) + 1 are recycled: density
+peak clustering merges them into a few, which follow the kept ones. Everything is renumbered. Layers
+count from 0.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from visipruner.errors import Refused
+from visipruner.methods.base import TOO_LATE, PruningMethod
+from visipruner.settings import INT, INTS, NUMBER, setting
+from visipruner.trace import Selection
+
+CLUSTER_OF = 10  # recycled tokens per centre
+
+
+@dataclass(frozen=True)
+class SparseVLM(PruningMethod):
+    """Keep what the rating words attend to, and recycle the best of the rest.
+
+    Args:
+        layers: a cut is made after each of these.
+        keep: visual tokens that stay after each, those that carry recycled ones not counted.
+        recycle: the share of the dropped tokens that is recycled; the published 0.3. 0: none.
+        seed: for the noise that breaks ties between densities; the published code draws it from
+            torch's global generator.
+    """
+
+    name: ClassVar[str] = "sparsevlm"
+
+    layers: tuple[int, ...] = setting((2, 6, 15), "Cut after layers", INTS, low=0, high=1000)
+    keep: tuple[int, ...] = setting(
+        (300, 200, 110), "Tokens that stay after each", INTS, low=0, high=1_000_000
+    )
+    recycle: float = setting(0.3, "Share of the dropped that is recycled", NUMBER, low=0, high=1)
+    seed: int = setting(0, "Seed", INT, low=0, high=2**31)
+
+    def check(self):
+        if len(self.layers) != len(self.keep):
+            raise Refused(
+                f"keep must have as many numbers as layers, {len(self.layers)}, not "
+                f"{len(self.keep)}."
+            )
+        if list(self.layers) != sorted(set(self.layers)):
+            raise Refused("layers must be ascending and distinct.")
+
+    def encode(self, view):
+        if len(view.visual_ranges) != 1 or view.visual_ranges[0][1] == len(view.tokens):
+            raise Refused("SparseVLM needs one picture in a row, and text after it.")
+        start, stop = view.visual_ranges[0]
+        visual, text = view.hidden[0, start:stop], view.hidden[0, stop:]
+        view.spend(2 * visual.numel() * len(text))
+        view.memory.raters = view.tokens[stop:][raters(visual, text).cpu()]
+
+    def queries(self, view):
+        if view.layer not in self.layers or view.layer == view.num_layers - 1:
+            return None
+        return torch.isin(view.tokens, view.memory.raters).nonzero().flatten()
+
+    def select(self, view):
+        if view.layer not in self.layers or view.layer == view.num_layers - 1:
+            return None
+        if not len(view.visual_rows):
+            return None
+        rows = view.attention_rows()[:, :, view.visual_rows.to(view.hidden.device)]
+        return self._choose(view, self._score(view, rows), self.layers.index(view.layer))
+
+    def _score(self, view, rows: Tensor) -> Tensor:
+        """(visual tokens,) from the raters' attention (heads, raters, visual tokens)."""
+        return rows.mean((0, 1)).cpu()
+
+    def _choose(self, view, score: Tensor, stage: int) -> Selection:
+        count = min(self.keep[stage], len(score) - 1)
+        kept = score.topk(count).indices.sort().values
+        again = recycled(score, kept, self.recycle)
+        block = view.hidden[0, view.visual_rows.to(view.hidden.device)]
+        vectors = block[again.to(block.device)]
+        noise = view.noise(self.seed + view.layer, len(again))
+        centres, owner, merged = cluster(vectors, noise)
+        token = view.visual_tokens
+        ids = token[again[centres]].tolist()
+        into = {int(token[a]): ids[o] for a, o in zip(again.tolist(), owner.tolist(), strict=True)}
+        start, stop = view.visual_ranges[0]
+        before, after = view.tokens[:start].tolist(), view.tokens[stop:].tolist()
+        states = view.hidden[0]
+        hidden = torch.cat(
+            [states[:start], block[kept.to(block.device)], merged.to(block.dtype), states[stop:]]
+        )
+        return Selection(
+            (*before, *token[kept].tolist(), *ids, *after),
+            self.name,
+            tuple(score.tolist()),
+            hidden[None],
+            into,
+            compact=True,
+        )
+
+    def explain(self, trace, memory):
+        if not trace.num_visual:
+            return "", {}
+        left = [f"{len(cut.visual)} after layer {cut.after_layer}" for cut in memory.cuts]
+        if not left:
+            return TOO_LATE, {}
+        return f"{len(memory.raters)} words rated. Tokens that went on: {', '.join(left)}.", {}
+
+
+@dataclass(frozen=True)
+class SparseVLMPlus(SparseVLM):
+    """SparseVLM+: attention freed of its place, the strongest heads alone, places kept, no merging.
+
+    Attention is divided by what rotary embedding gives to a query and a key of ones at that
+    distance, and only the `heads` with the largest sums over raters and visual tokens count.
+
+    Args:
+        heads: how many heads count; the published 14, whatever the model has.
+    """
+
+    name: ClassVar[str] = "sparsevlm+"
+
+    keep: tuple[int, ...] = setting(
+        (300, 200, 118), "Tokens that stay after each", INTS, low=0, high=1_000_000
+    )
+    recycle: float = 0.0
+    heads: int = setting(14, "Heads that count", INT, low=1, high=1000)
+
+    def _score(self, view, rows):
+        cos, sin = (part[0] for part in view.turns)
+        raters = torch.isin(view.tokens, view.memory.raters).nonzero().flatten()
+        kernel = place_kernel(cos, sin, raters, view.visual_rows)
+        if bool((kernel <= 0).any()):
+            raise Refused(
+                "SparseVLM+ cannot free this prompt's attention of its places: its kernel is not "
+                "positive at these distances."
+            )
+        return corrected_score(rows, kernel, self.heads).cpu()
+
+    def _choose(self, view, score, stage):
+        count = min(self.keep[stage], len(score) - 1)
+        kept = score.topk(count).indices.sort().values
+        return view.keep_visual(kept, self.name, scores=tuple(score.tolist()))
+
+
+def raters(visual: Tensor, text: Tensor) -> Tensor:
+    """Which text tokens rate: ascending indices.
+
+    Args:
+        visual: (visual tokens, width); text: (text tokens, width), embeddings before layer 0.
+    """
+    score = (visual.float() @ text.float().T).softmax(-1).mean(0)
+    return (score > score.mean()).nonzero().flatten()
+
+
+def recycled(score: Tensor, kept: Tensor, share: float) -> Tensor:
+    """Of the tokens that are not kept, the int(share * their number) + 1 best, best first."""
+    gone = torch.ones(len(score), dtype=torch.bool)
+    gone[kept] = False
+    gone = gone.nonzero().flatten()
+    if not share:
+        return gone[:0]
+    count = min(int(share * len(gone)) + 1, len(gone))
+    return gone[score[gone].topk(count).indices]
+
+
+def cluster(vectors: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Density peak clustering (kNN), as published.
+
+    Args:
+        vectors: (n, width); noise: (n,) in [0, 1).
+
+    Returns:
+        centres (c,) indices, largest first; owner (n,) which centre carries each; means (c, width).
+    """
+    vectors, n = vectors.float(), len(vectors)
+    if not n:
+        empty = torch.empty(0, dtype=torch.long)
+        return empty, empty, vectors
+    count = int(n / CLUSTER_OF) + 1
+    distance = torch.cdist(vectors, vectors, compute_mode="donot_use_mm_for_euclid_dist")
+    distance = distance / vectors.shape[1] ** 0.5
+    nearest = distance.topk(count, largest=False).values
+    density = (-(nearest**2).mean(-1)).exp() + 1e-6 * noise.to(vectors.device)
+    denser = density[None] > density[:, None]  # (token, other)
+    parent = torch.where(denser, distance, distance.max()).min(-1).values
+    centres = (density * parent).topk(count).indices
+    owner = distance[:, centres].argmin(1)
+    owner[centres] = torch.arange(count, device=owner.device)
+    sums = torch.zeros(count, vectors.shape[1], device=vectors.device)
+    sums.index_add_(0, owner, vectors)
+    means = sums / (torch.bincount(owner, minlength=count)[:, None] + 1e-6)
+    return centres.cpu(), owner.cpu(), means
+
+
+def place_kernel(cos: Tensor, sin: Tensor, queries: Tensor, keys: Tensor) -> Tensor:
+    """(queries, keys): what rotary embedding makes of ones times ones, over sqrt(head width).
+
+    Args:
+        cos, sin: (rows, head width), of the rows' places; queries, keys: rows.
+    """
+    cos, sin = cos.float(), sin.float()
+    queries, keys = queries.to(cos.device), keys.to(cos.device)
+    turned = cos[queries] @ cos[keys].T + sin[queries] @ sin[keys].T
+    return turned / cos.shape[1] ** 0.5
+
+
+def corrected_score(rows: Tensor, kernel: Tensor, heads: int) -> Tensor:
+    """(visual tokens,) from attention (heads, raters, visual tokens), by the strongest heads."""
+    rows = rows / kernel
+    strongest = rows.sum((1, 2)).topk(min(heads, len(rows))).indices
+    return rows[strongest].mean(0).mean(0)

@@ -1,0 +1,124 @@
+"""VisionZip (CVPR 2025, arXiv 2412.04467): what CLIP's class token looks at, the rest merged.
+
+Source of the rule: dvlab-research/VisionZip 3151f6df. Everything comes from the tower's layer whose
+output the projector reads. Dominant: the class token itself and the dominant - 1 patches that it
+attends to most, summed over heads. Contextual: of the other patches, every step-th is a target by
+its place alone; the others go to the target whose keys, averaged over heads, are nearest by cosine;
+a target becomes itself plus the mean of its group. The language model gets class token, dominant
+patches in spatial order, then contextual ones, numbered afresh. In the paper the number of dominant
+tokens does not count the class token; the code's does.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from visipruner.errors import Refused
+from visipruner.methods.base import PruningMethod, stayed
+from visipruner.settings import INT, setting
+from visipruner.trace import Selection
+
+
+@dataclass(frozen=True)
+class VisionZip(PruningMethod):
+    """Keep what the vision tower's class token looks at, and merge the rest into a few tokens.
+
+    Args:
+        dominant: tokens that stay as they are, the class token among them.
+        contextual: tokens that all others are merged into.
+    """
+
+    name: ClassVar[str] = "visionzip"
+    needs: ClassVar[frozenset[str]] = frozenset({"tower"})
+
+    dominant: int = setting(54, "Dominant tokens, CLS among them", INT, low=1, high=1_000_000)
+    contextual: int = setting(10, "Contextual tokens", INT, low=0, high=1_000_000)
+
+    def encode(self, view):
+        tower, patches = view.tower, len(view.visual_rows)
+        seen = tower.cls_attention.shape[1]
+        if patches != seen or len(view.visual_ranges) != 1:
+            raise Refused(
+                f"VisionZip needs one whole picture, {seen} visual tokens in a row; {patches} are "
+                "there. In a stack it comes first."
+            )
+        left = patches - (self.dominant - 1)
+        if left < self.contextual:
+            raise Refused(
+                f"VisionZip with {self.dominant} dominant and {self.contextual} contextual tokens "
+                f"needs more than the picture's {patches} patches."
+            )
+        score = tower.cls_attention.sum(0)
+        dominant = score.topk(self.dominant - 1).indices.sort().values
+        targets, owner = contextual_groups(tower.keys, dominant, self.contextual)
+        merged = merge(tower.hidden[1:], targets, owner)
+        macs = tower.keys.shape[-1] * len(targets) * (left - len(targets))
+        view.spend(2 * macs)
+        return self._selection(view, dominant.cpu(), targets.cpu(), owner.cpu(), merged, score)
+
+    def _selection(self, view, dominant, targets, owner, merged, score):
+        token = view.visual_tokens
+        start, stop = view.visual_ranges[0]
+        class_token = view.free_token
+        block = [class_token, *token[dominant].tolist(), *token[targets].tolist()]
+        keep = (*view.tokens[:start].tolist(), *block, *view.tokens[stop:].tolist())
+        made = view.project(torch.cat([view.tower.hidden[:1], merged]).to(view.hidden.dtype))
+        states = view.hidden[0]
+        hidden = torch.cat(
+            [states[:start], made[:1], states[start + dominant], made[1:], states[stop:]]
+        )
+        into = {}
+        for patch, target in zip(owner[0].tolist(), owner[1].tolist(), strict=True):
+            into[int(token[patch])] = int(token[targets[target]])
+        scores = tuple(score.tolist())
+        return Selection(keep, "visionzip", scores, hidden[None], into, compact=True)
+
+    def explain(self, trace, memory):
+        if not memory.cuts:
+            return "", {}
+        how = f"{self.contextual} of them merged from the rest, before the first layer"
+        return stayed(len(memory.cuts[0].visual), how), {}
+
+
+def contextual_groups(keys: Tensor, dominant: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Which patches are targets, and which target each of the others goes to.
+
+    Args:
+        keys: (heads, 1 + patches, head width), of the class token first.
+        dominant: patches that are neither.
+
+    Returns:
+        targets (count,), patches in spatial order; owners (2, others): patch, index of its target.
+    """
+    metric = F.normalize(keys.float().mean(0)[1:], dim=-1)
+    rest = torch.ones(len(metric), dtype=torch.bool, device=metric.device)
+    rest[dominant] = False
+    rest = rest.nonzero().flatten()
+    step = max(1, len(rest) // max(count, 1))
+    chosen = torch.arange(count, device=rest.device) * step
+    targets = rest[chosen]
+    other = torch.ones(len(rest), dtype=torch.bool, device=rest.device)
+    other[chosen] = False
+    others = rest[other]
+    if not count:
+        return targets, torch.empty(2, 0, dtype=torch.long, device=rest.device)
+    nearest = (metric[others] @ metric[targets].T).argmax(1)
+    return targets, torch.stack([others, nearest])
+
+
+def merge(hidden: Tensor, targets: Tensor, owner: Tensor) -> Tensor:
+    """(targets, width): each target plus the mean of its group; alone, where the group is empty.
+
+    Args:
+        hidden: (patches, width); targets and owner: as `contextual_groups` gives them.
+    """
+    hidden = hidden.float()
+    sums = torch.zeros(len(targets), hidden.shape[1], device=hidden.device)
+    sums.index_add_(0, owner[1], hidden[owner[0]])
+    counts = torch.bincount(owner[1], minlength=len(targets)).clamp_min(1)
+    return hidden[targets] + sums / counts[:, None]
