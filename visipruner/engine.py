@@ -331,8 +331,8 @@ class Run:
                 f"{self.trace.method} needs the vision tower: let it run within the block, or hand "
                 "in what it computed as `tower=`."
             )
-        noted = self.tower_watch.tower if self.tower_watch is not None else self.tower
-        if noted is not None and self.tower_watch is not None:
+        noted = self.tower if self.tower_watch is None else self.tower_watch.tower
+        if noted is not None:
             self.trace.door_flops += noted.flops
         return noted
 

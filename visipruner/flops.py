@@ -61,7 +61,7 @@ class ExecutedFlops:
 
 def executed(shape: ModelShape, trace: PruningTrace) -> ExecutedFlops:
     """FLOPs of the language model in one run, from what the trace says ran."""
-    probe = sum(record.probe_flops for record in trace.layers)
+    probe = trace.door_flops + sum(record.probe_flops for record in trace.layers)
     macs = trace.prefill_logits * shape.width * shape.vocabulary
     for record in trace.layers:
         macs += record.tokens * shape.token_macs() + record.pairs * shape.pair_macs()
@@ -73,7 +73,7 @@ def executed(shape: ModelShape, trace: PruningTrace) -> ExecutedFlops:
 
 
 def layer_flops(shape: ModelShape, trace: PruningTrace) -> list[int]:
-    """Prefill FLOPs layer by layer, the method's test included, lm_head not."""
+    """Prefill FLOPs layer by layer, the method's test included; lm_head and the door are not."""
     return [
         2 * (r.tokens * shape.token_macs() + r.pairs * shape.pair_macs()) + r.probe_flops
         for r in trace.layers

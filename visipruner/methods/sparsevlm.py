@@ -56,10 +56,13 @@ class SparseVLM(PruningMethod):
             raise Refused("layers must be ascending and distinct.")
 
     def encode(self, view):
-        if len(view.visual_ranges) != 1 or view.visual_ranges[0][1] == len(view.tokens):
-            raise Refused("SparseVLM needs one picture in a row, and text after it.")
-        start, stop = view.visual_ranges[0]
-        visual, text = view.hidden[0, start:stop], view.hidden[0, stop:]
+        if not len(view.visual_rows):
+            view.memory.raters = view.tokens[:0]
+            return
+        stop = int(view.visual_rows[-1]) + 1
+        visual, text = view.hidden[0, view.visual_rows], view.hidden[0, stop:]
+        if not len(text):
+            raise Refused("SparseVLM needs text after the picture.")
         view.spend(2 * visual.numel() * len(text))
         view.memory.raters = view.tokens[stop:][raters(visual, text).cpu()]
 
@@ -91,14 +94,17 @@ class SparseVLM(PruningMethod):
         token = view.visual_tokens
         ids = token[again[centres]].tolist()
         into = {int(token[a]): ids[o] for a, o in zip(again.tolist(), owner.tolist(), strict=True)}
-        start, stop = view.visual_ranges[0]
-        before, after = view.tokens[:start].tolist(), view.tokens[stop:].tolist()
+        # Merged tokens stand behind the last visual one.
+        stop = int(view.visual_rows[-1]) + 1
+        stays = view.rows.is_text.clone()
+        stays[view.visual_rows[kept]] = True
+        before, after = stays[:stop].nonzero().flatten(), torch.arange(stop, len(view.tokens))
         states = view.hidden[0]
         hidden = torch.cat(
-            [states[:start], block[kept.to(block.device)], merged.to(block.dtype), states[stop:]]
+            [states[before.to(states.device)], merged.to(states.dtype), states[stop:]]
         )
         return Selection(
-            (*before, *token[kept].tolist(), *ids, *after),
+            (*view.tokens[before].tolist(), *ids, *view.tokens[after].tolist()),
             self.name,
             tuple(score.tolist()),
             hidden[None],
@@ -138,6 +144,7 @@ class SparseVLMPlus(SparseVLM):
         cos, sin = (part[0] for part in view.turns)
         raters = torch.isin(view.tokens, view.memory.raters).nonzero().flatten()
         kernel = place_kernel(cos, sin, raters, view.visual_rows)
+        view.spend(4 * kernel.numel() * cos.shape[1])
         if bool((kernel <= 0).any()):
             raise Refused(
                 "SparseVLM+ cannot free this prompt's attention of its places: its kernel is not "
