@@ -57,7 +57,7 @@ KEEP_ALL = {
     "random": Random(keep=1000),
     "schedule": Schedule(keep=1000, keep_after=2, none_after=None),
     "pyramiddrop": PyramidDrop(layers=(2, 4), ratios=(1.0, 1.0)),
-    "sparsevlm+": SparseVLMPlus(layers=(), keep=()),
+    "sparsevlm_plus": SparseVLMPlus(layers=(), keep=()),
 }
 DROPPING = {
     "visipruner": VisiPruner(shallow_layers=2, layer_threshold=0.9999, tokens_threshold=0.1),
@@ -72,7 +72,7 @@ DROPPING = {
     "late entry, few, exit": Schedule(keep=6, keep_after=4, none_after=6, enter=2),
     "vision exit": Schedule(keep_after=None, none_after=4),
     "pyramiddrop": PyramidDrop(layers=(2, 4), ratios=(0.5, 0.1), renumber=False),
-    "sparsevlm+": SparseVLMPlus(layers=(1, 3), keep=(20, 5), heads=3),
+    "sparsevlm_plus": SparseVLMPlus(layers=(1, 3), keep=(20, 5), heads=3),
 }
 
 
@@ -396,7 +396,7 @@ def test_llava_with_pixels_equals_llava_with_ready_features(name, attention, min
     try:
         results = []
         features = mini.encode(prompt)
-        ready = {"mm_encoder_outputs": {"image": features}}
+        ready = {"mm_encoder_outputs": {"image": features.outputs}}
         for extra in ({"pixel_values": prompt.inputs["pixel_values"]}, ready):
             with torch.no_grad(), prune(model, DROPPING[name], prompt.layout) as trace:
                 run = model.generate(

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from visipruner import runner
-from visipruner.levels import PRESETS, method_at
+from visipruner.choice import method_at
+from visipruner.levels import PRESETS
 from visipruner.methods import FastV, PruningMethod, Schedule, VisiPruner
 from visipruner.models import load_vlm
 from visipruner.tiny import calibrate, dynamics, evaluate, tradeoff, train

@@ -19,9 +19,10 @@ from visipruner.inputs import check_choice, check_number, clean_question, open_p
 
 
 def build_parser() -> argparse.ArgumentParser:
-    from visipruner.levels import PRESETS, SEMANTICS
+    from visipruner.levels import PRESETS
     from visipruner.loading import PRECISIONS
     from visipruner.methods import METHODS
+    from visipruner.methods.visipruner import SEMANTICS
     from visipruner.models import MODELS, PICTURE_MODES
 
     parser = argparse.ArgumentParser(
@@ -88,8 +89,10 @@ def ask_command(args):
     from huggingface_hub import constants
     from transformers.utils import logging
 
-    from visipruner.levels import SEMANTICS, level_number, method_at
+    from visipruner.choice import method_at
+    from visipruner.levels import level_number
     from visipruner.methods import METHODS, PruningMethod
+    from visipruner.methods.visipruner import SEMANTICS
     from visipruner.models import PICTURE_MODES, load_vlm
     from visipruner.results import Times
     from visipruner.runner import Options, compare, last_event, measure

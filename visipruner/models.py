@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 from collections.abc import Callable
@@ -13,12 +14,14 @@ import torch
 from transformers import LlavaForConditionalGeneration
 
 from visipruner import hub, loading, prompt
+from visipruner.choice import read_presets
 from visipruner.errors import Refused
 from visipruner.files import shown
 from visipruner.inputs import check_choice
-from visipruner.levels import read_presets
+from visipruner.levels import Facts
 from visipruner.memory import gigabytes
 from visipruner.prompt import PICTURE_MODES, Prompt
+from visipruner.tower import Tower, noting_tower
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
 
@@ -81,6 +84,14 @@ def menu() -> dict[str, ModelSpec]:
     return {name: MODELS[name] for name in wanted or MODELS}
 
 
+@dataclass(frozen=True)
+class Encoded:
+    """A picture that went through the vision tower."""
+
+    outputs: object  # what `generate(mm_encoder_outputs={"image": ...})` takes
+    tower: Tower | None = None  # for methods that need it
+
+
 @dataclass
 class VLM:
     """A loaded model with its processor. Hooks belong to the model: who runs it holds `lock`."""
@@ -121,15 +132,32 @@ class VLM:
         """Patches (rows, columns) of a picture."""
         return prompt.patch_grid(self.model.config)
 
+    def facts(self, num_visual: int | None = None) -> Facts:
+        """What gives a level its meaning here.
+
+        Args:
+            num_visual: visual tokens of the prompt; None: of one picture.
+        """
+        layers = self.model.config.get_text_config().num_hidden_layers
+        return Facts(num_visual or math.prod(self.grid), layers, self.presets)
+
     def prepare(self, picture, question: str, mode: str = "pad") -> Prompt:
         """`make_prompt` for this model."""
         return prompt.make_prompt(self.model.config, self.processor, picture, question, mode)
 
     @torch.inference_mode()
-    def encode(self, prompt: Prompt):
-        """Picture features, once for all methods: what `generate(mm_encoder_outputs=...)` takes."""
+    def encode(self, prompt: Prompt, note_tower: bool = False) -> Encoded:
+        """Picture features, once for all methods.
+
+        Args:
+            note_tower: also note what methods that look into the vision tower need.
+        """
         pixels = prompt.inputs["pixel_values"].to(self.device, self.dtype)
-        return self.model.get_image_features(pixels, return_dict=True)
+        if not note_tower:
+            return Encoded(self.model.get_image_features(pixels, return_dict=True))
+        with noting_tower(self.model) as watch:
+            outputs = self.model.get_image_features(pixels, return_dict=True)
+        return Encoded(outputs, watch.tower)
 
 
 def load_vlm(

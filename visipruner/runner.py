@@ -19,6 +19,7 @@ import torch
 from transformers.generation.logits_process import LogitsProcessor
 from transformers.generation.streamers import BaseStreamer
 
+from visipruner.choice import Side, methods_of
 from visipruner.clocks import (
     fixed_seed,
     machine,
@@ -44,6 +45,7 @@ from visipruner.memory import freeing, is_out_of_memory, ran_out
 from visipruner.methods import PruningMethod
 from visipruner.models import VLM, Prompt
 from visipruner.results import LEAST_ROUNDS, Answer, Comparison, Counts, Options, Times
+from visipruner.tower import needs_tower
 from visipruner.trace import LayerRecord, PruningTrace
 
 
@@ -76,14 +78,12 @@ class Stopped(Exception):
     """Raised inside a run that nobody waits for any more."""
 
 
-def ask(
-    vlm: VLM, prompt: Prompt, method: PruningMethod, options: Options | None = None
-) -> Iterator[Event]:
+def ask(vlm: VLM, prompt: Prompt, method: Side, options: Options | None = None) -> Iterator[Event]:
     """Answer with one method. Yields layers, tokens and last an "answer" event."""
     options = options or Options()
 
     def work(emit):
-        features, vision_ms = _encode(vlm, prompt)
+        features, vision_ms = _encode(vlm, prompt, [method])
         _warm_up(vlm, prompt, features, emit)
         _answer(vlm, prompt, method, options, features, vision_ms, 0, emit)
 
@@ -91,7 +91,7 @@ def ask(
 
 
 def compare(
-    vlm: VLM, prompt: Prompt, methods: list[PruningMethod], options: Options | None = None
+    vlm: VLM, prompt: Prompt, methods: list[Side], options: Options | None = None
 ) -> Iterator[Event]:
     """Answer with several methods, one after the other; the picture is encoded once for all.
 
@@ -103,7 +103,7 @@ def compare(
     options = options or Options()
 
     def work(emit):
-        encoded = _encode(vlm, prompt)
+        encoded = _encode(vlm, prompt, methods)
         emit(Event("encoded"))
         _warm_up(vlm, prompt, encoded[0], emit)
         answers = _in_turn(vlm, prompt, methods, options, encoded, vlm.runs, emit)
@@ -126,7 +126,7 @@ def last_event(events: Iterator[Event]) -> Event:
 def measure(
     vlm: VLM,
     prompt: Prompt,
-    methods: list[PruningMethod],
+    methods: list[Side],
     options: Options,
     rounds: int = 5,
     turn: int = 0,
@@ -140,7 +140,7 @@ def measure(
     samples = []
     with freeing(), vlm.lock:
         for number in range(turn, turn + rounds):
-            encoded = _encode(vlm, prompt)
+            encoded = _encode(vlm, prompt, methods)
             _warm_up(vlm, prompt, encoded[0])
             answers = _in_turn(vlm, prompt, methods, options, encoded, number)
             samples.append([answer.times for answer in answers])
@@ -243,7 +243,9 @@ def _silent(vlm, prompt, methods, options, emit) -> list[list[Times]]:
         if late and len(samples) >= LEAST_ROUNDS:
             break
         emit(Event("clocked"))
-        answers = _in_turn(vlm, prompt, methods, options, _encode(vlm, prompt), len(samples))
+        answers = _in_turn(
+            vlm, prompt, methods, options, _encode(vlm, prompt, methods), len(samples)
+        )
         samples.append([answer.times for answer in answers])
     return samples
 
@@ -284,6 +286,7 @@ def _answer(vlm, prompt, method, options, features, vision_ms, side, emit) -> An
             vlm.model,
             method,
             prompt.layout,
+            tower=features.tower,
             on_layer=lambda record: emit(Event("layer", side, record=record)),
         ) as trace,
     ):
@@ -311,7 +314,7 @@ def _generate(vlm, prompt, features, options, streamer=None):
     return vlm.model.generate(
         input_ids=prompt.inputs["input_ids"].to(vlm.device),
         attention_mask=prompt.inputs["attention_mask"].to(vlm.device),
-        mm_encoder_outputs={"image": features},
+        mm_encoder_outputs={"image": features.outputs},
         max_new_tokens=options.max_new_tokens,
         streamer=streamer,
         logits_processor=[_NoNumber(vlm)],
@@ -332,9 +335,10 @@ class _NoNumber(LogitsProcessor):
         return scores
 
 
-def _encode(vlm: VLM, prompt: Prompt):
+def _encode(vlm: VLM, prompt: Prompt, sides: list[Side]):
+    methods = [method for side in sides for method in methods_of(side)]
     start = now(vlm)
-    features = vlm.encode(prompt)
+    features = vlm.encode(prompt, needs_tower(methods))
     return features, 1000 * (now(vlm) - start)
 
 

@@ -31,7 +31,7 @@ class Setting:
         words: the field's name on the page.
         kind: one of the constants above.
         low, high: the least and the greatest number.
-        options: of a choice: words on the page -> value.
+        options: of a choice: words on the page -> value; of choices: -> the parts chosen.
         optional: None is allowed too.
     """
 
@@ -57,12 +57,10 @@ class Setting:
         if self.kind == CHOICE:
             return check_choice(name, value, self.options.values())
         if self.kind == CHOICES:
+            known = dict.fromkeys(part for option in self.options.values() for part in option)
             parts = value.split(",") if isinstance(value, str) else value
-            return tuple(
-                check_choice(name, part, self.options.values())
-                for part in self._each(name, parts)
-                if part != ""
-            )
+            parts = [part for part in self._each(name, parts) if part != ""]
+            return tuple(check_choice(f"each of {name}", part, known) for part in parts)
         whole = self.kind in (INT, INTS)
         if self.kind in (INT, NUMBER):
             return check_number(name, value, self.low, self.high, integer=whole)
@@ -73,7 +71,7 @@ class Setting:
 
     def _each(self, name: str, value) -> list | tuple:
         if not isinstance(value, (list, tuple)):
-            raise Refused(f"{name} must be a list of {self.kind}, not {_short(value)}.")
+            raise Refused(f"{name} must be a list, not {_short(value)}.")
         return value
 
     def parse(self, typed):
@@ -89,7 +87,10 @@ class Setting:
             return None
         options = YES_OR_NO if self.kind == FLAG else self.options
         if options:
-            return options.get(typed, typed)
+            if typed not in options:
+                allowed = "; ".join(options)
+                raise Refused(f"“{self.words}” must be one of {allowed}, not {_short(typed)}.")
+            return options[typed]
         if self.kind in (INTS, NUMBERS):
             return tuple(self._number(part) for part in typed.strip("[]()").split(",") if part)
         return self._number(typed)

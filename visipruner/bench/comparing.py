@@ -10,7 +10,8 @@ from unittest.mock import patch
 
 from visipruner import engine, runner
 from visipruner.bench.timing import quartiles, synchronise
-from visipruner.levels import PRESETS, method_at
+from visipruner.choice import method_at
+from visipruner.levels import PRESETS
 from visipruner.methods import PruningMethod
 from visipruner.models import load_vlm
 from visipruner.results import Options, Times

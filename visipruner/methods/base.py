@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from types import SimpleNamespace
-from typing import ClassVar
+from typing import ClassVar, Self
 
 from torch import Tensor
 
 from visipruner.attention import Plan
+from visipruner.levels import Facts, budget
 from visipruner.settings import check_settings
 from visipruner.trace import PruningTrace, Selection
 from visipruner.view import LayerInput, LayerView
 
+BEFORE, INSIDE = "before the language model", "inside the language model"
 TOO_LATE = "Nothing was dropped: the cut comes after the last layer, with nothing left to save."
 
 
@@ -26,7 +28,39 @@ class PruningMethod:
     """
 
     name: ClassVar[str] = "none"
+    title: ClassVar[str] = "No pruning (both sides the same)"
+    paper: ClassVar[str] = ""  # where the rule was published
+    source: ClassVar[str] = ""  # the code that was read or run for it
+    rule: ClassVar[str] = "keeps everything"  # one sentence, for the page and the README
+    where: ClassVar[str] = INSIDE
     needs: ClassVar[frozenset[str]] = frozenset()  # of "tower": what beside the language model
+
+    # -- what a person's wish means
+
+    @classmethod
+    def at_level(cls, level: float, facts: Facts, given: Mapping) -> Self:
+        """The method at a level from 0, which keeps everything, to 1.
+
+        Args:
+            given: fields that the person set besides; most methods need not look.
+        """
+        return cls.for_budget(max(budget(level, facts), cls.least(facts)), facts)
+
+    @classmethod
+    def for_budget(cls, tokens: float, facts: Facts) -> Self:
+        """The method that keeps this many visual tokens per layer, in the mean.
+
+        Raises:
+            Refused: below the method's least, or it has no such setting.
+        """
+        return cls()
+
+    @classmethod
+    def least(cls, facts: Facts) -> float:
+        """The smallest budget that the method can be given."""
+        return 0.0
+
+    # -- checking
 
     def __post_init__(self):
         check_settings(self)
@@ -38,6 +72,8 @@ class PruningMethod:
         Raises:
             Refused: one sentence.
         """
+
+    # -- the moments of a run
 
     def encode(self, view: LayerView) -> Selection | None:
         """Before the first layer: which tokens enter the language model at all. None: all."""

@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from visipruner.errors import Refused
-from visipruner.inputs import set_whole
+from visipruner.levels import budget, too_small
 from visipruner.methods.base import PruningMethod, explain_one_cut
+from visipruner.settings import INT, setting
 from visipruner.trace import Selection
 
 
@@ -33,15 +34,32 @@ class FastV(PruningMethod):
     """
 
     name: ClassVar[str] = "fastv"
+    title: ClassVar[str] = "FastV: by attention in an early layer"
+    paper: ClassVar[str] = "arXiv 2403.06764 (ECCV 2024)"
+    source: ClassVar[str] = "pkunlp-icler/FastV d1659729"
+    rule: ClassVar[str] = "attention of the last prompt token in layer K - 1, once"
 
-    keep: int = 144
-    before_layer: int = 2
-    start_shift: int = 0
+    keep: int = setting(144, "Patches that stay", INT, low=0, high=1_000_000)
+    before_layer: int = setting(2, "First layer that runs without the rest", INT, low=1, high=1000)
+    start_shift: int = setting(
+        0, "Shift by one token, as the published scripts (1)", INT, low=0, high=1
+    )
 
-    def __post_init__(self):
-        set_whole(self, "keep", 0, 1_000_000)
-        set_whole(self, "before_layer", 1, 1000)
-        set_whole(self, "start_shift", 0, 1)
+    @classmethod
+    def at_level(cls, level, facts, given):
+        return cls(round(budget(level, facts)))
+
+    @classmethod
+    def for_budget(cls, tokens, facts):
+        full = cls().before_layer
+        left = tokens * facts.layers - full * facts.num_visual
+        if left < 0:
+            raise too_small("FastV", tokens, cls.least(facts))
+        return cls(round(left / (facts.layers - full)), full)
+
+    @classmethod
+    def least(cls, facts):
+        return cls().before_layer * facts.num_visual / facts.layers
 
     def select(self, view):
         if view.layer != self.before_layer - 1 or view.layer == view.num_layers - 1:

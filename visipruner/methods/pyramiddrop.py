@@ -15,6 +15,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from visipruner.errors import Refused
+from visipruner.levels import Facts, too_small
 from visipruner.methods.base import TOO_LATE, PruningMethod
 from visipruner.settings import FLAG, INTS, NUMBERS, setting
 
@@ -30,6 +31,10 @@ class PyramidDrop(PruningMethod):
     """
 
     name: ClassVar[str] = "pyramiddrop"
+    title: ClassVar[str] = "PyramidDrop: by attention, in steps"
+    paper: ClassVar[str] = "arXiv 2410.17247 (CVPR 2025)"
+    source: ClassVar[str] = "Cooperx521/PyramidDrop 6444f304"
+    rule: ClassVar[str] = "the next layer's attention, in three steps"
 
     layers: tuple[int, ...] = setting(
         (8, 16, 24), "First layers that run with fewer tokens", INTS, low=1, high=1000
@@ -38,6 +43,26 @@ class PyramidDrop(PruningMethod):
         (0.5, 0.25, 0.125), "Share that stays, of the original count", NUMBERS, low=0, high=1
     )
     renumber: bool = setting(True, "Renumber what stays", FLAG)
+
+    @classmethod
+    def for_budget(cls, tokens, facts):
+        layers = facts.scaled_all(cls().layers)
+        if tokens >= facts.num_visual:
+            return cls((), ())
+        if tokens < cls.least(facts):
+            raise too_small("PyramidDrop", tokens, cls.least(facts))
+        low, high = 0.0, 1.0
+        for _ in range(40):  # each stage keeps the same share of the one before
+            ratio = (low + high) / 2
+            if _mean(_powers(ratio, len(layers)), layers, facts) < tokens:
+                low = ratio
+            else:
+                high = ratio
+        return cls(layers, _powers(round(high, 6), len(layers)))
+
+    @classmethod
+    def least(cls, facts):
+        return facts.scaled_all(cls().layers)[0] * facts.num_visual / facts.layers
 
     def check(self):
         if len(self.layers) != len(self.ratios):
@@ -65,6 +90,19 @@ class PyramidDrop(PruningMethod):
             return "", {}
         left = [f"{len(cut.visual)} after layer {cut.after_layer}" for cut in memory.cuts]
         return f"Visual tokens that stayed: {', '.join(left)}." if left else TOO_LATE, {}
+
+
+def _powers(ratio: float, count: int) -> tuple[float, ...]:
+    return tuple(ratio**stage for stage in range(1, count + 1))
+
+
+def _mean(ratios, layers, facts: Facts) -> float:
+    """Visual tokens per layer of the model, if these shares stay from these layers on."""
+    ends = [*layers[1:], facts.layers]
+    spans = [max(0, end - start) for start, end in zip(layers, ends, strict=True)]
+    kept = [int(facts.num_visual * ratio) for ratio in ratios]
+    whole = layers[0] * facts.num_visual + sum(n * k for n, k in zip(spans, kept, strict=True))
+    return whole / facts.layers
 
 
 def score_of(row: Tensor, visual_rows: Tensor) -> Tensor:

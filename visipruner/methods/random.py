@@ -7,8 +7,8 @@ from typing import ClassVar
 
 import torch
 
-from visipruner.inputs import set_whole
-from visipruner.methods.base import PruningMethod, explain_one_cut
+from visipruner.methods.base import BEFORE, PruningMethod, explain_one_cut
+from visipruner.settings import INT, setting
 
 
 @dataclass(frozen=True)
@@ -22,15 +22,19 @@ class Random(PruningMethod):
     """
 
     name: ClassVar[str] = "random"
+    title: ClassVar[str] = "Random patches"
+    rule: ClassVar[str] = "a seeded draw, before the language model or after a layer"
+    where: ClassVar[str] = BEFORE
 
-    keep: int = 144
-    after_layer: int = -1
-    seed: int = 0
+    keep: int = setting(144, "Patches that stay", INT, low=0, high=1_000_000)
+    after_layer: int = setting(
+        -1, "Cut after this layer (-1: before the first)", INT, low=-1, high=1000
+    )
+    seed: int = setting(0, "Seed that draws the patches", INT, low=0, high=2**63 - 1)
 
-    def __post_init__(self):
-        set_whole(self, "keep", 0, 1_000_000)
-        set_whole(self, "after_layer", -1, 1000)
-        set_whole(self, "seed", 0, 2**63 - 1)
+    @classmethod
+    def for_budget(cls, tokens, facts):
+        return cls(round(tokens))
 
     def encode(self, view):
         return self._draw(view) if self.after_layer == -1 else None

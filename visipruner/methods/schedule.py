@@ -11,8 +11,10 @@ from typing import ClassVar
 
 import torch
 
-from visipruner.inputs import set_whole
+from visipruner.inputs import check_number
+from visipruner.levels import PUBLISHED_LAYERS, Facts, budget
 from visipruner.methods.base import TOO_LATE, PruningMethod, stayed
+from visipruner.settings import INT, setting
 from visipruner.trace import Selection
 
 
@@ -30,23 +32,56 @@ class Schedule(PruningMethod):
     """
 
     name: ClassVar[str] = "schedule"
+    title: ClassVar[str] = "Fixed schedule"
+    paper: ClassVar[str] = "late entry: arXiv 2602.23699; vision exit: arXiv 2405.05803"
+    rule: ClassVar[str] = "a number of tokens after one layer, none after another; or late entry"
 
-    keep: int = 10
-    keep_after: int | None = 14
-    none_after: int | None = 23
-    enter: int | None = None
+    keep: int = setting(10, "Patches that stay", INT, low=0, high=1_000_000)
+    keep_after: int | None = setting(
+        14,
+        "Drop the others after this layer (-1: before the first)",
+        INT,
+        low=-1,
+        high=999,  # one less, because none_after comes later
+        optional=True,
+    )
+    none_after: int | None = setting(
+        23, "No patch is left after this layer", INT, low=0, high=1000, optional=True
+    )
+    enter: int | None = setting(
+        None, "Patches enter before this layer", INT, low=1, high=999, optional=True
+    )
 
-    def __post_init__(self):
-        set_whole(self, "keep", 0, 1_000_000)
+    def check(self):
         first = -1
         if self.enter is not None:
-            set_whole(self, "enter", 1, 999)
             first = self.enter
         if self.keep_after is not None:
-            set_whole(self, "keep_after", first, 999)  # one less, because none_after comes later
+            check_number("keep_after", self.keep_after, first, 999)
             first = self.keep_after + 1
         if self.none_after is not None:
-            set_whole(self, "none_after", max(0, first), 1000)
+            check_number("none_after", self.none_after, max(0, first), 1000)
+
+    @classmethod
+    def _published(cls, facts: Facts) -> tuple[int, int]:
+        """LLaVA-1.5 in VisiPruner's paper: 15 full layers of 32, visual tokens in 24."""
+        full, last = (round(facts.layers * n / PUBLISHED_LAYERS) for n in (15, 24))
+        return full, last
+
+    @classmethod
+    def at_level(cls, level, facts, given):
+        full, last = cls._published(facts)
+        return cls(round(budget(level, facts)), full - 1, last - 1 if level > 0 else None)
+
+    @classmethod
+    def for_budget(cls, tokens, facts):
+        full, last = cls._published(facts)
+        whole = tokens * facts.layers  # tokens times layers
+        full = min(full, int(whole // facts.num_visual)) if facts.num_visual else full
+        if whole - full * facts.num_visual > (last - full) * facts.num_visual:
+            last = facts.layers  # more than the published schedule ever keeps
+        keep = round((whole - full * facts.num_visual) / max(1, last - full))
+        return cls(keep, full - 1, last - 1 if last < facts.layers else None)
 
     def encode(self, view):
         if self.enter is not None:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from visipruner.errors import Refused
+from visipruner.levels import Facts, too_small
 from visipruner.methods.base import TOO_LATE, PruningMethod
 from visipruner.settings import INT, INTS, NUMBER, setting
 from visipruner.trace import Selection
@@ -38,6 +39,21 @@ class SparseVLM(PruningMethod):
     """
 
     name: ClassVar[str] = "sparsevlm"
+    title: ClassVar[str] = "SparseVLM: by the words that look at the picture"
+    paper: ClassVar[str] = "arXiv 2410.04417 (ICML 2025)"
+    source: ClassVar[str] = "Gumpest/SparseVLMs 26a5f488"
+    rule: ClassVar[str] = (
+        "attention of the words that rate, after three layers; dropped ones merged"
+    )
+    # Tokens kept after each layer at the published budgets, of 576.
+    table: ClassVar[tuple] = (
+        (576, 576, 576),
+        (300, 200, 110),
+        (303, 110, 36),
+        (238, 48, 26),
+        (66, 30, 17),
+        (0, 0, 0),
+    )
 
     layers: tuple[int, ...] = setting((2, 6, 15), "Cut after layers", INTS, low=0, high=1000)
     keep: tuple[int, ...] = setting(
@@ -45,6 +61,45 @@ class SparseVLM(PruningMethod):
     )
     recycle: float = setting(0.3, "Share of the dropped that is recycled", NUMBER, low=0, high=1)
     seed: int = setting(0, "Seed", INT, low=0, high=2**31)
+
+    @classmethod
+    def for_budget(cls, tokens, facts):
+        layers = facts.scaled_all(cls().layers)
+        if tokens >= facts.num_visual:
+            return cls((), ())
+        if tokens < cls.least(facts):
+            raise too_small("SparseVLM", tokens, cls.least(facts))
+        low, high = 0.0, float(len(cls.table) - 1)
+        for _ in range(40):  # between two rows of the table, straight lines
+            at = (low + high) / 2
+            if cls._mean(cls._row(at, facts), layers, facts) > tokens:
+                low = at
+            else:
+                high = at
+        return cls(layers, cls._row(high, facts))
+
+    @classmethod
+    def least(cls, facts):
+        layers = facts.scaled_all(cls().layers)
+        return cls._mean(cls._row(len(cls.table) - 1, facts), layers, facts)
+
+    @classmethod
+    def _row(cls, at: float, facts: Facts) -> tuple[int, ...]:
+        step = min(int(at), len(cls.table) - 2)
+        scale = facts.num_visual / cls.table[0][0]
+        pairs = zip(cls.table[step], cls.table[step + 1], strict=True)
+        return tuple(round(scale * (a + (b - a) * (at - step))) for a, b in pairs)
+
+    @classmethod
+    def _mean(cls, keep, layers, facts: Facts) -> float:
+        """Visual tokens per layer that run with these numbers, merged ones included."""
+        present, whole, start = facts.num_visual, 0, 0
+        for layer, count in zip(layers, keep, strict=True):
+            whole += (min(layer, facts.layers - 1) + 1 - start) * present
+            start = min(layer, facts.layers - 1) + 1
+            kept = min(count, present - 1)
+            present = kept + merged_count(present - kept, cls().recycle)
+        return (whole + (facts.layers - start) * present) / facts.layers
 
     def check(self):
         if len(self.layers) != len(self.keep):
@@ -132,7 +187,17 @@ class SparseVLMPlus(SparseVLM):
         heads: how many heads count; the published 14, whatever the model has.
     """
 
-    name: ClassVar[str] = "sparsevlm+"
+    name: ClassVar[str] = "sparsevlm_plus"
+    title: ClassVar[str] = "SparseVLM+: the same, freed of place, without merging"
+    rule: ClassVar[str] = "as SparseVLM, its attention freed of place, the strongest heads alone"
+    table: ClassVar[tuple] = (
+        (576, 576, 576),
+        (300, 200, 118),
+        (238, 108, 60),
+        (246, 54, 28),
+        (66, 34, 20),
+        (0, 0, 0),
+    )
 
     keep: tuple[int, ...] = setting(
         (300, 200, 118), "Tokens that stay after each", INTS, low=0, high=1_000_000
@@ -166,6 +231,13 @@ def raters(visual: Tensor, text: Tensor) -> Tensor:
     """
     score = (visual.float() @ text.float().T).softmax(-1).mean(0)
     return (score > score.mean()).nonzero().flatten()
+
+
+def merged_count(dropped: int, share: float) -> int:
+    """Into how many tokens the recycled ones of so many dropped tokens are merged."""
+    if not share or dropped < 1:
+        return 0
+    return int(min(int(share * dropped) + 1, dropped) / CLUSTER_OF) + 1
 
 
 def recycled(score: Tensor, kept: Tensor, share: float) -> Tensor:

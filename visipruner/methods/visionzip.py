@@ -19,7 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from visipruner.errors import Refused
-from visipruner.methods.base import PruningMethod, stayed
+from visipruner.levels import too_small
+from visipruner.methods.base import BEFORE, PruningMethod, stayed
 from visipruner.settings import INT, setting
 from visipruner.trace import Selection
 
@@ -29,17 +30,42 @@ class VisionZip(PruningMethod):
     """Keep what the vision tower's class token looks at, and merge the rest into a few tokens.
 
     Args:
-        dominant: tokens that stay as they are, the class token among them.
+        dominant: tokens that stay as they are, the class token among them. More than the picture
+            has, without contextual ones: nothing is done.
         contextual: tokens that all others are merged into.
     """
 
     name: ClassVar[str] = "visionzip"
+    title: ClassVar[str] = "VisionZip: by the vision tower's class token, the rest merged"
+    paper: ClassVar[str] = "arXiv 2412.04467 (CVPR 2025)"
+    source: ClassVar[str] = "dvlab-research/VisionZip 3151f6df"
+    rule: ClassVar[str] = (
+        "attention of CLIP's class token; the rest merged into a few by their keys"
+    )
+    where: ClassVar[str] = BEFORE
     needs: ClassVar[frozenset[str]] = frozenset({"tower"})
 
     dominant: int = setting(54, "Dominant tokens, CLS among them", INT, low=1, high=1_000_000)
     contextual: int = setting(10, "Contextual tokens", INT, low=0, high=1_000_000)
 
+    @classmethod
+    def for_budget(cls, tokens, facts):
+        total, usual = round(tokens), cls()
+        if total < cls.least(facts):
+            raise too_small("VisionZip", tokens, cls.least(facts))
+        if total >= facts.num_visual:
+            return cls(facts.num_visual + 1, 0)
+        merged = usual.contextual / (usual.contextual + usual.dominant)
+        contextual = max(1, round(total * merged))
+        return cls(total - contextual, contextual)
+
+    @classmethod
+    def least(cls, facts):
+        return 2.0
+
     def encode(self, view):
+        if self.dominant > len(view.visual_rows) and not self.contextual:
+            return None
         tower, patches = view.tower, len(view.visual_rows)
         seen = tower.cls_attention.shape[1]
         if patches != seen or len(view.visual_ranges) != 1:

@@ -19,13 +19,29 @@ from typing import ClassVar
 
 from visipruner.attention import Plan, Span, size
 from visipruner.errors import Refused
-from visipruner.inputs import check_number, set_whole
+from visipruner.inputs import check_choice, check_number
 from visipruner.layout import Range, gaps, to_ranges
+from visipruner.levels import STEPS, between, nearest
 from visipruner.methods.base import PruningMethod
+from visipruner.settings import CHOICE, CHOICES, FLAG, INT, NUMBER, setting
 from visipruner.view import LayerInput
 
 STAGES = ("shallow", "middle", "deep")
+SEMANTICS = ("paper", "official")
 CALM_LAYERS_BEFORE_EXIT = 2  # "two consecutive layers", paper section 5
+
+# Settings at the five tabulated levels for LLaVA-1.5; "balanced" is the paper's. A checkpoint that
+# ships a `presets.json` brings its own.
+_THRESHOLDS = {
+    "relative": False,
+    "layer_threshold": (0.5, 0.99, 0.995, 0.998, 0.9999),
+    "tokens_threshold": (0.0, 0.1, 0.2, 0.4, 1.0),
+    "exit_threshold": (1.0, 0.9995, 0.999, 0.995, 0.9),
+}
+PUBLISHED = {
+    "paper": {"shallow_layers": (7,) * 5, **_THRESHOLDS},
+    "official": {"shallow_layers": (6,) * 5, **_THRESHOLDS},
+}
 
 
 @dataclass(frozen=True)
@@ -55,42 +71,87 @@ class VisiPruner(PruningMethod):
     """
 
     name: ClassVar[str] = "visipruner"
+    title: ClassVar[str] = "VisiPruner: by measured influence"
+    paper: ClassVar[str] = "arXiv 2510.17205 (EMNLP 2025)"
+    source: ClassVar[str] = "EIT-NLP/VisiPruner d778622"
+    rule: ClassVar[str] = "influence on the last prompt token; three stages"
 
-    semantics: str = "paper"
-    stages: tuple[str, ...] = STAGES
-    shallow_layers: int = 7
-    layer_threshold: float = 0.995
-    tokens_threshold: float = 0.2
-    relative: bool = False
-    exit_threshold: float = 0.999
-    merge_index: int = 0
-    cache_before_filter: str = "kept"
-    blind_half: bool = False
+    semantics: str = setting(
+        "paper", "Rules", CHOICE, options={"paper": "paper", "official": "official"}
+    )
+    stages: tuple[str, ...] = setting(
+        STAGES,
+        "Stages that act",
+        CHOICES,
+        options={
+            "shallow, middle, deep": STAGES,
+            "middle, deep": ("middle", "deep"),
+            "shallow, middle": ("shallow", "middle"),
+            "middle": ("middle",),
+            "shallow": ("shallow",),
+            "none": (),
+        },
+    )
+    shallow_layers: int = setting(
+        7,
+        "First layers, not tested (no patch is read in them if “shallow” acts)",
+        INT,
+        low=0,
+        high=1000,
+    )
+    layer_threshold: float = setting(
+        0.995, "A patch matters below this cosine", NUMBER, low=-1, high=1
+    )
+    tokens_threshold: float = setting(
+        0.2, "A patch stays from this influence (L2) on", NUMBER, low=0, high=1e9
+    )
+    relative: bool = setting(False, "Measure L2 relative to the output's length", FLAG)
+    exit_threshold: float = setting(
+        0.999, "A layer is calm when no cosine is below", NUMBER, low=-1, high=1
+    )
+    merge_index: int = setting(
+        0, "The patch that stands for all in layer 0", INT, low=0, high=1_000_000
+    )
+    cache_before_filter: str = setting(
+        "kept",
+        "What early layers keep in the cache",
+        CHOICE,
+        options={"kept": "kept", "full": "full"},
+    )
+    blind_half: bool = setting(False, "The published code's rule for 13B models", FLAG)
 
-    def __post_init__(self):
-        stages = self.stages.split(",") if isinstance(self.stages, str) else self.stages
-        if not isinstance(stages, (list, tuple)):
-            raise Refused(f"stages must be a list of {', '.join(STAGES)}, not {stages!r}.")
-        object.__setattr__(self, "stages", tuple(stage for stage in stages if stage != ""))
-        for name, value, allowed in (
-            ("semantics", self.semantics, ("paper", "official")),
-            ("cache_before_filter", self.cache_before_filter, ("kept", "full")),
-            *(("stages", stage, STAGES) for stage in self.stages),
-        ):
-            if value not in allowed:
-                raise Refused(f"{name} must be one of {', '.join(allowed)}, not {value!r}.")
-        for name in ("relative", "blind_half"):
-            if not isinstance(getattr(self, name), bool):
-                raise Refused(f"{name} must be true or false, not {getattr(self, name)!r}.")
-        set_whole(self, "shallow_layers", 0, 1000)
-        check_number("layer_threshold", self.layer_threshold, -1, 1)
-        check_number("tokens_threshold", self.tokens_threshold, 0, 1e9)
-        check_number("exit_threshold", self.exit_threshold, -1, 1)
-        set_whole(self, "merge_index", 0, 1_000_000)
+    def check(self):
         if "deep" in self.stages and "middle" not in self.stages and not self.official:
             raise Refused(
                 "The deep stage needs the middle stage: it watches the tokens kept there."
             )
+
+    @classmethod
+    def at_level(cls, level, facts, given):
+        """As the checkpoint's presets say, else by LLaVA-1.5's; `given` may name the semantics."""
+        semantics = given.get("semantics", "paper")
+        check_choice("semantics", semantics, SEMANTICS)
+        if level == 0:
+            return cls(semantics, (), 0)
+        table = (facts.presets or PUBLISHED)[semantics]
+        # What the published code asks of the path's name: 13B has 40 layers.
+        blind_half = semantics == "official" and facts.layers == 40
+        # Presets were calibrated as wholes: what lies between two may be worse than both.
+        take = nearest if facts.presets else between
+        return cls(semantics, blind_half=blind_half, **_settings(table, level, take))
+
+    @classmethod
+    def for_budget(cls, tokens, facts):
+        """The calibrated setting whose measured mean is nearest to the budget."""
+        table = (facts.presets or {}).get("paper", {})
+        measured = table.get("tokens")
+        if not measured:
+            raise Refused(
+                "VisiPruner adapts to the question, and no budget was measured for this model: "
+                "choose a level."
+            )
+        step = min(range(len(STEPS)), key=lambda step: abs(measured[step] - tokens))
+        return cls.at_level(STEPS[step], facts, {})
 
     @classmethod
     def from_official_config(cls, config: Mapping, model_size: str = "7b") -> VisiPruner:
@@ -302,3 +363,48 @@ class VisiPruner(PruningMethod):
 def _until(ranges: tuple[Range, ...], row: int) -> tuple[Range, ...]:
     """Those that end at `row` or before."""
     return tuple(part for part in ranges if part[1] <= row)
+
+
+def _settings(table: Mapping, level: float, take) -> dict:
+    """What a table says at a level; `take` chooses among its five values."""
+    cosines = {
+        name: 1 - take([1 - value for value in table[name]], level)
+        for name in ("layer_threshold", "exit_threshold")
+    }
+    return {
+        "stages": tuple(table.get("stages", STAGES)),
+        "shallow_layers": nearest(table["shallow_layers"], level),
+        "relative": table["relative"],
+        "cache_before_filter": table.get("cache_before_filter", "kept"),
+        "tokens_threshold": take(table["tokens_threshold"], level),
+        **cosines,
+    }
+
+
+def check_presets(presets):
+    """Look through a checkpoint's own settings.
+
+    Raises:
+        Refused: says what is wrong.
+    """
+    for semantics in SEMANTICS:
+        if not isinstance(presets, dict) or not isinstance(presets.get(semantics), dict):
+            raise Refused(f"it has no settings for {semantics!r}.")
+        _check_table(presets[semantics], semantics)
+
+
+def _check_table(table: dict, semantics: str):
+    names = ["shallow_layers", "layer_threshold", "tokens_threshold", "exit_threshold"]
+    for name in [*names, *(["tokens"] if "tokens" in table else [])]:
+        values = table.get(name)
+        if not isinstance(values, list) or len(values) != len(STEPS):
+            raise Refused(f"{name} of {semantics!r} must be a list of five numbers.")
+        for value in values:
+            check_number(f"each {name} of {semantics!r}", value, -1, 1e9)
+    if not isinstance(table.get("stages", []), list):
+        raise Refused(f"stages of {semantics!r} must be a list.")
+    if not isinstance(table.get("relative"), bool):
+        raise Refused(f"relative of {semantics!r} must be true or false.")
+    # The method knows the ranges.
+    for level in STEPS:
+        VisiPruner(semantics=semantics, **_settings(table, level, nearest))

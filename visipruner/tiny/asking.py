@@ -16,6 +16,7 @@ from pathlib import Path
 
 import torch
 
+from visipruner.choice import Side, methods_of
 from visipruner.engine import prune
 from visipruner.errors import Refused
 from visipruner.files import check_place
@@ -26,6 +27,7 @@ from visipruner.models import VLM, Prompt, load_vlm
 from visipruner.tiny.config import FOLDER
 from visipruner.tiny.data import SKILLS, Question, Scene, ask_about, make_scene, render, score
 from visipruner.tiny.train import CHECKPOINTS
+from visipruner.tower import needs_tower
 from visipruner.trace import PruningTrace
 
 MOST_TOKENS = 160  # the longest description has about 120
@@ -52,12 +54,16 @@ def form_of(asked: Question) -> str | None:
 
 
 @torch.inference_mode()
-def ask(vlm: VLM, method: PruningMethod, prompt: Prompt, features) -> tuple[str, PruningTrace]:
+def _all_methods(columns: dict[str, Side]) -> list[PruningMethod]:
+    return [method for side in columns.values() for method in methods_of(side)]
+
+
+def ask(vlm: VLM, method: Side, prompt: Prompt, features) -> tuple[str, PruningTrace]:
     """The greedy answer under a method; `features` are the picture's, from `vlm.encode`."""
-    with prune(vlm.model, method, prompt.layout) as trace:
+    with prune(vlm.model, method, prompt.layout, tower=features.tower) as trace:
         tokens = vlm.model.generate(
             input_ids=prompt.inputs["input_ids"].to(vlm.device),
-            mm_encoder_outputs={"image": features},
+            mm_encoder_outputs={"image": features.outputs},
             max_new_tokens=MOST_TOKENS,
             do_sample=False,
         )
@@ -67,7 +73,7 @@ def ask(vlm: VLM, method: PruningMethod, prompt: Prompt, features) -> tuple[str,
 
 def interview(
     vlm: VLM,
-    columns: dict[str, PruningMethod],
+    columns: dict[str, Side],
     splits: Iterable[str],
     count: int,
     store: Path,
@@ -90,7 +96,7 @@ def interview(
                     keys = {c: _key(vlm, where, asked, m) for c, m in columns.items()}
                     if any(key not in done for key in keys.values()):
                         prompt = vlm.prepare(render(scene), asked.text)
-                        features = vlm.encode(prompt)
+                        features = vlm.encode(prompt, needs_tower(_all_methods(columns)))
                     for column, method in columns.items():
                         key = keys[column]
                         if key not in done:

@@ -23,8 +23,9 @@ from typing import ClassVar
 import numpy as np
 
 from visipruner.attention import Span
+from visipruner.choice import method_at
 from visipruner.files import write_whole
-from visipruner.levels import PRESETS, method_at
+from visipruner.levels import PRESETS
 from visipruner.methods import PruningMethod
 from visipruner.models import VLM
 from visipruner.tiny.asking import FORMS, add_common, ask, interview, open_model, questions

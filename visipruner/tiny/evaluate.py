@@ -16,8 +16,9 @@ from pathlib import Path
 
 import torch
 
+from visipruner.choice import method_at
 from visipruner.files import write_whole
-from visipruner.levels import PRESETS, method_at
+from visipruner.levels import PRESETS
 from visipruner.methods import PruningMethod
 from visipruner.models import VLM
 from visipruner.tiny.asking import FORMS, add_common, interview, open_model, share_cut

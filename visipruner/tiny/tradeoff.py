@@ -13,8 +13,9 @@ import math
 import statistics
 from pathlib import Path
 
+from visipruner.choice import method_at
 from visipruner.files import write_whole
-from visipruner.levels import PRESETS, method_at
+from visipruner.levels import PRESETS
 from visipruner.methods import PruningMethod
 from visipruner.models import VLM
 from visipruner.render import palette

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 import gradio as gr
 
-from visipruner.levels import PRESETS, SEMANTICS
+from visipruner.levels import PRESETS
 from visipruner.loading import PRECISIONS
 from visipruner.methods import METHODS
+from visipruner.methods.visipruner import SEMANTICS
 from visipruner.render.compose import SceneComposer
 from visipruner.ui import examples, fields, text
 from visipruner.ui.handlers import Form

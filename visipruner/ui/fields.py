@@ -7,8 +7,8 @@ from dataclasses import fields
 
 import gradio as gr
 
+from visipruner.choice import method_at
 from visipruner.errors import Refused
-from visipruner.levels import method_at
 from visipruner.methods import METHODS
 from visipruner.ui import text
 

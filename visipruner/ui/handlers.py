@@ -7,10 +7,11 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from visipruner.choice import method_at
 from visipruner.errors import Refused
 from visipruner.flops import ModelShape, layer_flops
 from visipruner.inputs import clean_question, open_picture
-from visipruner.levels import PRESETS, method_at
+from visipruner.levels import PRESETS
 from visipruner.methods import PruningMethod
 from visipruner.models import VLM, Prompt
 from visipruner.results import Comparison, Options, Times

@@ -8,8 +8,9 @@ from urllib.parse import urlencode
 
 from visipruner.errors import Refused
 from visipruner.inputs import check_choice, clean_question
-from visipruner.levels import SEMANTICS, level_number
+from visipruner.levels import level_number
 from visipruner.methods import METHODS
+from visipruner.methods.visipruner import SEMANTICS
 from visipruner.ui import scenes, text
 from visipruner.ui.handlers import Form
 from visipruner.ui.store import Models
@@ -76,7 +77,7 @@ def python(form: Form, scene: int | dict | None, local: bool = False) -> str:
         )
     own = "".join(f", {name}={value!r}" for name, value in form.fields.items())
     options = ", ".join(f"{name}={value!r}" for name, value in form.options.items())
-    return f"""from visipruner.levels import method_at
+    return f"""from visipruner.choice import method_at
 from visipruner.methods import PruningMethod
 from visipruner.models import load_vlm
 from visipruner.results import Options

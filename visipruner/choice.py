@@ -1,0 +1,175 @@
+"""From words to methods: NAME, NAME:LEVEL, NAME@TOKENS, NAME@25%, and stacks NAME+NAME.
+
+A stack gives the wish to its first method; the others take their balanced level.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from visipruner.errors import Refused
+from visipruner.inputs import check_choice, check_number
+from visipruner.levels import Facts, level_number
+from visipruner.methods import METHODS, PruningMethod
+from visipruner.methods.visipruner import check_presets
+
+Side = PruningMethod | tuple[PruningMethod, ...]  # a method, or a stack of them
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What a person asks for: methods, and at most one of level, tokens and share."""
+
+    names: tuple[str, ...]
+    level: float | None = None
+    tokens: float | None = None  # mean visual tokens per layer
+    share: float | None = None  # the same as a part of the picture's tokens
+
+    @property
+    def name(self) -> str:
+        return "+".join(self.names)
+
+
+def parse(words: str) -> Wish:
+    """Read "visionzip+visipruner@64", "fastv:gentle", "random@25%", "none".
+
+    Raises:
+        Refused: one sentence about the first thing that is wrong.
+    """
+    name, mark, wish = words.partition("@")
+    if mark:
+        names = names_of(name)
+        is_share = wish.endswith("%")
+        try:
+            number = float(wish.removesuffix("%"))
+        except ValueError:
+            raise Refused(f"The budget of {name} must be a number, not {wish[:40]!r}.") from None
+        if is_share:
+            return Wish(names, share=check_number("the share", number, 0, 100) / 100)
+        return Wish(names, tokens=check_number("the budget", number, 0, 1_000_000))
+    name, mark, wish = words.partition(":")
+    return Wish(names_of(name), level=level_number(wish) if mark else None)
+
+
+def names_of(words: str) -> tuple[str, ...]:
+    """The methods of "one+another".
+
+    Raises:
+        Refused: an unknown name.
+    """
+    if not isinstance(words, str):
+        check_choice("method", words, METHODS)
+    names = tuple(words.split("+"))
+    for name in names:
+        check_choice("method", name, METHODS)
+    return names
+
+
+def make(wish: Wish, facts: Facts, given: Mapping | None = None) -> Side:
+    """The method or stack that a wish means for a model and a prompt.
+
+    Args:
+        given: fields that replace what the wish says, as "field", in a stack as "method.field".
+
+    Raises:
+        Refused: a budget below a method's least, an unknown field, a value out of range.
+    """
+    own = _by_method(wish.names, given or {})
+    made = tuple(
+        _one(METHODS[name], wish if number == 0 else Wish((name,)), facts, own[number])
+        for number, name in enumerate(wish.names)
+    )
+    return made if len(made) > 1 else made[0]
+
+
+def _one(kind: type[PruningMethod], wish: Wish, facts: Facts, given: dict) -> PruningMethod:
+    known = [field.name for field in fields(kind)]
+    if given and not known:
+        raise Refused(f"{kind.name} has no fields that could be set.")
+    for name in given:
+        check_choice(f"field of {kind.name}", name, known)
+    tokens = wish.tokens if wish.share is None else wish.share * facts.num_visual
+    if tokens is not None:
+        method = kind.for_budget(tokens, facts)
+    else:
+        level = level_number("balanced") if wish.level is None else wish.level
+        method = kind.at_level(level, facts, given)
+    if not given:
+        return method
+    values = {name: getattr(method, name) for name in known}
+    return kind(**{**values, **given})
+
+
+def _by_method(names: tuple[str, ...], given: Mapping) -> list[dict]:
+    if len(names) == 1:
+        return [{name.removeprefix(f"{names[0]}."): value for name, value in given.items()}]
+    found: list[dict] = [{} for _ in names]
+    for key, value in given.items():
+        owner, dot, field = key.partition(".")
+        if not dot or owner not in names:
+            raise Refused(
+                f"In a stack a setting is METHOD.FIELD with one of {', '.join(names)}, "
+                f"not {key[:40]!r}."
+            )
+        found[names.index(owner)][field] = value
+    return found
+
+
+def method_at(
+    vlm,
+    name: str,
+    level: float | str = "balanced",
+    semantics: str = "paper",
+    num_visual: int | None = None,
+    /,  # what a user overrides must not meet these names
+    **overrides,
+) -> Side:
+    """The method or stack of this name at this level for a loaded model.
+
+    Args:
+        vlm: a `VLM`; its `facts` say what a level means on it.
+        semantics: VisiPruner's, unless `overrides` name another.
+        num_visual: visual tokens of the prompt; None: of one picture.
+        overrides: fields that replace what the level says.
+
+    Raises:
+        Refused: for an unknown name, a level or field out of range.
+    """
+    names = names_of(name)
+    if semantics != "paper" and "visipruner" in names:
+        field = "semantics" if len(names) == 1 else "visipruner.semantics"
+        overrides.setdefault(field, semantics)
+    wish = Wish(names, level=level_number(level))
+    return make(wish, vlm.facts(num_visual), overrides)
+
+
+def methods_of(side: Side) -> tuple[PruningMethod, ...]:
+    """The methods of a side, one or several."""
+    return side if isinstance(side, tuple) else (side,)
+
+
+def name_of(side: Side) -> str:
+    """As `PruningTrace.method` names it."""
+    return "+".join(method.name for method in methods_of(side))
+
+
+def read_presets(folder: Path) -> dict | None:
+    """A checkpoint's own settings for VisiPruner; None: it brings none.
+
+    Read once, when the model is loaded: a damaged file must not wait for somebody's question.
+
+    Raises:
+        Refused: one sentence with the file and what is wrong in it.
+    """
+    path = folder / "presets.json"
+    try:
+        if not path.is_file():
+            return None
+        presets = json.loads(path.read_text())
+        check_presets(presets)
+    except (OSError, ValueError, RecursionError) as error:
+        raise Refused(f"{path} is damaged: {error}") from None
+    return presets
