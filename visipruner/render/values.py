@@ -153,7 +153,7 @@ def _layer(record: LayerRecord, present: Sequence[int] | None, masks: _Masks) ->
 def _present(record: LayerRecord, num_visual: int) -> Sequence[int] | None:
     """The patches of a layer as far as its record alone tells."""
     if record.influence:
-        return record.influence.patches
+        return [patch for patch in record.influence.patches if patch >= 0]
     return range(record.visual_tokens) if record.visual_tokens in (0, num_visual) else None
 
 
@@ -161,9 +161,11 @@ def _influence(influence: Influence | None, masks: _Masks) -> dict | None:
     """`change` is 1 - cosine: how far the attention output turns when the patch is left out."""
     if influence is None or not influence.patches:
         return None
-    order = np.argsort(influence.patches)
+    patches = np.asarray(influence.patches)
+    order = np.argsort(patches)
+    order = order[patches[order] >= 0]  # a token that is no patch has no place on the picture
     return {
-        "at": masks.number(influence.patches),
+        "at": masks.number(patches[order].tolist()),
         "change": pack_numbers(1 - np.asarray(influence.cos, dtype=float)[order]),
         "l2": pack_numbers(np.asarray(influence.l2, dtype=float)[order]),
         "norm": float(f"{influence.norm:.6g}"),
@@ -173,7 +175,9 @@ def _influence(influence: Influence | None, masks: _Masks) -> dict | None:
 def _cut(cut, trace: PruningTrace, masks: _Masks) -> dict:
     before = trace.cut_before(cut.after_layer)
     present = range(trace.num_visual) if before is None else before.kept
-    scores = cut.scores if cut.scores and len(cut.scores) == len(present) else None
+    scores = None
+    if cut.scores and len(cut.scores) == len(present):  # else they are of other tokens
+        scores = [score for _, score in sorted(zip(present, cut.scores, strict=True))]
     if trace.settings.get("start_shift"):  # FastV's off by one: these are not the patches' scores
         scores = None
     return {
