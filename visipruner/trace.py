@@ -170,6 +170,11 @@ class PruningTrace:
         return {f"{s.name}.{field}": v for s in self.stories for field, v in s.settings.items()}
 
     @property
+    def fields(self) -> dict:
+        """Every setting of every method by its bare name; of the same name, the first method's."""
+        return {n: v for story in reversed(self.stories) for n, v in story.settings.items()}
+
+    @property
     def why(self) -> str:
         """What the methods say, one after the other."""
         return " ".join(story.why for story in self.stories if story.why)

@@ -19,7 +19,7 @@ def second(comparison) -> str:
 
 
 def settings_of(comparison) -> dict:
-    return sides(comparison)[1].trace.settings
+    return sides(comparison)[1].trace.fields
 
 
 def thresholds_of(settings: dict) -> dict:

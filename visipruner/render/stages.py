@@ -70,8 +70,8 @@ def _sentence(trace: PruningTrace, step: dict) -> str:
 
 
 def _shallow(trace: PruningTrace, record: LayerRecord, step: dict) -> str:
-    if trace.settings.get("semantics") == "official":
-        half = trace.settings.get("blind_half")
+    if trace.fields.get("semantics") == "official":
+        half = trace.fields.get("blind_half")
         first = "half of it is set to zero" if half else "it goes to one token that stands for all"
         return (
             "The question's attention to the picture is computed, but in the first layer "
@@ -86,7 +86,7 @@ def _shallow(trace: PruningTrace, record: LayerRecord, step: dict) -> str:
 
 def _search(trace: PruningTrace, record: LayerRecord, step: dict) -> str:
     least = _least_cosine(trace, step)
-    threshold = trace.settings.get("layer_threshold")
+    threshold = trace.fields.get("layer_threshold")
     found = (
         f" (smallest cosine {least:.5f}, threshold {threshold:g})" if least and threshold else ""
     )
@@ -98,7 +98,7 @@ def _search(trace: PruningTrace, record: LayerRecord, step: dict) -> str:
 
 def _filter(trace: PruningTrace, record: LayerRecord, step: dict) -> str:
     kept = len(cut_after(trace, record.layer).kept) if cut_after(trace, record.layer) else 0
-    least, threshold = _least_cosine(trace, step), trace.settings.get("layer_threshold")
+    least, threshold = _least_cosine(trace, step), trace.fields.get("layer_threshold")
     found = f" (cosine {least:.5f}, below {threshold:g})" if least and threshold else ""
     gone = record.visual_tokens - kept
     outcome = (
@@ -117,11 +117,11 @@ def _filter(trace: PruningTrace, record: LayerRecord, step: dict) -> str:
 
 
 def _middle(trace: PruningTrace, record: LayerRecord, step: dict) -> str:
-    return f"{_left(record, trace)}. What is lit in the picture is all that is left to look at."
+    return f"{_left(record, trace)}. The model now sees only the framed patches; earlier layers mixed others into the words."
 
 
 def _exit(trace: PruningTrace, record: LayerRecord, step: dict) -> str:
-    last, threshold = record.visual_tokens, trace.settings.get("exit_threshold")
+    last, threshold = record.visual_tokens, trace.fields.get("exit_threshold")
     found = f" (every cosine at least {threshold:g})" if threshold else ""
     return (
         f"{'The last patch' if last == 1 else f'The last {last} patches'} hardly matter"

@@ -87,7 +87,7 @@ def viewer_value(comparison, start: dict | None = None) -> dict:
         "steps": steps(trace),
         "first": most_telling_layer(trace),
         "why": trace.why,
-        "thresholds": _thresholds(trace.settings),
+        "thresholds": _thresholds(trace.fields),
         "cuts": [_cut(cut, trace, masks) for cut in trace.drops],
         "probe": probe and [_influence(record.influence, masks) for record in probe.layers],
         "scale": _scale(trace, probe),
@@ -178,7 +178,7 @@ def _cut(cut, trace: PruningTrace, masks: _Masks) -> dict:
     scores = None
     if cut.scores and len(cut.scores) == len(present):  # else they are of other tokens
         scores = [score for _, score in sorted(zip(present, cut.scores, strict=True))]
-    if trace.settings.get("start_shift"):  # FastV's off by one: these are not the patches' scores
+    if trace.fields.get("start_shift"):  # FastV's off by one: these are not the patches' scores
         scores = None
     return {
         "after": cut.after_layer,
