@@ -117,7 +117,10 @@ def _filter(trace: PruningTrace, record: LayerRecord, step: dict) -> str:
 
 
 def _middle(trace: PruningTrace, record: LayerRecord, step: dict) -> str:
-    return f"{_left(record, trace)}. The model now sees only the framed patches; earlier layers mixed others into the words."
+    return (
+        f"{_left(record, trace)}. From here on the model sees only the framed patches; what earlier "
+        "layers read of the others is mixed into the words."
+    )
 
 
 def _exit(trace: PruningTrace, record: LayerRecord, step: dict) -> str:
