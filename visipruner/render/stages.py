@@ -118,8 +118,8 @@ def _filter(trace: PruningTrace, record: LayerRecord, step: dict) -> str:
 
 def _middle(trace: PruningTrace, record: LayerRecord, step: dict) -> str:
     return (
-        f"{_left(record, trace)}. From here on the model sees only the framed patches; what earlier "
-        "layers read of the others is mixed into the words."
+        f"{_left(record, trace)}. From here on the model sees only the framed patches; what "
+        "earlier layers read of the others is mixed into the words."
     )
 
 
