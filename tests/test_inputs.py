@@ -11,8 +11,8 @@ import pytest
 from PIL import Image, ImageOps
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 
-from visipruner.errors import Refused
 from visipruner import inputs
+from visipruner.errors import Refused
 from visipruner.inputs import (
     MARKERS,
     MAX_PIXELS,
