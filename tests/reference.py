@@ -51,8 +51,14 @@ def weights_and_values(layer, hidden: Tensor, config):
 
 
 def influence(weights: Tensor, value: Tensor, last: int, tested: list[int]):
-    """Zero one weight, compute the output again, compare: (cos, l2) per tested token."""
-    row = weights[:, last]  # (heads, tokens)
+    """Zero one weight, compute the output again, compare: (cos, l2) per tested token, in float64.
+
+    Thresholds near 1 need these digits; the weights and values are the float32 ones of the model.
+    """
+    row, value = (
+        weights[:, last].double(),
+        value.double(),
+    )  # (heads, tokens), (heads, tokens, width)
     output = torch.einsum("hk,hkd->hd", row, value).flatten()
     cos, l2 = [], []
     for token in tested:
@@ -209,11 +215,13 @@ class VisiPrunerReference:
             cos, l2 = influence(weights, value, last, self.visual)
             decided.cos[layer], decided.l2[layer] = cos, l2
             if (cos < method.layer_threshold).any():
-                unit = 1.0
+                bar = method.tokens_threshold
                 if method.relative:
-                    unit = torch.einsum("hk,hkd->hd", weights[:, last], value).norm()
+                    row = weights[:, last].double()
+                    bar = bar * torch.einsum("hk,hkd->hd", row, value.double()).norm()
                 decided.filtering_layer = layer
-                decided.kept = (l2 >= method.tokens_threshold * unit).nonzero().flatten().tolist()
+                stays = l2 > bar if official else l2 >= bar
+                decided.kept = stays.nonzero().flatten().tolist()
                 if not decided.kept and "deep" in method.stages and not official:
                     decided.exit_layer = layer
         elif "deep" in method.stages and not self._left_before(layer):
@@ -225,9 +233,7 @@ class VisiPrunerReference:
     def _left_before(self, layer):
         decided = self.decided
         left = decided.exit_layer is not None and layer > decided.exit_layer
-        all_kept = len(decided.kept) == len(self.visual)
-        never = self.method.semantics == "official" and (all_kept or not decided.kept)
-        return left or never
+        return left or (self.method.semantics == "official" and not decided.kept)
 
     def _count(self, layer, weights, value, last, calm):
         decided, official = self.decided, self.method.semantics == "official"
@@ -236,6 +242,6 @@ class VisiPrunerReference:
         decided.cos[layer], decided.l2[layer] = cos, l2
         if (cos < self.method.exit_threshold).any():
             return calm if official else 0
-        if calm + 1 == 2:
+        if calm + 1 == 2 and not (official and len(decided.kept) == len(self.visual)):
             decided.exit_layer = layer
         return calm + 1

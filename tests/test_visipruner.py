@@ -45,10 +45,9 @@ def check_against_reference(model, method, layout, embeds):
     assert (filtered[0] if filtered else []) == reference.kept
     for layer, cos in reference.cos.items():
         found = trace.layers[layer].influence
-        torch.testing.assert_close(torch.tensor(found.cos), cos, atol=2e-6, rtol=1e-5)
-        torch.testing.assert_close(
-            torch.tensor(found.l2), reference.l2[layer], atol=1e-5, rtol=1e-4
-        )
+        ours, l2 = torch.tensor([found.cos, found.l2], dtype=torch.float64)
+        torch.testing.assert_close(ours, cos, atol=2e-6, rtol=1e-5)
+        torch.testing.assert_close(l2, reference.l2[layer], atol=1e-5, rtol=1e-4)
     tested = [record.layer for record in trace.layers if record.influence]
     assert tested == list(reference.cos)
     scale = reference.logits.abs().max()
@@ -134,6 +133,18 @@ def test_unseen_cases_equal_the_reference(layout, settings, semantics, kv_heads,
     trace, reference = check_against_reference(model, method, layout, embeds_for(layout, 64))
     if semantics == "official":
         assert trace.calm_layers == reference.calm
+
+
+def test_official_counts_on_where_all_are_kept_and_never_lets_them_leave(llama):
+    layout = LAYOUTS["text between"]
+    settings = {"shallow_layers": 1, "layer_threshold": 0.9999, "exit_threshold": 0.9}
+    official = VisiPruner("official", tokens_threshold=1e-9, **settings)
+    embeds = embeds_for(layout, 64)
+    trace, reference = check_against_reference(llama(), official, layout, embeds)
+    assert len(reference.kept) == layout.num_visual and trace.exit_layer is None
+    assert trace.calm_layers == reference.calm and trace.calm_layers[-1] > 2
+    paper = dataclasses.replace(official, semantics="paper")
+    assert check_against_reference(llama(), paper, layout, embeds)[0].exit_layer is not None
 
 
 def test_official_13b_blinds_half_of_two_adjacent_pictures(llama):

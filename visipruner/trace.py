@@ -56,8 +56,8 @@ class Influence:
 
     Args:
         patches: (visual tokens,) which were tested; at least one.
-        cos: (visual tokens,) cosine(O, O'_j).
-        l2: (visual tokens,) ||O - O'_j||.
+        cos: (visual tokens,) float64, cosine(O, O'_j): float32 has too few numbers near 1.
+        l2: (visual tokens,) float64, ||O - O'_j||.
         norm: ||O||, the length that l2 compares with.
     """
 
@@ -86,13 +86,18 @@ class Influence:
         patches, _, l2 = self._found
         return patches[l2 >= bar]
 
+    def passing(self, bar: float) -> Tensor:
+        """The patches whose L2 is above `bar`."""
+        patches, _, l2 = self._found
+        return patches[l2 > bar]
+
     def to_json(self) -> dict:
         return {"patches": self.patches, "cos": self.cos, "l2": self.l2, "norm": self.norm}
 
     @classmethod
     def from_json(cls, data: dict) -> Influence:
         patches = torch.tensor(data["patches"], dtype=torch.long, device="cpu")
-        numbers = {"dtype": torch.float32, "device": "cpu"}
+        numbers = {"dtype": torch.float64, "device": "cpu"}
         cos, l2 = (torch.tensor(data[name], **numbers) for name in ("cos", "l2"))
         return cls(patches, cos, l2, data["norm"])
 

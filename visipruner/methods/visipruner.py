@@ -7,8 +7,9 @@ published code (EIT-NLP/VisiPruner, commit d778622) with its quirks, each named 
 * attention is zeroed after softmax without renormalising, in prefill only; caches stay whole;
 * only layer 0 touches what visual tokens see; for 13B it blocks half of the picture, merges
   nothing;
+* a token stays when its L2 is above the threshold (paper: at least that);
 * calm layers are counted and never reset, an empty kept set counts as calm, and a run in which
-  every token was kept never exits.
+  every token was kept counts on and never exits.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ class VisiPruner(PruningMethod):
         shallow_layers: how many layers, from layer 0, have their attention edited.
         layer_threshold: the filtering layer is the first tested one where a visual token's cosine
             falls below this.
-        tokens_threshold: there, tokens with at least this L2 influence stay.
+        tokens_threshold: there, tokens with at least this L2 influence stay (official: with more).
         relative: measure L2 in units of ||O||, for models of another scale than LLaVA-1.5. Below
             sqrt(1 - layer_threshold^2) it never empties the kept set.
         exit_threshold: a layer is calm when no kept token's cosine falls below this. The paper does
@@ -204,7 +205,8 @@ class VisiPruner(PruningMethod):
         if not found.lowest < self.layer_threshold:
             return None
         unit = found.norm if self.relative else 1.0
-        kept = found.reaching(self.tokens_threshold * unit)
+        bar = self.tokens_threshold * unit
+        kept = found.passing(bar) if self.official else found.reaching(bar)
         view.memory.filtered_at, view.memory.kept = view.layer, len(kept)
         view.trace.filtering_layer = view.layer
         view.record.stage = "filter"
@@ -219,8 +221,6 @@ class VisiPruner(PruningMethod):
             view.record.stage = "middle"
         if "deep" not in self.stages:
             return None
-        if self.official and memory.kept == view.layout.num_visual:
-            return None
         if not present:
             # The published code goes on counting an empty kept set, though nothing is left to drop.
             memory.calm += self.official and memory.kept == 0
@@ -229,7 +229,8 @@ class VisiPruner(PruningMethod):
             memory.calm = memory.calm if self.official else 0
             return None
         memory.calm += 1
-        if memory.calm < CALM_LAYERS_BEFORE_EXIT:
+        all_kept = self.official and memory.kept == view.layout.num_visual
+        if memory.calm < CALM_LAYERS_BEFORE_EXIT or all_kept:
             return None
         view.trace.exit_layer = view.layer
         view.record.stage = "exit"

@@ -87,7 +87,7 @@ def _strongest(trace: PruningTrace, name: str, relative: bool) -> dict:
     for record in trace.layers:
         tested = record.influence if record.influence and record.influence.cos else None
         series["layers"].append(record.layer)
-        # At least 1e-9: float32 cosines may pass 1, and the axes are logarithmic.
+        # At least 1e-9: a cosine may be 1, and the axes are logarithmic.
         series["change"].append(max(1 - min(tested.cos), 1e-9) if tested else None)
         unit = tested.norm if tested and relative and tested.norm else 1.0
         series["l2"].append(max(max(tested.l2) / unit, 1e-9) if tested else None)

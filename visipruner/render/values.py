@@ -202,7 +202,7 @@ def _scale(*traces: PruningTrace | None) -> list[int]:
             if record.influence and record.influence.cos
         ]
     )
-    # Below 1e-7 float32 cosines are rounding; the lowest tenth says nothing that the rest does not.
+    # Below 1e-7 nothing has changed; the lowest tenth says nothing that the rest does not.
     low = max(1e-7, float(np.quantile(changes, 0.1)))
     high = max(low * 10, float(changes.max()))
     return [math.floor(math.log10(low)), math.ceil(math.log10(high))]
