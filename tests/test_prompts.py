@@ -173,6 +173,7 @@ def test_a_template_gets_the_question_in_the_form_that_it_takes(template, expect
         ("no picture", "prints the picture's word 0 times"),
         ("{{ nothing.at.all }}", "is broken .'nothing' is undefined"),
         ("{% if", "is broken"),
+        (REFUSES + "{{ nothing.at.all }}", "is broken .'nothing' is undefined"),
         ("{{ raise_exception('Only tools' + ' please' * 30) }}", "takes no single question .Only"),
     ],
 )
