@@ -8,7 +8,6 @@ import json
 import shutil
 import weakref
 from pathlib import Path
-from types import SimpleNamespace
 
 import page_server
 import pytest
@@ -29,7 +28,6 @@ from visipruner import (
 from visipruner.loading import place
 from visipruner.memory import GIGABYTE
 from visipruner.models import MODELS, ModelSpec, load_vlm, menu
-from visipruner.prompt import SYSTEM, prompt_text
 from visipruner.runner import Options, compare, last_event, measure
 from visipruner.ui.store import Models
 
@@ -445,17 +443,6 @@ def test_a_configuration_that_fits_is_let_through(name, tmp_path, monkeypatch):
 
 
 # -- prompts of the real checkpoints
-
-
-def test_vicunas_blank_is_one_and_other_templates_stay_as_they_are():
-    def processor(text):
-        return SimpleNamespace(apply_chat_template=lambda *_, **__: text)
-
-    for blanks in ("", " ", "\n", "  "):
-        text = prompt_text(processor(f"{SYSTEM}{blanks}USER: <image>"), "x")
-        assert text == f"{SYSTEM} USER: <image>"
-    chatml = f"<|im_start|>system\n{SYSTEM}<|im_end|>\n<|im_start|>user"
-    assert prompt_text(processor(chatml), "x") == chatml
 
 
 @pytest.mark.network

@@ -18,6 +18,7 @@ if TYPE_CHECKING:  # that module reads presets while it loads a model
 
 PRESETS = {"gentle": 0.25, "balanced": 0.5, "aggressive": 0.75}
 SEMANTICS = ("paper", "official")
+MOST_SYSTEM = 2_000  # characters of a checkpoint's own system sentence
 
 # Share of the visual tokens that budget methods keep at levels 0, 0.25, 0.5, 0.75 and 1.
 _KEEP = (1.0, 0.5, 0.25, 0.1, 0.0)
@@ -50,7 +51,7 @@ def level_number(level: float | str) -> float:
         number = float(level) if isinstance(level, str) else level
     except ValueError:
         raise Refused(
-            f"The level must be {', '.join(PRESETS)} or a number from 0 to 1, not {level!r}."
+            f"The level must be {', '.join(PRESETS)} or a number from 0 to 1, not {level[:80]!r}."
         ) from None
     return float(check_number("level", number, 0, 1))
 
@@ -106,8 +107,8 @@ def _values(vlm: VLM, method, level: float, semantics: str, num_visual: int) -> 
 def _visipruner(vlm: VLM, level: float, semantics: str) -> dict:
     if level == 0:
         return {"semantics": semantics, "stages": (), "shallow_layers": 0}
-    table = (vlm.presets or _LLAVA)[semantics]
-    take = _nearest if vlm.presets else _between
+    own = (vlm.presets or {}).get(semantics)  # a checkpoint may bring a system sentence only
+    table, take = (own, _nearest) if own else (_LLAVA[semantics], _between)
     layers = vlm.model.config.get_text_config().num_hidden_layers
     values = _settings(table, level, take)
     # What the published code asks of the path's name: 13B has 40 layers.
@@ -132,7 +133,10 @@ def _settings(table: dict, level: float, take) -> dict:
 
 
 def read_presets(folder: Path) -> dict | None:
-    """A checkpoint's own settings for VisiPruner; None: it brings none.
+    """A checkpoint's own settings for VisiPruner and its system sentence; None: it brings none.
+
+    The field `system` is the sentence that the checkpoint was trained with (templates.py), empty
+    if there was none. It may stand alone, without settings, and settings without it.
 
     Read once, when the model is loaded: a damaged file must not wait for somebody's question.
 
@@ -143,14 +147,30 @@ def read_presets(folder: Path) -> dict | None:
     try:
         if not path.is_file():
             return None
-        presets = json.loads(path.read_text())
+        presets = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(presets, dict) and "system" in presets:
+            _check_system(presets["system"])
+            if not presets.keys() & set(SEMANTICS):
+                return presets
         for semantics in SEMANTICS:
             if not isinstance(presets, dict) or not isinstance(presets.get(semantics), dict):
                 raise Refused(f"it has no settings for {semantics!r}.")
             _check_table(presets[semantics], semantics)
     except (OSError, ValueError, RecursionError) as error:
-        raise Refused(f"{path} is damaged: {error}") from None
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise Refused(f"{path.name} is damaged: {reason}") from None
     return presets
+
+
+def _check_system(system):
+    if not isinstance(system, str):
+        raise Refused(f"system must be text, not a value of type {type(system).__name__}.")
+    if len(system) > MOST_SYSTEM:
+        raise Refused(
+            f"system has {len(system):,} characters; at most {MOST_SYSTEM:,} are allowed."
+        )
+    if any("\ud800" <= letter <= "\udfff" for letter in system):
+        raise Refused("system holds half a letter, which no tokenizer can read.")
 
 
 def _check_table(table: dict, semantics: str):

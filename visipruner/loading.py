@@ -23,6 +23,7 @@ from visipruner.engine import decoder_of
 from visipruner.errors import Refused
 from visipruner.inputs import check_choice
 from visipruner.memory import gigabytes
+from visipruner.templates import template_of
 
 BLOCK, PACKED_ROWS = 64, 32  # of bitsandbytes: numbers with one scale; rows packed together
 PRECISIONS = ("auto", "float32", "bfloat16", "float16", "4-bit")
@@ -285,7 +286,7 @@ def load_processor(path: Path):
         processor = AutoProcessor.from_pretrained(path, local_files_only=True)
     except Exception as error:
         raise _why(path, error) from None
-    if not getattr(processor, "chat_template", None):
+    if template_of(processor) is None:
         raise Refused(f"{path} has no chat template, so nobody knows how to ask this model.")
     return processor
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from transformers import LlavaForConditionalGeneration
 
-from visipruner import hub, loading, prompt
+from visipruner import decoding, hub, loading, prompt
 from visipruner.errors import Refused
 from visipruner.files import shown
 from visipruner.inputs import check_choice
@@ -89,7 +89,7 @@ class VLM:
     model: LlavaForConditionalGeneration
     processor: object
     precision: str = "float32"
-    presets: dict | None = None  # the checkpoint's own settings for VisiPruner (levels.py)
+    presets: dict | None = None  # the checkpoint's own settings and system sentence (levels.py)
     lock: threading.Lock = field(default_factory=threading.Lock)
     warm: set[int] = field(default_factory=set)  # prompt lengths that have run once
     runs: int = 0  # finished comparisons: whose turn it is to go first
@@ -122,8 +122,12 @@ class VLM:
         return prompt.patch_grid(self.model.config)
 
     def prepare(self, picture, question: str, mode: str = "pad") -> Prompt:
-        """`make_prompt` for this model."""
-        return prompt.make_prompt(self.model.config, self.processor, picture, question, mode)
+        """`make_prompt` for this model, with the system sentence that it learnt."""
+        system = (self.presets or {}).get("system")
+        made = prompt.make_prompt(
+            self.model.config, self.processor, picture, question, mode, system
+        )
+        return replace(made, notes=made.notes + decoding.notes(self.model))
 
     @torch.inference_mode()
     def encode(self, prompt: Prompt):

@@ -28,6 +28,7 @@ from visipruner.clocks import (
     now,
     prefill_clock,
 )
+from visipruner.decoding import configuration, settled
 from visipruner.engine import prune
 from visipruner.errors import Refused
 from visipruner.flops import (
@@ -305,18 +306,16 @@ def _answer(vlm, prompt, method, options, features, vision_ms, side, emit) -> An
 
 
 def _generate(vlm, prompt, features, options, streamer=None):
-    sampling = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
-    if options.temperature:
-        sampling = {"do_sample": True, "temperature": options.temperature, "top_p": 1.0, "top_k": 0}
-    return vlm.model.generate(
-        input_ids=prompt.inputs["input_ids"].to(vlm.device),
-        attention_mask=prompt.inputs["attention_mask"].to(vlm.device),
-        mm_encoder_outputs={"image": features},
-        max_new_tokens=options.max_new_tokens,
-        streamer=streamer,
-        logits_processor=[_NoNumber(vlm)],
-        **sampling,
-    )
+    settings = configuration(vlm.model, options.max_new_tokens, options.temperature)
+    with settled(vlm.model, settings):
+        return vlm.model.generate(
+            input_ids=prompt.inputs["input_ids"].to(vlm.device),
+            attention_mask=prompt.inputs["attention_mask"].to(vlm.device),
+            mm_encoder_outputs={"image": features},
+            generation_config=settings,
+            streamer=streamer,
+            logits_processor=[_NoNumber(vlm)],
+        )
 
 
 class _NoNumber(LogitsProcessor):

@@ -31,6 +31,7 @@ from visipruner.loading import check_checkpoint
 from visipruner.tiny.batches import Packer
 from visipruner.tiny.config import FOLDER, build_model, build_processor
 from visipruner.tiny.optimizer import optimizers
+from visipruner.tiny.phrases import SYSTEM
 from visipruner.tiny.questions import SKILLS
 from visipruner.tiny.stages import STAGES, WrittenScenes
 from visipruner.tiny.vision import PatchHeads
@@ -168,6 +169,9 @@ def export(learner: Learner, folder: Path) -> None:
     learner.processor.save_pretrained(FOLDER)
     rows = ",\n".join(json.dumps(line) for line in lines)
     write_whole(FOLDER / "training.json", f"[\n{rows}\n]\n")
+    presets = FOLDER / "presets.json"
+    if not presets.exists():  # calibrate.py adds settings to the sentence
+        write_whole(presets, json.dumps({"system": SYSTEM}, indent=1) + "\n")
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
