@@ -547,7 +547,7 @@ def test_bad_calls_end_in_one_sentence(client, picture_file, change):
 def test_an_empty_request_loads_no_model():
     models = SimpleNamespace(default="tiny", get=lambda *_: pytest.fail("was loaded"))
     with pytest.raises(ValueError, match="No question was given"):
-        api.endpoint(models)()
+        next(api.endpoint(models)())
 
 
 def test_missing_values_end_in_one_sentence(address):

@@ -17,6 +17,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,11 +26,12 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from huggingface_hub.file_download import repo_folder_name
 from tqdm.auto import tqdm
 
-if __name__ != "__main__":  # the child has no package around it, and refuses nothing
+if __package__:  # the child has no package around it, and refuses nothing
     from visipruner.errors import Refused
 
 PATTERNS = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]  # no pickles, no pictures
 HEARTBEAT = 0.5  # seconds between two reports, also when nothing moves
+_KEPT = "VISIPRUNER_NO_PROXY"  # what no_proxy was before this process ignored all proxies
 _UNREACHABLE = (
     "The hub cannot be reached, so {repo} was not downloaded: connect this machine to the network, "
     "or put the checkpoint's folder under VISIPRUNER_MODEL_DIR."
@@ -78,8 +80,7 @@ def download(repo: str, size: int) -> Iterator[Progress]:
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
-        # This process was told to stay offline; the child is the one exception.
-        env={**os.environ, "HF_HUB_OFFLINE": "0", "TRANSFORMERS_OFFLINE": "0"},
+        env=_environment(),
     )
     try:
         for line in child.stdout:
@@ -93,6 +94,35 @@ def download(repo: str, size: int) -> Iterator[Progress]:
         child.terminate()
         child.wait()
         child.stdout.close()
+
+
+@contextmanager
+def without_proxies() -> Iterator[None]:
+    """This process uses no proxy, whatever the environment names; a download still does.
+
+    A server that never goes online asks only itself, and no proxy can help it there.
+    """
+    asked = os.environ.get("no_proxy")
+    os.environ.update({"no_proxy": "*", _KEPT: asked or ""})
+    try:
+        yield
+    finally:
+        _proxies_again(os.environ)
+
+
+def _proxies_again(environment):
+    """The variables as they were before `without_proxies`."""
+    if (asked := environment.pop(_KEPT, None)) is not None:
+        environment["no_proxy"] = asked
+        if not asked:
+            del environment["no_proxy"]
+
+
+def _environment() -> dict[str, str]:
+    """This process was told to stay offline; the child is the one exception."""
+    environment = {**os.environ, "HF_HUB_OFFLINE": "0", "TRANSFORMERS_OFFLINE": "0"}
+    _proxies_again(environment)
+    return environment
 
 
 def _command(repo: str) -> list[str]:

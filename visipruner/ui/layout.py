@@ -9,13 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import gradio as gr
+from starlette.middleware import Middleware
 
 from visipruner.errors import Refused
 from visipruner.render.charts import CHART_CSS
 from visipruner.render.viewer import PatchViewer
 from visipruner.ui import controls, text, wiring
-from visipruner.ui.page import guarded
+from visipruner.ui.page import guarded, says_when_full
 from visipruner.ui.store import Models
+from visipruner.ui.uploads import Uploads
 
 HERE = Path(__file__).parent
 KEEP_FILES = (60, 3600)  # every minute, delete what nobody has used for an hour
@@ -190,7 +192,7 @@ def launch(
     Raises:
         OSError: the port is taken, or the host is not this machine's.
     """
-    page.queue(max_size=MOST_WAITING)
+    says_when_full(page.queue(max_size=MOST_WAITING))
     where = {"server_name": host, "server_port": port}
     try:
         served = page.launch(**where, prevent_thread_lock=True, **_settings(), **more)
@@ -226,6 +228,7 @@ def _settings() -> dict:
         head=f"<script>{script}</script>",
         max_file_size="30mb",
         ssr_mode=False,
+        app_kwargs={"middleware": [Middleware(Uploads)]},
     )
 
 

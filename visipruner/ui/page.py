@@ -7,6 +7,7 @@ import functools
 import inspect
 import logging
 import os
+import traceback
 
 import gradio as gr
 from gradio.data_classes import ImageData
@@ -14,6 +15,7 @@ from gradio_client.utils import is_http_url_like, traverse
 
 from visipruner.errors import Refused
 from visipruner.ui import text
+from visipruner.ui.uploads import is_full
 
 log = logging.getLogger("visipruner")
 
@@ -59,13 +61,21 @@ def _translated(error: Exception) -> gr.Error:
         return error
     if isinstance(error, Refused):
         return sorry((str(error).splitlines() or [text.BROKEN])[0])
-    # The message may quote a visitor's words, so only kind and place are logged.
-    frame = error.__traceback__
-    while frame and frame.tb_next:
-        frame = frame.tb_next
-    place = f"{frame.tb_frame.f_code.co_filename}:{frame.tb_lineno}" if frame else "?"
-    log.error("unforeseen %s at %s", type(error).__name__, place)
+    log.error("%s", without_words(error))
     return sorry(text.BROKEN)
+
+
+def without_words(error: BaseException) -> str:
+    """A traceback of kinds and places only: a message may quote a visitor's words."""
+    chain = []
+    while error and error not in chain:
+        chain.insert(0, error)
+        error = error.__cause__ or error.__context__
+    return "\n".join(
+        f"unforeseen {type(one).__name__}, most recent call last\n"
+        + "".join(traceback.format_tb(one.__traceback__)).rstrip()
+        for one in chain
+    )
 
 
 # Gradio writes a .pyi file beside every module with a subclass of its own classes, so what has to
@@ -88,8 +98,11 @@ def picture_input(**settings) -> gr.Image:
 
 
 def guarded(page: gr.Blocks) -> gr.Blocks:
-    """The page, now answering malformed requests with a sentence and never fetching an address."""
-    preprocess = page.preprocess_data
+    """The page, now answering malformed requests with a sentence and never fetching an address.
+
+    Neither does a full disk leave a traceback: gradio writes the pictures that are shown on it.
+    """
+    preprocess, postprocess = page.preprocess_data, page.postprocess_data
 
     async def preprocess_data(block_fn, inputs, state, explicit_call=False):
         try:
@@ -100,7 +113,29 @@ def guarded(page: gr.Blocks) -> gr.Blocks:
         except Exception as error:
             raise sorry(text.BAD_REQUEST.format(what=_what(error))) from None
 
-    page.preprocess_data = preprocess_data
+    async def postprocess_data(*given, **named):
+        try:
+            return await postprocess(*given, **named)
+        except OSError as error:
+            if is_full(error):
+                raise sorry(text.DISK_FULL) from None
+            raise
+
+    page.preprocess_data, page.postprocess_data = preprocess_data, postprocess_data
+    return page
+
+
+def says_when_full(page: gr.Blocks) -> gr.Blocks:
+    """The page, whose queue refuses a call in plain words."""
+    push = page._queue.push
+
+    async def push_plainly(*given, **named):
+        taken, said, state = await push(*given, **named)
+        if state == "queue_full":
+            said = text.QUEUE_FULL.format(waiting=page._queue.max_size)
+        return taken, said, state
+
+    page._queue.push = push_plainly
     return page
 
 

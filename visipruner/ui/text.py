@@ -210,6 +210,8 @@ PORT_TAKEN = (
     "Port {port} cannot be opened on {host}: another program has it, or this machine has no such "
     "address. See --port and --host."
 )
+DISK_FULL = "The server's disk is full, so nothing could be kept there. Please try again later."
+QUEUE_FULL = "{waiting} calls wait here already, the most that may. Please try again in a minute."
 BROKEN = "Something went wrong on the server, and it has been noted there. Please try again."
 BAD_REQUEST = "This request cannot be read: {what}"
 TOO_FEW = "some of its values are missing."
