@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import threading
 
-from torch import Tensor, nn
+from torch import nn
 
 from visipruner.errors import Refused
 from visipruner.layout import TokenLayout
@@ -109,15 +109,12 @@ def check_call(model: nn.Module, layout: TokenLayout, args: tuple, kwargs: dict)
                 "The layout of this `with prune(...)` was made from the tokens of another prompt "
                 "than the one that arrived."
             )
-    wanted = kwargs.get("logits_to_keep", 0)
-    if not layout.num_visual:
-        return
-    after_picture = layout.length - 1 - layout.visual[-1]
-    if isinstance(wanted, Tensor) or wanted > max(1, after_picture):
+    after_picture = layout.length - 1 - layout.visual[-1] if layout.num_visual else layout.length
+    most, wanted = max(1, after_picture), kwargs.get("logits_to_keep")
+    if wanted is not None and (not isinstance(wanted, int) or wanted > most):
         raise Refused(
             "prune() has no logits by place in the prompt: of dropped tokens there are none. "
-            f"logits_to_keep can be a number up to {max(1, after_picture)}, the tokens after the "
-            "picture."
+            f"logits_to_keep can be a number up to {most}, the tokens after the picture."
         )
 
 

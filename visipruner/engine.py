@@ -7,7 +7,6 @@ benchmark's floor runs the same layers without a method.)
 from __future__ import annotations
 
 import math
-import threading
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -131,9 +130,6 @@ def _check_free(decoder: nn.Module):
         raise Refused("This model is being pruned already: one prune() at a time per model.")
 
 
-_INSTALLING = threading.Lock()  # else two threads could both find a model free
-
-
 class Run:
     """One prompt's life: hooks in, prefill, decode steps, hooks out."""
 
@@ -167,10 +163,9 @@ class Run:
     # -- hooks in and out
 
     def install(self):
-        with _INSTALLING:
-            _check_free(self.decoder)
-            check_not_compiled(self.model, self.decoder)
-            self._hook(self.handles, self.decoder.register_forward_pre_hook, self.before_forward)
+        _check_free(self.decoder)
+        check_not_compiled(self.model, self.decoder)
+        self._hook(self.handles, self.decoder.register_forward_pre_hook, self.before_forward)
         after = self.decoder.register_forward_hook
         self._hook(self.handles, after, self.after_forward, always_call=True)
         if self.model is not self.decoder:

@@ -13,7 +13,6 @@ capture on a CPU, by a stand-in that keeps a graph's rules (tests/tape.py).
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -238,8 +237,8 @@ class _Prefill(nn.Module):
 class _StandIn(nn.ModuleList):
     """In place of a decoder's layers; a copy of the model gets copies of the layers themselves."""
 
-    def __deepcopy__(self, memo: dict):
-        return copy.deepcopy(self[0].run.stock_layers, memo)
+    def __reduce__(self):
+        return nn.ModuleList, (list(self[0].run.stock_layers),)
 
 
 @dataclass(frozen=True)
