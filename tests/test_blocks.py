@@ -313,6 +313,37 @@ def test_a_pass_that_was_under_way_when_the_block_came_does_not_mix_in(where, mo
     assert torch.equal(ours, alone) and [r.layer for r in trace.layers] == list(range(8))
 
 
+@pytest.mark.parametrize("when", ["before the prompt", "while decoding"])
+def test_a_pass_that_had_only_its_logits_left_is_right_and_counts_for_nothing(
+    when, model, embeds, pool
+):
+    other, theirs, done, main = embeds_for(LAYOUT, 64, seed=8), Gate(), [], threading.get_ident()
+    with torch.no_grad():
+        plain = model(inputs_embeds=other).logits
+    stop = lambda *_: theirs.wait() if threading.get_ident() != main else None  # noqa: E731
+    hook = model.model.norm.register_forward_hook(stop)
+    asked = pool.submit(torch.no_grad()(model), inputs_embeds=other)
+    assert theirs.reached.wait(PATIENCE)
+
+    def finish(*_):
+        theirs.free.set()
+        done.append(asked.result(PATIENCE).logits)
+
+    class Third(Waits):
+        def put(self, value):
+            self.gate.append(value)
+            if len(self.gate) == 3:  # the prompt, the prefill's token, the first step's
+                finish()
+
+    with prune(model, METHOD, LAYOUT) as trace:
+        if when == "before the prompt":
+            finish()
+        greedy(model, embeds, streamer=Third([]) if when == "while decoding" else None)
+    hook.remove()
+    assert torch.equal(done[0], plain)
+    assert trace.prefill_logits == 1 and len(trace.decode_kv) == 3
+
+
 def test_only_one_thread_of_a_block_runs_the_model(model, embeds):
     with prune(model, METHOD, LAYOUT) as trace:
         greedy(model, embeds)
@@ -410,8 +441,9 @@ def test_a_pruned_cache_refuses_a_further_turn_and_can_be_read(name, driver, mod
         )
     cache, turn = output_cache(output), torch.arange(3, 9)[None]
     whole = torch.arange(3, 3 + LAYOUT.length + 7)[None] % 80
+    masks = None, torch.ones_like(whole), torch.ones_like(turn), torch.zeros(1, 1, 6, 87)
     for again in (cache, copy.deepcopy(cache)):
-        for mask in (None, torch.ones_like(whole)):
+        for mask in masks:
             with pytest.raises(Refused, match="nothing can follow"):
                 model(turn, attention_mask=mask, **with_cache(model, again))
         with pytest.raises(Refused, match="nothing can follow"):

@@ -156,6 +156,5 @@ def _is_compiled(module: nn.Module | None) -> bool:
     """By torch.compile(module), by module.compile(), or by its forward alone."""
     if module is None:
         return False
-    if "_orig_mod" in module._modules or module._compiled_call_impl is not None:
-        return True
-    return hasattr(module.__dict__.get("forward"), "get_compiler_config")
+    by_forward = hasattr(module.__dict__.get("forward"), "get_compiler_config")
+    return by_forward or module._compiled_call_impl is not None
