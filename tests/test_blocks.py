@@ -198,7 +198,7 @@ def test_a_block_left_before_its_thread_ran_is_refused(driver, model, embeds):
 
 
 @pytest.mark.parametrize("driver", ["hooks", "replay"])
-def test_a_block_left_in_the_middle_of_prefill_stops_the_thread(driver, model, embeds):
+def test_a_block_left_in_the_middle_of_prefill_stops_the_thread(driver, model, embeds, pool):
     before, gate = state_of(model), Gate()
 
     def on_layer(record):
@@ -213,6 +213,8 @@ def test_a_block_left_in_the_middle_of_prefill_stops_the_thread(driver, model, e
         with opened[driver](model, METHOD, LAYOUT, on_layer=on_layer):
             ran = Started(greedy, model, embeds)
             assert gate.reached.wait(PATIENCE)
+            # Another thread that is refused meanwhile does not end the pass.
+            assert isinstance(pool.submit(greedy, model, embeds).exception(PATIENCE), Refused)
     gate.free.set()
     error = ran.join().error
     assert isinstance(error, Refused) and "left while the model still ran" in str(error)
@@ -446,8 +448,9 @@ def test_a_pruned_cache_refuses_a_further_turn_and_can_be_read(name, driver, mod
         for mask in masks:
             with pytest.raises(Refused, match="nothing can follow"):
                 model(turn, attention_mask=mask, **with_cache(model, again))
-        with pytest.raises(Refused, match="nothing can follow"):
-            model.generate(whole, max_new_tokens=2, **with_cache(model, again))
+        for ids in (whole, turn):
+            with pytest.raises(Refused, match="nothing can follow"):
+                model.generate(ids, max_new_tokens=2, **with_cache(model, again))
     lengths = [layer.get_seq_length() for layer in cache.layers]
     assert lengths == trace.decode_kv[-1] == [layer.keys.shape[2] for layer in cache.layers]
 
