@@ -212,11 +212,12 @@ class KeepsWhatItIsTold(PruningMethod):
 def test_tokens_that_are_gone_or_not_in_order_are_refused(keep, llama):
     model, embeds = llama(), embeds_for(LAYOUT, 64)
     with (
-        pytest.raises(ValueError, match="told must name tokens that are still there, once each"),
+        pytest.raises(ValueError, match="told must name tokens that are still there") as error,
         torch.no_grad(),
         prune(model, KeepsWhatItIsTold(keep), LAYOUT),
     ):
         model(inputs_embeds=embeds)
+    assert error.type is ValueError  # a fault of the method, whose words nobody is shown
 
 
 def test_the_last_token_cannot_be_dropped(llama):
@@ -228,11 +229,12 @@ def test_the_last_token_cannot_be_dropped(llama):
             return Selection((0, 1, 2), "short")
 
     with (
-        pytest.raises(ValueError, match="must keep the last prompt token"),
+        pytest.raises(ValueError, match="must keep the last prompt token") as error,
         torch.no_grad(),
         prune(model, DropsTheLast(), LAYOUT),
     ):
         model(inputs_embeds=embeds)
+    assert error.type is ValueError
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
@@ -332,8 +334,9 @@ def test_the_attention_row_is_the_models_own_in_every_layer(method, llama):
             if len(view.patches):
                 rows.append(view.attention_row())
             else:
-                with pytest.raises(ValueError, match="while visual tokens are there"):
+                with pytest.raises(ValueError, match="while visual tokens are there") as error:
                     view.attention_row()
+                assert error.type is ValueError
                 rows.append(None)
             return super().select(view)
 
@@ -648,9 +651,10 @@ def test_plans_for_other_rows_are_refused(plan, llama):
         def attend(self, view):
             return plan
 
-    with pytest.raises(ValueError, match="plan for other rows"), torch.no_grad():
+    with pytest.raises(ValueError, match="plan for other rows") as error, torch.no_grad():
         with prune(llama(), Wrong(), LAYOUT):
             llama()(inputs_embeds=embeds_for(LAYOUT, 64))
+    assert error.type is ValueError
 
 
 @pytest.mark.parametrize("semantics", ["paper", "official"])

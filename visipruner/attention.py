@@ -198,13 +198,16 @@ NOT_PLAIN = ("softcap", "s_aux", "position_bias", "sliding_window")
 
 
 def watched_attention(
-    module, query, key, value, attention_mask, attention_watch: Watch, scaling=None, **kwargs
+    module, query, key, value, attention_mask, attention_watch=None, scaling=None, **kwargs
 ) -> tuple[Tensor, Tensor | None]:
     """Attention function in transformers' sense: notes the last query, then runs what it watches.
 
     Raises:
-        Refused: where the weights would not be the softmax of scaled products.
+        Refused: where the weights would not be the softmax of scaled products, and in a pass of
+            another thread, which was inside the module when the watch began.
     """
+    if attention_watch is None:
+        raise Refused("This model began to prune the prompt of another thread: ask it again later.")
     attention_watch.end()
     for name in NOT_PLAIN:
         if kwargs.get(name) is not None:

@@ -6,6 +6,7 @@ benchmark's floor runs the same layers without a method.)
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,10 +17,20 @@ import transformers
 from torch import Tensor, nn
 
 from visipruner.attention import Plan, Watch, is_for_rows, visible_visual_pairs
+from visipruner.block import (
+    CACHE_IS_PRUNED,
+    LEFT_EARLY,
+    NOT_THROUGH,
+    NOTHING_RAN,
+    Turn,
+    check_call,
+    check_not_compiled,
+    check_outputs,
+)
 from visipruner.errors import Refused
 from visipruner.layout import TEXT, Rows, TokenLayout
 from visipruner.methods.base import PruningMethod
-from visipruner.stock import attention_backend, cache_of, is_growing
+from visipruner.stock import attention_backend, cache_of, close_cache, is_growing
 from visipruner.trace import NOBODY, Cut, LayerRecord, PruningTrace, Selection
 from visipruner.view import LayerInput, LayerView
 
@@ -36,7 +47,10 @@ def prune(
     """Prune one prompt while it runs through `model`, by `generate()` or a bare forward loop.
 
     Hidden states are cut between layers, caches become shorter, positions stay true. When the block
-    ends, also by an exception, the model is as before.
+    ends, also by an exception, the model is as before. One thread runs the prompt: the one that
+    opens the block, or one that is started in it and ends before it. What comes out is shorter than
+    usual: logits only of the tokens that are left, and a cache that nothing can follow once the
+    block is over.
 
     Args:
         model: a loaded Llama-like causal LM or LLaVA of transformers, with sdpa, eager or
@@ -48,7 +62,10 @@ def prune(
 
     Raises:
         Refused: for what cannot be pruned exactly: a batch, left padding, a prompt in pieces, a
-            second prompt, another `prune` on the same model, a cache that cannot be shortened.
+            second prompt, another `prune` on the same model, a cache that cannot be shortened, a
+            compiled model, another thread's prompt, labels, attentions and hidden states. Also when
+            the block is left without an error though its prompt did not run to its first token.
+        ValueError: if the method's code decides something impossible.
     """
     decoder = decoder_of(model)
     run = Run(model, decoder, method, layout, on_layer, probe)
@@ -57,6 +74,7 @@ def prune(
         yield run.trace
     finally:
         run.remove()
+    run.check_ran()  # not reached if an error is under way, which says more
 
 
 def decoder_of(model: nn.Module) -> nn.Module:
@@ -125,7 +143,10 @@ class Run:
         self.prefill_handles: list = []
         self.watch: Watch | None = None  # of the running layer's attention
         self.cache = None  # the Cache object of this prompt
+        self.turn = Turn()
         self.started = False
+        self.left_early = False  # whether a thread was inside the model when the block ended
+        self.changed = False  # whether the cache is other than the unpruned model's
         self.steps = 0
         self.computed: list[Rows] = []  # per layer
         self.compact = False
@@ -143,7 +164,13 @@ class Run:
 
     def install(self):
         _check_free(self.decoder)
+        check_not_compiled(self.model, self.decoder)
         self._hook(self.handles, self.decoder.register_forward_pre_hook, self.before_forward)
+        after = self.decoder.register_forward_hook
+        self._hook(self.handles, after, self.after_forward, always_call=True)
+        if self.model is not self.decoder:
+            before = self.model.register_forward_pre_hook
+            self._hook(self.prefill_handles, before, self.before_model)
         self._take_layers()
         lm_head = self.model.get_output_embeddings() if self.model is not self.decoder else None
         if lm_head is not None:
@@ -159,13 +186,12 @@ class Run:
         at_the_door = self.layers[0].register_forward_pre_hook
         self._hook(self.prefill_handles, at_the_door, self.before_layers)
 
-    def _hook(self, handles, register, function, index=None):
-        handles.append(register(_RunHook(function, index), with_kwargs=True))
+    def _hook(self, handles, register, function, index=None, **more):
+        handles.append(register(_RunHook(function, index), with_kwargs=True, **more))
 
     def _change_to_decoding(self):
         """Decoding needs fewer hooks, and each costs time for every token."""
         self._remove(self.prefill_handles)
-        self._hook(self.handles, self.decoder.register_forward_hook, self.after_decode_step)
         own_masks = attention_backend(self.decoder) == "eager"
         if own_masks or self.compact:
             for index, layer in enumerate(self.layers):
@@ -179,15 +205,43 @@ class Run:
         handles.clear()
 
     def remove(self):
+        """The block is over. If another thread is inside the model, it will take the hooks off."""
+        self.left_early = not self.turn.close()
+        if not self.left_early:
+            self._take_off()
+
+    def _take_off(self):
         self._remove(self.prefill_handles)
         self._remove(self.handles)
         self._end_watch()
         self.fitted.clear()
+        if self.changed and self.cache is not None:
+            close_cache(self.cache, CACHE_IS_PRUNED)
         self.cache = None
+
+    def check_ran(self):
+        """After the block: refuse one that was left without its prompt.
+
+        Raises:
+            Refused: nothing ran in it, or not to the end of prefill.
+        """
+        if self.left_early:
+            raise Refused(LEFT_EARLY)
+        if not self.started:
+            raise Refused(NOTHING_RAN)
+        if not self.trace.complete:
+            raise Refused(NOT_THROUGH)
 
     # -- the whole stack
 
+    def before_model(self, _index, _model, args, kwargs):
+        self.turn.admit()
+        if not self.started:
+            check_call(self.model, self.layout, args, kwargs)
+
     def before_forward(self, _index, _decoder, args, kwargs):
+        self.turn.admit()
+        check_outputs(self.decoder.config, kwargs)
         tokens = kwargs.get("inputs_embeds")
         if tokens is None:
             tokens = kwargs["input_ids"] if "input_ids" in kwargs else args[0]
@@ -198,7 +252,10 @@ class Run:
                 "and several return sequences make batches too)."
             )
         if not self.started:
+            if self.model is self.decoder:
+                check_call(self.model, self.layout, args, kwargs)
             self._check_prompt(length, kwargs)
+            self.turn.begin()
             self.started = True
             return None
         if length != 1 or not self.trace.complete or cache_of(kwargs) is not self.cache:
@@ -206,6 +263,7 @@ class Run:
                 "One `with prune(...)` is for one prompt: after its prefill, only one token "
                 "at a time with the same cache can follow. Open a new one for the next prompt."
             )
+        self.turn.begin()
         if not self.steps:
             self._change_to_decoding()
         # Stock code would count from layer 0's cache, which may be shorter than the prompt.
@@ -234,17 +292,24 @@ class Run:
         if isinstance(places, Tensor) and places.tolist() != [list(range(length))]:
             raise Refused("prune() counts positions itself: from 0, without a gap.")
 
-    def after_decode_step(self, _index, _decoder, _args, _kwargs, _output):
-        self.trace.decode_kv.append([layer.get_seq_length() for layer in self.cache.layers])
+    def after_forward(self, _index, _decoder, _args, _kwargs, output):
+        """Also called when the pass failed; then there may be no output."""
+        if not self.turn.is_mine:  # a pass that was refused, or began before the block
+            return
+        if self.steps and output is not None:
+            self.trace.decode_kv.append([layer.get_seq_length() for layer in self.cache.layers])
+        if self.turn.end():
+            self._take_off()
 
     def before_lm_head(self, _index, _module, args, _kwargs):
-        if not self.steps:
+        if self.turn.is_mine and not self.steps:
             self.trace.prefill_logits += args[0].shape[1]
 
     # -- one layer
 
     def before_layers(self, _index, _layer, args, kwargs):
         """At the door: of all that a layer is given, only the states are cut outside attention."""
+        self.turn.check()
         self.cache = cache_of(kwargs)
         self._check_cache()
         hidden = self._apply_encode(args[0] if args else kwargs["hidden_states"])
@@ -300,6 +365,7 @@ class Run:
 
     def before_decode_layer(self, index, _layer, args, kwargs):
         """One new token sees everything in this layer's own cache; no mask is needed for that."""
+        self.turn.check()
         hidden = args[0] if args else kwargs["hidden_states"]
         step = self.steps - 1
         kwargs = {**kwargs, "attention_mask": None}
@@ -311,6 +377,7 @@ class Run:
         return args, kwargs
 
     def before_attention(self, index, attention, args, kwargs):
+        self.turn.check()
         kwargs = self._prefill_arguments(kwargs)
         record, plan = self._open_record(index), None
         if record.visual_tokens:
@@ -329,9 +396,10 @@ class Run:
         if plan is None:
             record.pairs, record.visual_pairs = record.tokens**2, self.rows.visual_pairs
             return
+        self.changed = True
         if plan not in self.planned_pairs:  # most layers with a plan have the same one
             if not is_for_rows(plan, record.tokens):
-                raise Refused(
+                raise ValueError(
                     f"{self.method.name} made a plan for other rows than the {record.tokens} that "
                     f"layer {record.layer} computes."
                 )
@@ -345,6 +413,9 @@ class Run:
             self.watch = None
 
     def after_layer(self, index, _layer, _args, _kwargs, hidden):
+        self.turn.check()
+        if len(self.trace.layers) != index + 1:  # its attention was not called as a module
+            raise not_watched(self.model)
         record, watch = self.trace.layers[-1], self.watch
         self._end_watch()
         selection = None
@@ -390,12 +461,12 @@ class Run:
         index = torch.searchsorted(positions, keep).clamp_(max=len(positions) - 1)
         left = self.rows.only(index)
         if not torch.equal(left.positions, keep) or not (keep[1:] > keep[:-1]).all():
-            raise Refused(
+            raise ValueError(
                 f"{self.method.name} must name tokens that are still there, once each and in "
                 "ascending order."
             )
         if not len(keep) or index[-1] != len(positions) - 1:
-            raise Refused(f"{self.method.name} must keep the last prompt token: it answers.")
+            raise ValueError(f"{self.method.name} must keep the last prompt token: it answers.")
         kept = left.patches.tolist()
         if selection.owner is not None:
             owner = list(selection.owner)
@@ -404,6 +475,11 @@ class Run:
             for patch in kept:
                 owner[patch] = self.layout.visual[patch]
         scores = list(selection.scores) if selection.scores is not None else None
+        if scores and any(map(math.isnan, scores)):
+            raise Refused(
+                f"The scores by which {self.method.name} chooses tokens are not numbers (NaN): "
+                "the model's weights are damaged, or too large for their precision."
+            )
         self.trace.cuts.append(Cut(after_layer, selection.stage, kept, owner, scores))
         if hidden is None:
             return None
@@ -411,6 +487,7 @@ class Run:
         if shorter or renumbered:
             self.compact = self.compact or selection.compact
             self._go_on_with(left)
+        self.changed = self.changed or shorter or renumbered or selection.hidden is not None
         if shorter:
             hidden = hidden.index_select(1, index.to(hidden.device, non_blocking=True))
         return hidden if selection.hidden is None else selection.hidden
@@ -420,6 +497,7 @@ class Run:
         for index, record in enumerate(self.trace.layers):
             layer, kept = self.cache.layers[index], self._cached_rows(index)
             if kept is not None:
+                self.changed = True
                 kept = kept.to(layer.keys.device, non_blocking=True)
                 layer.keys = layer.keys.index_select(2, kept)
                 layer.values = layer.values.index_select(2, kept)
@@ -439,13 +517,26 @@ class Run:
 
 
 class _RunHook:
-    """A step of a run, with the layer's number; its type tells that a model is being pruned."""
+    """A step of a run, with the layer's number; its type tells that a model is being pruned.
+
+    In a copy of the model, made while it is pruned, nothing is left of it.
+    """
 
     def __init__(self, function, index):
         self.function, self.index = function, index
 
     def __call__(self, *args):
         return self.function(self.index, *args)
+
+    def __reduce__(self):
+        return _Nothing, ()
+
+
+class _Nothing:
+    """A hook without effect: what copies of a model have in place of a run's hooks."""
+
+    def __call__(self, *_):
+        return None
 
 
 def _plain_stage(visual: int, layout: TokenLayout) -> str:

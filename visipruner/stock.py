@@ -7,6 +7,7 @@ still use the old name until 5.40, and models of one release do not all use the 
 from __future__ import annotations
 
 import inspect
+from functools import partial
 
 from torch import Tensor, nn
 from transformers import AttentionInterface
@@ -53,6 +54,19 @@ def is_growing(cache) -> bool:
     return plain and not getattr(cache, "offloading", False)
 
 
+def close_cache(cache, sentence: str):
+    """Refuse whatever would compute with a cache; its keys and values can still be read.
+
+    A copy of it refuses too, because it takes these attributes along.
+    """
+    for name in ("update", "get_mask_sizes"):
+        setattr(cache, name, partial(_refuse, sentence))
+
+
+def _refuse(sentence: str, *_args, **_kwargs):
+    raise Refused(sentence)
+
+
 def run_layer(
     layer: nn.Module, hidden: Tensor, turns: tuple[Tensor, Tensor], cache, **more
 ) -> Tensor:
@@ -89,6 +103,7 @@ __all__ = [
     "DynamicLayer",
     "attention_backend",
     "cache_of",
+    "close_cache",
     "is_growing",
     "output_cache",
     "run_layer",
