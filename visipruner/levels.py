@@ -8,6 +8,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from visipruner.checkpoint import named
 from visipruner.errors import Refused
 from visipruner.inputs import check_choice, check_number
 from visipruner.methods import METHODS, FastV, PruningMethod, Random, Schedule, VisiPruner
@@ -50,7 +51,7 @@ def level_number(level: float | str) -> float:
         number = float(level) if isinstance(level, str) else level
     except ValueError:
         raise Refused(
-            f"The level must be {', '.join(PRESETS)} or a number from 0 to 1, not {level!r}."
+            f"The level must be {', '.join(PRESETS)} or a number from 0 to 1, not {level[:80]!r}."
         ) from None
     return float(check_number("level", number, 0, 1))
 
@@ -149,7 +150,8 @@ def read_presets(folder: Path) -> dict | None:
                 raise Refused(f"it has no settings for {semantics!r}.")
             _check_table(presets[semantics], semantics)
     except (OSError, ValueError, RecursionError) as error:
-        raise Refused(f"{path} is damaged: {error}") from None
+        reason = getattr(error, "strerror", None) or error  # an OSError's own words hold the path
+        raise Refused(f"In {named(folder)}, presets.json is damaged: {reason}") from None
     return presets
 
 
