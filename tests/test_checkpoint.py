@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import hashlib
 import json
@@ -115,6 +116,21 @@ def test_pictures_of_another_size_than_the_towers_are_said(folder):
         load_vlm(folder, device="cpu")
 
 
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"image_mean": 0.5}, "image_mean must be three numbers, .* not 0.5"),
+        ({"image_mean": [0.5]}, "image_mean must be three numbers"),
+        ({"image_std": [0, 0, 0]}, "image_mean and image_std make numbers that are infinite"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:divide by zero:RuntimeWarning")
+def test_picture_settings_that_no_picture_survives_are_said(change, words, folder):
+    edit(folder / "processor_config.json", lambda data: data["image_processor"].update(change))
+    with says("In 'spoilt'", words):
+        load_vlm(folder, device="cpu")
+
+
 def test_a_folder_without_an_image_processor_is_refused_by_that_name(folder):
     (folder / "processor_config.json").unlink()
     with says("'spoilt'"):
@@ -175,7 +191,9 @@ def test_with_both_kinds_of_weights_those_are_counted_that_are_loaded(mini, tmp_
     mini.model.save_pretrained(tmp_path, max_shard_size="100KB")
     extra(tmp_path, "model.safetensors")
     assert size_in_16_bit(tmp_path) == 2 * 500 * 500
-    found = LlavaForConditionalGeneration.from_pretrained(tmp_path, output_loading_info=True)[1]
+    found = LlavaForConditionalGeneration.from_pretrained(
+        tmp_path, output_loading_info=True, trust_remote_code=False
+    )[1]
     assert found["missing_keys"] and found["unexpected_keys"] == {"layer.weight"}
 
 
@@ -298,6 +316,18 @@ def test_transformers_too_is_told_not_to_run_it(place, marked, yes, monkeypatch)
     with contextlib.suppress(Refused):
         load_vlm(folder, device="cpu")
     assert not marker.exists() and not yes
+
+
+def test_every_from_pretrained_of_the_project_refuses_code():
+    calls = 0
+    for file in (*files.ROOT.glob("visipruner/**/*.py"), *files.ROOT.glob("tests/**/*.py")):
+        for node in ast.walk(ast.parse(file.read_text())):
+            called = getattr(getattr(node, "func", None), "attr", None)
+            if isinstance(node, ast.Call) and called == "from_pretrained":
+                said = {word.arg: getattr(word.value, "value", None) for word in node.keywords}
+                assert said.get("trust_remote_code") is False, f"{file}:{node.lineno}"
+                calls += 1
+    assert calls > 5
 
 
 def test_generation_code_of_the_folders_own_is_refused(marked, yes):

@@ -476,8 +476,9 @@ def test_the_real_tokenizer_gives_the_35_prefix_tokens_of_the_paper(spec, pictur
 
     small = ["*.json", "*.jinja", "*.model"]
     folder = snapshot_download(spec.repo, allow_patterns=small)
-    processor = AutoProcessor.from_pretrained(folder)
-    prompt = make_prompt(AutoConfig.from_pretrained(folder), processor, picture, "What is this?")
+    processor = AutoProcessor.from_pretrained(folder, trust_remote_code=False)
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    prompt = make_prompt(config, processor, picture, "What is this?")
     assert prompt.layout.spans[0][0] == 35 and prompt.layout.num_visual == 576
     assert prompt.layout.grids == ((24, 24),)
 

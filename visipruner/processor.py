@@ -37,6 +37,7 @@ def load_processor(path: Path, model: LlavaForConditionalGeneration):
     if not getattr(processor, "chat_template", None):
         raise Refused(f"{named(path)} has no chat template, so nobody knows how to ask this model.")
     _check_tokens(path, processor, model)
+    _check_pictures(path, processor, model.config.vision_config.image_size)
     _set_visual_tokens(path, processor, model)
     return processor
 
@@ -63,6 +64,36 @@ def _check_tokens(path: Path, processor: LlavaProcessor, model: LlavaForConditio
         )
 
 
+def _check_pictures(path: Path, processor: LlavaProcessor, side: int):
+    """The image processor must hand on a square as the tower takes it.
+
+    Raises:
+        Refused: one sentence that names the setting.
+    """
+    mean = processor.image_processor.image_mean
+    if not isinstance(mean, list | tuple) or len(mean) != 3:
+        raise Refused(
+            f"In {named(path)}, the image processor's image_mean must be three numbers, one for "
+            f"each of red, green and blue, not {str(mean)[:80]}."
+        )
+    try:
+        made = processor.image_processor(Image.new("RGB", (side, side)), return_tensors="pt")
+        pixels = made["pixel_values"]
+        height, width = pixels.shape[-2:]
+    except Exception as error:
+        raise why(path, error) from None
+    if (height, width) != (side, side):
+        raise Refused(
+            f"In {named(path)}, the image processor's settings make pictures of {width} x {height} "
+            f"pixels, but the image_size of config.json is {side}."
+        )
+    if not pixels.isfinite().all():
+        raise Refused(
+            f"In {named(path)}, the image processor's image_mean and image_std make numbers that "
+            "are infinite."
+        )
+
+
 def _set_visual_tokens(path: Path, processor: LlavaProcessor, model: LlavaForConditionalGeneration):
     """Let the processor count visual tokens as the model makes them.
 
@@ -73,20 +104,12 @@ def _set_visual_tokens(path: Path, processor: LlavaProcessor, model: LlavaForCon
         Refused: one sentence that names the setting and its file.
     """
     config = model.config
-    side, grid = config.vision_config.image_size, patch_grid(config)
+    patches = math.prod(patch_grid(config))
     try:
-        made = processor.image_processor(Image.new("RGB", (side, side)), return_tensors="pt")
-        height, width = made["pixel_values"].shape[-2:]
         visual = _count_visual(model)
     except Exception as error:
         raise why(path, error) from None
-    if (height, width) != (side, side):
-        raise Refused(
-            f"In {named(path)}, the image processor's settings make pictures of {width} x {height} "
-            f"pixels, but the image_size of config.json is {side}."
-        )
     strategy = config.vision_feature_select_strategy
-    patches = math.prod(grid)
     if visual != patches:
         raise Refused(
             f"The model in {named(path)} makes {visual} visual tokens of {patches} patches "

@@ -58,10 +58,15 @@ class Learner(nn.Module):
     def __init__(self, start: Path | None = None):
         super().__init__()
         if start:
-            only = {"local_files_only": True, "trust_remote_code": False}
-            self.processor = AutoProcessor.from_pretrained(start, **only)
+            self.processor = AutoProcessor.from_pretrained(
+                start, local_files_only=True, trust_remote_code=False
+            )
             self.model = LlavaForConditionalGeneration.from_pretrained(
-                start, dtype=torch.float32, use_safetensors=True, **only
+                start,
+                dtype=torch.float32,
+                use_safetensors=True,
+                local_files_only=True,
+                trust_remote_code=False,
             )
         else:
             self.processor = build_processor()
