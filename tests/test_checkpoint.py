@@ -356,6 +356,22 @@ def test_yes_on_standard_input_runs_nothing(marked):
     assert "y/N" not in done.stdout + done.stderr
 
 
+def test_no_kernel_is_fetched_that_a_configuration_names(folder):
+    """Kernels of the hub are code too; transformers fetches those named as attention."""
+
+    def name_kernels(data):
+        for part in (data, data["text_config"], data["vision_config"]):
+            part["attn_implementation"] = "someone/kernels"
+
+    edit(folder / "config.json", name_kernels)
+    model = load_vlm(folder, device="cpu").model
+    assert {
+        part.config._attn_implementation
+        for part in model.model.children()
+        if hasattr(part, "config")
+    } == {"sdpa"}
+
+
 @pytest.mark.parametrize("name", ["config.json", "preprocessor_config.json"])
 def test_settings_that_cannot_be_searched_for_code_are_refused(name, folder):
     (folder / name).write_bytes(b'{"auto_map": {"AutoConfig": "own.Own"}, "\xff": 1}')
