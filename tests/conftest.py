@@ -177,7 +177,10 @@ def golden_model():
     def make(name, attention="sdpa"):
         if (name, attention) not in made:
             made[name, attention] = LlamaForCausalLM.from_pretrained(
-                GOLDEN / "models" / name, attn_implementation=attention, dtype=torch.float32
+                GOLDEN / "models" / name,
+                attn_implementation=attention,
+                dtype=torch.float32,
+                trust_remote_code=False,
             ).eval()
         return made[name, attention]
 

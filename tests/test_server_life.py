@@ -3,26 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import errno
-import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
-import threading
-from http.client import HTTPConnection
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import httpx
-import page_server
 import pytest
-from gradio_client import Client, handle_file
 
-from visipruner.ui import scenes, text, uploads
-from visipruner.ui.layout import build, launch
+from visipruner.ui import uploads
 
 ROOT = Path(__file__).resolve().parent.parent
 TIMEOUT = 120  # seconds after which a test is given up

@@ -10,6 +10,8 @@ import pytest
 import torch
 
 from visipruner import runner
+from visipruner.checkpoint import check_checkpoint
+from visipruner.errors import Refused
 from visipruner.levels import PRESETS, method_at, read_presets
 from visipruner.methods import FastV, PruningMethod, Schedule, VisiPruner
 from visipruner.models import load_vlm
@@ -200,6 +202,17 @@ def test_nothing_trained_overwrites_nothing(tmp_path, monkeypatch):
     with pytest.raises(SystemExit, match="nothing to export"):
         train.main(["--stage", "export", "--checkpoints", str(tmp_path / "empty")])
     assert not (tmp_path / "model").exists()
+
+
+def test_an_export_brings_its_checksums(learner, tmp_path, monkeypatch):
+    monkeypatch.setattr(train, "FOLDER", tmp_path / "model")
+    for name, text in (("curve.jsonl", "{}"), ("joint.pt", "")):
+        (tmp_path / name).write_text(text)
+    train.export(copy.deepcopy(learner), tmp_path)
+    check_checkpoint(tmp_path / "model")
+    (tmp_path / "model" / "tokenizer_config.json").write_text("{}")
+    with pytest.raises(Refused, match="was changed since its checksum"):
+        check_checkpoint(tmp_path / "model")
 
 
 def test_training_resumes_exactly(tmp_path, monkeypatch):

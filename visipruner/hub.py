@@ -27,6 +27,7 @@ from huggingface_hub.file_download import repo_folder_name
 from tqdm.auto import tqdm
 
 if __package__:  # the child has no package around it, and refuses nothing
+    from visipruner.checkpoint import weight_files
     from visipruner.errors import Refused
 
 PATTERNS = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]  # no pickles, no pictures
@@ -57,12 +58,10 @@ def find(repo: str) -> Path | None:
 
 def _complete(folder: Path) -> bool:
     """Older releases of huggingface_hub also give out the folder of a download that was ended."""
-    index = folder / "model.safetensors.index.json"
     try:
-        parts = set(json.loads(index.read_text())["weight_map"].values())
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        parts = {"model.safetensors"}
-    return all((folder / name).is_file() for name in ("config.json", *parts))
+        return all(os.path.isfile(file) for file in (folder / "config.json", *weight_files(folder)))
+    except Refused:
+        return False
 
 
 def download(repo: str, size: int) -> Iterator[Progress]:

@@ -8,6 +8,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from visipruner.checkpoint import named
 from visipruner.errors import Refused
 from visipruner.inputs import check_choice, check_number
 from visipruner.methods import METHODS, FastV, PruningMethod, Random, Schedule, VisiPruner
@@ -157,8 +158,8 @@ def read_presets(folder: Path) -> dict | None:
                 raise Refused(f"it has no settings for {semantics!r}.")
             _check_table(presets[semantics], semantics)
     except (OSError, ValueError, RecursionError) as error:
-        reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise Refused(f"{path.name} is damaged: {reason}") from None
+        reason = getattr(error, "strerror", None) or error  # an OSError's own words hold the path
+        raise Refused(f"In {named(folder)}, presets.json is damaged: {reason}") from None
     return presets
 
 

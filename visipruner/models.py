@@ -13,11 +13,13 @@ import torch
 from transformers import LlavaForConditionalGeneration
 
 from visipruner import decoding, hub, loading, prompt
+from visipruner.checkpoint import check_checkpoint, size_in_16_bit
 from visipruner.errors import Refused
 from visipruner.files import shown
 from visipruner.inputs import check_choice
 from visipruner.levels import read_presets
 from visipruner.memory import gigabytes
+from visipruner.processor import load_processor, try_prompt
 from visipruner.prompt import PICTURE_MODES, Prompt
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
@@ -172,14 +174,14 @@ def load_vlm(
         path = spec.find()
         if path is None:
             raise Refused(f"{spec.repo} was downloaded, but is not complete; try again.")
-    loading.check_checkpoint(path)
-    loading.check_config_fits(path)
+    check_checkpoint(path)
+    processor = load_processor(path, loading.build_empty(path))
     presets = read_presets(path)
-    placement = loading.place(spec.title, loading.size_in_16_bit(path), device, precision)
+    placement = loading.place(spec.title, size_in_16_bit(path), device, precision)
     loaded = loading.load_model(path, placement, attention)
     found = replace(spec, path=str(path))
-    vlm = VLM(found, loaded, loading.load_processor(path), placement.precision, presets)
-    loading.try_prompt(path, vlm)
+    vlm = VLM(found, loaded, processor, placement.precision, presets)
+    try_prompt(path, vlm)
     _ = vlm.devices  # looked up here: in other threads of a ZeroGPU Space the CPU seems to hold all
     return vlm
 
