@@ -36,6 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     args = parser.parse_args(arguments)
     from visipruner.errors import Refused  # after the options: --help does not wait for torch
+    from visipruner.versions import untested
 
     try:
         check_numbers(args.port)
@@ -45,6 +46,8 @@ def main(arguments: list[str] | None = None) -> int:
 
         models = Models(args.model_path, args.device)
         with private_folder():
+            if line := untested():
+                sys.stderr.write(f"note: {line}\n")
             launch(build(models), args.host, args.port, models=models)
     except (Refused, OSError) as error:
         sys.stderr.write(f"error: {str(error).splitlines()[0]}\n")
