@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from visipruner.__main__ import main
+from visipruner.errors import Refused
 from visipruner.render.words import describe_clocks, describe_speed
 from visipruner.results import Times
 
@@ -172,7 +173,7 @@ def test_what_cannot_be_printed_is_said_in_a_sentence(text, redirected, encoding
 
 def test_the_file_is_there_before_anything_is_printed(mini_path, tmp_path, monkeypatch):
     def full(text):
-        raise ValueError("The result could not be printed: No space left on device.")
+        raise Refused("The result could not be printed: No space left on device.")
 
     monkeypatch.setattr("visipruner.__main__.print_whole", full)
     out = tmp_path / "out.json"

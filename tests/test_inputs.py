@@ -12,6 +12,7 @@ from PIL import Image, ImageOps
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 
 from visipruner import inputs
+from visipruner.errors import Refused
 from visipruner.inputs import (
     MARKERS,
     MAX_PIXELS,
@@ -35,7 +36,7 @@ RED, BLUE, WHITE = (255, 0, 0), (0, 0, 255), (255, 255, 255)
 def sentence(error: pytest.ExceptionInfo) -> str:
     """The refusal's text, after a check that a lay person can read it."""
     text = str(error.value)
-    assert type(error.value) is ValueError
+    assert type(error.value) is Refused
     assert text.endswith(".")
     assert len(text) < 300
     assert ". " not in text
