@@ -8,14 +8,17 @@ import tomllib
 import zipfile
 from itertools import chain
 from pathlib import Path
+from types import SimpleNamespace
 
 import ends
 import pytest
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
+from torch import nn
 
 import visipruner
-from visipruner import versions
+from visipruner import stock, versions
+from visipruner.errors import Refused
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -69,9 +72,9 @@ def releases(monkeypatch):
 
 
 def test_releases_in_the_ranges_say_nothing(releases):
-    releases(torch="2.13.0+cu130", transformers="5.24.3", pillow="12.3.0")
+    releases(torch="2.13.0a0+nv26.5", transformers="5.24.3", pillow="12.3.0")  # NVIDIA's own torch
     assert versions.untested() is None
-    assert versions.installed()["torch"] == "2.13.0+cu130"
+    assert versions.installed()["torch"] == "2.13.0a0+nv26.5"
 
 
 def test_releases_outside_are_named_in_one_line(releases):
@@ -84,7 +87,6 @@ def test_releases_outside_are_named_in_one_line(releases):
 def test_page_and_command_line_say_it(monkeypatch, capsys):
     import app
     from visipruner import __main__ as command
-    from visipruner.errors import Refused
     from visipruner.ui import layout
 
     def stop(*_, **__):
@@ -138,6 +140,19 @@ def test_only_one_file_knows_them():
         if re.search(names, line.replace("set_attn_implementation", ""))
     }
     assert len(files) > 60 and not found
+
+
+@pytest.mark.parametrize("name", ["cache", "past_key_values"])
+def test_the_cache_is_found_and_handed_on_under_both_names(name):
+    module, cache = nn.Module(), object()
+    # What `inspect.signature` reads of a forward with this one argument.
+    module.forward = eval(f"lambda hidden, {name}=None: {name}")
+    assert stock.cache_of({"cache": None, "past_key_values": None, name: cache}) is cache
+    assert module(None, **stock.with_cache(module, cache)) is cache
+    assert stock.output_cache(SimpleNamespace(**{name: cache})) is cache
+    module.forward = lambda hidden, memory=None: memory
+    with pytest.raises(Refused, match="takes no cache under a name that is known here"):
+        stock.with_cache(module, cache)
 
 
 # -- the wheel
