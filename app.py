@@ -51,6 +51,7 @@ def main(arguments: list[str] | None = None, cleaning: contextlib.ExitStack | No
     args = parser.parse_args(arguments)
     from visipruner.errors import Refused  # after the options: --help does not wait for torch
     from visipruner.hub import without_proxies
+    from visipruner.versions import untested
 
     try:
         check_numbers(args.port)
@@ -63,6 +64,8 @@ def main(arguments: list[str] | None = None, cleaning: contextlib.ExitStack | No
 
             models = Models(args.model_path, args.device)
             cleaning.enter_context(private_folder())
+            if line := untested():
+                sys.stderr.write(f"note: {line}\n")
             launch(build(models), args.host, args.port, models=models, root_path=args.root_path)
     except (Refused, OSError) as error:
         said = str(error).splitlines() or [type(error).__name__]

@@ -18,7 +18,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from visipruner.errors import Refused
 from visipruner.layout import Range
-from visipruner.stock import AttentionInterface
+from visipruner.stock import AttentionInterface, OtherAttention, attention_backend
 
 # The names under which transformers finds `watched_attention` and that finds `planned_attention`.
 WATCHED, PLANNED = "visipruner_watch", "visipruner_plan"
@@ -140,18 +140,6 @@ def planned_attention(
     return output.transpose(1, 2), None
 
 
-class _WatchedConfig:
-    """A module's own config, but for the attention function. A copy would take longer."""
-
-    _attn_implementation = WATCHED
-
-    def __init__(self, own):
-        self._own = own
-
-    def __getattr__(self, name):
-        return getattr(self._own, name)
-
-
 class Watch:
     """One run of one attention module, by plan or as it is, in which its last query is noted.
 
@@ -172,7 +160,7 @@ class Watch:
         self.query: Tensor | None = None
         self.scaling = 1.0
         self.own_config = attention.config
-        self._set(_WatchedConfig(self.own_config))
+        self._set(OtherAttention(self.own_config, WATCHED))
 
     def end(self):
         """Give the module its config back; more than once does no harm."""
@@ -219,7 +207,7 @@ def watched_attention(
     else:
         own_module = sys.modules[type(module).__module__]
         function = FUNCTIONS.get_interface(
-            module.config._attn_implementation, getattr(own_module, "eager_attention_forward", None)
+            attention_backend(module), getattr(own_module, "eager_attention_forward", None)
         )
     return function(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
 

@@ -30,7 +30,14 @@ from visipruner.block import (
 from visipruner.errors import Refused
 from visipruner.layout import TEXT, Rows, TokenLayout
 from visipruner.methods.base import PruningMethod
-from visipruner.stock import attention_backend, cache_of, close_cache, is_growing
+from visipruner.stock import (
+    attention_backend,
+    cache_of,
+    close_cache,
+    find_decoder,
+    is_growing,
+    missing_part,
+)
 from visipruner.trace import NOBODY, Cut, LayerRecord, PruningTrace, Selection
 from visipruner.view import LayerInput, LayerView
 
@@ -79,35 +86,19 @@ def prune(
 
 def decoder_of(model: nn.Module) -> nn.Module:
     """The stack of decoder layers inside a causal LM or a LLaVA."""
-    decoder = model.get_decoder() if hasattr(model, "get_decoder") else model
-    decoder = getattr(decoder, "language_model", decoder)
+    decoder = find_decoder(model)
     _check_free(decoder)
-    if not hasattr(decoder, "rotary_emb") or not getattr(decoder, "layers", None):
-        raise _not_llama_like(model, "it has no stack of layers with rotary positions")
     if decoder not in _LLAMA_LIKE:
-        for layer in decoder.layers:
-            for part in LAYER_PARTS:
-                if not _has(layer, part):
-                    raise _not_llama_like(model, f"it has a layer without {part}")
+        if missing := missing_part(decoder):
+            raise _not_llama_like(model, f"it has {missing}")
         _LLAMA_LIKE.add(decoder)
     if attention_backend(decoder) == "flex_attention":
         raise Refused("Flex attention's masks cannot be cut by tokens: use sdpa or eager.")
     return decoder
 
 
-# What is counted, floored and hooked: attention between four matrices, then a gated dense network.
-LAYER_PARTS = (
-    *(f"self_attn.{part}_proj" for part in "qkvo"),
-    *(f"mlp.{part}_proj" for part in ("gate", "up", "down")),
-)
 # Decoders whose layers were looked at, for that takes longer than an influence test.
 _LLAMA_LIKE: weakref.WeakSet = weakref.WeakSet()
-
-
-def _has(module: nn.Module, path: str) -> bool:
-    for name in path.split("."):
-        module = getattr(module, name, None)
-    return module is not None
 
 
 def _not_llama_like(model: nn.Module, why: str) -> Refused:

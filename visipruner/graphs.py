@@ -28,7 +28,7 @@ from visipruner.errors import Refused
 from visipruner.inputs import check_number
 from visipruner.layout import TokenLayout
 from visipruner.methods.base import PruningMethod
-from visipruner.stock import cache_of, run_layer
+from visipruner.stock import attention_backend, cache_of, run_layer
 from visipruner.trace import LayerRecord, PruningTrace
 from visipruner.view import LayerInput, LayerView
 
@@ -72,7 +72,7 @@ class Replayer:
         Raises:
             Refused: as `prune()`, and for another attention backend than sdpa.
         """
-        backend = self.decoder.config._attn_implementation
+        backend = attention_backend(self.decoder)
         if backend != "sdpa":
             raise Refused(f"Replay needs sdpa attention, not {backend}; prune() takes any.")
         run = _ReplayedRun(self, method, layout, on_layer, probe)

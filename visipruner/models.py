@@ -165,6 +165,8 @@ def load_vlm(
     # A path is never a name: a folder may be called llava-1.5-7b, as those of the hub are.
     spec = MODELS.get(model) or local_spec(Path(model))
     path = spec.find()
+    if spec.path and spec is MODELS.get("tiny") and not ASSETS.is_dir():
+        raise Refused(f"{spec.title} comes with a clone of the repository; pip installs no model.")
     if path is None:
         # Before gigabytes are fetched for nothing.
         loading.place(spec.title, spec.size, device, precision)

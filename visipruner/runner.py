@@ -17,8 +17,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
 import torch
-from transformers.generation.logits_process import LogitsProcessor
-from transformers.generation.streamers import BaseStreamer
+from transformers import LogitsProcessor
 
 from visipruner.clocks import (
     fixed_seed,
@@ -46,6 +45,7 @@ from visipruner.memory import freeing, is_out_of_memory, ran_out
 from visipruner.methods import PruningMethod
 from visipruner.models import VLM, Prompt
 from visipruner.results import LEAST_ROUNDS, Answer, Comparison, Counts, Options, Times
+from visipruner.stock import BaseStreamer
 from visipruner.trace import LayerRecord, PruningTrace
 
 
