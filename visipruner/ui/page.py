@@ -87,6 +87,14 @@ def picture_input(**settings) -> gr.Image:
     return component
 
 
+def browser_value() -> gr.HTML:
+    """A value that the browser holds, out of sight, and sends with each event: never trusted.
+
+    Not gr.State: of that the server keeps a few sessions only, and forgets the others in silence.
+    """
+    return gr.HTML(None, visible="hidden", html_template="<i></i>")  # gr.JSON is for objects only
+
+
 def guarded(page: gr.Blocks) -> gr.Blocks:
     """The page, now answering malformed requests with a sentence and never fetching an address."""
     preprocess = page.preprocess_data
