@@ -10,12 +10,14 @@ import os
 
 import gradio as gr
 from gradio.data_classes import ImageData
-from gradio_client.utils import is_http_url_like, traverse
+from gradio_client.utils import is_file_obj, is_http_url_like, traverse
 
 from visipruner.errors import Refused
-from visipruner.ui import text
+from visipruner.ui import kinds, text
 
 log = logging.getLogger("visipruner")
+
+MOST_LETTERS = 200  # of a sentence to a visitor
 
 # Settings of events: all are private but the one endpoint; the model is used by one at a time.
 PRIVATE = {"api_visibility": "private"}
@@ -102,14 +104,46 @@ def guarded(page: gr.Blocks) -> gr.Blocks:
     async def preprocess_data(block_fn, inputs, state, explicit_call=False):
         try:
             _refuse_addresses(inputs)
+            for block, value in zip(block_fn.inputs, inputs, strict=False):
+                kinds.check(_of_session(block, state), value)
             return await preprocess(block_fn, inputs, state, explicit_call)
+        except Refused as error:
+            raise sorry(str(error)) from None
         except gr.Error as error:
-            raise sorry(str(error.message).splitlines()[0]) from None
+            raise sorry(_short(error)) from None
         except Exception as error:
             raise sorry(text.BAD_REQUEST.format(what=_what(error))) from None
 
+    process = page.process_api
+
+    async def process_api(*args, event_data=None, **kwargs):
+        # Gradio looks for files here too, and logs a traceback when it finds one.
+        if event_data is not None:
+            traverse(event_data._data, _refuse_file, is_file_obj)
+        return await process(*args, event_data=event_data, **kwargs)
+
     page.preprocess_data = preprocess_data
+    page.process_api = process_api
     return page
+
+
+def _of_session(block, state):
+    """The component as this session sees it. Gradio makes another one for every update, and that
+    has lost what `picture_input` set."""
+    if state is None or block.stateful or block._id not in state:
+        return block
+    seen = state[block._id]
+    if "preprocess" in vars(block):
+        seen.preprocess = block.preprocess
+    return seen
+
+
+def _short(error: gr.Error) -> str:
+    """The sentence of an error, if it is one."""
+    lines = str(error.message or "").splitlines()
+    if lines and len(lines[0]) <= MOST_LETTERS:
+        return lines[0]
+    return text.BAD_REQUEST.format(what=text.WRONG_KIND)
 
 
 def _what(error: Exception) -> str:
@@ -118,6 +152,10 @@ def _what(error: Exception) -> str:
     if "path" in str(error).lower() or "upload" in str(error).lower():
         return text.NOT_UPLOADED
     return text.WRONG_KIND
+
+
+def _refuse_file(_):
+    raise sorry(text.BAD_REQUEST.format(what=text.NOT_UPLOADED))
 
 
 def _refuse_addresses(inputs):
