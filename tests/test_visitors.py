@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 
 import page_server
 import pytest
@@ -59,6 +60,7 @@ def test_the_newest_pictures_stay(tmp_path):
 def test_a_page_keeps_as_many_visitors_as_it_may(page, monkeypatch):
     held = page.app.state_holder
     assert held.capacity == keeping.MOST_SESSIONS
+    assert "keeping" in [thread.name for thread in threading.enumerate()]  # tidies old files too
     monkeypatch.setattr(held, "capacity", 3)
     monkeypatch.setattr(page.kept, "_most", 3)
     config = page.get_config_file()
