@@ -11,13 +11,15 @@ import traceback
 
 import gradio as gr
 from gradio.data_classes import ImageData
-from gradio_client.utils import is_http_url_like, traverse
+from gradio_client.utils import is_file_obj, is_http_url_like, traverse
 
 from visipruner.errors import Refused
-from visipruner.ui import text
+from visipruner.ui import kinds, text
 from visipruner.ui.uploads import is_full
 
 log = logging.getLogger("visipruner")
+
+MOST_LETTERS = 200  # of a sentence to a visitor
 
 # Settings of events: all are private but the one endpoint; the model is used by one at a time.
 PRIVATE = {"api_visibility": "private"}
@@ -97,6 +99,14 @@ def picture_input(**settings) -> gr.Image:
     return component
 
 
+def browser_value() -> gr.HTML:
+    """A value that the browser holds, out of sight, and sends with each event: never trusted.
+
+    Not gr.State: of that the server keeps a few sessions only, and forgets the others in silence.
+    """
+    return gr.HTML(None, visible="hidden", html_template="<i></i>")  # gr.JSON is for objects only
+
+
 def guarded(page: gr.Blocks) -> gr.Blocks:
     """The page, now answering malformed requests with a sentence and never fetching an address.
 
@@ -107,9 +117,13 @@ def guarded(page: gr.Blocks) -> gr.Blocks:
     async def preprocess_data(block_fn, inputs, state, explicit_call=False):
         try:
             _refuse_addresses(inputs)
+            for block, value in zip(block_fn.inputs, inputs, strict=False):
+                kinds.check(_of_session(block, state), value)
             return await preprocess(block_fn, inputs, state, explicit_call)
+        except Refused as error:
+            raise sorry(str(error)) from None
         except gr.Error as error:
-            raise sorry(str(error.message).splitlines()[0]) from None
+            raise sorry(_short(error)) from None
         except Exception as error:
             raise sorry(text.BAD_REQUEST.format(what=_what(error))) from None
 
@@ -121,7 +135,16 @@ def guarded(page: gr.Blocks) -> gr.Blocks:
                 raise sorry(text.DISK_FULL) from None
             raise
 
+    process = page.process_api
+
+    async def process_api(*args, event_data=None, **kwargs):
+        # Gradio looks for files here too, and logs a traceback when it finds one.
+        if event_data is not None:
+            traverse(event_data._data, _refuse_file, is_file_obj)
+        return await process(*args, event_data=event_data, **kwargs)
+
     page.preprocess_data, page.postprocess_data = preprocess_data, postprocess_data
+    page.process_api = process_api
     return page
 
 
@@ -139,12 +162,35 @@ def says_when_full(page: gr.Blocks) -> gr.Blocks:
     return page
 
 
+def _of_session(block, state):
+    """The component as this session sees it. Gradio makes another one for every update, and that
+    has lost what `picture_input` set."""
+    if state is None or block.stateful or block._id not in state:
+        return block
+    seen = state[block._id]
+    if "preprocess" in vars(block):
+        seen.preprocess = block.preprocess
+    return seen
+
+
+def _short(error: gr.Error) -> str:
+    """The sentence of an error, if it is one."""
+    lines = str(error.message or "").splitlines()
+    if lines and len(lines[0]) <= MOST_LETTERS:
+        return lines[0]
+    return text.BAD_REQUEST.format(what=text.WRONG_KIND)
+
+
 def _what(error: Exception) -> str:
     if "receive enough input values" in str(error):
         return text.TOO_FEW
     if "path" in str(error).lower() or "upload" in str(error).lower():
         return text.NOT_UPLOADED
     return text.WRONG_KIND
+
+
+def _refuse_file(_):
+    raise sorry(text.BAD_REQUEST.format(what=text.NOT_UPLOADED))
 
 
 def _refuse_addresses(inputs):
