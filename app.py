@@ -1,4 +1,7 @@
-"""Start the page: python app.py [--host 0.0.0.0] [--port 7860] [--model-path DIR] [--device cpu]"""
+"""Start the page: python app.py [--host 0.0.0.0] [--port 7860] [--model-path DIR] [--device cpu]
+
+`python app.py --help` names every option.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ import contextlib
 import os
 import signal
 import sys
-import tempfile
+import traceback
 
 # Before gradio and transformers are imported: this process reports and fetches nothing, ever. A
 # model of the hub is downloaded by a process of its own when somebody asks (visipruner/hub.py).
@@ -18,13 +21,19 @@ os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 LAST_PORT = 65535
+STOPS = (signal.SIGTERM, signal.SIGINT)
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Serve until interrupted. Returns 1 after one sentence if that is not possible."""
+def main(arguments: list[str] | None = None, cleaning: contextlib.ExitStack | None = None) -> int:
+    """Serve until interrupted. Returns 1 after one sentence if that is not possible.
+
+    Args:
+        cleaning: gets what must be undone in the end; closing it does so at any time.
+    """
     parser = argparse.ArgumentParser(
         description="Visual-token pruning, shown side by side.",
-        epilog="GRADIO_SERVER_NAME and GRADIO_SERVER_PORT are honoured where options are left out.",
+        epilog="GRADIO_SERVER_NAME, GRADIO_SERVER_PORT and GRADIO_ROOT_PATH are honoured where "
+        "options are left out.",
     )
     parser.add_argument("--host", help="address to listen on; 0.0.0.0 serves a classroom")
     parser.add_argument("--port", type=int, help="port; by default the first free one from 7860 on")
@@ -34,20 +43,33 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--device", help="cpu, cuda or cuda:1; the default is the GPUs if there are any"
     )
+    parser.add_argument(
+        "--root-path",
+        metavar="PATH",
+        help="the path under which a proxy shows the page: /demo for https://example.org/demo/",
+    )
     args = parser.parse_args(arguments)
     from visipruner.errors import Refused  # after the options: --help does not wait for torch
+    from visipruner.hub import without_proxies
+    from visipruner.versions import untested
 
     try:
         check_numbers(args.port)
-        # After the check: gradio reads these variables when it is imported.
-        from visipruner.ui.layout import build, launch
-        from visipruner.ui.store import Models
+        with cleaning or contextlib.ExitStack() as cleaning:
+            # Gradio reads these and those variables when it is imported.
+            cleaning.enter_context(without_proxies())
+            from visipruner.ui.layout import build, launch
+            from visipruner.ui.store import Models
+            from visipruner.ui.uploads import private_folder
 
-        models = Models(args.model_path, args.device)
-        with private_folder():
-            launch(build(models), args.host, args.port, models=models)
+            models = Models(args.model_path, args.device)
+            cleaning.enter_context(private_folder())
+            if line := untested():
+                sys.stderr.write(f"note: {line}\n")
+            launch(build(models), args.host, args.port, models=models, root_path=args.root_path)
     except (Refused, OSError) as error:
-        sys.stderr.write(f"error: {str(error).splitlines()[0]}\n")
+        said = str(error).splitlines() or [type(error).__name__]
+        sys.stderr.write(f"error: {said[0]}\n")
         return 1
     return 0
 
@@ -69,36 +91,42 @@ def check_numbers(port: int | None):
             check_number(name, number, 1, LAST_PORT)
 
 
-@contextlib.contextmanager
-def private_folder():
-    """Uploads lie where no other demo's cleaning reaches them, and are gone when this one ends.
+def serve():
+    """`main` as a process, which SIGTERM and SIGINT end with status 0, whatever it is doing.
 
-    Raises:
-        Refused: one sentence, for a GRADIO_TEMP_DIR where no folder can be made.
+    It never ends in Python's usual way: that would wait for the threads of gradio, and a thread in
+    the middle of torch would abort it.
     """
+    cleaning = contextlib.ExitStack()
 
-    from visipruner.errors import Refused
-
-    usual = os.environ.get("GRADIO_TEMP_DIR")
-    try:
-        if usual:
-            os.makedirs(usual, exist_ok=True)
-        private = tempfile.TemporaryDirectory(
-            prefix="visipruner-", dir=usual, ignore_cleanup_errors=True
-        )
-    except OSError as error:
-        where = f"GRADIO_TEMP_DIR, {usual!r}," if usual else "the folder of temporary files"
-        raise Refused(f"No folder can be made in {where}: {error.strerror}.") from None
-    with private as folder:
-        os.environ["GRADIO_TEMP_DIR"] = folder
+    def stop(*_):
+        for number in STOPS:
+            signal.signal(number, signal.SIG_IGN)
         try:
-            yield
+            cleaning.close()
         finally:
-            del os.environ["GRADIO_TEMP_DIR"]
-            if usual:
-                os.environ["GRADIO_TEMP_DIR"] = usual
+            leave(0)
+
+    for number in STOPS:
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as a shell's background jobs have it
+            signal.signal(number, stop)
+    try:
+        status = main(None, cleaning)
+    except SystemExit as error:  # of argparse
+        status = error.code
+    except BaseException:
+        traceback.print_exc()
+        status = 1
+    leave(status)
+
+
+def leave(status: int):
+    """End this process now; what it has said arrives."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):
+            stream.flush()
+    os._exit(status)
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # a container's stop cleans up as well
-    sys.exit(main())
+    serve()

@@ -17,6 +17,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
+    CLIPImageProcessorPil,
     CLIPVisionConfig,
     LlamaConfig,
     LlamaForCausalLM,
@@ -25,7 +26,6 @@ from transformers import (
     LlavaProcessor,
     PreTrainedTokenizerFast,
 )
-from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from visipruner import memory
 from visipruner.models import load_vlm
@@ -177,7 +177,10 @@ def golden_model():
     def make(name, attention="sdpa"):
         if (name, attention) not in made:
             made[name, attention] = LlamaForCausalLM.from_pretrained(
-                GOLDEN / "models" / name, attn_implementation=attention, dtype=torch.float32
+                GOLDEN / "models" / name,
+                attn_implementation=attention,
+                dtype=torch.float32,
+                trust_remote_code=False,
             ).eval()
         return made[name, attention]
 

@@ -155,6 +155,11 @@ def test_the_dockerfile_keeps_the_rules_of_docker_spaces():
     assert steps == tuple(sorted(steps))  # packages stay cached when only code changes
 
 
+def test_the_dockerfile_repeats_the_range_of_torch():
+    asked = Requirement(re.search(r'"(torch[^"]*)"', DOCKERFILE).group(1))
+    assert asked.specifier == requirement("torch").specifier
+
+
 def test_what_is_not_needed_stays_out_of_the_image():
     ignored = (ROOT / ".dockerignore").read_text().split()
     assert {".git", ".venv", "tests", "models"} <= set(ignored)

@@ -8,6 +8,13 @@ from test_engine import DROPPING
 from test_visipruner import LAYOUTS, embeds_for
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
+from transformers import (
+    CLIPVisionConfig,
+    LlamaConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    SiglipVisionConfig,
+)
 
 from visipruner import PruningMethod, TokenLayout, VisiPruner, prune
 from visipruner.flops import (
@@ -67,6 +74,35 @@ def test_vision_flops_equal_the_counter(mini, picture):
     finally:
         mini.model.set_attn_implementation("sdpa")
     assert counter.get_total_flops() == vision_flops(mini.model.config, pictures=1)
+
+
+@pytest.mark.parametrize(
+    ("tower", "strategy", "layers"),
+    [
+        (SiglipVisionConfig(vision_use_head=False), "full", -2),
+        (SiglipVisionConfig(vision_use_head=True), "full", -1),
+        (CLIPVisionConfig(), "default", [-2, -1]),
+        (CLIPVisionConfig(), "full", -2),
+    ],
+    ids=["no class token", "pooling head", "two layers", "class token kept"],
+)
+def test_other_towers_are_counted_right(tower, strategy, layers):
+    """Also with a side that is no multiple of the patch."""
+    size = {"hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 3}
+    size |= {"num_attention_heads": 2, "image_size": 47, "patch_size": 9}
+    tower.update(size)
+    text = {"hidden_size": 16, "intermediate_size": 20, "num_hidden_layers": 1}
+    config = LlavaConfig(
+        vision_config=tower,
+        text_config=LlamaConfig(**text, num_attention_heads=2, vocab_size=20),
+        vision_feature_select_strategy=strategy,
+        vision_feature_layer=layers,
+    )
+    model = LlavaForConditionalGeneration._from_config(config, attn_implementation="eager")
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model.get_image_features(torch.zeros(1, 3, 47, 47), return_dict=True)
+    assert counter.get_total_flops() == vision_flops(config, pictures=1)
+    assert 2 * counter.get_total_flops() == vision_flops(config, pictures=2)
 
 
 def test_kv_bytes_are_the_caches_own(llama):

@@ -16,6 +16,7 @@ from visipruner import FastV, PruningMethod, Schedule, TokenLayout, VisiPruner, 
 from visipruner.attention import Span, clipped
 from visipruner.bench import replay
 from visipruner.bench.replay import Replayer, _Lane, can_capture
+from visipruner.errors import Refused
 from visipruner.stock import output_cache, with_cache
 
 LAYOUT = LAYOUTS["one picture"]
@@ -210,14 +211,15 @@ def test_what_cannot_be_replayed_is_refused(llama):
     eager = Replayer(llama("eager"))
     with pytest.raises(ValueError, match="sdpa"), eager.prune(FastV(), LAYOUT):
         pass
-    replayer = Replayer(llama())
+    replayer, embeds = Replayer(llama()), embeds_for(LAYOUT, 64)
     with replayer.prune(FastV(), LAYOUT):
-        with pytest.raises(ValueError, match="already"), replayer.prune(FastV(), LAYOUT):
+        with pytest.raises(Refused, match="already"), replayer.prune(FastV(), LAYOUT):
             pass
-        with pytest.raises(ValueError, match="already"), prune(llama(), FastV(), LAYOUT):
+        with pytest.raises(Refused, match="already"), prune(llama(), FastV(), LAYOUT):
             pass
-        with pytest.raises(ValueError, match="batch"):
-            llama()(inputs_embeds=embeds_for(LAYOUT, 64).repeat(2, 1, 1))
+        with pytest.raises(Refused, match="batch"):
+            llama()(inputs_embeds=embeds.repeat(2, 1, 1))
+        llama()(inputs_embeds=embeds)
     assert not can_capture(llama())
     for bucket in (0, 1.5, 5000):
         with pytest.raises(ValueError, match="bucket"):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from types import SimpleNamespace
 
+import httpx
 import pytest
 
 from visipruner import hub
@@ -22,10 +24,14 @@ def says(*words):
     return pytest.raises(ValueError, match=".*".join(words))
 
 
+# Imported and not run, the file asks for its package, which takes seconds and is of no use here.
 FAKE = """
-import sys, time
+import sys, time, types
 sys.argv = ["hub.py", "some/model"]
 sys.path.insert(0, {folder!r})
+sys.modules["visipruner"] = types.ModuleType("visipruner")
+sys.modules["visipruner.checkpoint"] = types.SimpleNamespace(weight_files=None)
+sys.modules["visipruner.errors"] = types.SimpleNamespace(Refused=ValueError)
 import hub
 def snapshot(repo, allow_patterns, tqdm_class):
     assert "*.safetensors" in allow_patterns and "*.bin" not in allow_patterns
@@ -87,6 +93,27 @@ def test_closing_a_download_ends_the_child(fake_hub, monkeypatch):
     assert next(progress).done == 0  # a heartbeat, although nothing moves
     progress.close()
     assert children[0].returncode not in (None, 0)
+
+
+@pytest.mark.parametrize("asked", [{}, {"no_proxy": "example.org"}, {"no_proxy": "*"}])
+def test_only_the_download_uses_proxies(asked, fake_hub, monkeypatch, tmp_path):
+    """Some proxies cannot even be named to httpx without an error."""
+
+    def proxies(environment):
+        return {n: v for n, v in environment.items() if n.lower().endswith("_proxy")}
+
+    for name in proxies(os.environ):
+        monkeypatch.delenv(name)
+    given = {"http_proxy": "http://a:1", "ALL_PROXY": "socks5://b:2", "all_proxy": "socks://"}
+    given |= asked
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    seen = tmp_path / "environment.json"
+    fake_hub(0.001, f"open({str(seen)!r}, 'w').write(hub.json.dumps(dict(os.environ)))")
+    with hub.without_proxies():
+        httpx.Client().close()
+        list(hub.download("some/model", 50))
+    assert proxies(json.loads(seen.read_text())) == proxies(os.environ) == given
 
 
 def test_only_a_complete_download_is_found_again(mini, monkeypatch, tmp_path):

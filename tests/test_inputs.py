@@ -8,7 +8,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from PIL import Image, ImageOps
+from PIL import Image, ImageCms, ImageOps
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 
 from visipruner import inputs
@@ -30,6 +30,7 @@ pytestmark = [
 ]
 
 DAMAGED = "This picture is damaged or incomplete; save it again as JPEG or PNG."
+UNREADABLE = "This picture cannot be read here; save it again as JPEG or PNG."
 RED, BLUE, WHITE = (255, 0, 0), (0, 0, 255), (255, 255, 255)
 
 
@@ -226,6 +227,77 @@ def test_longest_side_is_bounded_so_that_the_padded_square_is():
     assert max(result.size) ** 2 <= MAX_PIXELS
 
 
+def swapped_profile() -> bytes:
+    """sRGB, but what the file calls green is blue, and the other way round."""
+    data = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    return data.replace(b"gXYZ", b"tmp!").replace(b"bXYZ", b"gXYZ").replace(b"tmp!", b"bXYZ")
+
+
+def grey_profile() -> bytes:
+    """Grey whose numbers are light itself: half of the light is a brighter number in sRGB."""
+    white = b"XYZ \0\0\0\0" + struct.pack(">3i", 63190, 65536, 54061)
+    curve = b"curv" + bytes(8)  # no entries: a straight line
+    head = struct.pack(">I4xI12s", 128 + 28 + 20 + 12, 0x02400000, b"mntrGRAYXYZ ")
+    head += struct.pack(">6H4s28x", 2026, 1, 1, 0, 0, 0, b"acsp") + white[8:] + bytes(48)
+    tags = struct.pack(">I4sII4sII", 2, b"wtpt", 156, 20, b"kTRC", 176, 12)
+    return head + tags + white + curve
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "TIFF", "AVIF"])
+def test_colours_are_those_of_the_profile(kind):
+    image = Image.new("RGB", (16, 16), (40, 190, 60))
+    result = open_picture(encoded(image, kind, icc_profile=swapped_profile()))
+    assert all(abs(a - b) < 12 for a, b in zip(pixel(result), (40, 60, 190), strict=True))
+    assert result.info == {}
+
+
+def test_a_profile_leaves_transparency_as_it_is():
+    image = Image.new("RGBA", (2, 1), (0, 255, 0, 0))
+    image.putpixel((1, 0), (0, 255, 0, 255))
+    result = open_picture(encoded(image, "PNG", icc_profile=swapped_profile()))
+    assert (pixel(result, 0), pixel(result, 1)) == (WHITE, BLUE)
+    palette = image.convert("RGB").convert("P")
+    result = open_picture(encoded(palette, "PNG", icc_profile=swapped_profile()))
+    assert pixel(result) == BLUE
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "I;16"])
+def test_grey_has_profiles_too(mode):
+    image = Image.new("LA", (2, 2), (128, 255)).convert("L" if mode == "I;16" else mode)
+    if mode == "I;16":
+        image = Image.fromarray(np.full((2, 2), 128 * 257, dtype=np.uint16))
+    result = open_picture(encoded(image, "PNG", icc_profile=grey_profile()))
+    assert pixel(result) == (188, 188, 188)
+
+
+def test_a_profile_of_srgb_changes_nothing():
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    assert np.array_equal(open_picture(encoded(picture(), "PNG", icc_profile=profile)), picture())
+
+
+@pytest.mark.parametrize("profile", [b"no profile", swapped_profile()[:200], grey_profile()])
+def test_an_unusable_profile_does_not_cost_the_picture(profile):
+    result = open_picture(encoded(picture(), "PNG", icc_profile=profile))
+    assert np.array_equal(result, picture())
+
+
+@pytest.mark.parametrize("compression", [None, "tiff_lzw"])
+@pytest.mark.parametrize("mode", ["CMYK", "LAB"])
+def test_colours_of_print_in_tiff(mode, compression):
+    red = Image.new("RGB", (16, 16), (220, 30, 40))
+    if mode == "LAB":
+        srgb = ImageCms.createProfile("sRGB")
+        lab = ImageCms.createProfile("LAB")
+        stored = ImageCms.profileToProfile(red, srgb, lab, outputMode="LAB")
+    else:
+        stored = red.convert(mode)
+    # A profile of other colours than the file's is none.
+    for more in ({}, {"icc_profile": swapped_profile()}):
+        data = encoded(stored, "TIFF", compression=compression, **more)
+        result = pixel(open_picture(data))
+        assert all(abs(a - b) < 4 for a, b in zip(result, (220, 30, 40), strict=True))
+
+
 # ---- pictures that are refused --------------------------------------------------------------
 
 
@@ -259,6 +331,37 @@ def test_truncated_file(kind):
     data = encoded(picture(200, 200), kind)
     assert refusal(data[: len(data) // 2]) == DAMAGED
     assert refusal(data[:12]) == DAMAGED
+
+
+def test_a_whole_file_that_pillow_cannot_read_is_not_called_damaged():
+    tiff = encoded(picture(mode="YCbCr"), "TIFF")
+    assert refusal(tiff) == UNREADABLE
+    assert refusal(tiff[:-400]) == DAMAGED
+    twelve_bits = encoded(Image.new("L", (8, 8)), "TIFF").replace(
+        struct.pack("<HHIHH", 258, 3, 1, 8, 0), struct.pack("<HHIHH", 258, 3, 1, 13, 0)
+    )
+    assert refusal(twelve_bits) == UNREADABLE
+    bmp = bytearray(encoded(picture(), "BMP"))
+    bmp[30:34] = struct.pack("<I", 5)  # a PNG inside, which printers take
+    assert refusal(bytes(bmp)) == UNREADABLE
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), OSError("out of memory error when reading image file")]
+)
+def test_a_lack_of_memory_is_said(error, monkeypatch):
+    data = encoded(picture(), "PNG")
+
+    def fail(*_, **__):
+        raise error
+
+    for name in ("Image.open", "ImageFile.ImageFile.load", "Image.Image.thumbnail"):
+        with monkeypatch.context() as patch:
+            patch.setattr(f"PIL.{name}", fail)
+            assert refusal(data).startswith("There is not enough memory to open this picture; ")
+    if isinstance(error, MemoryError):
+        monkeypatch.setattr("PIL.Image.fromarray", fail)
+        assert refusal(np.zeros((4, 4), np.uint8)).startswith("There is not enough memory")
 
 
 def test_text_named_as_picture(tmp_path):
@@ -339,6 +442,7 @@ def test_pictures_of_no_size():
         np.zeros(4, np.uint8),
         np.zeros((1, 3, 4, 3), np.uint8),
         np.array("x"),
+        np.zeros((1,) * 60, [("a long name of a field " * 20, np.uint8)]),
     ],
 )
 def test_arrays_that_are_no_picture(array):
@@ -421,6 +525,17 @@ def test_markers_are_kept_and_noted():
         "“</s>” in your question is read as plain text.",
         "“USER:” in your question is read as plain text.",
     ]
+
+
+def test_marks_of_the_tokenizer_are_noted():
+    marks = [f"<|turn {number}|>" for number in range(9)]
+    notes = clean_question("a <|turn 3|> and b?", marks)[1]
+    assert notes == ["“<|turn 3|>” in your question is read as plain text."]
+    notes = clean_question("".join(marks), [*marks, marks[0], " ", "a"])[1]
+    assert len(notes) == 7
+    assert notes[-1] == "3 other marks in your question are read as plain text too."
+    notes = clean_question("x" * 500, ["x" * 300])[1]
+    assert len(notes) == 1 and len(notes[0]) < 100
 
 
 def tokenizers() -> dict[str, Tokenizer]:
@@ -506,6 +621,13 @@ def test_numbers_that_are_refused(value, integer):
         check_number("The layer", value, 1, 32, integer=integer)
     kind = "a whole number" if integer else "a number"
     assert sentence(error).startswith(f"The layer must be {kind} from 1 to 32, not ")
+
+
+def test_long_values_are_cut():
+    for value in (Fraction(1, 3**400), "y" * 900, -(10**400)):
+        with pytest.raises(ValueError) as error:
+            check_number("The layer", value, 2, 3)
+        assert len(sentence(error)) < 110
 
 
 def test_the_value_is_shown():

@@ -5,9 +5,11 @@ from __future__ import annotations
 import itertools
 import json
 import pickle
+import queue
 import statistics
 import threading
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,6 +17,7 @@ from PIL import Image
 
 from visipruner import METHODS, FastV, PruningMethod, VisiPruner, runner
 from visipruner.choice import method_at
+from visipruner.errors import Refused
 from visipruner.flops import ModelShape, executed
 from visipruner.levels import PRESETS, level_number
 from visipruner.models import load_vlm
@@ -220,8 +223,8 @@ def test_leaving_early_stops_the_work_and_frees_the_model(mini, prompt):
 
 
 def test_leaving_does_not_wait_for_somebody_elses_run(mini, prompt, monkeypatch):
-    class Interrupted:
-        def get(self):
+    class Interrupted(queue.SimpleQueue):
+        def get(self, timeout):
             raise KeyboardInterrupt
 
     monkeypatch.setattr(runner.queue, "SimpleQueue", Interrupted)
@@ -248,6 +251,51 @@ def test_an_error_inside_reaches_the_listener_and_the_next_run_works(mini, promp
     with pytest.raises(ArithmeticError, match="planned"):
         last_event(ask(mini, prompt, Broken(), SHORT))
     assert last_event(ask(mini, prompt, METHOD, SHORT)).kind == "answer"
+
+
+def no_thread(*_):
+    raise RuntimeError("can't start new thread")
+
+
+def dead_thread(*_):
+    """It dies before its first line; threading.Thread.start() would wait for it without end."""
+
+
+@pytest.mark.parametrize("start", [no_thread, dead_thread])
+def test_a_thread_that_dies_as_it_starts_keeps_nobody_waiting(mini, prompt, monkeypatch, start):
+    with monkeypatch.context() as change:
+        change.setattr(runner, "_thread", SimpleNamespace(start_new_thread=start))
+        change.setattr(runner, "START_SECONDS", 0.01)
+        with pytest.raises(Refused, match="ran out of memory"):
+            last_event(ask(mini, prompt, METHOD, SHORT))
+    assert not mini.lock.locked()
+    assert last_event(ask(mini, prompt, METHOD, SHORT)).kind == "answer"
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # it is meant to die
+def test_a_thread_that_dies_without_a_word_keeps_nobody_waiting(mini, prompt, monkeypatch):
+    class Starved(queue.SimpleQueue):
+        """What its thread puts is lost from the first layer on, and so is the error."""
+
+        def put(self, event):
+            if isinstance(event, BaseException) or getattr(event, "kind", "") == "layer":
+                raise MemoryError
+            super().put(event)
+
+    monkeypatch.setattr(runner.queue, "SimpleQueue", Starved)
+    with pytest.raises(Refused, match="ran out of memory"):
+        last_event(ask(mini, prompt, METHOD, SHORT))
+    monkeypatch.undo()
+    assert not mini.lock.locked()
+    assert last_event(ask(mini, prompt, METHOD, SHORT)).kind == "answer"
+
+
+def test_a_run_that_waits_for_another_says_so_and_can_be_left(mini, prompt):
+    with mini.lock:
+        events = ask(mini, prompt, METHOD, SHORT)
+        assert [next(events).kind for _ in range(2)] == ["waiting"] * 2
+        events.close()  # with the lock still held by the other run
+    assert not mini.lock.locked()
 
 
 def test_weights_that_are_no_numbers_are_said_and_not_answered_with_nothing(mini, prompt):

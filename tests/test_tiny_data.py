@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from visipruner.prompt import SYSTEM
 from visipruner.tiny.config import build_tokenizer
 from visipruner.tiny.data import (
     SKILLS,
@@ -27,7 +26,7 @@ from visipruner.tiny.data import (
     unknown_words,
 )
 from visipruner.tiny.grounding import LESSONS, compared, mentioned, named, told, verdict
-from visipruner.tiny.phrases import ASSISTANT, WORD, vocabulary, words
+from visipruner.tiny.phrases import ASSISTANT, SYSTEM, WORD, vocabulary, words
 from visipruner.tiny.scenes import SHAPES, SIZES, digit_values
 
 

@@ -10,7 +10,9 @@ import pytest
 import torch
 
 from visipruner import runner
-from visipruner.choice import method_at
+from visipruner.checkpoint import check_checkpoint
+from visipruner.choice import method_at, read_presets
+from visipruner.errors import Refused
 from visipruner.levels import PRESETS
 from visipruner.methods import FastV, PruningMethod, Schedule, VisiPruner
 from visipruner.models import load_vlm
@@ -32,6 +34,7 @@ from visipruner.tiny.drawing import BACKGROUND, thing_of_patches
 from visipruner.tiny.dynamics import Blind, Watch, kept
 from visipruner.tiny.evaluate import UNPRUNED, paired_difference, summary, wilson
 from visipruner.tiny.grounding import LESSONS, told
+from visipruner.tiny.phrases import SYSTEM
 from visipruner.tiny.scenes import SHAPES
 from visipruner.tiny.stages import COUNTING, looking_loss, take, tower_features
 from visipruner.tiny.vision import centre_patch, label_batch, pixel_batch
@@ -156,11 +159,61 @@ def test_looking_is_read_off_the_attention_that_the_model_computes(learner):
     assert loss == pytest.approx(expected / len(COUNTING), rel=1e-3)
 
 
+@needs_weights
+def test_the_bundled_model_keeps_the_sentence_that_it_learnt(bundled):
+    prompt = bundled.prepare(render(make_scene(3)), "what shape is it?")
+    assert prompt.text == user_prompt(bundled.processor, "what shape is it?")
+    assert SYSTEM in prompt.text and prompt.notes == ()
+
+
+def test_calibration_writes_the_sentence_beside_the_settings(tmp_path, monkeypatch):
+    def measured(vlm, methods, count, store):
+        found = {"right": 0.5, "flops_cut": 0.5, "questions": 3}
+        return dict.fromkeys([UNPRUNED, *methods], found)
+
+    monkeypatch.setattr(calibrate, "measure", measured)
+    monkeypatch.setattr(calibrate, "open_model", lambda options: (None, None))
+    calibrate.main(["--model", str(tmp_path)])
+    assert read_presets(tmp_path)["system"] == SYSTEM
+
+
+def test_an_exported_model_brings_its_sentence_before_it_is_calibrated(tmp_path, monkeypatch):
+    class Nothing:
+        heads = written = torch.nn.Linear(1, 1)
+        model = processor = property(lambda self: self)
+
+        def to(self, dtype):
+            return self
+
+        def save_pretrained(self, folder):
+            folder.mkdir(exist_ok=True)
+
+    (tmp_path / "curve.jsonl").write_text("{}")
+    (tmp_path / "x.pt").touch()
+    monkeypatch.setattr(train, "FOLDER", tmp_path / "model")
+    train.export(Nothing(), tmp_path)
+    assert read_presets(tmp_path / "model") == {"system": SYSTEM}
+    (tmp_path / "model/presets.json").write_text('{"system": "own"}')
+    train.export(Nothing(), tmp_path)
+    assert read_presets(tmp_path / "model") == {"system": "own"}
+
+
 def test_nothing_trained_overwrites_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(train, "FOLDER", tmp_path / "model")
     with pytest.raises(SystemExit, match="nothing to export"):
         train.main(["--stage", "export", "--checkpoints", str(tmp_path / "empty")])
     assert not (tmp_path / "model").exists()
+
+
+def test_an_export_brings_its_checksums(learner, tmp_path, monkeypatch):
+    monkeypatch.setattr(train, "FOLDER", tmp_path / "model")
+    for name, text in (("curve.jsonl", "{}"), ("joint.pt", "")):
+        (tmp_path / name).write_text(text)
+    train.export(copy.deepcopy(learner), tmp_path)
+    check_checkpoint(tmp_path / "model")
+    (tmp_path / "model" / "tokenizer_config.json").write_text("{}")
+    with pytest.raises(Refused, match="was changed since its checksum"):
+        check_checkpoint(tmp_path / "model")
 
 
 def test_training_resumes_exactly(tmp_path, monkeypatch):

@@ -198,7 +198,7 @@ def test_what_is_missing_is_said_before_a_model_is_fetched(form):
     for change in ({"question": " "}, {"picture": None}):
         with pytest.raises(ValueError):
             handlers.check_input(replace(form, **change))
-    with pytest.raises(ValueError, match="deleted"):
+    with pytest.raises(ValueError, match="no longer on the server"):
         handlers.check_input(replace(form, picture="/tmp/gone/picture.png"))
 
 
@@ -361,8 +361,6 @@ def test_files_are_made_from_a_result(finished):
     assert result.stays.startswith("Of the ") or result.stays.startswith("The one ")
     assert result.stays in downloads.as_json(result)["notes"]
     assert result.stays in base64.b64decode(downloads.html_file(result)["data"]).decode()
-    with pytest.raises(ValueError, match="Run"):
-        downloads.json_file(None)
 
 
 # -- turns
@@ -547,7 +545,7 @@ def test_bad_calls_end_in_one_sentence(client, picture_file, change):
 def test_an_empty_request_loads_no_model():
     models = SimpleNamespace(default="tiny", get=lambda *_: pytest.fail("was loaded"))
     with pytest.raises(ValueError, match="No question was given"):
-        api.endpoint(models)()
+        next(api.endpoint(models)())
 
 
 def test_missing_values_end_in_one_sentence(address):

@@ -1,10 +1,17 @@
 """Visual-token pruning on stock transformers models: prune, trace, count, compare."""
 
-from visipruner import methods
-from visipruner.engine import prune
-from visipruner.errors import Refused
-from visipruner.layout import TokenLayout
-from visipruner.methods import *  # noqa: F403 - every method, by the list of that room
-from visipruner.trace import PruningTrace
+from visipruner.versions import __version__, untested
 
-__all__ = ["PruningTrace", "Refused", "TokenLayout", "prune", *methods.__all__]
+try:
+    from visipruner import methods
+    from visipruner.engine import prune
+    from visipruner.errors import Refused
+    from visipruner.layout import TokenLayout
+    from visipruner.methods import *  # noqa: F403 - every method, by the list of that room
+    from visipruner.trace import PruningTrace
+except ImportError as error:
+    if line := untested():  # then the name that is missing is in the releases that were tested
+        raise ImportError(f"{error}. {line}") from error
+    raise
+
+__all__ = ["PruningTrace", "Refused", "TokenLayout", "__version__", "prune", *methods.__all__]

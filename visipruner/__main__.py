@@ -11,11 +11,13 @@ import argparse
 import json
 import sys
 from dataclasses import asdict
+from importlib.util import find_spec
 from pathlib import Path
 
 from visipruner.errors import Refused
 from visipruner.files import check_place, print_whole, same_file, write_whole
 from visipruner.inputs import check_choice, check_number, clean_question, open_picture
+from visipruner.versions import untested
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -89,6 +91,8 @@ def ask_command(args):
     from huggingface_hub import constants
     from transformers.utils import logging
 
+    if find_spec("visipruner.ui") is None:
+        raise Refused("This command runs from a clone of the repository; pip installs the engine.")
     from visipruner.choice import method_at
     from visipruner.levels import level_number
     from visipruner.methods import METHODS, PruningMethod
@@ -122,6 +126,8 @@ def ask_command(args):
     check_choice("semantics", args.semantics, SEMANTICS)
     check_choice("picture mode", args.picture_mode, PICTURE_MODES)
     level_number(args.level)
+    if line := untested():
+        print(f"note: {line}", file=sys.stderr)
     vlm = load_vlm(
         Path(args.model_path) if args.model_path else args.model,
         device=args.device,

@@ -18,7 +18,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from visipruner.errors import Refused
 from visipruner.layout import Range
-from visipruner.stock import AttentionInterface, run_layer
+from visipruner.stock import AttentionInterface, OtherAttention, attention_backend, run_layer
 
 # The names under which transformers finds `watched_attention` and that finds `planned_attention`.
 WATCHED, PLANNED = "visipruner_watch", "visipruner_plan"
@@ -140,18 +140,6 @@ def planned_attention(
     return output.transpose(1, 2), None
 
 
-class _WatchedConfig:
-    """A module's own config, but for the attention function. A copy would take longer."""
-
-    _attn_implementation = WATCHED
-
-    def __init__(self, own):
-        self._own = own
-
-    def __getattr__(self, name):
-        return getattr(self._own, name)
-
-
 class Watch:
     """One run of one attention module, by plan or as it is, in which queries are noted.
 
@@ -186,7 +174,7 @@ class Watch:
         self.key: Tensor | None = None  # (1, kv heads, rows, head width), where it is kept
         self.scaling = 1.0
         self.own_config = attention.config
-        self._set(_WatchedConfig(self.own_config))
+        self._set(OtherAttention(self.own_config, WATCHED))
 
     def end(self):
         """Give the module its config back; more than once does no harm."""
@@ -242,13 +230,16 @@ NOT_PLAIN = ("softcap", "s_aux", "position_bias", "sliding_window")
 
 
 def watched_attention(
-    module, query, key, value, attention_mask, attention_watch: Watch, scaling=None, **kwargs
+    module, query, key, value, attention_mask, attention_watch=None, scaling=None, **kwargs
 ) -> tuple[Tensor, Tensor | None]:
     """Attention function in transformers' sense: notes the last query, then runs what it watches.
 
     Raises:
-        Refused: where the weights would not be the softmax of scaled products.
+        Refused: where the weights would not be the softmax of scaled products, and in a pass of
+            another thread, which was inside the module when the watch began.
     """
+    if attention_watch is None:
+        raise Refused("This model began to prune the prompt of another thread: ask it again later.")
     attention_watch.end()
     for name in NOT_PLAIN:
         if kwargs.get(name) is not None:
@@ -264,7 +255,7 @@ def watched_attention(
     else:
         own_module = sys.modules[type(module).__module__]
         function = FUNCTIONS.get_interface(
-            module.config._attn_implementation, getattr(own_module, "eager_attention_forward", None)
+            attention_backend(module), getattr(own_module, "eager_attention_forward", None)
         )
     return function(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
 

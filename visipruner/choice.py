@@ -10,12 +10,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 
+from visipruner.checkpoint import named
 from visipruner.errors import Refused
 from visipruner.inputs import check_choice, check_number
 from visipruner.levels import Facts, level_number
 from visipruner.methods import METHODS, PruningMethod
-from visipruner.methods.visipruner import check_presets
+from visipruner.methods.visipruner import SEMANTICS, check_presets
 
+MOST_SYSTEM = 2_000  # characters of a checkpoint's own system sentence
 Side = PruningMethod | tuple[PruningMethod, ...]  # a method, or a stack of them
 
 
@@ -157,9 +159,12 @@ def name_of(side: Side) -> str:
 
 
 def read_presets(folder: Path) -> dict | None:
-    """A checkpoint's own settings for VisiPruner; None: it brings none.
+    """A checkpoint's own settings for VisiPruner and its system sentence; None: it brings none.
 
-    Read once, when the model is loaded: a damaged file must not wait for somebody's question.
+    The field `system` is the sentence that the checkpoint was trained with (templates.py), empty
+    if there was none. It may stand alone, without settings, and settings without it.
+
+    Read once, when the model is loaded: a damaged file must not wait for a visitor's question.
 
     Raises:
         Refused: one sentence with the file and what is wrong in it.
@@ -168,8 +173,24 @@ def read_presets(folder: Path) -> dict | None:
     try:
         if not path.is_file():
             return None
-        presets = json.loads(path.read_text())
+        presets = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(presets, dict) and "system" in presets:
+            _check_system(presets["system"])
+            if not presets.keys() & set(SEMANTICS):
+                return presets
         check_presets(presets)
     except (OSError, ValueError, RecursionError) as error:
-        raise Refused(f"{path} is damaged: {error}") from None
+        reason = getattr(error, "strerror", None) or error  # an OSError's own words hold the path
+        raise Refused(f"In {named(folder)}, presets.json is damaged: {reason}") from None
     return presets
+
+
+def _check_system(system):
+    if not isinstance(system, str):
+        raise Refused(f"system must be text, not a value of type {type(system).__name__}.")
+    if len(system) > MOST_SYSTEM:
+        raise Refused(
+            f"system has {len(system):,} characters; at most {MOST_SYSTEM:,} are allowed."
+        )
+    if any("\ud800" <= letter <= "\udfff" for letter in system):
+        raise Refused("system holds half a letter, which no tokenizer can read.")

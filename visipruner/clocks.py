@@ -10,6 +10,7 @@ import torch
 import transformers
 
 from visipruner.models import VLM
+from visipruner.stock import attention_backend, find_decoder
 
 
 def machine(vlm: VLM) -> dict:
@@ -21,7 +22,7 @@ def machine(vlm: VLM) -> dict:
         "device": name,
         "threads": torch.get_num_threads(),
         "dtype": vlm.precision,
-        "attention": vlm.model.config.get_text_config()._attn_implementation,
+        "attention": attention_backend(find_decoder(vlm.model)),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "transformers": transformers.__version__,

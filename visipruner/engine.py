@@ -6,6 +6,7 @@ benchmark's floor runs the same layers without a method.)
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,12 +18,30 @@ import transformers
 from torch import Tensor, nn
 
 from visipruner.attention import Plan, Watch, is_for_rows, visible_visual_pairs
+from visipruner.block import (
+    CACHE_IS_PRUNED,
+    LEFT_EARLY,
+    NOT_THROUGH,
+    NOTHING_RAN,
+    Turn,
+    check_call,
+    check_not_compiled,
+    check_outputs,
+)
 from visipruner.cutting import Carried, Owners, Waiting, both, carry_out
 from visipruner.errors import Refused
 from visipruner.flops import ModelShape
 from visipruner.layout import Rows, TokenLayout
 from visipruner.methods.base import PruningMethod
-from visipruner.stock import attention_backend, cache_of, is_growing, projector_of
+from visipruner.stock import (
+    attention_backend,
+    cache_of,
+    close_cache,
+    find_decoder,
+    is_growing,
+    missing_part,
+    projector_of,
+)
 from visipruner.tower import Tower, TowerWatch, needs_tower
 from visipruner.trace import Cut, LayerRecord, MethodStory, PruningTrace, Selection
 from visipruner.view import LayerInput, LayerView, Parts
@@ -41,7 +60,10 @@ def prune(
     """Prune one prompt while it runs through `model`, by `generate()` or a bare forward loop.
 
     Hidden states are cut between layers, caches become shorter, positions stay true. When the block
-    ends, also by an exception, the model is as before.
+    ends, also by an exception, the model is as before. One thread runs the prompt: the one that
+    opens the block, or one that is started in it and ends before it. What comes out is shorter than
+    usual: logits only of the tokens that are left, and a cache that nothing can follow once the
+    block is over.
 
     Args:
         model: a loaded Llama-like causal LM or LLaVA of transformers, with sdpa, eager or
@@ -57,7 +79,10 @@ def prune(
 
     Raises:
         Refused: for what cannot be pruned exactly: a batch, left padding, a prompt in pieces, a
-            second prompt, another `prune` on the same model, a cache that cannot be shortened.
+            second prompt, another `prune` on the same model, a cache that cannot be shortened, a
+            compiled model, another thread's prompt, labels, attentions and hidden states. Also when
+            the block is left without an error though its prompt did not run to its first token.
+        ValueError: if the method's code decides something impossible.
     """
     decoder = decoder_of(model)
     methods = (method,) if isinstance(method, PruningMethod) else tuple(method)
@@ -67,39 +92,24 @@ def prune(
         yield run.trace
     finally:
         run.remove()
+    run.check_ran()  # not reached if an error is under way, which says more
 
 
 def decoder_of(model: nn.Module) -> nn.Module:
     """The stack of decoder layers inside a causal LM or a LLaVA."""
-    decoder = model.get_decoder() if hasattr(model, "get_decoder") else model
-    decoder = getattr(decoder, "language_model", decoder)
+    decoder = find_decoder(model)
     _check_free(decoder)
-    if not hasattr(decoder, "rotary_emb") or not getattr(decoder, "layers", None):
-        raise _not_llama_like(model, "it has no stack of layers with rotary positions")
     if decoder not in _LLAMA_LIKE:
-        for layer in decoder.layers:
-            for part in LAYER_PARTS:
-                if not _has(layer, part):
-                    raise _not_llama_like(model, f"it has a layer without {part}")
+        if missing := missing_part(decoder):
+            raise _not_llama_like(model, f"it has {missing}")
         _LLAMA_LIKE.add(decoder)
     if attention_backend(decoder) == "flex_attention":
         raise Refused("Flex attention's masks cannot be cut by tokens: use sdpa or eager.")
     return decoder
 
 
-# What is counted, floored and hooked: attention between four matrices, then a gated dense network.
-LAYER_PARTS = (
-    *(f"self_attn.{part}_proj" for part in "qkvo"),
-    *(f"mlp.{part}_proj" for part in ("gate", "up", "down")),
-)
 # Decoders whose layers were looked at, for that takes longer than an influence test.
 _LLAMA_LIKE: weakref.WeakSet = weakref.WeakSet()
-
-
-def _has(module: nn.Module, path: str) -> bool:
-    for name in path.split("."):
-        module = getattr(module, name, None)
-    return module is not None
 
 
 def _not_llama_like(model: nn.Module, why: str) -> Refused:
@@ -163,7 +173,10 @@ class Run:
         self.watch: Watch | None = None  # of the running layer's attention
         self.turns: tuple | None = None  # cosines and sines that the running layer was given
         self.cache = None  # the Cache object of this prompt
+        self.turn = Turn()
         self.started = False
+        self.left_early = False  # whether a thread was inside the model when the block ended
+        self.changed = False  # whether the cache is other than the unpruned model's
         self.steps = 0
         self.computed: list[Rows] = []  # per layer
         self.owners = Owners(layout)
@@ -182,9 +195,15 @@ class Run:
 
     def install(self):
         _check_free(self.decoder)
+        check_not_compiled(self.model, self.decoder)
         if self.tower_watch is not None:
             self.tower_watch.install()
         self._hook(self.handles, self.decoder.register_forward_pre_hook, self.before_forward)
+        after = self.decoder.register_forward_hook
+        self._hook(self.handles, after, self.after_forward, always_call=True)
+        if self.model is not self.decoder:
+            before = self.model.register_forward_pre_hook
+            self._hook(self.prefill_handles, before, self.before_model)
         self._take_layers()
         lm_head = self.model.get_output_embeddings() if self.model is not self.decoder else None
         if lm_head is not None:
@@ -200,13 +219,12 @@ class Run:
         at_the_door = self.layers[0].register_forward_pre_hook
         self._hook(self.prefill_handles, at_the_door, self.before_layers)
 
-    def _hook(self, handles, register, function, index=None):
-        handles.append(register(_RunHook(function, index), with_kwargs=True))
+    def _hook(self, handles, register, function, index=None, **more):
+        handles.append(register(_RunHook(function, index), with_kwargs=True, **more))
 
     def _change_to_decoding(self):
         """Decoding needs fewer hooks, and each costs time for every token."""
         self._remove(self.prefill_handles)
-        self._hook(self.handles, self.decoder.register_forward_hook, self.after_decode_step)
         own_masks = attention_backend(self.decoder) == "eager"
         if own_masks or any(rows.next_place != self.layout.length for rows in self.computed):
             for index, layer in enumerate(self.layers):
@@ -220,6 +238,12 @@ class Run:
         handles.clear()
 
     def remove(self):
+        """The block is over. If another thread is inside the model, it will take the hooks off."""
+        self.left_early = not self.turn.close()
+        if not self.left_early:
+            self._take_off()
+
+    def _take_off(self):
         self._remove(self.prefill_handles)
         self._remove(self.handles)
         self._end_watch()
@@ -227,11 +251,33 @@ class Run:
             self.tower_watch.remove()
         self.fitted.clear()
         self.waiting.clear()
+        if self.changed and self.cache is not None:
+            close_cache(self.cache, CACHE_IS_PRUNED)
         self.cache = None
+
+    def check_ran(self):
+        """After the block: refuse one that was left without its prompt.
+
+        Raises:
+            Refused: nothing ran in it, or not to the end of prefill.
+        """
+        if self.left_early:
+            raise Refused(LEFT_EARLY)
+        if not self.started:
+            raise Refused(NOTHING_RAN)
+        if not self.trace.complete:
+            raise Refused(NOT_THROUGH)
 
     # -- the whole stack
 
+    def before_model(self, _index, _model, args, kwargs):
+        self.turn.admit()
+        if not self.started:
+            check_call(self.model, self.layout, args, kwargs)
+
     def before_forward(self, _index, _decoder, args, kwargs):
+        self.turn.admit()
+        check_outputs(self.decoder.config, kwargs)
         tokens = kwargs.get("inputs_embeds")
         if tokens is None:
             tokens = kwargs["input_ids"] if "input_ids" in kwargs else args[0]
@@ -242,7 +288,10 @@ class Run:
                 "and several return sequences make batches too)."
             )
         if not self.started:
+            if self.model is self.decoder:
+                check_call(self.model, self.layout, args, kwargs)
             self._check_prompt(length, kwargs)
+            self.turn.begin()
             self.started = True
             return None
         if length != 1 or not self.trace.complete or cache_of(kwargs) is not self.cache:
@@ -250,6 +299,7 @@ class Run:
                 "One `with prune(...)` is for one prompt: after its prefill, only one token "
                 "at a time with the same cache can follow. Open a new one for the next prompt."
             )
+        self.turn.begin()
         if not self.steps:
             self._change_to_decoding()
         # Stock code would count from layer 0's cache, which may be shorter than the prompt.
@@ -278,17 +328,24 @@ class Run:
         if isinstance(places, Tensor) and places.tolist() != [list(range(length))]:
             raise Refused("prune() counts positions itself: from 0, without a gap.")
 
-    def after_decode_step(self, _index, _decoder, _args, _kwargs, _output):
-        self.trace.decode_kv.append([layer.get_seq_length() for layer in self.cache.layers])
+    def after_forward(self, _index, _decoder, _args, _kwargs, output):
+        """Also called when the pass failed; then there may be no output."""
+        if not self.turn.is_mine:  # a pass that was refused, or began before the block
+            return
+        if self.steps and output is not None:
+            self.trace.decode_kv.append([layer.get_seq_length() for layer in self.cache.layers])
+        if self.turn.end():
+            self._take_off()
 
     def before_lm_head(self, _index, _module, args, _kwargs):
-        if not self.steps:
+        if self.turn.is_mine and not self.steps:
             self.trace.prefill_logits += args[0].shape[1]
 
     # -- one layer
 
     def before_layers(self, _index, _layer, args, kwargs):
         """At the door: of all that a layer is given, only the states are cut outside attention."""
+        self.turn.check()
         self.cache = cache_of(kwargs)
         self._check_cache()
         hidden = self._apply_encode(args[0] if args else kwargs["hidden_states"])
@@ -354,6 +411,7 @@ class Run:
 
     def before_decode_layer(self, index, _layer, args, kwargs):
         """One new token sees everything in this layer's own cache; no mask is needed for that."""
+        self.turn.check()
         hidden = args[0] if args else kwargs["hidden_states"]
         step = self.steps - 1
         kwargs = {**kwargs, "attention_mask": None}
@@ -367,6 +425,7 @@ class Run:
     def before_attention(self, index, attention, args, kwargs):
         if "attention_watch" in kwargs:  # a method looks at what this layer would do
             return None
+        self.turn.check()
         kwargs = self._prefill_arguments(kwargs)
         record, plan = self._open_record(index), None
         self.turns = kwargs["position_embeddings"]
@@ -395,9 +454,10 @@ class Run:
         if plan is None:
             record.pairs, record.visual_pairs = record.tokens**2, self.rows.visual_pairs
             return
+        self.changed = True
         if plan not in self.planned_pairs:  # most layers with a plan have the same one
             if not is_for_rows(plan, record.tokens):
-                raise Refused(
+                raise ValueError(
                     f"{self.trace.method} made a plan for other rows than the {record.tokens} that "
                     f"layer {record.layer} computes."
                 )
@@ -411,6 +471,9 @@ class Run:
             self.watch = None
 
     def after_layer(self, index, _layer, _args, _kwargs, hidden):
+        self.turn.check()
+        if len(self.trace.layers) != index + 1:  # its attention was not called as a module
+            raise not_watched(self.model)
         record, watch = self.trace.layers[-1], self.watch
         self._end_watch()
         if watch is not None and watch.query is None:
@@ -479,6 +542,11 @@ class Run:
         before = self.owners.owner
         owner = self.owners.follow(selection, carried.rows)
         scores = list(selection.scores) if selection.scores is not None else None
+        if scores and any(map(math.isnan, scores)):
+            raise Refused(
+                f"The scores by which {member.method.name} chooses tokens are not numbers (NaN): "
+                "the model's weights are damaged, or too large for their precision."
+            )
         self._note(member, after_layer, selection.stage, carried.rows, owner, scores)
         if hidden is None:
             return carried, None
@@ -493,6 +561,7 @@ class Run:
         elif carried.changed:
             index = carried.index.to(hidden.device, non_blocking=True)
             hidden = hidden.index_select(1, index)
+        self.changed = self.changed or carried.changed or selection.hidden is not None
         if carried.changed:
             self._go_on_with(carried.rows)
         return carried, hidden
@@ -518,6 +587,7 @@ class Run:
         for index, record in enumerate(self.trace.layers):
             layer, kept = self.cache.layers[index], self._cached_rows(index)
             if kept is not None:
+                self.changed = True
                 kept = kept.to(layer.keys.device, non_blocking=True)
                 layer.keys = layer.keys.index_select(2, kept)
                 layer.values = layer.values.index_select(2, kept)
@@ -564,13 +634,26 @@ def _united(wanted: list[Tensor | None]) -> Tensor | None:
 
 
 class _RunHook:
-    """A step of a run, with the layer's number; its type tells that a model is being pruned."""
+    """A step of a run, with the layer's number; its type tells that a model is being pruned.
+
+    In a copy of the model, made while it is pruned, nothing is left of it.
+    """
 
     def __init__(self, function, index):
         self.function, self.index = function, index
 
     def __call__(self, *args):
         return self.function(self.index, *args)
+
+    def __reduce__(self):
+        return _Nothing, ()
+
+
+class _Nothing:
+    """A hook without effect: what copies of a model have in place of a run's hooks."""
+
+    def __call__(self, *_):
+        return None
 
 
 def _plain_stage(visual: int, layout: TokenLayout) -> str:

@@ -9,6 +9,8 @@ from pathlib import Path
 
 from visipruner.errors import Refused
 
+ROOT = Path(__file__).resolve().parent.parent  # of the project
+
 
 def check_place(path: Path):
     """Refuse a place where no file can come to lie, before the work for it begins.
@@ -43,9 +45,15 @@ def _real(path: Path) -> Path:
 
 
 def shown(path: Path) -> str:
-    """A path for a sentence; of a very long one the end."""
+    """A path for a sentence: within the project from its root, elsewhere the last part only.
+
+    A page's visitors must not learn where a server keeps its files. A relative path stays as it
+    was given, and of a long one the end is shown.
+    """
+    if path.is_absolute():
+        path = path.relative_to(ROOT) if path.is_relative_to(ROOT) else Path(path.name or path)
     name = str(path)
-    return repr(name if len(name) <= 200 else "..." + name[-100:])
+    return repr(name if len(name) <= 80 else "..." + name[-77:])
 
 
 def write_whole(path: Path, text: str):

@@ -17,6 +17,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,11 +26,13 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from huggingface_hub.file_download import repo_folder_name
 from tqdm.auto import tqdm
 
-if __name__ != "__main__":  # the child has no package around it, and refuses nothing
+if __package__:  # the child has no package around it, and refuses nothing
+    from visipruner.checkpoint import weight_files
     from visipruner.errors import Refused
 
 PATTERNS = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]  # no pickles, no pictures
 HEARTBEAT = 0.5  # seconds between two reports, also when nothing moves
+_KEPT = "VISIPRUNER_NO_PROXY"  # what no_proxy was before this process ignored all proxies
 _UNREACHABLE = (
     "The hub cannot be reached, so {repo} was not downloaded: connect this machine to the network, "
     "or put the checkpoint's folder under VISIPRUNER_MODEL_DIR."
@@ -55,12 +58,10 @@ def find(repo: str) -> Path | None:
 
 def _complete(folder: Path) -> bool:
     """Older releases of huggingface_hub also give out the folder of a download that was ended."""
-    index = folder / "model.safetensors.index.json"
     try:
-        parts = set(json.loads(index.read_text())["weight_map"].values())
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        parts = {"model.safetensors"}
-    return all((folder / name).is_file() for name in ("config.json", *parts))
+        return all(os.path.isfile(file) for file in (folder / "config.json", *weight_files(folder)))
+    except Refused:
+        return False
 
 
 def download(repo: str, size: int) -> Iterator[Progress]:
@@ -78,8 +79,7 @@ def download(repo: str, size: int) -> Iterator[Progress]:
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
-        # This process was told to stay offline; the child is the one exception.
-        env={**os.environ, "HF_HUB_OFFLINE": "0", "TRANSFORMERS_OFFLINE": "0"},
+        env=_environment(),
     )
     try:
         for line in child.stdout:
@@ -93,6 +93,35 @@ def download(repo: str, size: int) -> Iterator[Progress]:
         child.terminate()
         child.wait()
         child.stdout.close()
+
+
+@contextmanager
+def without_proxies() -> Iterator[None]:
+    """This process uses no proxy, whatever the environment names; a download still does.
+
+    A server that never goes online asks only itself, and no proxy can help it there.
+    """
+    asked = os.environ.get("no_proxy")
+    os.environ.update({"no_proxy": "*", _KEPT: asked or ""})
+    try:
+        yield
+    finally:
+        _proxies_again(os.environ)
+
+
+def _proxies_again(environment):
+    """The variables as they were before `without_proxies`."""
+    if (asked := environment.pop(_KEPT, None)) is not None:
+        environment["no_proxy"] = asked
+        if not asked:
+            del environment["no_proxy"]
+
+
+def _environment() -> dict[str, str]:
+    """This process was told to stay offline; the child is the one exception."""
+    environment = {**os.environ, "HF_HUB_OFFLINE": "0", "TRANSFORMERS_OFFLINE": "0"}
+    _proxies_again(environment)
+    return environment
 
 
 def _command(repo: str) -> list[str]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageCms, ImageOps
 
 from visipruner.errors import Refused
 
@@ -28,10 +28,16 @@ MAX_QUESTION = 1_000
 MARKERS = ("<image>", "</s>", "<s>", "<unk>", "<pad>")
 ROLES = ("USER:", "ASSISTANT:")
 
+_MOST_NOTES = 6  # marks of a question that are named one by one
 _HEAD_BYTES = 4096
 _MAGIC = (b"\xff\xd8", b"\x89PNG", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"RIFF")
 _DAMAGED = "This picture is damaged or incomplete; save it again as JPEG or PNG."
+_UNREADABLE = "This picture cannot be read here; save it again as JPEG or PNG."
+_NO_MEMORY = "There is not enough memory to open this picture; make it smaller or try again later."
 _NO_PICTURE = "No picture was given; choose a picture first."
+# What Pillow says of a whole file that it does not know how to read.
+_NOT_KNOWN = re.compile(r"unknown (pixel mode|data organi|planar)|unsupported|not supported", re.I)
+_STRIPS, _TILES = (273, 279), (324, 325)  # TIFF tags: where the parts lie, and how long they are
 
 
 def open_picture(source) -> Image.Image:
@@ -39,14 +45,22 @@ def open_picture(source) -> Image.Image:
 
     `source` is a path, the bytes of a file, an open PIL image, or a uint8 array of shape
     (height, width[, 3 or 4]). A longest side above `MAX_SIDE` is shrunk to it.
-    Raises ValueError with a sentence for a lay person.
+    Colours are those of the picture's own profile, in sRGB.
+
+    Raises:
+        Refused: one sentence for a lay person.
     """
     if source is None or (isinstance(source, str) and not source.strip()):
         raise Refused(_NO_PICTURE)
     if isinstance(source, Image.Image):
         return _decode(source)
     if isinstance(source, np.ndarray):
-        return _decode(_from_array(source))
+        _check_array(source)
+        try:
+            image = Image.fromarray(source)
+        except MemoryError:
+            raise Refused(_NO_MEMORY) from None
+        return _decode(image)
     if isinstance(source, (bytes, bytearray)):
         stream = io.BytesIO(source)
     elif isinstance(source, (str, Path)):
@@ -78,11 +92,11 @@ def _open_stream(stream: BinaryIO) -> Image.Image:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         # Pillow's own limit, far above ours, strikes before the size can be asked for.
         raise Refused(_too_many(f"more than {Image.MAX_IMAGE_PIXELS:,} pixels")) from None
-    except Exception:  # hostile headers raise nearly anything, from SyntaxError to OverflowError
-        raise Refused(_why_unreadable(head)) from None
+    except Exception as error:  # hostile headers raise anything, from SyntaxError to OverflowError
+        raise Refused(_NO_MEMORY if _no_memory(error) else _why_unreadable(head, stream)) from None
 
 
-def _why_unreadable(head: bytes) -> str:
+def _why_unreadable(head: bytes, stream: BinaryIO) -> str:
     if not head:
         return "This picture file is empty; choose another file."
     if head[4:8] == b"ftyp" and head[8:11] in (b"hei", b"hev", b"mif", b"msf"):
@@ -92,11 +106,29 @@ def _why_unreadable(head: bytes) -> str:
     if head.startswith(b"%PDF"):
         return "PDF files cannot be read here; save the page as PNG."
     if head.startswith(_MAGIC) or head[4:12] == b"ftypavif":
-        return _DAMAGED
+        return _UNREADABLE if _NOT_KNOWN.search(_openers_words(head, stream)) else _DAMAGED
     return (
         "This file is not a picture that can be read here; "
         f"choose a {', '.join(FORMATS[:-1])} or {FORMATS[-1]} file."
     )
+
+
+def _openers_words(head: bytes, stream: BinaryIO) -> str:
+    """What the format's own opener says of the file; `Image.open` keeps that to itself."""
+    for kind in FORMATS:
+        opener, accepts = Image.OPEN[kind]
+        if accepts(head[:16]) is True:
+            stream.seek(0)
+            try:
+                opener(stream)
+            except Exception as error:
+                return str(error)
+    return ""
+
+
+def _no_memory(error: Exception) -> bool:
+    """Also as Pillow's decoders say it, in an OSError."""
+    return isinstance(error, MemoryError) or "out of memory" in str(error).lower()
 
 
 def _too_many(size: str) -> str:
@@ -110,28 +142,42 @@ def _check_size(width: int, height: int) -> None:
         raise Refused(_too_many(f"{width * height:,} pixels ({width} x {height})"))
 
 
-def _from_array(array: np.ndarray) -> Image.Image:
+def _check_array(array: np.ndarray) -> None:
     channels = array.shape[2:]
     if array.dtype != np.uint8 or array.ndim not in (2, 3) or channels not in ((), (3,), (4,)):
         raise Refused(
             "A picture array must be uint8 of shape (height, width), (height, width, 3) or "
-            f"(height, width, 4), not {array.dtype} of shape {array.shape}."
+            f"(height, width, 4), not {str(array.dtype)[:30]} of shape {str(array.shape)[:40]}."
         )
     _check_size(array.shape[1], array.shape[0])
-    return Image.fromarray(array)
 
 
 def _decode(image: Image.Image) -> Image.Image:
     _check_size(*image.size)
+    profile, whole = image.info.get("icc_profile"), _is_whole_tiff(image)
     try:
         image.load()
-        image = _to_rgb(_upright(image))
+        image = _to_rgb(_upright(image), profile)
         image.thumbnail((MAX_SIDE, MAX_SIDE))
-    except Exception:  # decoders raise nearly anything on a damaged file
-        raise Refused(_DAMAGED) from None
+    except Exception as error:  # decoders raise nearly anything on a damaged file
+        why = _UNREADABLE if whole else _DAMAGED
+        raise Refused(_NO_MEMORY if _no_memory(error) else why) from None
     # EXIF may tell where and when a photograph was taken: it must not travel on to downloads.
     image.info = {}
     return image
+
+
+def _is_whole_tiff(image: Image.Image) -> bool:
+    """Whether this is a TIFF file that holds every part that it names.
+
+    If it cannot be decoded all the same, nothing need be missing: Pillow reads few kinds of TIFF.
+    """
+    try:
+        tags, end = image.tag_v2, image.fp.seek(0, io.SEEK_END)
+        starts, sizes = next((tags[a], tags[b]) for a, b in (_STRIPS, _TILES) if a in tags)
+        return all(start + size <= end for start, size in zip(starts, sizes, strict=True))
+    except Exception:  # another format, or directories that make no sense
+        return False
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -141,14 +187,33 @@ def _upright(image: Image.Image) -> Image.Image:
         return image
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def _to_rgb(image: Image.Image, profile: bytes | None) -> Image.Image:
     """A new RGB image; what is transparent turns white, as on a page."""
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         image = _to_8_bit(image)
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(white, image)
+    if not image.has_transparency_data:
+        return _to_srgb(image, profile)
+    full = image.convert("RGBA")
+    # A grey profile fits grey values only.
+    colours = _to_srgb(full.convert("L" if image.mode in ("LA", "La") else "RGB"), profile)
+    colours.putalpha(full.getchannel("A"))
+    return Image.alpha_composite(Image.new("RGBA", full.size, "white"), colours).convert("RGB")
+
+
+def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
+    """A new RGB image with the colours that the profile gives; plain RGB where that is unusable."""
+    if profile:
+        fitting = image.mode if image.mode in ("L", "RGB", "CMYK", "LAB") else "RGB"
+        try:
+            return ImageCms.profileToProfile(
+                image.convert(fitting),
+                ImageCms.ImageCmsProfile(io.BytesIO(profile)),
+                ImageCms.createProfile("sRGB"),
+                outputMode="RGB",
+            )
+        except Exception as error:  # a damaged profile, or one of another kind of colours
+            if _no_memory(error):
+                raise
     return image.convert("RGB")
 
 
@@ -161,10 +226,13 @@ def _to_8_bit(image: Image.Image) -> Image.Image:
     return Image.fromarray(np.rint(scaled).astype(np.uint8))
 
 
-def clean_question(text) -> tuple[str, list[str]]:
-    """Returns the question on one line, and a note for each piece that is read as plain text.
+def clean_question(text, special_tokens: Iterable[str] = ()) -> tuple[str, list[str]]:
+    """Returns the question on one line, and notes on the pieces that `literal` breaks.
 
-    Emoji and right-to-left text stay as they are. Raises ValueError with a sentence.
+    Emoji and right-to-left text stay as they are.
+
+    Raises:
+        Refused: one sentence.
     """
     if text is None:
         raise Refused("No question was given; type one first.")
@@ -181,8 +249,18 @@ def clean_question(text) -> tuple[str, list[str]]:
         raise Refused(
             f"The question has {len(plain):,} characters; 1 to {MAX_QUESTION:,} are allowed."
         )
-    found = [piece for piece in (*MARKERS, *ROLES) if piece in plain]
-    return plain, [f"“{piece}” in your question is read as plain text." for piece in found]
+    pieces = dict.fromkeys((*MARKERS, *ROLES, *_breakable(special_tokens)))
+    found = [piece for piece in pieces if piece in plain]
+    notes = [f"{_shown(piece)} in your question is read as plain text." for piece in found]
+    if len(notes) > _MOST_NOTES:
+        more = len(notes) - _MOST_NOTES
+        notes[_MOST_NOTES:] = [f"{more} other marks in your question are read as plain text too."]
+    return plain, notes
+
+
+def _breakable(tokens: Iterable[str]) -> list[str]:
+    """The tokens that a blank can break, without blanks around them."""
+    return [token for token in dict.fromkeys(map(str.strip, tokens)) if len(token) > 1]
 
 
 def literal(text: str, special_tokens: Iterable[str] = ()) -> str:
@@ -193,9 +271,9 @@ def literal(text: str, special_tokens: Iterable[str] = ()) -> str:
     A person reads the same. No tokenizer can turn the result into a special token; a role word is
     ordinary text to every tokenizer, so for it this is a weaker hint to the model.
     """
-    tokens = {token.strip() for token in (*MARKERS, *special_tokens)}
+    tokens = _breakable((*MARKERS, *special_tokens))
     # Breaking one token can leave another one whole, so repeat until none is left.
-    while found := [token for token in tokens if len(token) > 1 and token in text]:
+    while found := [token for token in tokens if token in text]:
         for token in found:
             text = text.replace(token, f"{token[0]} {token[1:]}")
     return re.sub(rf"\b({'|'.join(role[:-1] for role in ROLES)}):", r"\1 :", text)
@@ -237,5 +315,5 @@ def _shown(value) -> str:
     if isinstance(value, int) and abs(value) > 10**18:
         return "a huge number"
     if isinstance(value, Real):
-        return str(value)
+        return str(value)[:40]
     return f"a value of type {type(value).__name__}"

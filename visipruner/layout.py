@@ -49,6 +49,7 @@ class TokenLayout:
         length: tokens in the prompt.
         spans: ranges of positions that hold visual tokens, ascending and disjoint.
         grids: (rows, columns) of patches, one per picture; empty when it is not known.
+        ids: the prompt's token ids, so that no other prompt is taken for it; None: not known.
 
     Raises:
         Refused: if the spans do not fit the prompt or the grids do not fit the spans.
@@ -57,6 +58,7 @@ class TokenLayout:
     length: int
     spans: tuple[Range, ...] = ()
     grids: tuple[tuple[int, int], ...] = ()
+    ids: tuple[int, ...] | None = field(default=None, repr=False, compare=False)
     visual: tuple[int, ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self):
@@ -104,7 +106,7 @@ class TokenLayout:
                     f"{grid[0]} x {grid[1]} pictures."
                 )
             grids = (grid,) * pictures
-        return cls(len(ids), to_ranges(visual), grids)
+        return cls(len(ids), to_ranges(visual), grids, tuple(ids.tolist()))
 
     @property
     def num_visual(self) -> int:

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import json
-import math
-import struct
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from PIL import Image
 from torch import nn
 from transformers import (
-    AutoProcessor,
     BitsAndBytesConfig,
     LlavaConfig,
     LlavaForConditionalGeneration,
 )
 
 from visipruner import memory
-from visipruner.engine import decoder_of
+from visipruner.checkpoint import count_numbers, named, why
+from visipruner.engine import decoder_of, not_understood
 from visipruner.errors import Refused
 from visipruner.inputs import check_choice
 from visipruner.memory import gigabytes
@@ -81,7 +77,7 @@ def usable_device(device: str | None) -> str:
     except (RuntimeError, TypeError):
         wanted = None
     if wanted is None or wanted.type not in ("cpu", "cuda"):
-        raise Refused(f"The device must be cpu, cuda or cuda:NUMBER, not {device!r}.")
+        raise Refused(f"The device must be cpu, cuda or cuda:NUMBER, not {str(device)[:80]!r}.")
     if wanted.type == "cuda" and (wanted.index or 0) >= (
         torch.cuda.device_count() if has_gpu else 0
     ):
@@ -138,102 +134,50 @@ def _hint(size: int, precision: str) -> str:
     return f"; in 4-bit it takes {gigabytes(memory.needed(size, '4-bit'))}"
 
 
-def check_checkpoint(path: Path):
-    """Say what is wrong with a checkpoint folder before transformers says it in ten lines.
+def build_empty(path: Path) -> LlavaForConditionalGeneration:
+    """The model that config.json describes, without memory: to ask it before weights are read.
 
     Raises:
-        Refused: one sentence.
+        Refused: one sentence: it is another model than the weights (of sizes with both numbers), or
+            its language model cannot be pruned.
     """
+    counts = count_numbers(path)
     try:
-        config = json.loads((path / "config.json").read_text())
-        kind, text = config["model_type"], dict(config.get("text_config") or {})
-    except Exception:  # damaged files raise nearly anything
-        raise Refused(f"{path} holds no model: its config.json is missing or damaged.") from None
-    if kind == "llava_next":
-        raise Refused(
-            f"{path} holds a LLaVA-NeXT model, which reads several crops of a picture: it can be "
-            "pruned from Python with prune(), but this program asks and draws one square only."
+        # With a backend of ours: a configuration may name one that would be fetched from the hub.
+        config = LlavaConfig.from_pretrained(
+            path, local_files_only=True, trust_remote_code=False, attn_implementation="eager"
         )
-    if kind != "llava":
-        raise Refused(f"{path} holds a {kind!r} model; only LLaVA-1.5-style models can be opened.")
-    if text.get("sliding_window") and text.get("use_sliding_window", True):
-        raise Refused(
-            f"{path} attends through a sliding window of {text['sliding_window']} tokens; its "
-            "caches cannot be shortened one by one, so it cannot be pruned."
-        )
-    _check_weights(path)
-
-
-def _check_weights(path: Path):
-    if not any(path.glob("*.safetensors")):
-        raise Refused(f"{path} holds no weights in safetensors format, the only one that is read.")
-    index = path / "model.safetensors.index.json"
-    if index.is_file():
-        try:
-            parts = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-            missing = [part for part in parts if not (path / part).is_file()]
-        except Exception:
-            raise Refused(f"{index} is damaged; fetch it again.") from None
-        if missing:
-            raise Refused(f"{path} lacks {missing[0]}, one of {len(parts)} files of weights.")
-
-
-def size_in_16_bit(path: Path) -> int:
-    """Bytes of a folder's weights at two bytes per number, from the headers of its files."""
-    return 2 * sum(_numbers(path))
-
-
-def _numbers(path: Path) -> list[int]:
-    """How many numbers each tensor of a folder's weights has."""
-    counts = []
-    for file in path.glob("*.safetensors"):
-        try:
-            header = _header(file)
-            header.pop("__metadata__", None)
-            counts += [math.prod(map(int, entry["shape"])) for entry in header.values()]
-        except Exception:
-            raise Refused(f"{file} is missing or damaged; fetch it again.") from None
-    return counts
-
-
-def _header(file: Path) -> dict:
-    with file.open("rb") as stream:
-        (length,) = struct.unpack("<Q", stream.read(8))
-        if length > file.stat().st_size:  # so much memory must not even be asked for
-            raise Refused("The header is longer than the file.")
-        return json.loads(stream.read(length))
-
-
-def check_config_fits(path: Path):
-    """Refuse a configuration of another model than the weights: it would be built in full first.
-
-    Also one whose language model cannot be pruned.
-
-    Raises:
-        Refused: one sentence; of sizes with both numbers.
-    """
-    counts = _numbers(path)
-    try:
-        config = LlavaConfig.from_pretrained(path, local_files_only=True)
-        if getattr(config, "quantization_config", None):
-            return  # several numbers are stored as one
-        parts = (config.text_config, config.vision_config)
-        layers = sum(part.num_hidden_layers for part in parts)
-        if layers > len(counts):  # even an empty model of so many layers takes long
-            raise Refused(
-                f"its config.json asks for {layers:,} layers, but its weights are "
-                f"{len(counts):,} tensors"
-            )
+        _check_depth(config, counts)
         with torch.device("meta"):
             model = LlavaForConditionalGeneration(config)
-        decoder_of(model)  # else the first question would be refused, and not the model
-        asked, there = sum(p.numel() for p in model.parameters()), sum(counts)
-        if asked > MOST_OF_CONFIG * there:
-            raise Refused(
-                f"its config.json asks for {asked:,} numbers, but its weights have {there:,}"
-            )
+        _check_understood(model)  # else the first question would be refused, and not the model
     except Exception as error:
-        raise _why(path, error) from None
+        raise why(path, error) from None
+    # Quantised weights store several numbers as one.
+    asked, there = sum(p.numel() for p in model.parameters()), sum(counts)
+    if asked > MOST_OF_CONFIG * there and not getattr(config, "quantization_config", None):
+        raise Refused(
+            f"The model in {named(path)} could not be loaded: its config.json asks for {asked:,} "
+            f"numbers, but its weights have {there:,}."
+        )
+    return model.eval()
+
+
+def _check_understood(model: LlavaForConditionalGeneration):
+    try:
+        decoder_of(model)
+    except Refused as refusal:
+        raise not_understood(model.get_decoder(), str(refusal).rstrip(".")) from None
+
+
+def _check_depth(config: LlavaConfig, counts: list[int]):
+    """Even an empty model of very many layers takes long."""
+    layers = sum(part.num_hidden_layers for part in (config.text_config, config.vision_config))
+    if layers > len(counts):
+        raise Refused(
+            f"its config.json asks for {layers:,} layers, but its weights are {len(counts):,} "
+            "tensors."
+        )
 
 
 def load_model(path: Path, placement: Placement, attention: str) -> LlavaForConditionalGeneration:
@@ -262,55 +206,18 @@ def load_model(path: Path, placement: Placement, attention: str) -> LlavaForCond
             attn_implementation=attention,
             use_safetensors=True,
             local_files_only=True,
+            trust_remote_code=False,
             **extra,
         )
     except Exception as error:
-        raise _why(path, error) from None
+        raise why(path, error) from None
     if found["missing_keys"]:
         # transformers would go on with random numbers in their place.
-        raise Refused(f"{path} lacks weights, {sorted(found['missing_keys'])[0]} for one.")
+        raise Refused(f"{named(path)} lacks weights, {sorted(found['missing_keys'])[0]} for one.")
     if placement.precision == "4-bit":
         check_4_bit(model)
         keep_odd_layers_unpacked(model)
     return model.eval().requires_grad_(False)
-
-
-def load_processor(path: Path):
-    """Tokenizer, chat template and image processor of a folder.
-
-    Raises:
-        Refused: one sentence.
-    """
-    try:
-        processor = AutoProcessor.from_pretrained(path, local_files_only=True)
-    except Exception as error:
-        raise _why(path, error) from None
-    if not getattr(processor, "chat_template", None):
-        raise Refused(f"{path} has no chat template, so nobody knows how to ask this model.")
-    return processor
-
-
-def try_prompt(path: Path, vlm):
-    """Make one prompt: broken templates and sizes show in nothing else, and then to a visitor.
-
-    Raises:
-        Refused: one sentence.
-    """
-    try:
-        vlm.prepare(Image.new("RGB", (8, 8)), "what?")
-    except Exception as error:
-        raise _why(path, error) from None
-
-
-def _why(path: Path, error: Exception) -> Refused:
-    """The sentence for an error while loading: damaged files raise nearly anything."""
-    if memory.is_out_of_memory(error):
-        return memory.ran_out(error)
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    reason = lines[0][:300].rstrip(".: ")
-    if isinstance(error, KeyError):  # whose words are the bare key
-        reason = f"{reason} is missing"
-    return Refused(f"The model in {path} could not be loaded: {reason}.")
 
 
 def keep_odd_layers_unpacked(model: nn.Module):

@@ -13,13 +13,15 @@ from pathlib import Path
 import torch
 from transformers import LlavaForConditionalGeneration
 
-from visipruner import hub, loading, prompt
+from visipruner import decoding, hub, loading, prompt
+from visipruner.checkpoint import check_checkpoint, size_in_16_bit
 from visipruner.choice import read_presets
 from visipruner.errors import Refused
 from visipruner.files import shown
 from visipruner.inputs import check_choice
 from visipruner.levels import Facts
 from visipruner.memory import gigabytes
+from visipruner.processor import load_processor, try_prompt
 from visipruner.prompt import PICTURE_MODES, Prompt
 from visipruner.tower import Tower, noting_tower
 
@@ -100,7 +102,7 @@ class VLM:
     model: LlavaForConditionalGeneration
     processor: object
     precision: str = "float32"
-    presets: dict | None = None  # the checkpoint's own settings for VisiPruner (levels.py)
+    presets: dict | None = None  # the checkpoint's own settings and system sentence (levels.py)
     lock: threading.Lock = field(default_factory=threading.Lock)
     warm: set[int] = field(default_factory=set)  # prompt lengths that have run once
     runs: int = 0  # finished comparisons: whose turn it is to go first
@@ -142,8 +144,12 @@ class VLM:
         return Facts(num_visual or math.prod(self.grid), layers, self.presets)
 
     def prepare(self, picture, question: str, mode: str = "pad") -> Prompt:
-        """`make_prompt` for this model."""
-        return prompt.make_prompt(self.model.config, self.processor, picture, question, mode)
+        """`make_prompt` for this model, with the system sentence that it learnt."""
+        system = (self.presets or {}).get("system")
+        made = prompt.make_prompt(
+            self.model.config, self.processor, picture, question, mode, system
+        )
+        return replace(made, notes=made.notes + decoding.notes(self.model))
 
     @torch.inference_mode()
     def encode(self, prompt: Prompt, note_tower: bool = False) -> Encoded:
@@ -187,6 +193,8 @@ def load_vlm(
     # A path is never a name: a folder may be called llava-1.5-7b, as those of the hub are.
     spec = MODELS.get(model) or local_spec(Path(model))
     path = spec.find()
+    if spec.path and spec is MODELS.get("tiny") and not ASSETS.is_dir():
+        raise Refused(f"{spec.title} comes with a clone of the repository; pip installs no model.")
     if path is None:
         # Before gigabytes are fetched for nothing.
         loading.place(spec.title, spec.size, device, precision)
@@ -196,14 +204,14 @@ def load_vlm(
         path = spec.find()
         if path is None:
             raise Refused(f"{spec.repo} was downloaded, but is not complete; try again.")
-    loading.check_checkpoint(path)
-    loading.check_config_fits(path)
+    check_checkpoint(path)
+    processor = load_processor(path, loading.build_empty(path))
     presets = read_presets(path)
-    placement = loading.place(spec.title, loading.size_in_16_bit(path), device, precision)
+    placement = loading.place(spec.title, size_in_16_bit(path), device, precision)
     loaded = loading.load_model(path, placement, attention)
     found = replace(spec, path=str(path))
-    vlm = VLM(found, loaded, loading.load_processor(path), placement.precision, presets)
-    loading.try_prompt(path, vlm)
+    vlm = VLM(found, loaded, processor, placement.precision, presets)
+    try_prompt(path, vlm)
     _ = vlm.devices  # looked up here: in other threads of a ZeroGPU Space the CPU seems to hold all
     return vlm
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 
 import torch
@@ -11,12 +10,8 @@ from PIL import Image, ImageOps
 from visipruner.errors import Refused
 from visipruner.inputs import check_choice, clean_question, literal, open_picture
 from visipruner.layout import TokenLayout
+from visipruner.templates import SYSTEM, picture_word, prompt_text, system_sentence
 
-# LLaVA-1.5 was trained with this sentence, which its chat template leaves out unless given.
-SYSTEM = (
-    "A chat between a curious human and an artificial intelligence assistant. The assistant gives "
-    "helpful, detailed, and polite answers to the human's questions."
-)
 PICTURE_MODES = ("pad", "crop")
 
 
@@ -28,31 +23,43 @@ class Prompt:
     text: str  # the whole prompt, as the tokenizer got it
     inputs: dict[str, torch.Tensor]  # input_ids (1, tokens), attention_mask, pixel_values
     layout: TokenLayout
-    seen: Image.Image  # the picture exactly as the model sees it, before normalisation
+    seen: Image.Image  # what the patches cover, exactly as the model sees it; not normalised
     padding: tuple[int, ...]  # patches that hold nothing but padding
     notes: tuple[str, ...] = ()  # sentences for the user
 
 
-def make_prompt(config, processor, picture, question: str, mode: str = "pad") -> Prompt:
+def make_prompt(
+    config, processor, picture, question: str, mode: str = "pad", system: str | None = None
+) -> Prompt:
     """Turn a picture (path, bytes, PIL, array) and a question into a LLaVA's input.
 
     Args:
         config: the model's configuration, for the sizes of picture and patches.
         mode: "pad" to a square, as LLaVA-1.5 was trained, or "crop" its middle.
+        system: the checkpoint's own system sentence; None: see `templates.system_sentence`.
 
     Raises:
         Refused: one plain sentence about the picture or the question.
     """
     check_choice("picture mode", mode, PICTURE_MODES)
     picture = open_picture(picture)
-    question, notes = clean_question(question)
-    text = prompt_text(processor, literal(question, processor.tokenizer.all_special_tokens))
-    side, grid = config.vision_config.image_size, patch_grid(config)
+    marks = marks_of(processor)
+    question, notes = clean_question(question, marks)
+    plain = literal(question, marks)
+    _check_plain(processor.tokenizer, plain)
+    text = prompt_text(processor, plain, system_sentence(processor, system))
+    side, seen, grid = config.vision_config.image_size, seen_side(config), patch_grid(config)
     square, padding_box = _square(picture, side, mode, processor.image_processor.image_mean)
-    inputs = dict(processor(images=square, text=text, return_tensors="pt"))
+    inputs = _encoded(processor, square, text)
     layout = TokenLayout.from_ids(inputs["input_ids"], config.image_token_id, grid)
-    padding = _padding_patches(padding_box, side, grid)
-    return Prompt(question, text, inputs, layout, square, padding, tuple(notes))
+    if seen < side:
+        notes.append(
+            f"This model's patches cover {seen} of {side} pixels a side; the rim at the right and "
+            "at the bottom is neither seen nor shown."
+        )
+    padding = _padding_patches(padding_box, config.vision_config.patch_size, grid)
+    shown = square.crop((0, 0, seen, seen))
+    return Prompt(question, text, inputs, layout, shown, padding, tuple(notes))
 
 
 def patch_grid(config) -> tuple[int, int]:
@@ -61,23 +68,38 @@ def patch_grid(config) -> tuple[int, int]:
     return side, side
 
 
-def prompt_text(processor, question: str) -> str:
-    """The question in the checkpoint's own chat template, after the system sentence.
+def seen_side(config) -> int:
+    """Pixels of the square that the patches cover; a side that is no multiple of one has a rim."""
+    return patch_grid(config)[0] * config.vision_config.patch_size
+
+
+def marks_of(processor) -> list[str]:
+    """Every token that the processor's tokenizer finds in a text before it reads the words."""
+    tokenizer = processor.tokenizer
+    added = [token.content for token in tokenizer.added_tokens_decoder.values()]
+    return list(dict.fromkeys([picture_word(processor), *tokenizer.all_special_tokens, *added]))
+
+
+def _check_plain(tokenizer, question: str):
+    """Some tokenizers find a token in another spelling too, say in capital letters.
 
     Raises:
-        Refused: one sentence, for a broken template.
+        Refused: one sentence.
     """
-    messages = [
-        {"role": "system", "content": [{"type": "text", "text": SYSTEM}]},
-        {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]},
-    ]
-    try:
-        text = processor.apply_chat_template(messages, add_generation_prompt=True)
-    except Exception as error:  # a template is a program, and may fail in any way
-        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
-        raise Refused(f"The chat template of this model is broken ({reason}).") from None
-    # Vicuna's templates differ in the blanks that they add; LLaVA-1.5 was trained with exactly one.
-    return re.sub(re.escape(SYSTEM) + r"\s*(?=USER:)", SYSTEM + " ", text)
+    found = set(tokenizer(question, add_special_tokens=False)["input_ids"])
+    added = tokenizer.added_tokens_decoder.items()
+    marks = {number for number, token in added if len(token.content.strip()) > 1}
+    if found & (marks - {tokenizer.unk_token_id}):
+        raise Refused(
+            "This question holds a mark that steers the model, in another spelling; leave it out."
+        )
+
+
+def _encoded(processor, square: Image.Image, text: str) -> dict[str, torch.Tensor]:
+    """What the model takes. A template that prints the first token gets no second one."""
+    first = processor.tokenizer.bos_token
+    more = {"add_special_tokens": False} if first and text.startswith(first) else {}
+    return dict(processor(images=square, text=text, return_tensors="pt", **more))
 
 
 def _square(picture: Image.Image, side: int, mode: str, mean) -> tuple[Image.Image, tuple]:
@@ -92,17 +114,29 @@ def _square(picture: Image.Image, side: int, mode: str, mean) -> tuple[Image.Ima
     return square, (left, top, left + width, top + height)
 
 
-def _padding_patches(box: tuple, side: int, grid: tuple[int, int]) -> tuple[int, ...]:
+def _padding_patches(box: tuple, patch: int, grid: tuple[int, int]) -> tuple[int, ...]:
     """Patches that touch no pixel of the picture."""
     rows, columns = grid
     left, top, right, bottom = box
-    high, wide = side / rows, side / columns
     return tuple(
         row * columns + column
         for row in range(rows)
         for column in range(columns)
-        if (row + 1) * high <= top
-        or row * high >= bottom
-        or (column + 1) * wide <= left
-        or column * wide >= right
+        if (row + 1) * patch <= top
+        or row * patch >= bottom
+        or (column + 1) * patch <= left
+        or column * patch >= right
     )
+
+
+__all__ = [
+    "PICTURE_MODES",
+    "SYSTEM",
+    "Prompt",
+    "make_prompt",
+    "marks_of",
+    "patch_grid",
+    "prompt_text",
+    "seen_side",
+    "system_sentence",
+]

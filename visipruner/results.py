@@ -35,7 +35,8 @@ class Options:
 
     def __post_init__(self):
         set_whole(self, "max_new_tokens", 1, 1024)
-        check_number("temperature", self.temperature, 0, 5)
+        # A float, for transformers takes no whole number.
+        object.__setattr__(self, "temperature", check_number("temperature", self.temperature, 0, 5))
         if 0 < self.temperature < LEAST_TEMPERATURE:
             raise Refused(
                 f"temperature must be 0, or a number from {LEAST_TEMPERATURE} to 5, not "

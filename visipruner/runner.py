@@ -7,6 +7,7 @@ the end of a silent round.
 
 from __future__ import annotations
 
+import _thread
 import itertools
 import queue
 import statistics
@@ -16,8 +17,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
 import torch
-from transformers.generation.logits_process import LogitsProcessor
-from transformers.generation.streamers import BaseStreamer
+from transformers import LogitsProcessor
 
 from visipruner.choice import Side, methods_of
 from visipruner.clocks import (
@@ -29,6 +29,7 @@ from visipruner.clocks import (
     now,
     prefill_clock,
 )
+from visipruner.decoding import configuration, settled
 from visipruner.engine import prune
 from visipruner.errors import Refused
 from visipruner.flops import (
@@ -45,6 +46,7 @@ from visipruner.memory import freeing, is_out_of_memory, ran_out
 from visipruner.methods import PruningMethod
 from visipruner.models import VLM, Prompt
 from visipruner.results import LEAST_ROUNDS, Answer, Comparison, Counts, Options, Times
+from visipruner.stock import BaseStreamer
 from visipruner.tower import needs_tower
 from visipruner.trace import LayerRecord, PruningTrace
 
@@ -53,9 +55,9 @@ from visipruner.trace import LayerRecord, PruningTrace
 class Event:
     """One thing that happened. `side` is the method's place in the list; -1 for all together.
 
-    kind: "encoded" (the picture), "warming" (a layer of a run that nobody sees), "layer" (record),
-    "token" (text so far), "answer" (answer), "clocked" (a silent repeat begins), "probed" (a layer
-    of the untimed probe), "compared" (comparison).
+    kind: "waiting" (for another run to end), "encoded" (the picture), "warming" (a layer of a run
+    that nobody sees), "layer" (record), "token" (text so far), "answer" (answer), "clocked" (a
+    silent repeat begins), "probed" (a layer of the untimed probe), "compared" (comparison).
     """
 
     kind: str
@@ -66,7 +68,8 @@ class Event:
     comparison: Comparison | None = field(default=None, repr=False)
 
 
-WAIT_SECONDS = 0.2  # a run that waits for another looks so often whether it is still wanted
+WAIT_SECONDS = 0.2  # a run that waits for another says so this often, and stops if nobody listens
+START_SECONDS = 60.0  # a thread that has not begun by then never will: memory ran out as it started
 CLOCK_SECONDS = 1.0  # about so long a comparison is clocked again, if one round takes no longer
 NOT_A_NUMBER = (
     "This model computed something that is not a number (NaN), so it has no answer: its weights "
@@ -156,10 +159,14 @@ def _stream(
     """Run `work(emit)` in a thread that holds `lock`, and yield what it emits.
 
     Leaving early stops the work, or the wait for the lock.
+
+    Raises:
+        Refused: one sentence, if memory ran out, also where the thread could not even begin.
     """
     events: queue.SimpleQueue = queue.SimpleQueue()
     stop = threading.Event()
-    done = object()
+    begun, done = object(), object()
+    alive = threading.Lock()  # held by the thread until it ends
 
     def emit(event: Event):
         if stop.is_set():
@@ -167,10 +174,12 @@ def _stream(
         events.put(event)
 
     def body():
+        if not alive.acquire(blocking=False):
+            return  # it began too late: the listener has gone
         try:
+            events.put(begun)
             while not lock.acquire(timeout=WAIT_SECONDS):
-                if stop.is_set():
-                    return
+                emit(Event("waiting"))
             try:
                 work(emit)
             finally:
@@ -180,17 +189,41 @@ def _stream(
             pass
         except BaseException as error:  # handed to whoever listens
             events.put(ran_out(error) if is_out_of_memory(error) else error)
+        finally:
+            alive.release()
 
-    thread = threading.Thread(target=body, name="visipruner-run", daemon=True)
-    thread.start()
     try:
-        while (event := events.get()) is not done:
+        _begin(body, events)
+        while (event := _next(events, alive)) is not done:
             if isinstance(event, BaseException):
                 raise event
             yield event
     finally:
         stop.set()
-        thread.join()
+        alive.acquire()
+
+
+def _begin(body: Callable[[], None], events: queue.SimpleQueue):
+    """Start a thread, and wait for the first thing that it puts into `events`.
+
+    Not by threading.Thread: its start() waits without end for a thread that dies while it starts.
+    """
+    try:
+        _thread.start_new_thread(body, ())
+        events.get(timeout=START_SECONDS)
+    except (RuntimeError, MemoryError, queue.Empty) as error:
+        raise ran_out(error) from None
+
+
+def _next(events: queue.SimpleQueue, alive: threading.Lock):
+    """What comes next, or that the thread has ended without a last word."""
+    while True:
+        try:
+            return events.get(timeout=WAIT_SECONDS)
+        except queue.Empty as nothing:
+            # What it put just before it ended must not be lost.
+            if not alive.locked() and events.empty():
+                return ran_out(nothing)
 
 
 # -- answers
@@ -308,18 +341,16 @@ def _answer(vlm, prompt, method, options, features, vision_ms, side, emit) -> An
 
 
 def _generate(vlm, prompt, features, options, streamer=None):
-    sampling = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
-    if options.temperature:
-        sampling = {"do_sample": True, "temperature": options.temperature, "top_p": 1.0, "top_k": 0}
-    return vlm.model.generate(
-        input_ids=prompt.inputs["input_ids"].to(vlm.device),
-        attention_mask=prompt.inputs["attention_mask"].to(vlm.device),
-        mm_encoder_outputs={"image": features.outputs},
-        max_new_tokens=options.max_new_tokens,
-        streamer=streamer,
-        logits_processor=[_NoNumber(vlm)],
-        **sampling,
-    )
+    settings = configuration(vlm.model, options.max_new_tokens, options.temperature)
+    with settled(vlm.model, settings):
+        return vlm.model.generate(
+            input_ids=prompt.inputs["input_ids"].to(vlm.device),
+            attention_mask=prompt.inputs["attention_mask"].to(vlm.device),
+            mm_encoder_outputs={"image": features.outputs},
+            generation_config=settings,
+            streamer=streamer,
+            logits_processor=[_NoNumber(vlm)],
+        )
 
 
 class _NoNumber(LogitsProcessor):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -145,7 +146,13 @@ class LayerView(LayerInput):
 
         Raises:
             ValueError: where no visual token is left; attention is watched only up to there.
+            Refused: if the model computed something that is not a number.
         """
+        row = self._row()
+        self._check_numbers(row.sum())
+        return row
+
+    def _row(self) -> Tensor:
         self._check_watched()
         row = attention_row(self.watch.query, self.watch.scaling, self.keys)
         self.spend(2 * row.numel() * self.keys.shape[-1])
@@ -156,6 +163,7 @@ class LayerView(LayerInput):
 
         Raises:
             ValueError: where no visual token is left, and where no queries were asked for.
+            Refused: if the model computed something that is not a number.
         """
         self._check_watched()
         if self.watch.queries is None:
@@ -164,6 +172,7 @@ class LayerView(LayerInput):
             self.watch.queries, self.watch.scaling, self.keys, self.watch.query_rows
         )
         self.spend(2 * rows.numel() * self.keys.shape[-1])
+        self._check_numbers(rows.sum())
         return rows
 
     def _check_watched(self):
@@ -181,26 +190,41 @@ class LayerView(LayerInput):
         shape = self.parts.shape
         projections = len(self.tokens) * shape.width * (shape.query_width + 2 * shape.kv_width)
         self.spend(2 * projections + 2 * row.numel() * keys.shape[-1])
+        self._check_numbers(row.sum())
         return row
 
     def influence(self) -> Influence:
         """The influence test on every visual token present; also noted in the layer's record.
 
         A cosine is right to 1e-12 whatever share of the output its token carries.
+
+        Raises:
+            ValueError: where no visual token is left.
+            Refused: if the model computed something that is not a number.
         """
         if self.record.influence is None:
             # One copy to the host per tested layer: the decision needs the numbers there.
             result = self._test().detach().cpu()  # a trace must not keep a graph of gradients
-            cos, l2 = result[:-1].view(2, -1).index_select(1, self.visual_rows)
+            cos, l2 = found = result[:-1].view(2, -1).index_select(1, self.visual_rows)
+            self._check_numbers(found.sum() + result[-1])
             norm = result[-1].item()
             if l2.max().item() >= (1 - NEAR) * norm:  # rare
                 self._look_closer(cos, l2, norm)
             self.record.influence = Influence(self.patches, cos, l2, norm)
         return self.record.influence
 
+    def _check_numbers(self, total: Tensor):
+        """total: a sum, which is NaN if any part is. It is never infinity less infinity."""
+        if math.isnan(total.item()):
+            raise Refused(
+                f"Layer {self.layer} computed something that is not a number (NaN), so no token "
+                "can be chosen by it: the model's weights are damaged, or too large for their "
+                "precision."
+            )
+
     def _test(self) -> Tensor:
         """Cosine and L2 of every row, one after the other, and the norm of all."""
-        row = self.attention_row()
+        row = self._row()
         self.spend(4 * row.numel() * self.values.shape[-1])
         cos, l2, norm = influence(row, self.values)
         return torch.cat([cos, l2, norm[None]])
@@ -210,7 +234,7 @@ class LayerView(LayerInput):
         near = ((l2 - norm).abs() <= NEAR * norm).nonzero().flatten()
         if not len(near):
             return
-        row = self.attention_row()
+        row = self._row()
         self.spend(2 * row.numel() * self.values.shape[-1] * len(near))
         cos[near] = cosines_near(row, self.values, self.visual_rows[near]).detach().cpu()
 

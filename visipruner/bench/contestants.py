@@ -9,7 +9,6 @@ from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field
 
 import torch
-from transformers.generation.streamers import BaseStreamer
 
 from visipruner.bench.floor import prefill_floor, stock_layers
 from visipruner.bench.published import full_matrices
@@ -20,6 +19,7 @@ from visipruner.engine import prune
 from visipruner.errors import Refused
 from visipruner.flops import ModelShape, executed, kv_bytes
 from visipruner.methods import PruningMethod
+from visipruner.stock import BaseStreamer
 
 MEASURES = ("prefill", "request", "memory", "test")
 

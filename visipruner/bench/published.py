@@ -6,9 +6,9 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor
-from transformers import AttentionInterface
 
 from visipruner.attention import PLANNED, Plan, planned_attention
+from visipruner.stock import AttentionInterface, attention_backend
 
 
 @contextmanager
@@ -18,7 +18,7 @@ def full_matrices(model):
     That is how the published code runs: eager attention in every layer, weights changed after
     softmax. Only plans whose spans score every key are edits of weights ("official" semantics).
     """
-    before = model.config._attn_implementation
+    before = attention_backend(model)
     model.set_attn_implementation("eager")
     AttentionInterface.register(PLANNED, edited_weights)
     try:

@@ -28,7 +28,7 @@ from visipruner.errors import Refused
 from visipruner.inputs import check_number
 from visipruner.layout import TokenLayout
 from visipruner.methods.base import PruningMethod
-from visipruner.stock import cache_of, run_layer
+from visipruner.stock import attention_backend, cache_of, run_layer
 from visipruner.trace import LayerRecord, PruningTrace
 from visipruner.view import LayerInput, LayerView
 
@@ -72,7 +72,7 @@ class Replayer:
         Raises:
             Refused: as `prune()`, and for another attention backend than sdpa.
         """
-        backend = self.decoder.config._attn_implementation
+        backend = attention_backend(self.decoder)
         if backend != "sdpa":
             raise Refused(f"Replay needs sdpa attention, not {backend}; prune() takes any.")
         run = _ReplayedRun(self, method, layout, on_layer, probe)
@@ -81,6 +81,7 @@ class Replayer:
             yield run.trace
         finally:
             run.remove()
+        run.check_ran()
 
     def lane(self, hidden: Tensor, cos: Tensor, sin: Tensor) -> _Lane:
         """The buffers for so many rows, filled with these."""
@@ -233,6 +234,13 @@ class _Prefill(nn.Module):
         return self.run.prefill(hidden_states, position_embeddings, cache_of(more))
 
 
+class _StandIn(nn.ModuleList):
+    """In place of a decoder's layers; a copy of the model gets copies of the layers themselves."""
+
+    def __reduce__(self):
+        return nn.ModuleList, (list(self[0].run.stock_layers),)
+
+
 @dataclass(frozen=True)
 class _ReplayView(LayerView):
     """A view whose influence test is replayed."""
@@ -256,16 +264,16 @@ class _ReplayedRun(Run):
 
     def _take_layers(self):
         self.stock_layers = self.decoder.layers
-        self.decoder.layers = nn.ModuleList([_Prefill(self)])
+        self.decoder.layers = _StandIn([_Prefill(self)])
 
     def _give_back_layers(self):
         if self.stock_layers is not None:
             self.decoder.layers, self.stock_layers = self.stock_layers, None
 
-    def remove(self):
+    def _take_off(self):
         self._give_back_layers()
         self.outputs.clear()
-        super().remove()
+        super()._take_off()
 
     @torch.no_grad()
     def prefill(self, hidden: Tensor, position_embeddings: tuple, cache) -> Tensor:
@@ -292,6 +300,7 @@ class _ReplayedRun(Run):
                 self._finish_prefill()
             if self.on_layer is not None:
                 self.on_layer(record)
+            self.turn.check()
         self._give_back_layers()
         return lane.hidden[:, : self.trace.layers[-1].tokens].clone()
 
@@ -327,6 +336,7 @@ class _ReplayedRun(Run):
         device = self.outputs[0][1].device
         for index, record in enumerate(self.trace.layers):
             kept = self._cached_rows(index)
+            self.changed = self.changed or kept is not None
             kept = slice(record.tokens) if kept is None else kept.to(device, non_blocking=True)
             keys, values = (part[:, :, kept] for part in self.outputs[index][1:])
             self.cache.update(keys, values, index)

@@ -134,11 +134,11 @@ class VisiPruner(PruningMethod):
         check_choice("semantics", semantics, SEMANTICS)
         if level == 0:
             return cls(semantics, (), 0)
-        table = (facts.presets or PUBLISHED)[semantics]
+        own = (facts.presets or {}).get(semantics)  # there may be a system sentence alone
+        # Presets were calibrated as wholes: what lies between two may be worse than both.
+        table, take = (own, nearest) if own else (PUBLISHED[semantics], between)
         # What the published code asks of the path's name: 13B has 40 layers.
         blind_half = semantics == "official" and facts.layers == 40
-        # Presets were calibrated as wholes: what lies between two may be worse than both.
-        take = nearest if facts.presets else between
         return cls(semantics, blind_half=blind_half, **_settings(table, level, take))
 
     @classmethod

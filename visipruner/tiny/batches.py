@@ -13,9 +13,8 @@ from dataclasses import dataclass
 
 import torch
 
-from visipruner.prompt import SYSTEM
 from visipruner.tiny.grounding import LESSONS, Meanings, counted
-from visipruner.tiny.phrases import ASSISTANT, WORD, words
+from visipruner.tiny.phrases import ASSISTANT, SYSTEM, WORD, words
 from visipruner.tiny.questions import SKILLS, Question, ask_about
 from visipruner.tiny.scenes import COLOURS, Scene
 from visipruner.tiny.vision import IGNORE, centre_patch

@@ -20,6 +20,7 @@ from visipruner.methods import PruningMethod, VisiPruner
 from visipruner.models import VLM
 from visipruner.tiny.asking import add_common, interview, open_model, share_cut
 from visipruner.tiny.evaluate import UNPRUNED
+from visipruner.tiny.phrases import SYSTEM
 
 # The FLOPs that a preset must cut.
 GOALS = {"gentle": 0.15, "balanced": 0.4, "aggressive": 0.55}
@@ -115,7 +116,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--final", type=int, default=20, help="per skill, the best of them")
     options = parser.parse_args(argv)
     vlm, store = open_model(options)
-    presets = {}
+    presets = {"system": SYSTEM}
     for semantics in ("paper", "official"):
         methods = candidates(semantics)
         for count in (options.questions, options.final):

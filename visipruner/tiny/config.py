@@ -19,8 +19,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from visipruner.prompt import SYSTEM
-from visipruner.tiny.phrases import WORD, vocabulary
+from visipruner.tiny.phrases import SYSTEM, WORD, vocabulary
 from visipruner.tiny.scenes import ASSETS, SIDE
 from visipruner.tiny.vision import look_at_neighbours
 

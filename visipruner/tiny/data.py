@@ -9,10 +9,9 @@ A question about a scene that nobody trained on:
 
 from __future__ import annotations
 
-from visipruner.prompt import SYSTEM
 from visipruner.tiny.drawing import render
 from visipruner.tiny.outside import looks_unlike_training
-from visipruner.tiny.phrases import vocabulary, words
+from visipruner.tiny.phrases import SYSTEM, vocabulary, words
 from visipruner.tiny.questions import SKILLS, Question, ask_about, asked_for, bare
 from visipruner.tiny.scenes import (
     COLOURS,

@@ -6,6 +6,11 @@ import re
 
 from visipruner.tiny.scenes import COLOURS, DIGIT, PLACES, SHAPES, SIZES
 
+# The bundled model learnt this older sentence; field `system` of its presets.json says so.
+SYSTEM = (
+    "A chat between a curious human and an artificial intelligence assistant. The assistant gives "
+    "helpful, detailed, and polite answers to the human's questions."
+)
 WORD = r"[a-z]+(?:-[a-z]+)?|[0-9]+|[^\sa-z0-9]"
 THING_WORDS = ("shape", "object", "thing")
 HOLDERS = ("in the picture", "in the image", "here")

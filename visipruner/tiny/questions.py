@@ -7,7 +7,6 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from visipruner.errors import Refused
 from visipruner.tiny.phrases import (
     ANSWER,
     ASK,
@@ -303,5 +302,5 @@ SKILLS: dict[str, Callable[[Scene, random.Random], Question | None]] = {
 def ask_about(scene: Scene, skill: str, rng: random.Random) -> Question | None:
     """A question of this skill that the scene answers without doubt; None if there is none."""
     if skill not in SKILLS:
-        raise Refused(f"no skill {skill!r}: one of {', '.join(SKILLS)}")
+        raise ValueError(f"no skill {skill!r}: one of {', '.join(SKILLS)}")
     return SKILLS[skill](scene, rng)

@@ -13,8 +13,6 @@ from pathlib import Path
 
 import numpy as np
 
-from visipruner.errors import Refused
-
 ASSETS = Path(__file__).resolve().parents[2] / "assets"
 
 COLOURS = {
@@ -131,11 +129,11 @@ def compose(things, seed: int = 0) -> Scene:
     for thing in things:
         if thing.is_digit:
             if not 0 <= thing.digit_index < len(digit_values()):
-                raise Refused(f"digit_index {thing.digit_index}: 0 to {len(digit_values()) - 1}")
+                raise ValueError(f"digit_index {thing.digit_index}: 0 to {len(digit_values()) - 1}")
         elif thing.shape not in SHAPES or thing.colour not in COLOURS or thing.size not in SIZES:
-            raise Refused(f"no such thing: {thing.size} {thing.colour} {thing.shape}")
+            raise ValueError(f"no such thing: {thing.size} {thing.colour} {thing.shape}")
         if not (0 <= thing.x <= SIDE and 0 <= thing.y <= SIDE):
-            raise Refused(f"centre ({thing.x}, {thing.y}): 0 to {SIDE}")
+            raise ValueError(f"centre ({thing.x}, {thing.y}): 0 to {SIDE}")
     return Scene(tuple(things), seed)
 
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 import torch
 import torch.nn.functional as F
 from torch import nn
-from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
+from visipruner.stock import rotated
 from visipruner.tiny.batches import Packed, ask_many, keep_patches
 from visipruner.tiny.grounding import LESSONS
 from visipruner.tiny.scenes import COLOURS, DIGIT, MAX_SHAPES, PLACES, SHAPES, SIZES, make_scene
@@ -174,7 +174,7 @@ def looking_loss(language, states: tuple, packed: Packed) -> torch.Tensor:
         heads = (*hidden.shape[:2], -1, layer.self_attn.head_dim)
         projections = (layer.self_attn.q_proj, layer.self_attn.k_proj)
         query, key = (part(hidden).view(heads).transpose(1, 2) for part in projections)
-        query, key = apply_rotary_pos_emb(query, key, *turns)
+        query, key = rotated(query, key, turns)
         scores = torch.einsum("gw,gkw->gk", query[picture, head, token], key[picture, head])
         scores = (scores * layer.self_attn.scaling).masked_fill(~allowed, float("-inf"))
         log_share = scores.log_softmax(-1)[:, : wanted.shape[1]]

@@ -24,19 +24,30 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import AutoProcessor, LlavaForConditionalGeneration
 
+from visipruner.checkpoint import check_checkpoint, write_sums
 from visipruner.errors import Refused
 from visipruner.files import write_whole
 from visipruner.inputs import check_number
-from visipruner.loading import check_checkpoint
 from visipruner.tiny.batches import Packer
 from visipruner.tiny.config import FOLDER, build_model, build_processor
 from visipruner.tiny.optimizer import optimizers
+from visipruner.tiny.phrases import SYSTEM
 from visipruner.tiny.questions import SKILLS
 from visipruner.tiny.stages import STAGES, WrittenScenes
 from visipruner.tiny.vision import PatchHeads
 
 # What only training needs: going on without it starts with a loss.
 LESSON_WEIGHTS = "lessons.safetensors"
+# What an answer depends on; the presets are calibrated later.
+SUMMED = (
+    "chat_template.jinja",
+    "config.json",
+    "generation_config.json",
+    "model.safetensors",
+    "processor_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+)
 CHECKPOINTS = Path.home() / ".cache" / "tiny-llava-training"
 WARM_UP = 50  # steps
 FINISH = 0.25  # of the steps: the learning rate falls to zero over the last part
@@ -48,8 +59,16 @@ class Learner(nn.Module):
     def __init__(self, start: Path | None = None):
         super().__init__()
         if start:
-            self.processor = AutoProcessor.from_pretrained(start)
-            self.model = LlavaForConditionalGeneration.from_pretrained(start, dtype=torch.float32)
+            self.processor = AutoProcessor.from_pretrained(
+                start, local_files_only=True, trust_remote_code=False
+            )
+            self.model = LlavaForConditionalGeneration.from_pretrained(
+                start,
+                dtype=torch.float32,
+                use_safetensors=True,
+                local_files_only=True,
+                trust_remote_code=False,
+            )
         else:
             self.processor = build_processor()
             self.model = build_model(self.processor.tokenizer)
@@ -166,8 +185,12 @@ def export(learner: Learner, folder: Path) -> None:
         FOLDER / LESSON_WEIGHTS,
     )
     learner.processor.save_pretrained(FOLDER)
+    write_sums(FOLDER, SUMMED)
     rows = ",\n".join(json.dumps(line) for line in lines)
     write_whole(FOLDER / "training.json", f"[\n{rows}\n]\n")
+    presets = FOLDER / "presets.json"
+    if not presets.exists():  # calibrate.py adds settings to the sentence
+        write_whole(presets, json.dumps({"system": SYSTEM}, indent=1) + "\n")
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:

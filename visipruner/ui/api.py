@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import time
+from contextlib import closing
 from typing import Any
 
 from gradio_client.utils import is_file_obj_with_meta
 
 from visipruner.errors import Refused
-from visipruner.runner import last_event
 from visipruner.ui import text
 from visipruner.ui.downloads import Result, as_json
 from visipruner.ui.handlers import Form, check, check_input
@@ -15,6 +16,8 @@ from visipruner.ui.store import Models
 
 RUN_OPTIONS = ("max_new_tokens", "temperature", "seed", "probe", "clock_rounds")
 FORM_OPTIONS = ("semantics", "picture_mode", "backend", "precision", "fields")
+# Gradio ends a call that was cancelled, or whose client has left, only where it yields.
+BEAT_SECONDS = 0.25
 
 
 def endpoint(models: Models):
@@ -29,6 +32,8 @@ def endpoint(models: Models):
         options: Any = None,
     ) -> Any:
         """Answer a question about a picture with the full and the pruned model.
+
+        Null comes while it runs, and the result last.
 
         Args:
             picture: an uploaded picture file: gradio_client.handle_file("picture.png").
@@ -45,8 +50,16 @@ def endpoint(models: Models):
         model = models.default if model is None else model
         form = read(picture, question, model, method, level, options)
         check_input(form)  # an empty request loads no model
+        yield None  # a call whose client has left by now never starts
         job = check(models, form)
-        return as_json(Result(job, last_event(job.run()).comparison))
+        said = time.monotonic()
+        with closing(job.run()) as events:
+            for event in events:
+                comparison = event.comparison
+                if time.monotonic() - said > BEAT_SECONDS:
+                    yield None
+                    said = time.monotonic()
+        yield as_json(Result(job, comparison))
 
     return compare
 

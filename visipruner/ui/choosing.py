@@ -7,7 +7,7 @@ import json
 import gradio as gr
 
 from visipruner.errors import Refused
-from visipruner.inputs import open_picture
+from visipruner.inputs import check_choice, open_picture
 from visipruner.levels import PRESETS
 from visipruner.methods import METHODS
 from visipruner.render.compose import composer_value
@@ -22,7 +22,12 @@ def connect(page, models, model_line, chosen, results, run):
 
     @plainly
     def on_example(event: gr.EventData):
-        seed, question = examples.chosen()[int(event.number)]
+        data = event._data if isinstance(event._data, dict) else {}
+        known = examples.chosen()
+        number = data.get("number")
+        if not isinstance(number, int | str) or str(number) not in map(str, range(len(known))):
+            raise Refused(text.NO_EXAMPLE)
+        seed, question = known[int(number)]
         return scenes.picture(seed), seed, seed, question
 
     @plainly
@@ -64,6 +69,7 @@ def connect(page, models, model_line, chosen, results, run):
 
     @plainly
     def on_composed(value, question):
+        value = value if isinstance(value, dict) else {}  # `scenes.scene` says what is missing
         source = {"things": value.get("things"), "seed": value.get("seed")}
         asked = scenes.first_question(source, question)
         return scenes.picture(source), source, None, asked
@@ -117,9 +123,12 @@ def connect(page, models, model_line, chosen, results, run):
         [*scene_parts, c.model, c.method, c.level, c.preset, c.advanced.semantics, *notes],
         **UNQUEUED,
     )
-    c.model.input(
-        plainly(lambda name: views.model_line(models, name)), c.model, model_line, **UNQUEUED
-    )
+
+    @plainly
+    def on_model(name):
+        return views.model_line(models, check_choice("model", name, models.paths))
+
+    c.model.input(on_model, c.model, model_line, **UNQUEUED)
     # What was downloaded for a run is there now, and the menu says so.
     run.success(lambda: gr.update(choices=models.choices), None, c.model, **UNQUEUED)
     _levels(c)

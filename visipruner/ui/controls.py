@@ -13,7 +13,7 @@ from visipruner.methods.visipruner import SEMANTICS
 from visipruner.render.compose import SceneComposer
 from visipruner.ui import examples, fields, text
 from visipruner.ui.handlers import Form
-from visipruner.ui.page import picture_input
+from visipruner.ui.page import browser_value, picture_input
 from visipruner.ui.store import BACKENDS, Models
 
 
@@ -22,7 +22,7 @@ class Controls:
     """The components, by name. `inputs` is what a run needs, in the order of `form`."""
 
     picture: gr.Component
-    scene: gr.State
+    scene: gr.HTML
     seed: gr.Number
     new_scene: gr.Button
     examples: gr.HTML
@@ -144,7 +144,7 @@ def build(models: Models) -> Controls:
         advanced = _advanced()
     with gr.Accordion(text.COMPOSE, open=False) as compose:
         composer = SceneComposer()
-    scene = gr.State(None)
+    scene = browser_value()
     return Controls(
         picture, scene, seed, new_scene, thumbnails, question, another, one_word, compose, composer,
         run, stop, reset, model, method, preset, level, advanced,

@@ -7,7 +7,6 @@ import io
 import json
 from dataclasses import asdict, dataclass
 
-from visipruner.errors import Refused
 from visipruner.render.overlay import draw_survivors
 from visipruner.results import Comparison
 from visipruner.ui import scenes, text
@@ -16,7 +15,7 @@ from visipruner.ui.handlers import Job
 
 @dataclass(frozen=True)
 class Result:
-    """The last comparison of one visit; it lives in the visit's own memory."""
+    """The last comparison of one visit; keeping.py says how long it lives."""
 
     job: Job
     comparison: Comparison
@@ -59,13 +58,12 @@ def as_json(result: Result) -> dict:
     return {"settings": result.settings, **body, "notes": result.notes}
 
 
-def json_file(result: Result | None) -> dict:
-    content = json.dumps(as_json(there(result)), indent=1).encode()
+def json_file(result: Result) -> dict:
+    content = json.dumps(as_json(result), indent=1).encode()
     return _file("visipruner.json", "application/json", content)
 
 
-def png_file(result: Result | None) -> dict:
-    result = there(result)
+def png_file(result: Result) -> dict:
     comparison, stream = result.comparison, io.BytesIO()
     small = "{model}, {dtype}, torch {torch}, transformers {transformers}"
     picture = draw_survivors(
@@ -88,20 +86,13 @@ def _asked(result: Result) -> str:
     return f"“{comparison.prompt.question}”\n{answers}"
 
 
-def html_file(result: Result | None) -> dict:
+def html_file(result: Result) -> dict:
     from visipruner.render.report import report_html
 
-    result = there(result)
     job = result.job
     truth = job.truth.answer if job.truth else ""
     page = report_html(result.comparison, result.settings, result.notes, truth)
     return _file("visipruner.html", "text/html", page.encode())
-
-
-def there(result: Result | None) -> Result:
-    if result is None:
-        raise Refused(text.GONE)
-    return result
 
 
 def _file(name: str, kind: str, content: bytes) -> dict:

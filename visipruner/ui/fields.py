@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Iterable
 from dataclasses import fields
 
@@ -9,6 +10,7 @@ import gradio as gr
 
 from visipruner.choice import method_at
 from visipruner.errors import Refused
+from visipruner.inputs import check_choice
 from visipruner.methods import METHODS
 from visipruner.ui import text
 
@@ -58,12 +60,7 @@ def overrides(method: str, values: list) -> dict:
         if owner != method or value is None or value == "":
             continue
         if name in CHOICES:
-            if value not in CHOICES[name]:
-                raise Refused(
-                    f"“{text.FIELDS[name]}” must be one of {'; '.join(CHOICES[name])}, "
-                    f"not {value!r}."
-                )
-            value = CHOICES[name][value]
+            value = CHOICES[name][check_choice(f"“{text.FIELDS[name]}”", value, CHOICES[name])]
         else:
             value = _number(name, value)
         given[name] = value
@@ -73,8 +70,10 @@ def overrides(method: str, values: list) -> dict:
 def _number(name: str, value) -> float | int:
     try:
         number = float(value)
-    except (TypeError, ValueError):
-        raise Refused(f"“{text.FIELDS[name]}” must be a number, not {value!r}.") from None
+    except (TypeError, ValueError, OverflowError):
+        raise Refused(
+            f"“{text.FIELDS[name]}” must be a number, not {reprlib.repr(value)}."
+        ) from None
     whole = number.is_integer() and not name.endswith("_threshold")
     return int(number) if whole else number
 

@@ -9,16 +9,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import gradio as gr
+from starlette.middleware import Middleware
 
 from visipruner.errors import Refused
 from visipruner.render.charts import CHART_CSS
 from visipruner.render.viewer import PatchViewer
-from visipruner.ui import controls, text, wiring
-from visipruner.ui.page import guarded
+from visipruner.ui import controls, keeping, text, wiring
+from visipruner.ui.page import browser_value, guarded, says_when_full
 from visipruner.ui.store import Models
+from visipruner.ui.uploads import Uploads
 
 HERE = Path(__file__).parent
-KEEP_FILES = (60, 3600)  # every minute, delete what nobody has used for an hour
+KEEP_FILES = (60, keeping.LONGEST)  # every minute, delete what was not used for that long
 MOST_WAITING = 60
 
 
@@ -42,7 +44,8 @@ class Results:
     measure: gr.Button
     saves: dict[str, gr.Button]
     payload: gr.JSON
-    result: gr.State
+    result: gr.HTML
+    kept: keeping.Kept
 
 
 @dataclass
@@ -74,6 +77,7 @@ def build(models: Models) -> gr.Blocks:
                     results = _results()
                     lesson = _lesson()
         wiring.connect(page, models, head, chosen, results, lesson)
+        page.kept = results.kept  # `launch` tidies it
         page.load(None, js="() => vp.restore()", api_visibility="private")
     return guarded(page)
 
@@ -131,7 +135,7 @@ def _results() -> Results:
     payload = gr.JSON(visible="hidden")
     return Results(
         status, notes, intro, body, verdict, full, pruned, viewer, charts, plots, told, small,
-        medians, measure, saves, payload, gr.State(None, time_to_live=3600),
+        medians, measure, saves, payload, browser_value(), keeping.Kept(),
     )  # fmt: skip
 
 
@@ -190,12 +194,13 @@ def launch(
     Raises:
         OSError: the port is taken, or the host is not this machine's.
     """
-    page.queue(max_size=MOST_WAITING)
+    says_when_full(page.queue(max_size=MOST_WAITING))
     where = {"server_name": host, "server_port": port}
     try:
         served = page.launch(**where, prevent_thread_lock=True, **_settings(), **more)
     except OSError:
         raise OSError(text.PORT_TAKEN.format(**_asked_for(host, port))) from None
+    keeping.watch(page.kept, page.temp_file_sets)
     if models:  # not before: a start that is refused must not end in the middle of torch
         threading.Thread(target=_warm, args=(models,), daemon=True).start()
     if not prevent_thread_lock:
@@ -226,6 +231,8 @@ def _settings() -> dict:
         head=f"<script>{script}</script>",
         max_file_size="30mb",
         ssr_mode=False,
+        app_kwargs={"middleware": [Middleware(Uploads)]},
+        state_session_capacity=keeping.MOST_SESSIONS,
     )
 
 

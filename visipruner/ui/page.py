@@ -7,15 +7,19 @@ import functools
 import inspect
 import logging
 import os
+import traceback
 
 import gradio as gr
 from gradio.data_classes import ImageData
-from gradio_client.utils import is_http_url_like, traverse
+from gradio_client.utils import is_file_obj, is_http_url_like, traverse
 
 from visipruner.errors import Refused
-from visipruner.ui import text
+from visipruner.ui import kinds, text
+from visipruner.ui.uploads import is_full
 
 log = logging.getLogger("visipruner")
+
+MOST_LETTERS = 200  # of a sentence to a visitor
 
 # Settings of events: all are private but the one endpoint; the model is used by one at a time.
 PRIVATE = {"api_visibility": "private"}
@@ -59,13 +63,21 @@ def _translated(error: Exception) -> gr.Error:
         return error
     if isinstance(error, Refused):
         return sorry((str(error).splitlines() or [text.BROKEN])[0])
-    # The message may quote a visitor's words, so only kind and place are logged.
-    frame = error.__traceback__
-    while frame and frame.tb_next:
-        frame = frame.tb_next
-    place = f"{frame.tb_frame.f_code.co_filename}:{frame.tb_lineno}" if frame else "?"
-    log.error("unforeseen %s at %s", type(error).__name__, place)
+    log.error("%s", without_words(error))
     return sorry(text.BROKEN)
+
+
+def without_words(error: BaseException) -> str:
+    """A traceback of kinds and places only: a message may quote a visitor's words."""
+    chain = []
+    while error and error not in chain:
+        chain.insert(0, error)
+        error = error.__cause__ or error.__context__
+    return "\n".join(
+        f"unforeseen {type(one).__name__}, most recent call last\n"
+        + "".join(traceback.format_tb(one.__traceback__)).rstrip()
+        for one in chain
+    )
 
 
 # Gradio writes a .pyi file beside every module with a subclass of its own classes, so what has to
@@ -87,21 +99,86 @@ def picture_input(**settings) -> gr.Image:
     return component
 
 
+def browser_value() -> gr.HTML:
+    """A value that the browser holds, out of sight, and sends with each event: never trusted.
+
+    Not gr.State: of that the server keeps a few sessions only, and forgets the others in silence.
+    """
+    return gr.HTML(None, visible="hidden", html_template="<i></i>")  # gr.JSON is for objects only
+
+
 def guarded(page: gr.Blocks) -> gr.Blocks:
-    """The page, now answering malformed requests with a sentence and never fetching an address."""
-    preprocess = page.preprocess_data
+    """The page, now answering malformed requests with a sentence and never fetching an address.
+
+    Neither does a full disk leave a traceback: gradio writes the pictures that are shown on it.
+    """
+    preprocess, postprocess = page.preprocess_data, page.postprocess_data
 
     async def preprocess_data(block_fn, inputs, state, explicit_call=False):
         try:
             _refuse_addresses(inputs)
+            for block, value in zip(block_fn.inputs, inputs, strict=False):
+                kinds.check(_of_session(block, state), value)
             return await preprocess(block_fn, inputs, state, explicit_call)
+        except Refused as error:
+            raise sorry(str(error)) from None
         except gr.Error as error:
-            raise sorry(str(error.message).splitlines()[0]) from None
+            raise sorry(_short(error)) from None
         except Exception as error:
             raise sorry(text.BAD_REQUEST.format(what=_what(error))) from None
 
-    page.preprocess_data = preprocess_data
+    async def postprocess_data(*given, **named):
+        try:
+            return await postprocess(*given, **named)
+        except OSError as error:
+            if is_full(error):
+                raise sorry(text.DISK_FULL) from None
+            raise
+
+    process = page.process_api
+
+    async def process_api(*args, event_data=None, **kwargs):
+        # Gradio looks for files here too, and logs a traceback when it finds one.
+        if event_data is not None:
+            traverse(event_data._data, _refuse_file, is_file_obj)
+        return await process(*args, event_data=event_data, **kwargs)
+
+    page.preprocess_data, page.postprocess_data = preprocess_data, postprocess_data
+    page.process_api = process_api
     return page
+
+
+def says_when_full(page: gr.Blocks) -> gr.Blocks:
+    """The page, whose queue refuses a call in plain words."""
+    push = page._queue.push
+
+    async def push_plainly(*given, **named):
+        taken, said, state = await push(*given, **named)
+        if state == "queue_full":
+            said = text.QUEUE_FULL.format(waiting=page._queue.max_size)
+        return taken, said, state
+
+    page._queue.push = push_plainly
+    return page
+
+
+def _of_session(block, state):
+    """The component as this session sees it. Gradio makes another one for every update, and that
+    has lost what `picture_input` set."""
+    if state is None or block.stateful or block._id not in state:
+        return block
+    seen = state[block._id]
+    if "preprocess" in vars(block):
+        seen.preprocess = block.preprocess
+    return seen
+
+
+def _short(error: gr.Error) -> str:
+    """The sentence of an error, if it is one."""
+    lines = str(error.message or "").splitlines()
+    if lines and len(lines[0]) <= MOST_LETTERS:
+        return lines[0]
+    return text.BAD_REQUEST.format(what=text.WRONG_KIND)
 
 
 def _what(error: Exception) -> str:
@@ -110,6 +187,10 @@ def _what(error: Exception) -> str:
     if "path" in str(error).lower() or "upload" in str(error).lower():
         return text.NOT_UPLOADED
     return text.WRONG_KIND
+
+
+def _refuse_file(_):
+    raise sorry(text.BAD_REQUEST.format(what=text.NOT_UPLOADED))
 
 
 def _refuse_addresses(inputs):

@@ -69,7 +69,7 @@ def stream(models, model_line, chosen, results, job: Job):
             story = viewer_value(progress.comparison, start=start)
             frame.set(results.viewer, {**story, "note": result.stays})
             frame.set(results.small, views.counters(progress.comparison))
-            frame.set(results.result, result)
+            frame.set(results.result, results.kept.put(result))
             for button in _buttons(results):
                 frame.set(button, gr.update(interactive=True))
         yield frame.take()
@@ -141,7 +141,7 @@ def connect(models, model_line, chosen, results) -> tuple:
             raise
 
     @plainly
-    def on_run(*values):
+    def on_run(key, *values):
         form, _ = controls.form(values)
         frame = Frame(outputs)
         if not models.is_ready(form.model, form.backend, form.precision):
@@ -149,6 +149,7 @@ def connect(models, model_line, chosen, results) -> tuple:
             yield frame.take()
         try:
             job = job_of(models, values)
+            results.kept.drop(key)  # a visit has one result at most
             yield from stream(models, model_line, chosen, results, job)
         except Refused as error:
             frame.set(results.status, views.says(str(error)))
@@ -165,18 +166,22 @@ def connect(models, model_line, chosen, results) -> tuple:
         **PRIVATE,
     )
     run = fetched.success(
-        on_run, chosen.inputs, outputs, show_progress_on=[results.status], **MODEL_TURN
+        on_run,
+        [results.result, *chosen.inputs],
+        outputs,
+        show_progress_on=[results.status],
+        **MODEL_TURN,
     )
 
     @plainly
-    def on_unfinished(result, status, verdict):
+    def on_unfinished(key, status, verdict):
         """Stopped, or failed: nothing may go on promising an answer."""
         status = status or ""  # before anything was said, the page sends nothing
         stopped = status == text.STOPPED
         said = views.says(text.STOPPED if stopped else text.UNFINISHED)
         if status and not stopped and not views.is_busy(status):
             said = gr.skip()  # refused, and it says why
-        if result is not None:  # of the run before, and still on the page
+        if key:  # of the run before, and still on the page
             return said, gr.skip()
         return said, views.verdict_stopped(verdict)
 

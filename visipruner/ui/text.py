@@ -205,18 +205,31 @@ MEASURE = "Measure again × 5"
 MEASURING = "Measuring both sides five times, in turn…"
 MEDIANS = "Medians of {done} of {rounds} silent runs in turn"
 
-GONE = "There is no finished result here, or it is older than an hour: press Run first."
+NO_RESULT = "There is no finished result here yet: press Run first."
+NO_LONGER_KEPT = (
+    "This result is no longer kept: the server keeps only the newest ones, for an hour. Press Run "
+    "again."
+)
 PORT_TAKEN = (
     "Port {port} cannot be opened on {host}: another program has it, or this machine has no such "
     "address. See --port and --host."
 )
+DISK_FULL = "The server's disk is full, so nothing could be kept there. Please try again later."
+QUEUE_FULL = "{waiting} calls wait here already, the most that may. Please try again in a minute."
 BROKEN = "Something went wrong on the server, and it has been noted there. Please try again."
 BAD_REQUEST = "This request cannot be read: {what}"
 TOO_FEW = "some of its values are missing."
 NOT_UPLOADED = "the picture must be uploaded first."
 WRONG_KIND = "a value is of the wrong kind."
+A_VALUE = "A value"
+NO_NUMBER_GIVEN = "{name} must be a number."
+NO_WORDS = "{name} must be words."
+HALF_A_CHARACTER = "A value holds half a character: type it again."
+TOO_LARGE = "A number is too large to be read here."
+NO_EXAMPLE = "There is no such example: choose one of those that are shown."
 PICTURE_GONE = (
-    "Your picture was deleted here, because nobody used it for an hour; please choose it again."
+    "Your picture is no longer on the server, which keeps only the newest ones, for an hour. "
+    "Choose it again."
 )
 NO_PICTURE_IN_LINK = "This link carries no picture: choose one, or press New scene."
 NO_ADDRESS = "Addresses are not fetched; upload the picture itself."

@@ -68,8 +68,9 @@ def _lessons(models, chosen, results, lesson) -> list:
             yield teaching.sweep_html(state, job)
 
     @plainly
-    def on_measure(result):
-        job, shown = downloads.there(result).job, [gr.skip()] * 5
+    def on_measure(key):
+        result, shown = results.kept.find(key), [gr.skip()] * 5
+        job = result.job
         method = job.methods[-1].name
         yield teaching.rounds_html([[], []], method), *shown
         for samples in teaching.rounds(job):
@@ -84,7 +85,8 @@ def _lessons(models, chosen, results, lesson) -> list:
         ]
         verdict = views.verdict(comparison, job.truth, views.asked(job))
         small = views.counters(comparison)
-        measured = downloads.Result(job, comparison)
+        results.kept.drop(key)
+        measured = results.kept.put(downloads.Result(job, comparison))
         yield teaching.rounds_html(samples, method), verdict, *cards, small, measured
 
     c = chosen
@@ -126,9 +128,17 @@ def _saving(results):
         "json": downloads.json_file,
         "html": downloads.html_file,
     }
+
+    def saving(maker):
+        @plainly
+        def on_save(key):
+            return maker(results.kept.find(key))
+
+        return on_save
+
     for kind, button in results.saves.items():
         made = button.click(
-            plainly(makers[kind]),
+            saving(makers[kind]),
             results.result,
             results.payload,
             **PRIVATE,
@@ -139,9 +149,10 @@ def _saving(results):
 
 def _sharing(chosen, lesson, results, run):
     @plainly
-    def on_repeat(result, *values):
+    def on_repeat(key, *values):
         """What the last run did, whatever the form shows by now."""
-        form, scene = (result.job.form, result.job.scene) if result else controls.form(values)
+        job = results.kept.find(key).job if key else None
+        form, scene = (job.form, job.scene) if job else controls.form(values)
         local = form.model not in MODELS
         return (
             share.query(form, scene),

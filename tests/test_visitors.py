@@ -1,0 +1,91 @@
+"""What the server keeps of many visitors has a bound, and it says what is gone."""
+
+from __future__ import annotations
+
+import os
+import threading
+
+import page_server
+import pytest
+from visitors import QUESTION, Visitor, visit
+
+from visipruner.errors import Refused
+from visipruner.ui import keeping, text
+from visipruner.ui.keeping import Kept, tidy_files
+
+
+@pytest.fixture(scope="module")
+def page(mini_path):
+    return page_server.page(mini_path)
+
+
+def refusal(kept: Kept, key) -> str:
+    with pytest.raises(Refused) as caught:
+        kept.find(key)
+    return str(caught.value)
+
+
+def test_the_oldest_results_go_first_and_say_so():
+    kept = Kept(most=3)
+    keys = [kept.put(number) for number in range(3)]
+    assert kept.find(keys[0]) == 0  # used, so the second one is the oldest now
+    keys.append(kept.put(3))
+    assert [kept.find(keys[number]) for number in (0, 2, 3)] == [0, 2, 3]
+    assert refusal(kept, keys[1]) == text.NO_LONGER_KEPT
+    assert refusal(kept, None) == text.NO_RESULT
+    assert refusal(kept, ["magic"]) == text.NO_LONGER_KEPT
+    kept.drop(keys[3])
+    assert refusal(kept, keys[3]) == text.NO_LONGER_KEPT
+
+
+def test_no_result_is_kept_longer_than_its_time():
+    kept = Kept(longest=0)
+    assert refusal(kept, kept.put("a result")) == text.NO_LONGER_KEPT
+
+
+def test_the_newest_pictures_stay(tmp_path):
+    names = [str(tmp_path / f"{number}.png") for number in range(5)]
+    for number, name in enumerate(names):
+        with open(name, "wb") as file:
+            file.write(bytes(1000))
+        os.utime(name, (number, number))
+    written, uploaded = set(names[:3]), {*names[2:], str(tmp_path / "gone.png")}
+    tidy_files([written, uploaded], most=2500)
+    assert [os.path.exists(name) for name in names] == [False] * 3 + [True] * 2
+    assert written == set()
+    assert set(names[3:]) <= uploaded
+    assert names[2] not in uploaded
+
+
+def test_a_page_keeps_as_many_visitors_as_it_may(page, monkeypatch):
+    held = page.app.state_holder
+    assert held.capacity == keeping.MOST_SESSIONS
+    assert "keeping" in [thread.name for thread in threading.enumerate()]  # tidies old files too
+    monkeypatch.setattr(held, "capacity", 3)
+    monkeypatch.setattr(page.kept, "_most", 3)
+    config = page.get_config_file()
+    visitors = [visit(page.local_url, config, number) for number in range(5)]
+    assert len(held.session_data) <= 3
+    assert len(page.kept._results) == 3
+    save = visitors[0].event("on_save", 1)
+    assert visitors[4].send(save, [visitors[4].key])["success"]
+    assert visitors[0].send(save, [visitors[0].key])["output"]["error"] == text.NO_LONGER_KEPT
+    # Once more by the same visitor: of each there is one result at most.
+    again = visitors[4].event("on_run")
+    values = visitors[4].usual(again)
+    values[0], values[2], values[3], values[9] = visitors[4].key, 3, QUESTION, 1
+    older = visitors[4].key
+    assert visitors[4].send(again, values)["success"]
+    assert refusal(page.kept, older) == text.NO_LONGER_KEPT
+    # The number of its scene came from the page: the server need not remember it.
+    assert page.kept.find(visitors[4].key).job.scene == 3
+
+
+def test_a_picture_is_ours_to_check_after_an_update_as_well(page):
+    """Gradio makes a new component for every update, also for one that skips it."""
+    visitor = Visitor(page.local_url)
+    assert visitor.send(visitor.event("on_seed"), [-1, "", None])["success"]  # leaves the picture
+    broken = visitor.upload(b"no picture at all")
+    answer = visitor.send(visitor.event("on_upload"), [broken])
+    assert answer["success"]
+    assert answer["output"]["data"][0] is None

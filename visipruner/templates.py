@@ -1,0 +1,130 @@
+"""A question in a checkpoint's own chat template, after the checkpoint's system sentence."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from visipruner.errors import Refused
+
+# LLaVA-1.5 was trained and evaluated with this sentence; its chat template does not hold it.
+SYSTEM = (
+    "A chat between a curious user and an artificial intelligence assistant. The assistant gives "
+    "helpful, detailed, and polite answers to the user's questions."
+)
+MOST_QUOTED = 80  # characters of a template's own words in a sentence
+
+
+def template_of(processor) -> str | None:
+    """The processor's chat template, else the one of its tokenizer; None: there is none."""
+    for owner in (processor, getattr(processor, "tokenizer", None)):
+        found = getattr(owner, "chat_template", None)
+        if isinstance(found, dict):  # several by name
+            found = found.get("default") or next(iter(found.values()), None)
+        if found:
+            return found
+    return None
+
+
+def system_sentence(processor, own: str | None) -> str:
+    """What stands before the question; empty: nothing does.
+
+    Args:
+        own: the sentence that the checkpoint brings (field `system` of its presets.json). None: it
+            is LLaVA-1.5's for a Vicuna template, and none for any other. A Vicuna template is one
+            whose text for a lone question holds both "USER:" and "ASSISTANT:".
+
+    Raises:
+        Refused: one sentence.
+    """
+    if own is not None:
+        if picture_word(processor) in own:
+            raise Refused("The field system of presets.json must not hold the picture's word.")
+        return own.strip()
+    text = prompt_text(processor, "?", "")
+    return SYSTEM if "USER:" in text and "ASSISTANT:" in text else ""
+
+
+def prompt_text(processor, question: str, system: str) -> str:
+    """The whole prompt, with exactly one picture word.
+
+    Templates differ in what they take, so several forms of the same question are tried. A template
+    that refuses a system message, or leaves it out, gets the sentence before the question.
+
+    Args:
+        question: without blanks around it.
+        system: as `system_sentence` gives it.
+
+    Raises:
+        Refused: one sentence, where no form leads to a prompt.
+    """
+    word, template = picture_word(processor), template_of(processor)
+    errors, counts = [], []
+    for messages in _forms(question, system, word):
+        try:
+            text = processor.apply_chat_template(
+                messages, chat_template=template, add_generation_prompt=True
+            )
+        except Exception as error:  # a template is a program, and may fail in any way
+            errors.append(error)
+            continue
+        content = messages[-1]["content"]
+        if isinstance(content, list) and str(content) in text:
+            continue  # it wants a string, and prints the list as Python does
+        counts.append(text.count(word))
+        if counts[-1] == 1 and question in text and system in text:
+            return _one_blank(text, system)
+    # Of several errors the one about the usual form without a system message says most.
+    raise Refused(_why_not(counts) if counts else _why(errors[1 if system else 0]))
+
+
+def picture_word(processor) -> str:
+    return getattr(processor, "image_token", None) or "<image>"
+
+
+def _forms(question: str, system: str, word: str) -> Iterator[list[dict]]:
+    """The same question as messages, in the forms that templates take; the usual one first."""
+
+    def contents(text: str) -> list:
+        return [
+            [{"type": "image"}, {"type": "text", "text": text}],
+            f"{word}\n{text}",
+            [{"type": "text", "text": f"{word}\n{text}"}],
+            text,  # some templates print the picture's word themselves
+        ]
+
+    merged = contents(f"{system}\n\n{question}" if system else question)
+    for content, whole in zip(contents(question), merged, strict=True):
+        user = {"role": "user", "content": content}
+        if system:
+            is_list = isinstance(content, list)
+            said = [{"type": "text", "text": system}] if is_list else system
+            yield [{"role": "system", "content": said}, user]
+        yield [{"role": "user", "content": whole}]
+
+
+def _one_blank(text: str, system: str) -> str:
+    """Vicuna's templates differ in the blanks that they add; LLaVA was trained with exactly one."""
+    if not system:
+        return text
+    return re.sub(re.escape(system) + r"\s*(?=USER:)", lambda _: system + " ", text)
+
+
+def _why_not(counts: list[int]) -> str:
+    """Why none of the texts that a template printed is a prompt; their numbers of picture words."""
+    wrong = next((count for count in counts if count != 1), None)
+    if wrong is None:
+        return "The chat template of this model leaves the question out."
+    return (
+        f"The chat template of this model prints the picture's word {wrong} times for one picture; "
+        "it must print it once."
+    )
+
+
+def _why(error: Exception) -> str:
+    lines = str(error).splitlines() or [type(error).__name__]
+    reason = lines[0][:MOST_QUOTED].rstrip(".: ")
+    # Jinja's base class is what a template raises to refuse a conversation; faults are subclasses.
+    if type(error).__name__ == "TemplateError":
+        return f"The chat template of this model takes no single question ({reason})."
+    return f"The chat template of this model is broken ({reason})."

@@ -1,0 +1,110 @@
+"""What the server keeps of its visitors: the last results and the last pictures, for an hour."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Iterable
+
+from visipruner.errors import Refused
+from visipruner.ui import text
+
+MOST_RESULTS = 50  # about 2.5 MB each: the model's input, the picture, two traces
+MOST_SESSIONS = 50  # about 1 MB each: gradio's copy of every value that a page shows
+MOST_BYTES = 500_000_000  # of pictures on the disk; an upload has 30 MB at most
+LONGEST = 3600  # seconds without use
+_PAUSE = 60  # seconds
+
+
+class Kept:
+    """Results by keys that only the page of a result knows. The oldest go first.
+
+    The page holds the key and not gradio's session, because a session forgets that it had one.
+
+    Args:
+        most: results that are kept at most.
+        longest: seconds that a result is kept after its last use.
+    """
+
+    def __init__(self, most: int = MOST_RESULTS, longest: float = LONGEST):
+        self._most, self._longest = most, longest
+        self._results: OrderedDict[str, tuple[float, object]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def put(self, result) -> str:
+        """Keep a result. Returns its key."""
+        key = secrets.token_urlsafe(16)
+        with self._lock:
+            self._results[key] = time.monotonic(), result
+        self.tidy()
+        return key
+
+    def find(self, key):
+        """The result of a key.
+
+        Raises:
+            Refused: there never was one, or it is no longer kept.
+        """
+        if not key:
+            raise Refused(text.NO_RESULT)
+        self.tidy()
+        with self._lock:
+            if not isinstance(key, str) or key not in self._results:
+                raise Refused(text.NO_LONGER_KEPT)
+            result = self._results.pop(key)[1]
+            self._results[key] = time.monotonic(), result
+            return result
+
+    def drop(self, key):
+        """Forget a result that another one follows; an unknown key is none."""
+        with self._lock:
+            if isinstance(key, str):
+                self._results.pop(key, None)
+
+    def tidy(self):
+        """Drop what is too old or too much."""
+        with self._lock:
+            while self._results:
+                used, _ = next(iter(self._results.values()))
+                if len(self._results) <= self._most and time.monotonic() - used < self._longest:
+                    return
+                self._results.popitem(last=False)
+
+
+def tidy_files(sets: Iterable[set[str]], most: int = MOST_BYTES):
+    """Delete the files that were used longest ago, until the rest has at most `most` bytes.
+
+    Args:
+        sets: names of files, as gradio notes what it has written; deleted names are taken out.
+    """
+    sets = list(sets)
+    known = {}
+    for name in set().union(*(set(names) for names in sets)):
+        with contextlib.suppress(OSError):  # deleted already
+            status = os.stat(name)
+            known[name] = status.st_mtime, status.st_size
+    total = sum(size for _, size in known.values())
+    for name in sorted(known, key=known.get):
+        if total <= most:
+            return
+        with contextlib.suppress(OSError):
+            os.remove(name)
+        total -= known[name][1]
+        for names in sets:
+            names.discard(name)
+
+
+def watch(kept: Kept, sets: Iterable[set[str]]):
+    """Tidy once a minute, as long as the process lives, also when no visitor comes."""
+
+    def tidy():
+        while True:
+            time.sleep(_PAUSE)
+            kept.tidy()
+            tidy_files(sets)
+
+    threading.Thread(target=tidy, daemon=True, name="keeping").start()

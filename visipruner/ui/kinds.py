@@ -1,0 +1,60 @@
+"""What the page's components may send: gradio checks little of it, and in its own words."""
+
+from __future__ import annotations
+
+import gradio as gr
+
+from visipruner.errors import Refused
+from visipruner.inputs import check_choice
+from visipruner.ui import text
+
+LARGEST = 2**53  # whole numbers up to here are exact in every browser, and in JSON
+
+
+def check(block: gr.blocks.Block, value):
+    """Refuse what this component of our page never sends. None, an empty input, is for the event.
+
+    Raises:
+        Refused: one sentence with the label of the input, where it has one.
+    """
+    check_plain(value)
+    if value is None:
+        return
+    name = f"“{block.label}”" if getattr(block, "label", None) else text.A_VALUE
+    if isinstance(block, gr.Dropdown | gr.Radio):
+        check_choice(name, value, [choice for _, choice in block.choices])
+    elif isinstance(block, gr.Number | gr.Slider):
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise Refused(text.NO_NUMBER_GIVEN.format(name=name))
+    elif isinstance(block, gr.Checkbox):
+        check_choice(name, value, (True, False))
+    elif _holds_words(block) and not isinstance(value, str):
+        raise Refused(text.NO_WORDS.format(name=name))
+
+
+def check_plain(value):
+    """Refuse what cannot be sent back to a browser: half a character, a number without end.
+
+    Raises:
+        Refused: one sentence.
+    """
+    if isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise Refused(text.HALF_A_CHARACTER) from None
+    elif isinstance(value, int | float) and not abs(value) <= LARGEST:  # NaN too
+        raise Refused(text.TOO_LARGE)
+    elif isinstance(value, dict):
+        for part in (*value, *value.values()):
+            check_plain(part)
+    elif isinstance(value, list):
+        for part in value:
+            check_plain(part)
+
+
+def _holds_words(block) -> bool:
+    """Of our HTML, only what has a template of its own holds anything but words."""
+    if isinstance(block, gr.HTML):
+        return "html_template" not in block.constructor_args
+    return isinstance(block, gr.Textbox | gr.Code)

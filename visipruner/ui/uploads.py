@@ -1,0 +1,158 @@
+"""The folder of uploads: one per process, gone with it, and what happens if its disk is full."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from starlette.responses import PlainTextResponse
+
+from visipruner.errors import Refused
+from visipruner.ui import text
+
+try:
+    import fcntl
+except ImportError:  # Windows: what a killed process leaves stays there
+    fcntl = None
+
+PREFIX = "visipruner-uploads-"
+MOST_UNREAD = 64 * 2**20  # bytes of a failed upload that are read on, so that the answer arrives
+
+
+# -- one folder per process
+
+
+@contextlib.contextmanager
+def private_folder() -> Iterator[Path]:
+    """Uploads lie where no other demo's cleaning reaches them, and are gone when this one ends.
+
+    A process that is killed leaves its folder; the next start removes it. A lock on the folder,
+    which ends with its process, tells the two apart.
+
+    Raises:
+        Refused: one sentence, for a GRADIO_TEMP_DIR where no folder can be made.
+    """
+    usual = os.environ.get("GRADIO_TEMP_DIR")
+    try:
+        parent = Path(usual or tempfile.gettempdir())
+        parent.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(parent)
+        folder, handle = _make(parent)
+    except OSError as error:
+        where = f"GRADIO_TEMP_DIR, {usual!r}," if usual else "the folder of temporary files"
+        raise Refused(f"No folder can be made in {where}: {error.strerror}.") from None
+    owner = os.getpid()
+    os.environ["GRADIO_TEMP_DIR"] = str(folder)
+    try:
+        yield folder
+    finally:
+        del os.environ["GRADIO_TEMP_DIR"]
+        if usual:
+            os.environ["GRADIO_TEMP_DIR"] = usual
+        if os.getpid() == owner:  # and not a fork, as ZeroGPU makes them
+            shutil.rmtree(folder, ignore_errors=True)
+        os.close(handle)
+
+
+def remove_leftovers(parent: Path):
+    """Remove the folders of processes that were killed; what cannot be removed stays."""
+    if fcntl is None:
+        return
+    for folder in parent.glob(f"{PREFIX}*"):
+        with contextlib.suppress(OSError):  # in use, or somebody else's
+            handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(folder, ignore_errors=True)
+            finally:
+                os.close(handle)
+
+
+def _make(parent: Path) -> tuple[Path, int]:
+    """A new folder and the handle that locks it."""
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))
+        if fcntl is None:
+            return folder, os.open(os.devnull, os.O_RDONLY)
+        with contextlib.suppress(FileNotFoundError):
+            handle = os.open(folder, os.O_RDONLY)
+            with contextlib.suppress(OSError):  # a disk without locks: nothing is removed on it
+                fcntl.flock(handle, fcntl.LOCK_EX)
+            if folder.exists():  # another start may have taken it for a leftover before the lock
+                return folder, handle
+            os.close(handle)
+
+
+# -- a full disk
+
+
+def is_full(error: BaseException) -> bool:
+    """Is this the system's word for a disk, or a share of it, without room?"""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+class Uploads:
+    """ASGI around gradio: a full disk is said in a sentence, and no part of a file stays.
+
+    Gradio removes the part of an upload only if it was too large or malformed, not if the disk was
+    full or the visitor left.
+    """
+
+    def __init__(self, app):
+        self.app, self.running = app, 0
+
+    async def __call__(self, scope, receive, send):
+        if scope["type"] != "http" or not scope["path"].rstrip("/").endswith("/upload"):
+            await self.app(scope, receive, send)
+            return
+        body, answered = _Body(receive), False
+
+        async def answer(message):
+            nonlocal answered
+            answered = True
+            await send(message)
+
+        self.running += 1
+        try:
+            await self.app(scope, body, answer)
+        except OSError as error:
+            if answered or not is_full(error):
+                raise
+            await body.read_on()
+            await PlainTextResponse(text.DISK_FULL, 507)(scope, receive, send)
+        finally:
+            self.running -= 1
+            if not self.running:  # now every file at the top is one that was not finished
+                _remove_parts(Path(scope["app"].uploaded_file_dir))
+
+
+class _Body:
+    """The body of a request, of which one knows whether more is to come."""
+
+    def __init__(self, receive):
+        self.receive, self.more = receive, True
+
+    async def __call__(self):
+        message = await self.receive()
+        self.more = message.get("more_body", False)
+        return message
+
+    async def read_on(self):
+        """A browser that is answered in the middle of an upload shows a lost connection."""
+        unread = MOST_UNREAD
+        while self.more and unread > 0:
+            unread -= len((await self()).get("body", b""))
+
+
+def _remove_parts(folder: Path):
+    """Finished uploads lie in folders of their own; files beside these are parts of some."""
+    if not folder.name.startswith(PREFIX):
+        return  # another demo may use it as well
+    for file in folder.glob("tmp*"):
+        if file.is_file():
+            file.unlink(missing_ok=True)

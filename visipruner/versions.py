@@ -1,0 +1,52 @@
+"""Which releases of the packages this was tested with, and whether those here are among them.
+
+Imports nothing that a new release could break, so that it can still say what is wrong.
+"""
+
+from __future__ import annotations
+
+from importlib.metadata import PackageNotFoundError, version
+
+from packaging.specifiers import SpecifierSet
+
+__version__ = "0.2.0"  # pyproject.toml reads it from this line
+
+# The same ranges as in requirements.txt, which does not come with an installed package. Both ends
+# were tested (tests/NOTES.md).
+TESTED = {
+    "torch": ">=2.8,<2.14",
+    "transformers": ">=5.20,<5.25",
+    "huggingface_hub": ">=1.31,<2.5",
+    "accelerate": ">=1.10,<2",
+    "bitsandbytes": ">=0.49,<1",
+    "gradio": ">=6.24,<6.32",
+    "plotly": ">=6,<8",
+    "pillow": ">=12.3,<13",
+}
+
+
+def installed() -> dict[str, str]:
+    """Package -> release, of those in `TESTED` that are installed; nothing is imported."""
+    found = {}
+    for name in TESTED:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:  # an engine alone needs no gradio, a CPU no bitsandbytes
+            continue
+    return found
+
+
+def untested() -> str | None:
+    """One line about the installed releases outside the tested ranges; None: there are none."""
+    outside = [
+        f"{name} {release} ({TESTED[name].replace(',', ', ')})"
+        for name, release in installed().items()
+        # A preview of the first release beyond a ceiling is beyond it too.
+        if not SpecifierSet(TESTED[name]).contains(release, prereleases=True)
+    ]
+    if not outside:
+        return None
+    return (
+        f"Not tested with {', '.join(outside)}; the tested ranges are in brackets, and "
+        "`pip install -r requirements.txt` brings them."
+    )
