@@ -277,7 +277,7 @@ def test_an_upload_on_its_way_outlives_one_that_fails(address, folder, full):
         kind = {"content-type": "multipart/form-data; boundary=x"}
         answer = client.post(f"{address}/gradio_api/upload", content=slowly(), headers=kind)
     assert Path(answer.json()[0]).read_bytes() == b"a" * 1000 + b"b" * 1000
-    assert not parts(folder)
+    wait_until(lambda: not parts(folder))
 
 
 def test_a_visitor_who_leaves_in_the_middle_of_an_upload_leaves_nothing(address, folder):
