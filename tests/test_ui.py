@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import gradio as gr
 import httpx
 import page_server
 import pytest
@@ -19,7 +20,7 @@ from gradio_client.exceptions import AppError
 from PIL import Image
 
 from visipruner.__main__ import build_parser
-from visipruner.methods import METHODS
+from visipruner.methods import METHODS, VisiPruner
 from visipruner.render import words
 from visipruner.results import Options
 from visipruner.trace import NOBODY, Cut
@@ -37,6 +38,7 @@ from visipruner.ui import (
 )
 from visipruner.ui.handlers import Form
 from visipruner.ui.layout import build
+from visipruner.ui.page import without_words
 
 
 @pytest.fixture(scope="module")
@@ -546,6 +548,47 @@ def test_an_empty_request_loads_no_model():
     models = SimpleNamespace(default="tiny", get=lambda *_: pytest.fail("was loaded"))
     with pytest.raises(ValueError, match="No question was given"):
         next(api.endpoint(models)())
+
+
+def test_a_fault_in_a_method_is_logged_with_its_place_and_not_shown(
+    client, models, mini_path, picture_file, monkeypatch, caplog
+):
+    """On the page and by the API; only kinds and places are logged, never a visitor's words."""
+
+    secret = "words of this visitor"
+
+    def select(self, view):
+        raise ValueError(secret)
+
+    monkeypatch.setattr(VisiPruner, "select", select)
+    with pytest.raises(AppError) as caught:
+        client.predict(handle_file(picture_file), "what?", options=QUICK, api_name="/compare")
+    assert text.BROKEN in str(caught.value)
+    run = next(fn for fn in page_server.page(mini_path).fns.values() if fn.name == "on_run")
+    values = [getattr(component, "value", None) for component in run.inputs]
+    labels = [getattr(component, "label", None) for component in run.inputs]
+    for label, value in ((text.PICTURE, picture_file), (text.QUESTION, "what?")):
+        values[labels.index(label)] = value
+    with pytest.raises(gr.Error) as caught:
+        list(run.fn(*values))
+    assert caught.value.message == text.BROKEN
+    faults = [record.getMessage() for record in caplog.records if record.name == "visipruner"]
+    assert len(faults) == 2
+    for fault in faults:
+        assert "unforeseen ValueError" in fault and "in select" in fault and __file__ in fault
+        assert "engine.py" in fault and secret not in fault
+
+
+def test_the_log_names_what_a_fault_came_from():
+    try:
+        try:
+            {}["words of a visitor"]
+        except KeyError as error:
+            raise ArithmeticError("and more words") from error
+    except ArithmeticError as error:
+        logged = without_words(error)
+    assert logged.index("KeyError") < logged.index("ArithmeticError")
+    assert logged.count(__file__) == 2
 
 
 def test_missing_values_end_in_one_sentence(address):

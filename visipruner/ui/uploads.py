@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from starlette.requests import ClientDisconnect
 from starlette.responses import PlainTextResponse
 
 from visipruner.errors import Refused
@@ -123,12 +124,15 @@ class Uploads:
         except OSError as error:
             if answered or not is_full(error):
                 raise
-            await body.read_on()
-            await PlainTextResponse(text.DISK_FULL, 507)(scope, receive, send)
+        except ClientDisconnect:
+            return
         finally:
             self.running -= 1
             if not self.running:  # now every file at the top is one that was not finished
                 _remove_parts(Path(scope["app"].uploaded_file_dir))
+        if not answered:
+            await body.read_on()
+            await PlainTextResponse(text.DISK_FULL, 507)(scope, receive, send)
 
 
 class _Body:
