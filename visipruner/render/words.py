@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from visipruner.render.series import influence_series, layer_spans, second, sides
-from visipruner.results import Times
+from visipruner.results import LEAST_ROUNDS, Times
 
 
 def describe_tokens(comparison) -> str:
@@ -64,12 +64,13 @@ def describe_clocks(times: Times) -> str:
 
 
 def describe_speed(comparison) -> str:
-    """Which side's first word came sooner; one run, maybe disturbed, is no verdict."""
+    """Which side's first word came sooner; a few runs, maybe disturbed, are no verdict."""
     full, other = (side.times for side in sides(comparison))
-    if not other.rounds:
+    if other.rounds < LEAST_ROUNDS:
+        runs = f"{other.rounds} runs" if other.rounds > 1 else "one run"
         return (
             f"{full.first_token:.0f} ms full, {other.first_token:.0f} ms {second(comparison)} "
-            "(one run, too few to call one faster)"
+            f"({runs}, too few to call one faster)"
         )
     ratio = comparison.first_token_ratio
     if comparison.uneven:
