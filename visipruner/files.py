@@ -7,7 +7,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from visipruner.errors import Refused
+from visipruner.errors import MOST_QUOTED, Refused
 
 
 def check_place(path: Path):
@@ -43,9 +43,9 @@ def _real(path: Path) -> Path:
 
 
 def shown(path: Path) -> str:
-    """A path for a sentence; of a very long one the end."""
+    """A path for a sentence; of a long one the end."""
     name = str(path)
-    return repr(name if len(name) <= 200 else "..." + name[-100:])
+    return repr(name if len(name) <= MOST_QUOTED else "…" + name[1 - MOST_QUOTED :])
 
 
 def write_whole(path: Path, text: str):

@@ -20,7 +20,7 @@ from transformers import (
 
 from visipruner import memory
 from visipruner.engine import decoder_of
-from visipruner.errors import Refused
+from visipruner.errors import Refused, quoted
 from visipruner.inputs import check_choice
 from visipruner.memory import gigabytes
 
@@ -81,7 +81,7 @@ def usable_device(device: str | None) -> str:
     except (RuntimeError, TypeError):
         wanted = None
     if wanted is None or wanted.type not in ("cpu", "cuda"):
-        raise Refused(f"The device must be cpu, cuda or cuda:NUMBER, not {device!r}.")
+        raise Refused(f"The device must be cpu, cuda or cuda:NUMBER, not {quoted(device)}.")
     if wanted.type == "cuda" and (wanted.index or 0) >= (
         torch.cuda.device_count() if has_gpu else 0
     ):

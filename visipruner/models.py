@@ -121,9 +121,10 @@ class VLM:
         """Patches (rows, columns) of a picture."""
         return prompt.patch_grid(self.model.config)
 
-    def prepare(self, picture, question: str, mode: str = "pad") -> Prompt:
+    def prepare(self, picture, question: str, mode: str = "pad", reword=str) -> Prompt:
         """`make_prompt` for this model."""
-        return prompt.make_prompt(self.model.config, self.processor, picture, question, mode)
+        config, processor = self.model.config, self.processor
+        return prompt.make_prompt(config, processor, picture, question, mode, reword)
 
     @torch.inference_mode()
     def encode(self, prompt: Prompt):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -31,14 +32,23 @@ class Prompt:
     seen: Image.Image  # the picture exactly as the model sees it, before normalisation
     padding: tuple[int, ...]  # patches that hold nothing but padding
     notes: tuple[str, ...] = ()  # sentences for the user
+    outside: bool = False  # the model never learnt such pictures: every answer is a guess
 
 
-def make_prompt(config, processor, picture, question: str, mode: str = "pad") -> Prompt:
+def make_prompt(
+    config,
+    processor,
+    picture,
+    question: str,
+    mode: str = "pad",
+    reword: Callable[[str], str] = str,
+) -> Prompt:
     """Turn a picture (path, bytes, PIL, array) and a question into a LLaVA's input.
 
     Args:
         config: the model's configuration, for the sizes of picture and patches.
         mode: "pad" to a square, as LLaVA-1.5 was trained, or "crop" its middle.
+        reword: what the model is asked, from the question as it was typed.
 
     Raises:
         Refused: one plain sentence about the picture or the question.
@@ -46,7 +56,7 @@ def make_prompt(config, processor, picture, question: str, mode: str = "pad") ->
     check_choice("picture mode", mode, PICTURE_MODES)
     picture = open_picture(picture)
     question, notes = clean_question(question)
-    text = prompt_text(processor, literal(question, processor.tokenizer.all_special_tokens))
+    text = prompt_text(processor, literal(reword(question), processor.tokenizer.all_special_tokens))
     side, grid = config.vision_config.image_size, patch_grid(config)
     square, padding_box = _square(picture, side, mode, processor.image_processor.image_mean)
     inputs = dict(processor(images=square, text=text, return_tensors="pt"))

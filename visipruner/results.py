@@ -206,6 +206,7 @@ class Comparison:
             "question": self.prompt.question,
             "notes": list(self.prompt.notes),
             "same_answer": self.same,
+            "guesses": self.prompt.outside,
             "flops_ratio": self.flops_ratio,
             "first_token_ratio": self.first_token_ratio,
             "answers": [answer.to_json() for answer in self.answers],

@@ -5,6 +5,9 @@ from __future__ import annotations
 from visipruner.render.series import influence_series, layer_spans, second, sides
 from visipruner.results import LEAST_ROUNDS, Times
 
+SAME, DIFFERENT = "Same answer", "Different answers"
+SAME_GUESS, DIFFERENT_GUESS = "Both guess, and say the same", "Both guess, and differ"
+
 
 def describe_tokens(comparison) -> str:
     """Visual tokens per layer, in words."""
@@ -49,6 +52,13 @@ def describe_computing(comparison) -> str:
         return "as many FLOPs executed in the prefill"
     many, word = (ratio, "fewer") if ratio > 1 else (1 / ratio, "more")
     return f"{many:.2f} times {word} FLOPs executed in the prefill"
+
+
+def describe_agreement(comparison) -> str:
+    """Whether both said the same; of a picture that the model cannot know, both only guess."""
+    if comparison.prompt.outside:
+        return SAME_GUESS if comparison.same else DIFFERENT_GUESS
+    return SAME if comparison.same else DIFFERENT
 
 
 def describe_clocks(times: Times) -> str:

@@ -7,7 +7,7 @@ from dataclasses import fields
 
 import gradio as gr
 
-from visipruner.errors import Refused
+from visipruner.errors import Refused, quoted
 from visipruner.levels import method_at
 from visipruner.methods import METHODS
 from visipruner.ui import text
@@ -61,7 +61,7 @@ def overrides(method: str, values: list) -> dict:
             if value not in CHOICES[name]:
                 raise Refused(
                     f"“{text.FIELDS[name]}” must be one of {'; '.join(CHOICES[name])}, "
-                    f"not {value!r}."
+                    f"not {quoted(value)}."
                 )
             value = CHOICES[name][value]
         else:
@@ -74,7 +74,7 @@ def _number(name: str, value) -> float | int:
     try:
         number = float(value)
     except (TypeError, ValueError):
-        raise Refused(f"“{text.FIELDS[name]}” must be a number, not {value!r}.") from None
+        raise Refused(f"“{text.FIELDS[name]}” must be a number, not {quoted(value)}.") from None
     whole = number.is_integer() and not name.endswith("_threshold")
     return int(number) if whole else number
 
