@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from visipruner.checkpoint import named
-from visipruner.errors import Refused
+from visipruner.errors import Refused, quoted
 from visipruner.inputs import check_choice, check_number
 from visipruner.methods import METHODS, FastV, PruningMethod, Random, Schedule, VisiPruner
 from visipruner.methods.visipruner import STAGES
@@ -52,7 +52,7 @@ def level_number(level: float | str) -> float:
         number = float(level) if isinstance(level, str) else level
     except ValueError:
         raise Refused(
-            f"The level must be {', '.join(PRESETS)} or a number from 0 to 1, not {level[:80]!r}."
+            f"The level must be {', '.join(PRESETS)} or a number from 0 to 1, not {quoted(level)}."
         ) from None
     return float(check_number("level", number, 0, 1))
 

@@ -123,11 +123,11 @@ class VLM:
         """Patches (rows, columns) of a picture."""
         return prompt.patch_grid(self.model.config)
 
-    def prepare(self, picture, question: str, mode: str = "pad") -> Prompt:
+    def prepare(self, picture, question: str, mode: str = "pad", reword=str) -> Prompt:
         """`make_prompt` for this model, with the system sentence that it learnt."""
         system = (self.presets or {}).get("system")
         made = prompt.make_prompt(
-            self.model.config, self.processor, picture, question, mode, system
+            self.model.config, self.processor, picture, question, mode, system, reword
         )
         return replace(made, notes=made.notes + decoding.notes(self.model))
 

@@ -8,6 +8,7 @@ import json
 from dataclasses import asdict, dataclass
 
 from visipruner.render.overlay import draw_survivors
+from visipruner.render.words import describe_agreement
 from visipruner.results import Comparison
 from visipruner.ui import scenes, text
 from visipruner.ui.handlers import Job
@@ -80,7 +81,7 @@ def _asked(result: Result) -> str:
     """Question and answers, each on a line; the answer once if both are the same."""
     comparison = result.comparison
     said = [f"“{answer.text or text.EMPTY_ANSWER}”" for answer in comparison.answers]
-    answers = f"{text.SAME}: {said[0]}"
+    answers = f"{describe_agreement(comparison)}: {said[0]}"
     if not comparison.same:
         answers = f"{text.FULL}: {said[0]}\n{text.PRUNED}: {said[1]}"
     return f"“{comparison.prompt.question}”\n{answers}"

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import reprlib
 from collections.abc import Iterable
 from dataclasses import fields
 
 import gradio as gr
 
-from visipruner.errors import Refused
+from visipruner.errors import Refused, quoted
 from visipruner.inputs import check_choice
 from visipruner.levels import method_at
 from visipruner.methods import METHODS
@@ -71,9 +70,7 @@ def _number(name: str, value) -> float | int:
     try:
         number = float(value)
     except (TypeError, ValueError, OverflowError):
-        raise Refused(
-            f"“{text.FIELDS[name]}” must be a number, not {reprlib.repr(value)}."
-        ) from None
+        raise Refused(f"“{text.FIELDS[name]}” must be a number, not {quoted(value)}.") from None
     whole = number.is_integer() and not name.endswith("_threshold")
     return int(number) if whole else number
 

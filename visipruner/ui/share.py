@@ -10,6 +10,7 @@ from visipruner.errors import Refused
 from visipruner.inputs import check_choice, clean_question
 from visipruner.levels import SEMANTICS, level_number
 from visipruner.methods import METHODS
+from visipruner.tiny.phrases import as_learnt
 from visipruner.ui import scenes, text
 from visipruner.ui.handlers import Form
 from visipruner.ui.store import Models
@@ -74,6 +75,9 @@ def python(form: Form, scene: int | dict | None, local: bool = False) -> str:
             "from visipruner.tiny.drawing import render\n"
             "from visipruner.tiny.scenes import make_scene\n"
         )
+    question = form.question
+    if form.model == "tiny":  # the page's run was asked in the spelling that it learnt
+        question = as_learnt(question or "")
     own = "".join(f", {name}={value!r}" for name, value in form.fields.items())
     options = ", ".join(f"{name}={value!r}" for name, value in form.options.items())
     return f"""from visipruner.levels import method_at
@@ -84,7 +88,7 @@ from visipruner.runner import compare, last_event
 {imports}
 model = {model}
 vlm = load_vlm(model, attention={form.backend!r}, precision={form.precision!r})
-prompt = vlm.prepare({picture}, {form.question!r}, {form.picture_mode!r})
+prompt = vlm.prepare({picture}, {question!r}, {form.picture_mode!r})
 visual = prompt.layout.num_visual
 method = method_at(vlm, {form.method!r}, {form.level!r}, {form.semantics!r}, visual{own})
 options = Options({options})
