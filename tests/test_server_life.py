@@ -16,20 +16,19 @@ import time
 from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from types import SimpleNamespace
 
 import gradio as gr
 import httpx
 import page_server
 import pytest
 from gradio.route_utils import GradioUploadFile
+from gradio.state_holder import SessionState
 from gradio_client import Client, handle_file
 
 import app
 from visipruner.errors import Refused
 from visipruner.ui import layout, scenes, text, uploads
 from visipruner.ui.layout import build, launch
-from visipruner.ui.page import guarded
 
 ROOT = Path(__file__).resolve().parent.parent
 TIMEOUT = 120  # seconds after which a test is given up
@@ -241,16 +240,20 @@ def folder(page):
 
 @pytest.fixture
 def full(monkeypatch):
-    """The disk is full in the middle of every file that is called so."""
-    write = GradioUploadFile.write
+    """The disk is full in the middle of every file that is called so; handles to these files."""
+    write, handles = GradioUploadFile.write, []
 
     async def half(self, data):
         await write(self, data[: len(data) // 2])
         if self.filename == "full.png":
+            handles.append(os.open(self.file.name, os.O_RDONLY))
             raise OSError(errno.ENOSPC, "No space left on device")
         await write(self, data[len(data) // 2 :])
 
     monkeypatch.setattr(GradioUploadFile, "write", half)
+    yield handles
+    for handle in handles:
+        os.close(handle)
 
 
 def parts(folder: Path) -> list[Path]:
@@ -261,6 +264,7 @@ def test_a_full_disk_is_said_and_no_part_of_the_upload_stays(address, folder, fu
     answer = upload(address, b"x" * 3_000_000, "full.png")
     assert (answer.status_code, answer.text) == (507, text.DISK_FULL)
     assert not parts(folder)
+    assert os.fstat(full[0]).st_size == 0  # the room is free again, whoever holds the file open
     answer = upload(address, b"small", "small.png")
     assert answer.is_success and Path(answer.json()[0]).read_bytes() == b"small"
 
@@ -292,17 +296,18 @@ def test_a_visitor_who_leaves_in_the_middle_of_an_upload_leaves_nothing(address,
 
 
 @pytest.mark.parametrize(
-    ("error", "words"),
-    [(OSError(errno.ENOSPC, "full"), text.DISK_FULL), (OSError(errno.EIO, "broken"), None)],
+    ("error", "words"), [(errno.ENOSPC, text.DISK_FULL), (errno.EIO, text.BROKEN)]
 )
-def test_a_picture_that_finds_no_room_to_be_shown_is_a_sentence(error, words):
-    async def fails(*_):
-        raise error
+def test_a_picture_that_finds_no_room_to_be_shown_is_a_sentence(page, monkeypatch, error, words):
+    def no_room(*_, **__):
+        raise OSError(error, "from the system")
 
-    blocks = guarded(SimpleNamespace(preprocess_data=None, postprocess_data=fails))
-    with pytest.raises(gr.Error if words else OSError) as caught:
-        asyncio.run(blocks.postprocess_data(None, None, None))
-    assert not words or caught.value.message == words
+    monkeypatch.setattr(Path, "write_bytes", no_room)
+    shows = next(fn for fn in page.fns.values() if fn.name == "on_new")
+    values = [scenes.picture(3), *[None] * (len(shows.outputs) - 1)]
+    with pytest.raises(gr.Error) as caught:
+        asyncio.run(page.postprocess_data(shows, values, SessionState(page)))
+    assert caught.value.message == words
 
 
 def test_a_full_queue_is_said_in_plain_words(page, address, monkeypatch):

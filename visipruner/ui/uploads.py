@@ -92,7 +92,7 @@ def _make(parent: Path) -> tuple[Path, int]:
 # -- a full disk
 
 
-def is_full(error: BaseException) -> bool:
+def is_full(error: BaseException | None) -> bool:
     """Is this the system's word for a disk, or a share of it, without room?"""
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
@@ -158,5 +158,6 @@ def _remove_parts(folder: Path):
     if not folder.name.startswith(PREFIX):
         return  # another demo may use it as well
     for file in folder.glob("tmp*"):
-        if file.is_file():
-            file.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            os.truncate(file, 0)  # gradio may hold it open for a while, and with it the room
+            file.unlink()
