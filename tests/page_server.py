@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import functools
 import json
-import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -36,9 +36,12 @@ def models(checkpoint: Path):
 def page(checkpoint: Path):
     """Starts the page once per test run; it ends with the process."""
     from visipruner.ui.layout import build, launch
+    from visipruner.ui.uploads import private_folder
 
     # Another server on this machine may clean gradio's usual folder at any time.
-    os.environ["GRADIO_TEMP_DIR"] = str(_folder())
+    stack = contextlib.ExitStack()
+    stack.enter_context(private_folder())
+    atexit.register(stack.close)
     served = build(models(checkpoint))
     launch(served, "127.0.0.1", prevent_thread_lock=True, quiet=True)
     return served

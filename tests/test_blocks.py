@@ -214,7 +214,8 @@ def test_a_block_left_in_the_middle_of_prefill_stops_the_thread(driver, model, e
             ran = Started(greedy, model, embeds)
             assert gate.reached.wait(PATIENCE)
             # Another thread that is refused meanwhile does not end the pass.
-            assert isinstance(pool.submit(greedy, model, embeds).exception(PATIENCE), Refused)
+            other = pool.submit(model.model, inputs_embeds=embeds)
+            assert isinstance(other.exception(PATIENCE), Refused)
     gate.free.set()
     error = ran.join().error
     assert isinstance(error, Refused) and "left while the model still ran" in str(error)

@@ -13,9 +13,10 @@ import pytest
 import torch
 from playwright.sync_api import Page, expect, sync_playwright
 
+from visipruner.methods import METHODS
 from visipruner.tiny.data import make_scene, render
 from visipruner.tiny.phrases import LLAVA_SHORT
-from visipruner.ui import text
+from visipruner.ui import fields, text
 
 ARGS = [
     "--no-sandbox",
@@ -300,7 +301,7 @@ def test_levels_and_layers_work_from_the_keyboard(visit):
 def test_a_link_fills_the_form_and_runs_nothing(visit):
     page = visit("?seed=8&question=is+it+blue%3F&method=fastv&level=0.75&model=no/such&other=1")
     expect(question(page)).to_have_value("is it blue?")
-    expect(page.get_by_label(text.METHOD)).to_have_value(text.METHODS["fastv"])
+    expect(page.get_by_label(text.METHOD)).to_have_value(METHODS["fastv"].title)
     expect(page.get_by_label("aggressive")).to_be_checked()
     expect(page.locator(".vp-notes")).to_contain_text("model")
     expect(page.locator(FINISHED)).to_have_count(0)
@@ -552,7 +553,7 @@ def test_half_typed_levels_and_refused_fields_are_no_errors(visit):
     level.blur()
     page.wait_for_timeout(400)
     assert level.input_value() == "0.8"
-    page.get_by_label(text.FIELDS["shallow_layers"]).fill("3,5")
+    page.get_by_label(fields.setting("visipruner", "shallow_layers").words).fill("3,5")
     press(page, text.RUN)
     expect(page.locator(".vp-status")).to_contain_text("must be a number", timeout=PATIENCE)
     expect(page.locator("#vp-older")).to_be_visible()

@@ -1,13 +1,16 @@
 """python -m visipruner ask: both answers, an exit status, and one plain sentence on bad input."""
 
+import contextlib
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from PIL import Image
 
 from visipruner.__main__ import main
 from visipruner.errors import Refused
@@ -39,11 +42,117 @@ def test_ask_answers_both_ways_and_writes_json(picture_file, mini_path, tmp_path
         *("--set", "shallow_layers=2"),
     )
     assert status == 0
-    for word in ("full:", "visipruner:", "executed", "formula", "measured", "medians", "verdict:"):
+    for word in (
+        "full:",
+        "visipruner:",
+        "executed",
+        "formula",
+        "measured",
+        "medians of 2",
+        "verdict:",
+    ):
         assert word in text
     data = json.loads(out.read_text())
     assert data["answers"][1]["trace"]["settings"]["shallow_layers"] == 2
     assert len(data["medians"]) == 2
+
+
+def test_with_rounds_verdict_and_times_are_of_these_medians(mini_path, tmp_path, capsys):
+    """The runner's own clock says nothing beside them, and does not even run."""
+
+    def slow_then_quick(vlm, prompt, methods, options, rounds):
+        assert options.clock_rounds == 0
+        firsts = ((300.0, 310.0, 320.0, 330.0), (100.0, 110.0, 120.0, 130.0))
+        return [[Times(10.0, 20.0, first, 7.0, 900.0) for first in side] for side in firsts]
+
+    out, asked = tmp_path / "out.json", ("scene:6", "is it green?", "--model-path", mini_path)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("visipruner.runner.measure", slow_then_quick)
+        status, said, _ = run(capsys, *asked, "--rounds", 4, "--json", out)
+    assert status == 0 and said.endswith("first token: 2.74 times faster.\n")
+    assert said.count("total 900 ms (medians of 4 silent whole answers)") == 2
+    data = json.loads(out.read_text())
+    assert data["first_token_ratio"] == 315 / 115
+    assert [answer["times"]["first_token"] for answer in data["answers"]] == [315, 115]
+    assert data["medians"] == [answer["times"] for answer in data["answers"]]
+
+
+def test_a_fault_of_the_program_is_one_line_and_a_report(mini_path, tmp_path, capsys, monkeypatch):
+    def broken(self, view):
+        raise ValueError("a word of the inside\nthat is for no visitor")
+
+    monkeypatch.setattr("visipruner.methods.FastV.select", broken)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    asked = ("scene:4", "what?", "--model-path", mini_path, "--method", "fastv")
+    status, said, error = run(capsys, *asked)
+    assert status == 1 and not said
+    name = re.fullmatch(r"Something went wrong; a report lies in (.+/visipruner-\S+)\.\n", error)[1]
+    told = Path(name).read_text()
+    assert "in broken" in told and "a word of the inside" in told and "transformers " in told
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "no folder"))
+    status, _, error = run(capsys, *asked)
+    assert status == 1 and error.count("\n") == 1 and "ValueError: a word of the inside" in error
+
+
+def test_control_c_ends_a_run_without_words(mini_path, capsys, monkeypatch):
+    def pressed(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("visipruner.models.load_vlm", pressed)
+    status, said, error = run(capsys, "scene:4", "what?", "--model-path", mini_path)
+    assert (status, said, error) == (130, "", "")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        ("--set", "Q"),
+        ("--set", "Q=" + "[" * 100_000),
+        ("--set", "stages=Q"),
+        ("--set", "relative=Q"),
+        ("--level", "Q"),
+        ("--device", "Q"),
+        ("--json", "Q/out.json"),
+        ("--model-path", "Q"),
+        ("--seed", "Q"),
+        ("--attention", "Q'\""),
+        ("--unknown", "Q"),
+    ],
+)
+def test_sentences_quote_a_part_of_what_is_long(change, mini_path, capsys):
+    words = [word.replace("Q", "Q" * 1000) for word in change]
+    model = () if "--model-path" in words else ("--model-path", mini_path)
+    with contextlib.suppress(SystemExit):  # argparse refuses some by itself
+        assert main(["ask", "scene:4", "what?", *map(str, model), *words]) == 2
+    error = capsys.readouterr().err
+    assert 1 <= error.count("Q") <= 80
+
+
+def test_the_bundled_model_is_asked_in_the_spelling_that_it_learnt(capsys, monkeypatch):
+    prompts = []
+
+    def asked(vlm, prompt, methods, options):
+        prompts.append(prompt)
+        raise Refused("That is enough.")
+
+    monkeypatch.setattr("visipruner.runner.compare", asked)
+    run(capsys, "scene:49", "what is the Color of the large thing?")
+    run(capsys, "scene:49", "what is the colour of the large thing?")
+    american, british = prompts
+    assert american.question == "what is the Color of the large thing?"
+    assert american.inputs["input_ids"].equal(british.inputs["input_ids"])
+    assert [("“color” as “colour”" in note) for note in american.notes] == [True]
+    assert not british.notes
+
+
+def test_of_a_photograph_the_bundled_model_only_guesses(tmp_path, capsys):
+    photograph = tmp_path / "photograph.png"
+    Image.effect_noise((200, 120), 80).convert("RGB").save(photograph)
+    asked, out = "how many shapes are there? answer in one word.", tmp_path / "out.json"
+    said = run(capsys, photograph, asked, "--rounds", 2, "--json", out)[1]
+    data = json.loads(out.read_text())
+    assert data["guesses"] and any("is a guess" in note for note in data["notes"])
+    assert "verdict: Both guess, and " in said and "verdict: Same answer" not in said
 
 
 def test_json_to_standard_output_is_only_json(picture_file, mini_path, capsys):
@@ -199,6 +308,7 @@ def test_help_is_complete(capsys):
         (150, 100, True, 3, "1.50 times faster"),
         (150, 100, None, 3, "times too uneven to call one faster (1.50 times)"),
         (150, 100, True, 0, "150 ms full, 100 ms pruned (one run, too few to call one faster)"),
+        (150, 100, True, 2, "150 ms full, 100 ms pruned (2 runs, too few to call one faster)"),
     ],
 )
 def test_speed_is_named_so_that_noise_is_not_progress(full, pruned, faster, rounds, words):

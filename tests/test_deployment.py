@@ -17,7 +17,7 @@ from packaging.requirements import Requirement
 
 from visipruner.models import MODELS
 from visipruner.results import Options
-from visipruner.ui import zerogpu
+from visipruner.ui import text, zerogpu
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
@@ -129,6 +129,8 @@ def test_runs_go_through_the_real_spaces_wrappers(mini_path):
     assert seen["answers"] == seen["direct"]
     assert seen["rounds"] == [5, 5]
     assert "model must be one of mini" in seen["said"]  # the words of an error survive the fork
+    assert seen["shown"] == text.BROKEN  # ... but only those of a refusal
+    assert "unforeseen ValueError" in run.stderr and "words of a fault" not in run.stderr
     workers = {query["pid"] for path, query in seen["calls"] if path == "/allow"}
     assert workers and str(seen["pid"]) not in workers
     asked = [query for path, query in seen["calls"] if path == "/schedule"]

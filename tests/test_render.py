@@ -112,7 +112,9 @@ def comparison_of(trace, probe=True, question="What colour is the star?", seen=N
     layout = TokenLayout(trace.length, spans, tuple(trace.grids))
     noise = np.random.default_rng(0).integers(0, 255, (336, 336, 3), dtype=np.uint8)
     seen = seen or Image.fromarray(noise)
-    prompt = SimpleNamespace(question=question, layout=layout, seen=seen, padding=(0, 1))
+    prompt = SimpleNamespace(
+        question=question, layout=layout, seen=seen, padding=(0, 1), outside=False
+    )
     probed = trace_of(["search"] * len(trace.layers), {}, "none", tuple(trace.grids))
     machine = {"model": "tiny", "torch": "2.x"}
     answers = [answer_of(full), answer_of(trace, "blue")]

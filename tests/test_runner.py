@@ -22,6 +22,7 @@ from visipruner.flops import ModelShape, executed
 from visipruner.levels import PRESETS, level_number
 from visipruner.models import load_vlm
 from visipruner.prompt import SYSTEM
+from visipruner.results import LEAST_STEPS
 from visipruner.runner import Options, ask, compare, last_event, measure
 
 METHOD = VisiPruner(shallow_layers=2, layer_threshold=0.9999, tokens_threshold=0.05, relative=True)
@@ -76,13 +77,28 @@ def test_one_run_has_one_clock(mini, prompt):
     assert times.total >= times.first_token >= times.prefill > 0 and times.rounds == 0
 
 
+def test_a_time_per_further_token_needs_several_of_them(mini, picture):
+    """After the one word "red" comes its end: that single step is no rate."""
+    seen = set()
+    for asked in ("is it blue?", "what is there?", "describe the image."):
+        prompt = mini.prepare(picture, asked)
+        for most in (2, 3, 4, 6):
+            options = Options(max_new_tokens=most, probe=False, clock_rounds=0)
+            for answer in result(mini, prompt, options=options).answers:
+                several = len(answer.tokens) > LEAST_STEPS
+                assert (answer.times.per_token is not None) == several
+                assert (answer.to_json()["times"]["per_token"] is not None) == several
+                seen.add(several)
+    assert seen == {False, True}
+
+
 def test_quick_answers_are_clocked_again_in_silence(mini, prompt, monkeypatch):
     monkeypatch.setattr(runner, "CLOCK_SECONDS", 1e6)
     events = list(compare(mini, prompt, [PruningMethod(), METHOD], SHORT))
     shown = {e.side: e.answer for e in events if e.answer}
     for side, answer in enumerate(events[-1].comparison.answers):
         assert answer.times.whole and answer.times.rounds == 5
-        assert answer.times.per_token != shown[side].times.per_token
+        assert answer.times.total != shown[side].times.total
         assert replace(answer, times=shown[side].times) == shown[side]
 
 
@@ -92,7 +108,7 @@ def test_quick_first_tokens_of_long_answers_are_clocked_again_in_silence(mini, p
 
     def late(*args):
         found = answer(*args)
-        slow = found.times.total + (more if found.times.per_token else 0)
+        slow = found.times.total + (more if len(found.tokens) > 1 else 0)
         return replace(found, times=replace(found.times, total=slow))
 
     monkeypatch.setattr(runner, "_answer", late)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from types import SimpleNamespace
 
 import pytest
@@ -101,11 +102,38 @@ def test_true_answers_are_known_for_one_word_and_for_a_sentence():
     assert scenes.truth(49, described) and not scenes.truth(49, f"{described} {SHORT[0]}")
 
 
-def test_limits_are_named_kindly():
+def test_limits_are_named_kindly(mini):
     photograph = Image.effect_noise((336, 336), 100).convert("RGB")
-    notes = scenes.limits(photograph, "where is the zebra?")
-    assert any("zebra" in note for note in notes)
-    assert text.OUTSIDE in notes
-    assert scenes.limits(scenes.picture(3), "what colour is the star?") == []
-    assert scenes.limits(None, "What do you see? Use a single word.") == [text.ONE_WORD_PICTURE]
-    assert scenes.limits(None, "what do you see?") == []
+    prompt = scenes.prepare(mini, photograph, "where is the zebra?")
+    assert any("zebra" in note for note in prompt.notes)
+    assert text.OUTSIDE in prompt.notes and prompt.outside
+    # One of its own scenes is never outside, whatever its picture looks like.
+    assert not scenes.prepare(mini, photograph, "where is the star?", drawn=True).outside
+    assert scenes.limits("what colour is the star?") == []
+    assert scenes.limits("What do you see? Use a single word.") == [text.ONE_WORD_PICTURE]
+    assert scenes.limits("what do you see?") == []
+    assert len(scenes.limits("is it " + "z" * 900)[0]) < 80 + len(text.UNKNOWN_WORDS)
+
+
+def test_american_spelling_is_read_as_the_one_that_was_learnt(mini):
+    typed = "Is the CENTER thing of the same Color, or are the colors different?"
+    prompt = scenes.prepare(mini, scenes.picture(7), typed, drawn=True)
+    assert prompt.question == typed
+    learnt = "Is the centre thing of the same colour, or are the colours different?"
+    assert learnt in prompt.text and typed not in prompt.text
+    note = text.RESPELT.format(
+        words="“center” as “centre”, “color” as “colour”, “colors” as “colours”"
+    )
+    assert list(prompt.notes) == [note]
+    for left_alone in ("is it colorful?", "is it gray?", "is it color-blind?"):
+        assert left_alone in scenes.prepare(mini, scenes.picture(7), left_alone).text
+    assert typed in mini.prepare(scenes.picture(7), typed).text  # of any other model
+
+
+def test_a_true_answer_is_known_in_both_spellings():
+    for seed in range(8):
+        for known in scenes.questions(seed):
+            assert not re.search(r"\bcolor", known.text)  # the page asks as it reads
+            american = known.text.replace("colour", "color").replace("centre", "center")
+            assert scenes.truth(seed, american).answer == known.answer
+            assert scenes.next_question(seed, american) == scenes.next_question(seed, known.text)

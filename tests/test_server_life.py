@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import errno
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
+import threading
+import time
+from http.client import HTTPConnection
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import gradio as gr
 import httpx
+import page_server
 import pytest
+from gradio.route_utils import GradioUploadFile
+from gradio.state_holder import SessionState
+from gradio_client import Client, handle_file
 
-from visipruner.ui import uploads
+import app
+from visipruner.errors import Refused
+from visipruner.ui import layout, scenes, text, uploads
+from visipruner.ui.layout import build, launch
 
 ROOT = Path(__file__).resolve().parent.parent
 TIMEOUT = 120  # seconds after which a test is given up
@@ -89,18 +104,291 @@ def call(address: str, path: str, **options):
             yield answer.iter_lines()
 
 
+def wait_until(condition):
+    """For what happens in another process or thread without a word."""
+    end = time.monotonic() + TIMEOUT
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
 def until(lines, start: str) -> str:
     return next(line for line in lines if line.startswith(start))
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_in_the_middle_of_a_run_ends_the_server(start, number):
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
+)
+def test_a_signal_in_the_middle_of_a_run_ends_the_server_with_0(start, number):
     server = start(**PROXIES)  # which it ignores
     address = server.address()
     path = upload(address).json()[0]
     assert Path(path).parts[-3] in server.left
     with call(address, path, max_new_tokens=1000) as lines:
-        until(lines, "event: generating")
+        for _ in range(2):  # the first is said before anything runs
+            until(lines, "event: generating")
         assert server.end(number) == 0
     assert not server.left
     assert "Traceback" not in server.said and "terminate" not in server.said
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("pause", [n * 0.15 for n in range(20)])
+def test_sigterm_while_the_model_warms_up_ends_the_server_with_0(start, pause):
+    server = start()
+    address = server.address()
+    with httpx.Client(trust_env=False, timeout=TIMEOUT) as client:
+        assert client.get(address).is_success
+    time.sleep(pause)
+    assert server.end() == 0
+    assert not server.left and "Traceback" not in server.said
+
+
+@pytest.mark.slow
+def test_the_next_start_removes_what_a_killed_process_left(start):
+    living, killed = start(), start()
+    for server in (living, killed):
+        upload(server.address())
+    assert killed.end(signal.SIGKILL) == -signal.SIGKILL
+    assert len(killed.left) == 2
+    third = start()
+    third.address()
+    assert third.end() == 0
+    assert len(living.left) == 1
+    assert living.end() == 0
+    assert not living.left
+
+
+def test_only_folders_that_no_process_uses_are_leftovers(tmp_path, monkeypatch):
+    killed, other = tmp_path / f"{uploads.PREFIX}x", tmp_path / "visipruner-notes"
+    for folder in (killed, other):
+        folder.mkdir()
+        (folder / "file").write_text("x")
+    (tmp_path / f"{uploads.PREFIX}file").write_text("no folder")
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+    with uploads.private_folder() as living:
+        assert not killed.exists() and other.is_dir()
+        monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+        with uploads.private_folder() as second:
+            assert living.is_dir() and second.is_dir()
+        assert living.is_dir() and not second.exists()
+    assert not living.exists() and other.is_dir()
+
+
+def test_a_fork_leaves_the_folder_to_its_parent(tmp_path, monkeypatch):
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+    with uploads.private_folder() as folder:
+        monkeypatch.setattr(uploads.os, "getpid", lambda: -1)
+    assert folder.is_dir()
+
+
+# -- the start
+
+
+@pytest.fixture
+def launched(monkeypatch):
+    """What `app.main` hands to `launch`, which then does what is in "then"."""
+    given = {"then": lambda: None}
+
+    def launch(page, *args, **named):
+        given.update(named)
+        given["then"]()
+
+    monkeypatch.setenv("VISIPRUNER_MODELS", "tiny")
+    monkeypatch.setattr(layout, "launch", launch)
+    return given
+
+
+def test_the_option_of_the_path_behind_a_proxy_arrives(launched):
+    assert app.main(["--root-path", "/demo"]) == 0
+    assert launched["root_path"] == "/demo"
+
+
+def test_only_refusals_and_the_systems_errors_become_sentences_at_start(launched, capsys):
+    def fail(error):
+        def then():
+            raise error
+
+        launched["then"] = then
+
+    for error, said in ((Refused("No."), "No."), (OSError("taken"), "taken"), (OSError(), "OSE")):
+        fail(error)
+        assert app.main([]) == 1
+        assert capsys.readouterr().err.startswith(f"error: {said}")
+    fail(ValueError("a fault"))
+    with pytest.raises(ValueError, match="a fault"):  # and so a traceback
+        app.main([])
+
+
+# -- a full disk, a full queue
+
+
+@pytest.fixture(scope="module")
+def page(mini_path):
+    return page_server.page(mini_path)
+
+
+@pytest.fixture(scope="module")
+def address(page):
+    return page.local_url.rstrip("/")
+
+
+@pytest.fixture(scope="module")
+def folder(page):
+    return Path(page.app.uploaded_file_dir)
+
+
+@pytest.fixture
+def full(monkeypatch):
+    """The disk is full in the middle of every file that is called so; handles to these files."""
+    write, handles = GradioUploadFile.write, []
+
+    async def half(self, data):
+        await write(self, data[: len(data) // 2])
+        if self.filename == "full.png":
+            handles.append(os.open(self.file.name, os.O_RDONLY))
+            raise OSError(errno.ENOSPC, "No space left on device")
+        await write(self, data[len(data) // 2 :])
+
+    monkeypatch.setattr(GradioUploadFile, "write", half)
+    yield handles
+    for handle in handles:
+        os.close(handle)
+
+
+def parts(folder: Path) -> list[Path]:
+    return [path for path in folder.iterdir() if path.is_file()]
+
+
+def test_a_full_disk_is_said_and_no_part_of_the_upload_stays(address, folder, full):
+    answer = upload(address, b"x" * 3_000_000, "full.png")
+    assert (answer.status_code, answer.text) == (507, text.DISK_FULL)
+    assert not parts(folder)
+    assert os.fstat(full[0]).st_size == 0  # the room is free again, whoever holds the file open
+    answer = upload(address, b"small", "small.png")
+    assert answer.is_success and Path(answer.json()[0]).read_bytes() == b"small"
+
+
+def test_an_upload_on_its_way_outlives_one_that_fails(address, folder, full):
+    head = b'--x\r\nContent-Disposition: form-data; name="files"; filename="slow.png"\r\n\r\n'
+
+    def slowly():
+        yield head + b"a" * 1000
+        assert upload(address, b"x" * 1000, "full.png").status_code == 507
+        yield b"b" * 1000 + b"\r\n--x--\r\n"
+
+    with httpx.Client(trust_env=False, timeout=TIMEOUT) as client:
+        kind = {"content-type": "multipart/form-data; boundary=x"}
+        answer = client.post(f"{address}/gradio_api/upload", content=slowly(), headers=kind)
+    assert Path(answer.json()[0]).read_bytes() == b"a" * 1000 + b"b" * 1000
+    wait_until(lambda: not parts(folder))
+
+
+def test_a_visitor_who_leaves_in_the_middle_of_an_upload_leaves_nothing(address, folder):
+    host, port = address.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), TIMEOUT) as leaving:
+        lines = ("POST /gradio_api/upload HTTP/1.1", f"host: {host}", "content-length: 999999")
+        kind = "content-type: multipart/form-data; boundary=x\r\n"
+        part = '--x\r\ncontent-disposition: form-data; name="files"; filename="a.png"\r\n\r\nabc'
+        leaving.sendall("\r\n".join((*lines, kind, part)).encode())
+        wait_until(lambda: parts(folder))
+    wait_until(lambda: not parts(folder))
+
+
+@pytest.mark.parametrize(
+    ("error", "words"), [(errno.ENOSPC, text.DISK_FULL), (errno.EIO, text.BROKEN)]
+)
+def test_a_picture_that_finds_no_room_to_be_shown_is_a_sentence(page, monkeypatch, error, words):
+    def no_room(*_, **__):
+        raise OSError(error, "from the system")
+
+    monkeypatch.setattr(Path, "write_bytes", no_room)
+    shows = next(fn for fn in page.fns.values() if fn.name == "on_new")
+    values = [scenes.picture(3), *[None] * (len(shows.outputs) - 1)]
+    with pytest.raises(gr.Error) as caught:
+        asyncio.run(page.postprocess_data(shows, values, SessionState(page)))
+    assert caught.value.message == words
+
+
+def test_a_full_queue_is_said_in_plain_words(page, address, monkeypatch):
+    monkeypatch.setattr(page._queue, "max_size", 0)
+    with httpx.Client(trust_env=False) as client:
+        answer = client.post(f"{address}/gradio_api/call/compare", json={"data": []})
+    assert answer.status_code == 503
+    assert answer.json()["detail"] == text.QUEUE_FULL.format(waiting=0)
+
+
+# -- calls that nobody waits for
+
+
+def test_calls_whose_client_has_left_are_not_computed(page, address, mini_path, tmp_path):
+    models = page_server.models(mini_path)
+    vlm = models.get(models.default)
+    file = tmp_path / "picture.png"
+    scenes.picture(3).save(file)
+    path = upload(address, file.read_bytes()).json()[0]
+    client = Client(address, verbose=False)
+    asked = {"picture": handle_file(file), "question": "what?", "api_name": "/compare"}
+    before = vlm.runs
+    with vlm.lock:  # so that none can end before its client leaves
+        jobs = [client.submit(**asked, options={"max_new_tokens": 500}) for _ in range(3)]
+        for job in jobs:
+            wait_until(lambda job=job: job.communicator.event_id)
+            job.cancel()
+        for _ in range(2):
+            with call(address, path, max_new_tokens=500) as lines:
+                until(lines, "event: generating")
+    result = Client(address, verbose=False).predict(**asked, options={"max_new_tokens": 2})
+    assert len(result["answers"]) == 2
+    assert vlm.runs == before + 1
+
+
+# -- behind a proxy, under a path of its own
+
+
+class Proxy(BaseHTTPRequestHandler):
+    """Forwards what lies under /demo/ to `server.target`, and notes what does not."""
+
+    def forward(self):
+        if not self.path.startswith("/demo/"):
+            self.server.strays.append(self.path)
+            self.send_error(404)
+            return
+        there = HTTPConnection(self.server.target, timeout=TIMEOUT)
+        body = self.rfile.read(int(self.headers.get("content-length", 0)))
+        there.request(self.command, self.path.removeprefix("/demo"), body, dict(self.headers))
+        answer = there.getresponse()
+        self.send_response(answer.status)
+        for name, value in answer.getheaders():
+            if name.lower() not in ("transfer-encoding", "connection", "date", "server"):
+                self.send_header(name, value)
+        self.end_headers()
+        while piece := answer.read1():
+            self.wfile.write(piece)
+        there.close()
+
+    do_GET = do_POST = do_HEAD = forward
+
+    def log_message(self, *_):
+        pass
+
+
+def test_a_comparison_runs_under_a_path_behind_a_proxy(mini_path, tmp_path):
+    file = tmp_path / "picture.png"
+    scenes.picture(3).save(file)
+    inner = build(page_server.models(mini_path))
+    launch(inner, "127.0.0.1", prevent_thread_lock=True, quiet=True, root_path="/demo")
+    proxy = ThreadingHTTPServer(("127.0.0.1", 0), Proxy)
+    proxy.target, proxy.strays = inner.local_url.removeprefix("http://").rstrip("/"), []
+    threading.Thread(target=proxy.serve_forever, daemon=True).start()
+    try:
+        url = f"http://127.0.0.1:{proxy.server_port}/demo"
+        client = Client(url, verbose=False)
+        assert client.config["root"] == url
+        result = client.predict(
+            handle_file(file), "what?", options={"max_new_tokens": 2}, api_name="/compare"
+        )
+        assert len(result["answers"]) == 2 and not proxy.strays
+    finally:
+        proxy.shutdown()
+        inner.close(verbose=False)

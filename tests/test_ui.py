@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import re
 import shlex
 import socket
+import statistics
 import threading
 from dataclasses import replace
+from html import escape
 from pathlib import Path
 from types import SimpleNamespace
 
+import gradio as gr
 import httpx
 import page_server
 import pytest
@@ -19,8 +24,10 @@ from gradio_client.exceptions import AppError
 from PIL import Image
 
 from visipruner.__main__ import build_parser
-from visipruner.methods import METHODS
+from visipruner.choice import menu
+from visipruner.methods import METHODS, VisiPruner
 from visipruner.render import words
+from visipruner.render.report import report_html
 from visipruner.results import Options
 from visipruner.trace import NOBODY, Cut
 from visipruner.ui import (
@@ -37,6 +44,7 @@ from visipruner.ui import (
 )
 from visipruner.ui.handlers import Form
 from visipruner.ui.layout import build
+from visipruner.ui.page import without_words
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +90,7 @@ def test_stopping_leaves_the_model_free(models, form):
 def test_verdict_says_words_and_numbers(finished):
     job, progress = finished
     shown = views.verdict(progress.comparison, job.truth)
-    assert text.SAME in shown or text.DIFFERENT in shown
+    assert words.SAME in shown or words.DIFFERENT in shown
     assert job.truth.answer in shown
     for mark in (text.EXECUTED, text.MEASURED):
         assert mark in shown
@@ -102,7 +110,7 @@ def test_a_method_that_keeps_everything_drops_nothing(models, form):
 @pytest.mark.parametrize(
     ("rounds", "whole", "runs", "clocks"),
     [
-        (0, False, text.ONE_RUN, text.CLOCKS_ONCE),
+        (0, False, "too few runs to call one side faster", text.CLOCKS_ONCE),
         (5, False, "median of 5 runs", text.CLOCKS_MEDIAN.format(rounds=5)),
         (5, True, "median of 5 runs", text.CLOCKS_WHOLE.format(rounds=5)),
     ],
@@ -117,6 +125,105 @@ def test_clocks_say_how_often_they_ran(finished, rounds, whole, runs, clocks):
     assert runs in shown
     assert rounds or not any(word in shown for word in (text.FASTER, text.SLOWER))
     assert clocks in views.small_print(changed)
+
+
+def clocked(comparison, full, pruned):
+    """The comparison with these first tokens, one for each silent run."""
+    answers = []
+    for answer, firsts in zip(comparison.answers, (full, pruned), strict=True):
+        first = statistics.median(firsts or [100.0])
+        times = replace(answer.times, rounds=len(firsts), first_token=first, first_tokens=firsts)
+        answers.append(replace(answer, times=times))
+    return replace(comparison, answers=answers)
+
+
+@pytest.mark.parametrize(
+    ("full", "pruned", "figures", "small"),
+    [
+        ((), (), 2, "too few runs"),  # one run
+        ((200.0, 210.0), (100.0, 110.0), 2, "too few runs"),
+        ((200.0, 90.0, 95.0, 220.0, 230.0), (100.0,) * 5, 2, "too uneven"),
+        ((200.0,) * 5, (100.0,) * 5, 3, ""),
+        ((100.0,) * 5, (100.0,) * 5, 3, ""),  # "no difference" is a finding
+    ],
+)
+def test_a_clock_that_says_nothing_is_no_figure(finished, full, pruned, figures, small):
+    comparison = clocked(finished[1].comparison, full, pruned)
+    shown = views.verdict(comparison)
+    assert shown.count('class="vp-number"') == figures
+    print_ = re.findall(r'<p class="vp-small">(.*?)</p>', shown.partition("vp-numbers")[2])
+    assert len(print_) == bool(small) and all(small in line for line in print_)
+    assert all("ms" in line and text.MEASURED in line for line in print_)
+    large = re.findall(r"<strong[^>]*>(.*?)</strong>", shown)
+    assert not {"?", text.ONE_RUN} & set(large)
+    assert "→" in large[1] or large[1].isdecimal()  # FLOPs and tokens lead, wherever the clock is
+    saved = report_html(comparison, {})
+    headline = re.search(r'<p class="verdict">(.*?)</p>', saved)[1]
+    assert ("first token" in headline) == (figures == 3)
+    assert "first token: " in saved.partition(headline)[2] or figures == 3
+
+
+def test_of_a_picture_outside_its_world_both_guess(models, form):
+    """No green headline over what nobody knows; the note says why."""
+    photograph = Image.effect_noise((240, 180), 90).convert("RGB")
+    options = {"max_new_tokens": 2, "probe": False, "clock_rounds": 0}
+    asked = replace(form, model="tiny", picture=photograph, options=options)
+    job = handlers.check(models, replace(asked, method="none"))
+    assert text.OUTSIDE in job.notes
+    *_, progress = handlers.follow(job)
+    same = progress.comparison
+    other = replace(same, answers=[same.answers[0], replace(same.answers[1], text="no word of it")])
+    for comparison, said in ((same, words.SAME_GUESS), (other, words.DIFFERENT_GUESS)):
+        progress.comparison = comparison
+        shown = [views.verdict(comparison), views.status(progress), report_html(comparison, {})]
+        for page in shown:
+            assert said in page
+            assert words.SAME not in page and words.DIFFERENT not in page
+        assert ' guess"' in shown[0]
+        assert downloads.as_json(downloads.Result(job, comparison))["guesses"]
+    assert downloads._asked(downloads.Result(job, same)).count(words.SAME_GUESS) == 1
+    drawn = handlers.check(models, replace(asked, picture=scenes.picture(12)), scene=12)
+    assert not drawn.prompt.outside and text.OUTSIDE not in drawn.notes
+    other = handlers.check(models, replace(asked, model=form.model))
+    assert not other.prompt.outside  # what another model learnt is not known here
+
+
+def test_a_stopped_card_says_so_and_keeps_what_was_written(finished):
+    done = finished[1]
+    progress = handlers.Progress(8, done.shape, "fastv")
+    for written in ("", "red & blue"):
+        progress.sides[1].text = written
+        live = views.column(progress, 1)
+        ended = views.card_stopped(live, text.STOPPED_CARD)
+        answer = re.search(r'<p class="vp-answer[^>]*>(.*?)</p>', ended)[1]
+        assert text.STOPPED_CARD in answer and answer.startswith(escape(written))
+        assert text.NO_ANSWER_YET not in answer
+        assert views.card_stopped(ended, text.UNFINISHED_CARD) == ended  # said once
+    for whole in (views.column(done, 0), None, ""):
+        assert views.card_stopped(whole, text.STOPPED_CARD) == (whole or "")
+
+
+def test_a_card_gives_no_time_for_a_single_step(finished):
+    answer = finished[1].comparison.answers[0]
+    for per_token, said in ((None, text.FEW_TOKENS), (12.0, "12 ms")):
+        times = replace(answer.times, per_token=per_token)
+        card = views.card(replace(answer, times=times), 0, text.FULL)
+        row = card.partition(text.COUNTERS["token"])[2].partition("</div>")[0]
+        assert said in row and (text.FEW_TOKENS in row) == (per_token is None)
+
+
+def test_the_bundled_model_reads_american_spelling_as_it_learnt(models, form):
+    typed = "What color is the star?"
+    job = handlers.check(models, replace(form, model="tiny", question=typed), scene=3)
+    british = replace(form, model="tiny", question="what colour is the star?")
+    ids = handlers.check(models, british, scene=3).prompt.inputs["input_ids"]
+    assert job.prompt.inputs["input_ids"].equal(ids)
+    assert typed in views.asked(job) and "What colour is" in job.prompt.text
+    assert any("“color” as “colour”" in note for note in job.notes)
+    assert "'What colour is the star?'" in share.python(job.form, 3)  # has no such room of its own
+    assert typed in share.command_line(job.form, 3)
+    other = handlers.check(models, replace(form, question=typed))
+    assert typed in other.prompt.text and typed in share.python(other.form, 3) and not other.notes
 
 
 @pytest.mark.parametrize(
@@ -262,9 +369,15 @@ def test_the_offered_command_asks_a_question_with_a_dash(form):
 
 
 def test_a_refused_field_is_named_as_on_the_page():
-    said = fields.in_words("layer_threshold must be a number.", ["relative", "layer_threshold"])
-    assert said == f"“{text.FIELDS['layer_threshold']}” must be a number."
-    assert fields.in_words("The question is empty.", ["relative"]) == "The question is empty."
+    names = ["relative", "layer_threshold"]
+    words = fields.setting("visipruner", "layer_threshold").words
+    for method, keys in (
+        ("visipruner", names),
+        ("visionzip+visipruner", [f"visipruner.{name}" for name in names]),
+    ):
+        said = fields.in_words("layer_threshold must be a number.", method, keys)
+        assert said == f"“{words}” must be a number."
+        assert fields.in_words("The question is empty.", method, keys) == "The question is empty."
 
 
 def test_fields_follow_the_level_unless_filled_in(models):
@@ -274,18 +387,20 @@ def test_fields_follow_the_level_unless_filled_in(models):
     for name, value in (("shallow_layers", "3"), ("relative", "no"), ("stages", "middle")):
         filled[fields.ALL.index(("visipruner", name))] = value
     filled[fields.ALL.index(("fastv", "keep"))] = 7
-    expected = {"shallow_layers": 3, "relative": False, "stages": ["middle"]}
+    expected = {"shallow_layers": 3, "relative": False, "stages": ("middle",)}
     assert fields.overrides("visipruner", filled) == expected
     filled[fields.ALL.index(("visipruner", "shallow_layers"))] = "three"
     with pytest.raises(ValueError, match="three"):
         fields.overrides("visipruner", filled)
     hints = fields.hints(models.get(models.default), "visipruner", 0.5, "paper")
-    assert hints["shallow_layers"] == "2"
+    assert hints["visipruner", "shallow_layers"] == "2"
 
 
 def test_every_field_of_every_method_has_words():
-    assert {name for _, name in fields.ALL} == set(text.FIELDS)
-    assert set(text.METHODS) == set(METHODS)  # the menu
+    for name, kind in METHODS.items():
+        own = {field.name for field in dataclasses.fields(kind)} - set(fields.SHOWN_ELSEWHERE)
+        assert own - {"recycle"} <= set(fields.of(name)), name
+    assert {name for _, name in menu()} >= set(METHODS) | {"visionzip+visipruner"}
 
 
 # -- links, snippets, files
@@ -546,6 +661,47 @@ def test_an_empty_request_loads_no_model():
     models = SimpleNamespace(default="tiny", get=lambda *_: pytest.fail("was loaded"))
     with pytest.raises(ValueError, match="No question was given"):
         next(api.endpoint(models)())
+
+
+def test_a_fault_in_a_method_is_logged_with_its_place_and_not_shown(
+    client, models, mini_path, picture_file, monkeypatch, caplog
+):
+    """On the page and by the API; only kinds and places are logged, never a visitor's words."""
+
+    secret = "words of this visitor"
+
+    def select(self, view):
+        raise ValueError(secret)
+
+    monkeypatch.setattr(VisiPruner, "select", select)
+    with pytest.raises(AppError) as caught:
+        client.predict(handle_file(picture_file), "what?", options=QUICK, api_name="/compare")
+    assert text.BROKEN in str(caught.value)
+    run = next(fn for fn in page_server.page(mini_path).fns.values() if fn.name == "on_run")
+    values = [getattr(component, "value", None) for component in run.inputs]
+    labels = [getattr(component, "label", None) for component in run.inputs]
+    for label, value in ((text.PICTURE, picture_file), (text.QUESTION, "what?")):
+        values[labels.index(label)] = value
+    with pytest.raises(gr.Error) as caught:
+        list(run.fn(*values))
+    assert caught.value.message == text.BROKEN
+    faults = [record.getMessage() for record in caplog.records if record.name == "visipruner"]
+    assert len(faults) == 2
+    for fault in faults:
+        assert "unforeseen ValueError" in fault and "in select" in fault and __file__ in fault
+        assert "engine.py" in fault and secret not in fault
+
+
+def test_the_log_names_what_a_fault_came_from():
+    try:
+        try:
+            {}["words of a visitor"]
+        except KeyError as error:
+            raise ArithmeticError("and more words") from error
+    except ArithmeticError as error:
+        logged = without_words(error)
+    assert logged.index("KeyError") < logged.index("ArithmeticError")
+    assert logged.count(__file__) == 2
 
 
 def test_missing_values_end_in_one_sentence(address):

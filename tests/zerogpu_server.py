@@ -51,6 +51,15 @@ def become_a_space():
     sys.modules["spaces.zero.torch"] = emulation
 
 
+class Faulty:
+    """In the place of a method: whatever is asked of it, it has a fault."""
+
+    def __getattr__(self, name):
+        if name.startswith("__"):  # it must reach the worker
+            raise AttributeError(name)
+        raise ValueError(" ".join(["words of", "a fault"]))  # not whole in the line itself
+
+
 def visit(checkpoint: str) -> dict:
     """What a visitor can do: run, stop, measure, ask for what is not there."""
     import gradio as gr
@@ -92,6 +101,11 @@ def visit(checkpoint: str) -> dict:
         said = ""
     except gr.Error as error:
         said = error.message
+    try:
+        list(models.compare(job.key, job.prompt, [Faulty()], job.options))
+        shown = ""
+    except gr.Error as error:
+        shown = error.message
     direct = runner.compare(job.vlm, job.prompt, job.methods, job.options)
     direct = runner.last_event(direct).comparison
     return {
@@ -102,6 +116,7 @@ def visit(checkpoint: str) -> dict:
         "direct": [answer.tokens for answer in direct.answers],
         "rounds": [len(side) for side in rounds],
         "said": said,
+        "shown": shown,
         "runs_in_parent": job.vlm.runs,
         "pid": os.getpid(),
         "calls": calls,

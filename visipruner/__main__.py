@@ -9,12 +9,16 @@ from __future__ import annotations
 
 import argparse
 import json
+import platform
+import re
 import sys
-from dataclasses import asdict
+import tempfile
+import traceback
+from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 
-from visipruner.errors import Refused
+from visipruner.errors import Refused, quoted, short
 from visipruner.files import check_place, print_whole, same_file, write_whole
 from visipruner.inputs import check_choice, check_number, clean_question, open_picture
 from visipruner.versions import untested
@@ -27,9 +31,7 @@ def build_parser() -> argparse.ArgumentParser:
     from visipruner.methods.visipruner import SEMANTICS
     from visipruner.models import MODELS, PICTURE_MODES
 
-    parser = argparse.ArgumentParser(
-        prog="python -m visipruner", description=__doc__.splitlines()[0]
-    )
+    parser = _Parser(prog="python -m visipruner", description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     ask = commands.add_parser(
         "ask",
@@ -46,7 +48,12 @@ def build_parser() -> argparse.ArgumentParser:
     ask.add_argument(
         "--model-path", metavar="DIR", help="a local LLaVA-1.5-style checkpoint instead"
     )
-    ask.add_argument("--method", default="visipruner", help=f"one of: {', '.join(METHODS)}")
+    ask.add_argument(
+        "--method",
+        default="visipruner",
+        help=f"one of: {', '.join(METHODS)}; a stack is ONE+OTHER; with a budget METHOD@TOKENS or "
+        "METHOD@25%%, mean visual tokens per layer",
+    )
     ask.add_argument(
         "--level", default="balanced", help=f"{', '.join(PRESETS)}, or a number from 0 to 1"
     )
@@ -58,7 +65,7 @@ def build_parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="FIELD=VALUE",
-        help="replace one field of the method, e.g. layer_threshold=0.99; may be repeated",
+        help="replace one setting, e.g. layer_threshold=0.99, in a stack METHOD.FIELD=VALUE; repeatable",
     )
     ask.add_argument("--picture-mode", default="pad", help=f"one of: {', '.join(PICTURE_MODES)}")
     ask.add_argument("--max-new-tokens", type=int, default=96, help="longest answer, in tokens")
@@ -68,23 +75,48 @@ def build_parser() -> argparse.ArgumentParser:
     ask.add_argument("--precision", default="auto", help=f"one of: {', '.join(PRECISIONS)}")
     ask.add_argument("--attention", default="sdpa", choices=("sdpa", "eager"), help="backend")
     ask.add_argument(
-        "--rounds", type=int, default=1, help="measure so often, interleaved, and give medians too"
+        "--rounds", type=int, default=1, help="more than 1: all times are medians of N silent runs"
     )
     ask.add_argument("--json", metavar="FILE", help="write everything here; - is standard output")
     return parser
 
 
+class _Parser(argparse.ArgumentParser):
+    """Argparse repeats the whole of what it cannot use; ours as much as other sentences do."""
+
+    def error(self, message: str):
+        written = r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|(?<=unrecognized arguments: ).+"""
+        super().error(re.sub(written, lambda found: short(found[0]), message, flags=re.DOTALL))
+
+
 def main(arguments: list[str] | None = None) -> int:
-    """Run a command. Returns 0, or 2 after one plain sentence about bad input."""
-    args = build_parser().parse_args(arguments)
+    """Run a command. Returns 0; 2 after one sentence about bad input; 1 after a fault of ours."""
     try:
-        ask_command(args)
+        ask_command(build_parser().parse_args(arguments))
     except Refused as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130
+    except Exception as error:  # a fault of this program: its text helps only who mends it
+        print(f"Something went wrong; {_report(error)}.", file=sys.stderr)
+        return 1
     return 0
+
+
+def _report(error: Exception) -> str:
+    """Write the traceback to a file of its own, and say where it lies."""
+    machine = [f"python {platform.python_version()} on {platform.platform()}\n"]
+    machine += [f"{name} {metadata.version(name)}\n" for name in ("torch", "transformers")]
+    told = traceback.format_exception(error)
+    try:
+        with tempfile.NamedTemporaryFile(
+            "w", prefix="visipruner-report-", suffix=".txt", encoding="utf-8", delete=False
+        ) as file:
+            file.writelines([*machine, "\n", *told])
+    except OSError:  # a full disk, say
+        return f"no report could be written of {short(' '.join(told[-1].split()))}"
+    return f"a report lies in {file.name}"
 
 
 def ask_command(args):
@@ -93,12 +125,11 @@ def ask_command(args):
 
     if find_spec("visipruner.ui") is None:
         raise Refused("This command runs from a clone of the repository; pip installs the engine.")
-    from visipruner.choice import method_at
+    from visipruner.choice import method_at, parse
     from visipruner.levels import level_number
-    from visipruner.methods import METHODS, PruningMethod
+    from visipruner.methods import PruningMethod
     from visipruner.methods.visipruner import SEMANTICS
     from visipruner.models import PICTURE_MODES, load_vlm
-    from visipruner.results import Times
     from visipruner.runner import Options, compare, last_event, measure
     from visipruner.ui import scenes
 
@@ -106,23 +137,19 @@ def ask_command(args):
     constants.HF_HUB_OFFLINE = True  # only a download of its own may go online (visipruner/hub.py)
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    options = Options(args.max_new_tokens, args.temperature, args.seed)
     check_number("--rounds", args.rounds, 1, 100, integer=True)
+    clocks = {"clock_rounds": 0} if args.rounds > 1 else {}  # else the runner measures by itself
+    options = Options(args.max_new_tokens, args.temperature, args.seed, **clocks)
     overrides = dict(_field(pair) for pair in args.set)
     if args.json and args.json != "-":
         check_place(Path(args.json))
         if same_file(Path(args.json), Path(args.picture)):
             raise Refused("--json names the picture itself; name another file.")
     # All that can be checked before a model is loaded, or even fetched.
-    picture = args.picture
-    if picture.startswith("scene:"):
-        number = picture.removeprefix("scene:")
-        # Python reads no number of thousands of digits; as a word it is refused in a sentence.
-        is_number = number.isdecimal() and len(number) < 1000
-        picture = scenes.picture(int(number) if is_number else number)
-    picture = open_picture(picture)
+    drawn = args.picture.startswith("scene:")
+    picture = _scene(args.picture) if drawn else open_picture(args.picture)
     clean_question(args.question)
-    check_choice("method", args.method, METHODS)
+    parse(args.method)
     check_choice("semantics", args.semantics, SEMANTICS)
     check_choice("picture mode", args.picture_mode, PICTURE_MODES)
     level_number(args.level)
@@ -135,27 +162,44 @@ def ask_command(args):
         attention=args.attention,
         on_progress=_tell_progress,
     )
-    prompt = vlm.prepare(picture, args.question, args.picture_mode)
+    asked = picture, args.question, args.picture_mode
+    bundled = args.model == "tiny" and not args.model_path
+    prompt = scenes.prepare(vlm, *asked, drawn) if bundled else vlm.prepare(*asked)
     visual = prompt.layout.num_visual
     method = method_at(vlm, args.method, args.level, args.semantics, visual, **overrides)
     methods = [PruningMethod(), method]
     comparison = last_event(compare(vlm, prompt, methods, options)).comparison
+    if args.rounds > 1:
+        comparison = comparison.clocked(measure(vlm, prompt, methods, options, args.rounds))
     result = comparison.to_json()
     if args.rounds > 1:
-        taken = measure(vlm, prompt, methods, options, args.rounds)
-        result["medians"] = [asdict(Times.median(times)) for times in taken]
+        result["medians"] = [answer["times"] for answer in result["answers"]]
     if args.json == "-":
         print_whole(json.dumps(result, indent=1))
         return
     if args.json:  # first: printing may fail, and then the work must not be lost
         write_whole(Path(args.json), json.dumps(result, indent=1))
-    print_whole(describe(comparison, result.get("medians")))
+    print_whole(describe(comparison))
 
 
-def describe(comparison, medians=None) -> str:
+def _scene(name: str):
+    """The picture of "scene:49"."""
+    from visipruner.ui import scenes
+
+    number = name.removeprefix("scene:")
+    # Python reads no number of thousands of digits; as a word it is refused in a sentence.
+    is_number = number.isdecimal() and len(number) < 1000
+    return scenes.picture(int(number) if is_number else number)
+
+
+def describe(comparison) -> str:
     """Both answers, the verdict and the counters, for a terminal."""
-    from visipruner.render.words import describe_clocks, describe_computing, describe_speed
-    from visipruner.results import CLOCKS
+    from visipruner.render.words import (
+        describe_agreement,
+        describe_clocks,
+        describe_computing,
+        describe_speed,
+    )
 
     full, pruned = comparison.answers
     lines = [*(f"note: {note}" for note in comparison.prompt.notes)]
@@ -171,16 +215,12 @@ def describe(comparison, medians=None) -> str:
             f"first token {times.first_token:.0f} ms, per token {per_token}, "
             f"total {times.total:.0f} ms ({describe_clocks(times)})",
         ]
-    for name, median in zip(("full", pruned.trace.method), medians or (), strict=False):
-        times = ", ".join(f"{key} {median[key]:.1f}" for key in CLOCKS if median[key])
-        lines.append(f"  medians    {name}: {times} ms")
     visual = [str(record.visual_tokens) for record in pruned.trace.layers]
     lines += [
         f"visual tokens per layer: {' '.join(visual)}",
         *([pruned.trace.why] if pruned.trace.why else []),
-        f"verdict: {'the same answer' if comparison.same else 'another answer'} with "
-        f"{describe_computing(comparison)}; first token: "
-        f"{describe_speed(comparison)}.",
+        f"verdict: {describe_agreement(comparison)}, {describe_computing(comparison)}; "
+        f"first token: {describe_speed(comparison)}.",
     ]
     return "\n".join(lines)
 
@@ -194,13 +234,13 @@ def _tell_progress(progress):
 def _field(pair: str) -> tuple[str, object]:
     name, equals, value = pair.partition("=")
     if not equals:
-        raise Refused(f"--set wants FIELD=VALUE, not {pair!r}.")
+        raise Refused(f"--set wants FIELD=VALUE, not {quoted(pair)}.")
     try:
         return name, json.loads(value)
     except ValueError:
         return name, value
     except RecursionError:
-        raise Refused(f"--set: the lists of {name} are nested too deeply.") from None
+        raise Refused(f"--set: the lists of {short(name)} are nested too deeply.") from None
 
 
 if __name__ == "__main__":

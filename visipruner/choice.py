@@ -15,6 +15,7 @@ from visipruner.errors import Refused
 from visipruner.inputs import check_choice, check_number
 from visipruner.levels import Facts, level_number
 from visipruner.methods import METHODS, PruningMethod
+from visipruner.methods.base import BEFORE
 from visipruner.methods.visipruner import SEMANTICS, check_presets
 
 MOST_SYSTEM = 2_000  # characters of a checkpoint's own system sentence
@@ -57,14 +58,14 @@ def parse(words: str) -> Wish:
 
 
 def names_of(words: str) -> tuple[str, ...]:
-    """The methods of "one+another".
+    """The methods of "one+another", whatever level or budget follows.
 
     Raises:
         Refused: an unknown name.
     """
     if not isinstance(words, str):
         check_choice("method", words, METHODS)
-    names = tuple(words.split("+"))
+    names = tuple(words.partition("@")[0].partition(":")[0].split("+"))
     for name in names:
         check_choice("method", name, METHODS)
     return names
@@ -129,9 +130,10 @@ def method_at(
     /,  # what a user overrides must not meet these names
     **overrides,
 ) -> Side:
-    """The method or stack of this name at this level for a loaded model.
+    """The method or stack of this name, or wish, at this level for a loaded model.
 
     Args:
+        name: as `parse` reads it; a level or budget in it goes before `level`.
         vlm: a `VLM`; its `facts` say what a level means on it.
         semantics: VisiPruner's, unless `overrides` name another.
         num_visual: visual tokens of the prompt; None: of one picture.
@@ -140,17 +142,48 @@ def method_at(
     Raises:
         Refused: for an unknown name, a level or field out of range.
     """
-    names = names_of(name)
-    if semantics != "paper" and "visipruner" in names:
-        field = "semantics" if len(names) == 1 else "visipruner.semantics"
+    wish = parse(name) if isinstance(name, str) else Wish(names_of(name))
+    check_choice("semantics", semantics, SEMANTICS)
+    if semantics != "paper" and "visipruner" in wish.names:
+        field = "semantics" if len(wish.names) == 1 else "visipruner.semantics"
         overrides.setdefault(field, semantics)
-    wish = Wish(names, level=level_number(level))
+    if wish.level is None and wish.tokens is None and wish.share is None:
+        wish = Wish(wish.names, level=level_number(level))
     return make(wish, vlm.facts(num_visual), overrides)
 
 
 def methods_of(side: Side) -> tuple[PruningMethod, ...]:
     """The methods of a side, one or several."""
     return side if isinstance(side, tuple) else (side,)
+
+
+def title_of(name: str) -> str:
+    """What a method or stack is called on the page: "VisionZip, then VisiPruner"."""
+    names = names_of(name)
+    if len(names) == 1:
+        return METHODS[name].title
+    return ", then ".join(short_title(name) for name in names)
+
+
+def short_title(name: str) -> str:
+    """The title without its rule: "FastV"."""
+    return METHODS[name].title.partition(":")[0]
+
+
+def menu() -> list[tuple[str, str]]:
+    """(title, name) of every method, and of every method at the door with VisiPruner after it."""
+    single = [(kind.title, name) for name, kind in METHODS.items()]
+    first = [name for name, kind in METHODS.items() if kind.where == BEFORE]
+    stacks = [f"{name}+visipruner" for name in first]
+    return [*single, *((title_of(name), name) for name in stacks)]
+
+
+def settings_of_side(side: Side) -> dict:
+    """Every setting, as `PruningTrace.settings` names it."""
+    methods = methods_of(side)
+    if len(methods) == 1:
+        return methods[0].settings
+    return {f"{m.name}.{field}": value for m in methods for field, value in m.settings.items()}
 
 
 def name_of(side: Side) -> str:

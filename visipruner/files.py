@@ -7,7 +7,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from visipruner.errors import Refused
+from visipruner.errors import MOST_QUOTED, Refused
 
 ROOT = Path(__file__).resolve().parent.parent  # of the project
 
@@ -53,7 +53,7 @@ def shown(path: Path) -> str:
     if path.is_absolute():
         path = path.relative_to(ROOT) if path.is_relative_to(ROOT) else Path(path.name or path)
     name = str(path)
-    return repr(name if len(name) <= 80 else "..." + name[-77:])
+    return repr(name if len(name) <= MOST_QUOTED else "…" + name[1 - MOST_QUOTED :])
 
 
 def write_whole(path: Path, text: str):

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from visipruner.errors import Refused
+from visipruner.errors import Refused, quoted
 from visipruner.inputs import check_number
 
 PRESETS = {"gentle": 0.25, "balanced": 0.5, "aggressive": 0.75}
@@ -51,7 +51,7 @@ def level_number(level: float | str) -> float:
         number = float(level) if isinstance(level, str) else level
     except ValueError:
         raise Refused(
-            f"The level must be {', '.join(PRESETS)} or a number from 0 to 1, not {level[:40]!r}."
+            f"The level must be {', '.join(PRESETS)} or a number from 0 to 1, not {quoted(level)}."
         ) from None
     return float(check_number("level", number, 0, 1))
 

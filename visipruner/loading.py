@@ -16,7 +16,7 @@ from transformers import (
 from visipruner import memory
 from visipruner.checkpoint import count_numbers, named, why
 from visipruner.engine import decoder_of, not_understood
-from visipruner.errors import Refused
+from visipruner.errors import Refused, quoted
 from visipruner.inputs import check_choice
 from visipruner.memory import gigabytes
 
@@ -77,7 +77,7 @@ def usable_device(device: str | None) -> str:
     except (RuntimeError, TypeError):
         wanted = None
     if wanted is None or wanted.type not in ("cpu", "cuda"):
-        raise Refused(f"The device must be cpu, cuda or cuda:NUMBER, not {str(device)[:80]!r}.")
+        raise Refused(f"The device must be cpu, cuda or cuda:NUMBER, not {quoted(device)}.")
     if wanted.type == "cuda" and (wanted.index or 0) >= (
         torch.cuda.device_count() if has_gpu else 0
     ):

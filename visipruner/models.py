@@ -143,11 +143,11 @@ class VLM:
         layers = self.model.config.get_text_config().num_hidden_layers
         return Facts(num_visual or math.prod(self.grid), layers, self.presets)
 
-    def prepare(self, picture, question: str, mode: str = "pad") -> Prompt:
+    def prepare(self, picture, question: str, mode: str = "pad", reword=str) -> Prompt:
         """`make_prompt` for this model, with the system sentence that it learnt."""
         system = (self.presets or {}).get("system")
         made = prompt.make_prompt(
-            self.model.config, self.processor, picture, question, mode, system
+            self.model.config, self.processor, picture, question, mode, system, reword
         )
         return replace(made, notes=made.notes + decoding.notes(self.model))
 

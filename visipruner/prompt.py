@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -26,10 +27,17 @@ class Prompt:
     seen: Image.Image  # what the patches cover, exactly as the model sees it; not normalised
     padding: tuple[int, ...]  # patches that hold nothing but padding
     notes: tuple[str, ...] = ()  # sentences for the user
+    outside: bool = False  # the model never learnt such pictures: every answer is a guess
 
 
 def make_prompt(
-    config, processor, picture, question: str, mode: str = "pad", system: str | None = None
+    config,
+    processor,
+    picture,
+    question: str,
+    mode: str = "pad",
+    system: str | None = None,
+    reword: Callable[[str], str] = str,
 ) -> Prompt:
     """Turn a picture (path, bytes, PIL, array) and a question into a LLaVA's input.
 
@@ -37,6 +45,7 @@ def make_prompt(
         config: the model's configuration, for the sizes of picture and patches.
         mode: "pad" to a square, as LLaVA-1.5 was trained, or "crop" its middle.
         system: the checkpoint's own system sentence; None: see `templates.system_sentence`.
+        reword: what the model is asked, from the question as it was typed.
 
     Raises:
         Refused: one plain sentence about the picture or the question.
@@ -45,7 +54,7 @@ def make_prompt(
     picture = open_picture(picture)
     marks = marks_of(processor)
     question, notes = clean_question(question, marks)
-    plain = literal(question, marks)
+    plain = literal(reword(question), marks)
     _check_plain(processor.tokenizer, plain)
     text = prompt_text(processor, plain, system_sentence(processor, system))
     side, seen, grid = config.vision_config.image_size, seen_side(config), patch_grid(config)

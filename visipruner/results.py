@@ -15,6 +15,7 @@ from visipruner.trace import PruningTrace
 
 LEAST_TEMPERATURE = 0.01  # scores divided by much less are infinite, and nothing can be drawn
 LEAST_ROUNDS = 3  # a median of fewer says no more than one run
+LEAST_STEPS = 3  # the same, of decoded tokens: after one word only the end of the answer follows
 NOTICEABLE = 1.05  # a ratio of clocks nearer to 1 may be noise
 CLOCKS = ("vision", "prefill", "first_token", "per_token", "total")  # of Times, in their order
 
@@ -63,7 +64,7 @@ class Times:
     vision: float
     prefill: float
     first_token: float
-    per_token: float | None  # median over the decoded tokens; None: there was none
+    per_token: float | None  # median of the steps after the first; None: fewer than LEAST_STEPS
     total: float
     rounds: int = 0
     first_tokens: tuple[float, ...] = ()
@@ -71,7 +72,7 @@ class Times:
 
     @classmethod
     def median(cls, taken: Sequence[Times]) -> Times:
-        """The medians of whole answers; None where an answer had no further token."""
+        """The medians of whole answers; `per_token` is None where no answer has one."""
         found = {}
         for name in CLOCKS:
             values = [value for times in taken if (value := getattr(times, name)) is not None]
@@ -178,6 +179,11 @@ class Comparison:
         return self._scattered and self._noticeable
 
     @property
+    def conclusive(self) -> bool:
+        """Do the clocks say anything about speed, be it that there is no difference?"""
+        return self.answers[-1].times.rounds >= LEAST_ROUNDS and not self.uneven
+
+    @property
     def _noticeable(self) -> bool:
         return not 1 / NOTICEABLE < self.first_token_ratio < NOTICEABLE
 
@@ -201,6 +207,7 @@ class Comparison:
             "question": self.prompt.question,
             "notes": list(self.prompt.notes),
             "same_answer": self.same,
+            "guesses": self.prompt.outside,
             "flops_ratio": self.flops_ratio,
             "first_token_ratio": self.first_token_ratio,
             "answers": [answer.to_json() for answer in self.answers],

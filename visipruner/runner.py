@@ -45,7 +45,15 @@ from visipruner.inputs import check_number
 from visipruner.memory import freeing, is_out_of_memory, ran_out
 from visipruner.methods import PruningMethod
 from visipruner.models import VLM, Prompt
-from visipruner.results import LEAST_ROUNDS, Answer, Comparison, Counts, Options, Times
+from visipruner.results import (
+    LEAST_ROUNDS,
+    LEAST_STEPS,
+    Answer,
+    Comparison,
+    Counts,
+    Options,
+    Times,
+)
 from visipruner.stock import BaseStreamer
 from visipruner.tower import needs_tower
 from visipruner.trace import LayerRecord, PruningTrace
@@ -331,7 +339,7 @@ def _answer(vlm, prompt, method, options, features, vision_ms, side, emit) -> An
         vision_ms,
         milliseconds(*clock),
         vision_ms + 1000 * (tokens.times[0] - start),
-        1000 * statistics.median(steps) if steps else None,
+        1000 * statistics.median(steps) if len(steps) >= LEAST_STEPS else None,
         vision_ms + 1000 * (end - start),
     )
     counts = _count(vlm, prompt, trace, memory_peak(vlm, before))

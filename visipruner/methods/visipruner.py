@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from visipruner.attention import Plan, Span, size
-from visipruner.errors import Refused
+from visipruner.errors import Refused, quoted
 from visipruner.inputs import check_choice, check_number
 from visipruner.layout import Range, gaps, to_ranges
 from visipruner.levels import STEPS, between, nearest
@@ -164,7 +164,7 @@ class VisiPruner(PruningMethod):
             model_size: "7b" or "13b"; the published code reads it from the model's path.
         """
         if model_size not in ("7b", "13b"):
-            raise Refused(f"model_size must be 7b or 13b, not {model_size!r}.")
+            raise Refused(f"model_size must be 7b or 13b, not {quoted(model_size)}.")
         if not isinstance(config, Mapping) or not isinstance(config.get("mode"), (list, tuple)):
             raise Refused("The configuration needs 'mode': a list of shallow, middle, deep.")
         mode = tuple(config["mode"])

@@ -20,6 +20,7 @@ from visipruner.render.series import (
 )
 from visipruner.render.viewer import viewer_parts, viewer_value
 from visipruner.render.words import (
+    describe_agreement,
     describe_clocks,
     describe_computing,
     describe_flops,
@@ -70,12 +71,16 @@ def report_html(comparison, settings: dict, notes: Sequence[str] = (), truth: st
 
 def _verdict(comparison) -> str:
     pruned = sides(comparison)[1]
-    same = "Same answer." if comparison.same else "Another answer."
-    left = tokens_left(pruned.trace)
+    left, clock = tokens_left(pruned.trace), f"first token: {describe_speed(comparison)}"
+    # Clocks that say nothing are no headline.
+    large, small = (
+        (f", {clock}", "") if comparison.conclusive else ("", f"<p><small>{clock}.</small></p>")
+    )
     return (
-        f'<p class="verdict">{same} {pruned.trace.num_visual} → {left} visual tokens, '
-        f"{describe_computing(comparison)}, first token: {describe_speed(comparison)}.</p>"
-        f"<p>{escape(pruned.trace.why)}</p>"
+        f'<p class="verdict">{describe_agreement(comparison)}. '
+        f"{pruned.trace.num_visual} → {left} visual tokens, "
+        f"{describe_computing(comparison)}{large}.</p>"
+        f"{small}<p>{escape(pruned.trace.why)}</p>"
     )
 
 

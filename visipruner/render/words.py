@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from visipruner.render.series import influence_series, layer_spans, second, sides
-from visipruner.results import Times
+from visipruner.results import LEAST_ROUNDS, Times
+
+SAME, DIFFERENT = "Same answer", "Different answers"
+SAME_GUESS, DIFFERENT_GUESS = "Both guess, and say the same", "Both guess, and differ"
 
 
 def describe_tokens(comparison) -> str:
@@ -51,6 +54,13 @@ def describe_computing(comparison) -> str:
     return f"{many:.2f} times {word} FLOPs executed in the prefill"
 
 
+def describe_agreement(comparison) -> str:
+    """Whether both said the same; of a picture that the model cannot know, both only guess."""
+    if comparison.prompt.outside:
+        return SAME_GUESS if comparison.same else DIFFERENT_GUESS
+    return SAME if comparison.same else DIFFERENT
+
+
 def describe_clocks(times: Times) -> str:
     """How an answer's clocks were read."""
     if times.whole:
@@ -64,12 +74,13 @@ def describe_clocks(times: Times) -> str:
 
 
 def describe_speed(comparison) -> str:
-    """Which side's first word came sooner; one run, maybe disturbed, is no verdict."""
+    """Which side's first word came sooner; a few runs, maybe disturbed, are no verdict."""
     full, other = (side.times for side in sides(comparison))
-    if not other.rounds:
+    if other.rounds < LEAST_ROUNDS:
+        runs = f"{other.rounds} runs" if other.rounds > 1 else "one run"
         return (
             f"{full.first_token:.0f} ms full, {other.first_token:.0f} ms {second(comparison)} "
-            "(one run, too few to call one faster)"
+            f"({runs}, too few to call one faster)"
         )
     ratio = comparison.first_token_ratio
     if comparison.uneven:

@@ -18,6 +18,8 @@ SHORT = ("answer in one word.", "answer with one word.", "one word only.", "use 
 LLAVA_SHORT = "Answer the question using a single word or phrase."  # as LLaVA-1.5 was trained
 ASSISTANT = " ASSISTANT:"  # what stands between a question and its answer
 NUMBERS = tuple(str(n) for n in range(19))
+# It read "color" in one phrase only, and the other two never. "Grey" is no word of its world.
+SPELLINGS = {"color": "colour", "colors": "colours", "center": "centre"}
 
 ASK = {
     "colour": (
@@ -118,6 +120,20 @@ ANSWER = {
 SIDES = {"left": "left of", "right": "right of", "above": "above", "below": "below"}
 OPPOSITE = {"left": "right", "right": "left", "above": "below", "below": "above"}
 SHORT_ANSWERS = ("yes", "no", "none", "same", "different", "larger", "smaller", *SIDES)
+
+
+def as_learnt(question: str) -> str:
+    """The question in the British spelling that the model learnt."""
+    return _OTHER_SPELLING.sub(lambda found: SPELLINGS[found[0].lower()], question)
+
+
+def respelt(question: str) -> dict[str, str]:
+    """The words that `as_learnt` changes, in lower case, with what is read in their place."""
+    found = dict.fromkeys(word.lower() for word in _OTHER_SPELLING.findall(question))
+    return {word: SPELLINGS[word] for word in found}
+
+
+_OTHER_SPELLING = re.compile(rf"(?<![\w-])({'|'.join(SPELLINGS)})(?![\w-])", re.IGNORECASE)
 
 
 def plural(word: str) -> str:

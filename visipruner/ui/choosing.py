@@ -6,6 +6,7 @@ import json
 
 import gradio as gr
 
+from visipruner.choice import names_of
 from visipruner.errors import Refused
 from visipruner.inputs import check_choice, open_picture
 from visipruner.levels import PRESETS
@@ -171,12 +172,13 @@ def _fields(loaded, run, models, c):
 
     @plainly
     def on_choice(model, method, level, semantics):
-        groups = [gr.update(visible=name == method) for name in METHODS]
+        names = names_of(method)
+        groups = [gr.update(visible=name in names) for name in METHODS]
         hints = {}
         if vlm := models.peek(model):
             hints = fields.hints(vlm, method, level, semantics)
         boxes = [
-            _hinted(name, hints.get(name, "")) if owner == method else gr.skip()
+            _hinted(owner, name, hints.get((owner, name), "")) if owner in names else gr.skip()
             for owner, name in fields.ALL
         ]
         leveled = gr.update(interactive=method != "none")
@@ -197,11 +199,12 @@ def _fields(loaded, run, models, c):
     run.success(on_choice, chosen, shown, **UNQUEUED)  # its model is in memory now
 
 
-def _hinted(name: str, hint: str) -> dict:
+def _hinted(method: str, name: str, hint: str) -> dict:
     """A dropdown has no placeholder, so its first choice says what the level says.
 
     Without a hint, for a model that is not loaded, both say that there is one.
     """
-    if name in fields.CHOICES:
-        return gr.update(choices=fields.choices(name, hint))
+    one = fields.setting(method, name)
+    if fields.options(one):
+        return gr.update(choices=fields.choices(one, hint))
     return gr.update(placeholder=hint or text.FROM_LEVEL)

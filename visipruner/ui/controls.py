@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import gradio as gr
 
+from visipruner.choice import menu
 from visipruner.levels import PRESETS
 from visipruner.loading import PRECISIONS
 from visipruner.methods import METHODS
@@ -131,7 +132,7 @@ def build(models: Models) -> Controls:
         stop = gr.Button(text.STOP, size="lg", min_width=80, elem_id="vp-stop")
         reset = gr.Button(text.RESET, size="lg", min_width=80)
     method = gr.Dropdown(
-        [(title, name) for name, title in text.METHODS.items()],
+        menu(),
         value="visipruner",
         label=text.METHOD,
     )
@@ -158,9 +159,9 @@ def _advanced() -> Advanced:
     boxes, groups = [], []
     for method in METHODS:
         with gr.Group(visible=method == "visipruner") as group:
-            if names := fields.names_of(method):
+            if names := fields.of(method):
                 gr.Markdown(text.FIELDS_HEAD, elem_classes="vp-fieldhead")
-            boxes += [fields.widget(name) for name in names]
+            boxes += [fields.widget(method, name) for name in names]
         groups.append(group)
     modes = [(title, name) for name, title in text.PICTURE_MODES.items()]
     mode = gr.Radio(modes, value="pad", label=text.PICTURE_MODE)

@@ -7,7 +7,9 @@ import io
 import json
 from dataclasses import asdict, dataclass
 
+from visipruner.choice import settings_of_side
 from visipruner.render.overlay import draw_survivors
+from visipruner.render.words import describe_agreement
 from visipruner.results import Comparison
 from visipruner.ui import scenes, text
 from visipruner.ui.handlers import Job
@@ -29,7 +31,7 @@ class Result:
             "level": form.level,
             "semantics": form.semantics,
             "picture_mode": form.picture_mode,
-            "fields": self.job.methods[-1].settings,
+            "fields": settings_of_side(self.job.methods[-1]),
             "options": asdict(self.job.options),
         }
 
@@ -80,7 +82,7 @@ def _asked(result: Result) -> str:
     """Question and answers, each on a line; the answer once if both are the same."""
     comparison = result.comparison
     said = [f"“{answer.text or text.EMPTY_ANSWER}”" for answer in comparison.answers]
-    answers = f"{text.SAME}: {said[0]}"
+    answers = f"{describe_agreement(comparison)}: {said[0]}"
     if not comparison.same:
         answers = f"{text.FULL}: {said[0]}\n{text.PRUNED}: {said[1]}"
     return f"“{comparison.prompt.question}”\n{answers}"

@@ -167,15 +167,14 @@ def check(
     """
     vlm = models.get(form.model, form.backend, form.precision)
     options = Options(**form.options)
-    prompt = vlm.prepare(form.picture, form.question, form.picture_mode)
+    asked = form.picture, form.question, form.picture_mode
+    bundled = form.model == "tiny"
+    prompt = scenes.prepare(vlm, *asked, scene is not None) if bundled else vlm.prepare(*asked)
     method = method_at(
         vlm, form.method, form.level, form.semantics, prompt.layout.num_visual, **form.fields
     )
-    notes = list(prompt.notes)
-    if form.model == "tiny":
-        notes += scenes.limits(prompt.seen if scene is None else None, prompt.question)
     methods = [PruningMethod(), method]
-    return Job(models, prompt, methods, options, form, truth, tuple(notes), scene)
+    return Job(models, prompt, methods, options, form, truth, prompt.notes, scene)
 
 
 def follow(job: Job) -> Iterator[Progress]:

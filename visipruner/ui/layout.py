@@ -103,7 +103,8 @@ def _head() -> gr.HTML:
 
 def _results() -> Results:
     status = gr.HTML(elem_classes="vp-statusbox")
-    gr.HTML(f'<p id="vp-older" data-words="{text.OLDER}" hidden></p>')
+    older = f'data-form="{text.OLDER}" data-picture="{text.OLDER_PICTURE}"'
+    gr.HTML(f'<p id="vp-older" {older} hidden></p>')
     notes = gr.HTML()
     intro = gr.HTML(_intro())
     with gr.Column(visible=False) as body:

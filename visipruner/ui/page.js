@@ -35,10 +35,10 @@ window.vp = {
   },
 
   // A run that ended before it began leaves the page as it was: an answer to the form before.
-  unfinished(stopped, waits, result, status, verdict) {
+  unfinished(stopped, waits, result, status, verdict, ...cards) {
     if (!verdict?.includes(waits)) vp.asked = vp.askedBefore;
     vp.showOlder();
-    return [result, vp.stopped ? stopped : status, verdict];
+    return [result, vp.stopped ? stopped : status, verdict, ...cards];
   },
 
   // Whether the form still says what the run was asked that the page shows.
@@ -50,12 +50,16 @@ window.vp = {
   showOlder() {
     const note = document.getElementById("vp-older");
     const older = Boolean(vp.asked) && vp.asked !== vp.form && document.querySelector(".vp-verdict");
-    document.querySelector(".vp-outputs").classList.toggle("vp-isolder", Boolean(older));
-    if (note.hidden === !older) return;
+    const picture = older && pictureOf(vp.asked) !== pictureOf(vp.form);
+    const outputs = document.querySelector(".vp-outputs").classList;
+    outputs.toggle("vp-isolder", Boolean(older));
+    outputs.toggle("vp-otherpicture", Boolean(picture));
+    const words = picture ? note.dataset.picture : older ? note.dataset.form : "";
+    if (note.textContent === words) return;
     note.hidden = !older;
-    if (older) note.dataset.say = note.dataset.words;
+    if (older) note.dataset.say = words;
     else delete note.dataset.say;
-    note.textContent = older ? note.dataset.words : "";
+    note.textContent = words;
   },
 
   // On a narrow screen the answers stand below the form, so go there.
@@ -142,6 +146,10 @@ window.vp = {
 // All that a run is asked, to be compared; a picture by its name on the server.
 function formKey(values) {
   return JSON.stringify(values.map((value) => value?.path ?? value));
+}
+
+function pictureOf(key) {
+  return JSON.parse(key)[0]; // the first of `Controls.inputs`
 }
 
 // As `bare` does on the server: the question without its plea for one word, and whether it had one.

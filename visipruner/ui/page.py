@@ -110,7 +110,7 @@ def browser_value() -> gr.HTML:
 def guarded(page: gr.Blocks) -> gr.Blocks:
     """The page, now answering malformed requests with a sentence and never fetching an address.
 
-    Neither does a full disk leave a traceback: gradio writes the pictures that are shown on it.
+    A full disk is said as well: gradio writes the pictures that are shown on it.
     """
     preprocess, postprocess = page.preprocess_data, page.postprocess_data
 
@@ -130,10 +130,10 @@ def guarded(page: gr.Blocks) -> gr.Blocks:
     async def postprocess_data(*given, **named):
         try:
             return await postprocess(*given, **named)
-        except OSError as error:
-            if is_full(error):
+        except Exception as error:
+            if is_full(error) or is_full(error.__cause__):  # gradio wraps it in an error of its own
                 raise sorry(text.DISK_FULL) from None
-            raise
+            raise _translated(error) from None
 
     process = page.process_api
 

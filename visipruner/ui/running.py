@@ -119,7 +119,7 @@ def job_of(models, values) -> Job:
     try:
         return handlers.check(models, form, known, scene)
     except Refused as error:
-        raise Refused(fields.in_words(str(error), form.fields)) from None
+        raise Refused(fields.in_words(str(error), form.method, form.fields)) from None
 
 
 def connect(models, model_line, chosen, results) -> tuple:
@@ -174,7 +174,7 @@ def connect(models, model_line, chosen, results) -> tuple:
     )
 
     @plainly
-    def on_unfinished(key, status, verdict):
+    def on_unfinished(key, status, verdict, *cards):
         """Stopped, or failed: nothing may go on promising an answer."""
         status = status or ""  # before anything was said, the page sends nothing
         stopped = status == text.STOPPED
@@ -182,15 +182,17 @@ def connect(models, model_line, chosen, results) -> tuple:
         if status and not stopped and not views.is_busy(status):
             said = gr.skip()  # refused, and it says why
         if key:  # of the run before, and still on the page
-            return said, gr.skip()
-        return said, views.verdict_stopped(verdict)
+            return said, *[gr.skip()] * 3
+        words = text.STOPPED_CARD if stopped else text.UNFINISHED_CARD
+        return said, views.verdict_stopped(verdict), *(views.card_stopped(c, words) for c in cards)
 
     words = f"{text.STOPPED!r}, {text.VERDICT_WAITS!r}"
+    shown = [results.verdict, results.full, results.pruned]
     for event in (fetched, run):
         event.failure(
             on_unfinished,
-            [results.result, results.status, results.verdict],
-            [results.status, results.verdict],
+            [results.result, results.status, *shown],
+            [results.status, *shown],
             js=f"(...given) => vp.unfinished({words}, ...given)",
             **UNQUEUED,
         )

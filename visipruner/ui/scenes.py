@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import random
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from PIL import Image
 
+from visipruner.errors import short
 from visipruner.inputs import check_number
+from visipruner.models import VLM, Prompt
 from visipruner.render.compose import scene_of
 from visipruner.results import Comparison
 from visipruner.tiny.data import (
@@ -26,7 +28,7 @@ from visipruner.tiny.data import (
     unknown_words,
 )
 from visipruner.tiny.drawing import BACKGROUND, thing_of_patches
-from visipruner.tiny.phrases import ASK
+from visipruner.tiny.phrases import ASK, as_learnt, respelt
 from visipruner.ui import text
 
 SPLIT = "heldout"  # the page never shows a picture that the model was trained on
@@ -81,7 +83,7 @@ def questions(source) -> list[Question]:
     shown = scene(source)
     rng = random.Random(f"page {shown.seed} {len(shown.things)}")
     found = [ask_about(shown, skill, rng) for skill in SKILLS]
-    found = [question for question in found if question]
+    found = [replace(asked, text=as_learnt(asked.text)) for asked in found if asked]
     rng.shuffle(found)
     return found
 
@@ -91,7 +93,7 @@ def truth(source, question: str) -> Truth | None:
 
     Each may ask for one word, or for a sentence by not doing so.
     """
-    asked, one_word = bare(question or "")
+    asked, one_word = bare(as_learnt(question or ""))
     for known in questions(source):
         if _plain(bare(known.text)[0]) == _plain(asked):
             known = asked_for(known, one_word)
@@ -149,7 +151,7 @@ def next_question(source, question: str | None) -> Question:
 
     All ask for one word if this one does, and else for a sentence.
     """
-    asked, one_word = bare(question or "")
+    asked, one_word = bare(as_learnt(question or ""))
     found = _in_form(source, one_word)
     texts = [bare(known.text)[0] for known in found]
     return found[(texts.index(asked) + 1) % len(found) if asked in texts else 0]
@@ -160,16 +162,31 @@ def _in_form(source, one_word: bool) -> list[Question]:
     return [known for known in found if known.short == one_word]  # one word describes no picture
 
 
-def limits(picture: Image.Image | None, question: str) -> list[str]:
-    """Sentences about what the bundled model never learnt; no picture: one of its own scenes."""
+def prepare(vlm: VLM, picture, question, mode: str = "pad", drawn: bool = False) -> Prompt:
+    """A prompt for the bundled model: in the spelling that it learnt, with its limits as notes.
+
+    Args:
+        drawn: the picture is one of its own scenes.
+
+    Raises:
+        Refused: one plain sentence about the picture or the question.
+    """
+    prompt = vlm.prepare(picture, question, mode, as_learnt)
+    outside = not drawn and looks_unlike_training(prompt.seen)
+    notes = [*prompt.notes, *limits(prompt.question), *([text.OUTSIDE] if outside else [])]
+    return replace(prompt, notes=tuple(notes), outside=outside)
+
+
+def limits(question: str) -> list[str]:
+    """Sentences about what the bundled model never learnt to read."""
     notes = []
     asked, one_word = bare(question)
     if one_word and _plain(asked) in map(_plain, ASK["describe"]):
         notes.append(text.ONE_WORD_PICTURE)
-    if strange := unknown_words(question):
-        words = ", ".join(f"“{word}”" for word in strange[:6])
+    if pairs := respelt(question):
+        words = ", ".join(f"“{word}” as “{learnt}”" for word, learnt in pairs.items())
+        notes.append(text.RESPELT.format(words=words))
+    if strange := unknown_words(as_learnt(question)):
         form = text.UNKNOWN_WORDS if len(strange) == 1 else text.UNKNOWN_MANY
-        notes.append(form.format(words=words))
-    if picture is not None and looks_unlike_training(picture):
-        notes.append(text.OUTSIDE)
+        notes.append(form.format(words=short(", ".join(strange[:6]))))
     return notes

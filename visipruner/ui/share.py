@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Mapping
 from urllib.parse import urlencode
 
+from visipruner.choice import names_of
 from visipruner.errors import Refused
 from visipruner.inputs import check_choice, clean_question
 from visipruner.levels import level_number
-from visipruner.methods import METHODS
 from visipruner.methods.visipruner import SEMANTICS
+from visipruner.tiny.phrases import as_learnt
 from visipruner.ui import scenes, text
 from visipruner.ui.handlers import Form
 from visipruner.ui.store import Models
@@ -38,7 +40,7 @@ def read(parameters: Mapping[str, str], models: Models) -> tuple[dict, list[str]
         "seed": _scene_number,
         "question": lambda value: clean_question(value)[0],
         "model": lambda value: check_choice("model", value, models.paths),
-        "method": lambda value: check_choice("method", value, METHODS),
+        "method": lambda value: "+".join(names_of(value)),
         "level": level_number,
         "semantics": lambda value: check_choice("semantics", value, SEMANTICS),
     }
@@ -75,6 +77,9 @@ def python(form: Form, scene: int | dict | None, local: bool = False) -> str:
             "from visipruner.tiny.drawing import render\n"
             "from visipruner.tiny.scenes import make_scene\n"
         )
+    question = form.question
+    if form.model == "tiny":  # the page's run was asked in the spelling that it learnt
+        question = as_learnt(question or "")
     own = "".join(f", {name}={value!r}" for name, value in form.fields.items())
     options = ", ".join(f"{name}={value!r}" for name, value in form.options.items())
     return f"""from visipruner.choice import method_at
@@ -85,7 +90,7 @@ from visipruner.runner import compare, last_event
 {imports}
 model = {model}
 vlm = load_vlm(model, attention={form.backend!r}, precision={form.precision!r})
-prompt = vlm.prepare({picture}, {form.question!r}, {form.picture_mode!r})
+prompt = vlm.prepare({picture}, {question!r}, {form.picture_mode!r})
 visual = prompt.layout.num_visual
 method = method_at(vlm, {form.method!r}, {form.level!r}, {form.semantics!r}, visual{own})
 options = Options({options})
@@ -110,7 +115,6 @@ def command_line(form: Form, scene: int | dict | None, local: bool = False) -> s
         if value is not None:  # an emptied box; a run says so
             words += [f"--{name.replace('_', '-')}", f"{value:.10g}"]
     for name, value in form.fields.items():
-        shown = ",".join(value) if isinstance(value, list) else str(value).lower()
-        words += ["--set", f"{name}={shown}"]
+        words += ["--set", f"{name}={json.dumps(value)}"]
     # A question may begin with a dash.
     return shlex.join([*words, "--json", "out.json", "--", picture, form.question or ""])

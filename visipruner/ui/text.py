@@ -33,13 +33,6 @@ SCENE_SEED = "Scene number"
 NO_NUMBER = "none"
 ANOTHER_QUESTION = "Next question"
 METHOD = "Method"
-METHODS = {
-    "visipruner": "VisiPruner: by measured influence",
-    "fastv": "FastV: by attention in an early layer",
-    "random": "Random patches",
-    "schedule": "Fixed schedule",
-    "none": "No pruning (both sides the same)",
-}
 MODEL = "Model"
 LEVEL = "How hard to prune"
 LEVEL_INFO = "0 keeps everything, 1 is the hardest"
@@ -62,24 +55,6 @@ BACKEND = "Attention backend"
 PRECISION = "Precision"
 FIELDS_HEAD = "Every setting of this method; what is left empty follows the level."
 FIELD_INFO = "in code: {name}"
-FIELDS = {
-    "stages": "Stages that act",
-    "shallow_layers": "First layers, not tested (no patch is read in them if “shallow” acts)",
-    "layer_threshold": "A patch matters below this cosine",
-    "tokens_threshold": "A patch stays from this influence (L2) on",
-    "relative": "Measure L2 relative to the output's length",
-    "exit_threshold": "A layer is calm when no cosine is below",
-    "merge_index": "The patch that stands for all in layer 0",
-    "cache_before_filter": "What early layers keep in the cache",
-    "blind_half": "The published code's rule for 13B models",
-    "keep": "Patches that stay",
-    "before_layer": "First layer that runs without the rest",
-    "start_shift": "Shift by one token, as the published scripts (1)",
-    "after_layer": "Cut after this layer (-1: before the first)",
-    "seed": "Seed that draws the patches",
-    "keep_after": "Drop the others after this layer (-1: before the first)",
-    "none_after": "No patch is left after this layer",
-}
 FROM_LEVEL = "from level"
 PROMPT = "The prompt as the model gets it"
 PROMPT_HINT = "Press Run to see it"
@@ -117,14 +92,14 @@ NOT_ALLOWED = (
     "picture."
 )
 OLDER = "The form has changed since this run. Press Run for an answer to what it says now."
+OLDER_PICTURE = "There is another picture now. Press Run for an answer about it."
+STOPPED_CARD, UNFINISHED_CARD = "(stopped before the answer was whole)", "(not finished)"
 NO_VERDICT_YET = "No verdict: this run was not finished"
 ASKED = "“{question}” · {method}{level} · {model}"
 ASKED_PRESET, ASKED_NEAR = ", {preset} (level {level:g})", ", level {level:g} (here as {preset})"
 ASKED_LEVEL, ASKED_OWN = ", level {level:g}", ", own settings"
 ASKED_OFFICIAL = ", as the published code does it"
 
-SAME = "Same answer"
-DIFFERENT = "Different answers"
 DIFF_MARKS = "struck: only with all patches; underlined: only when pruned"
 RIGHT = "right"
 WRONG = "wrong"
@@ -135,13 +110,16 @@ FEWER_FLOPS_WHY = "to read the prompt: {full} → {pruned}"
 FASTER = "faster first word"
 SLOWER = "slower first word"
 NO_DIFFERENCE = "no measurable difference"
-UNEVEN = "times too uneven to call one faster"
 FIRST_TOKEN_WHY = (
     "median of {rounds} runs: first word after {full} → {pruned}, the picture's encoding included"
 )
-MEDIAN_OF, SUM = "median of {rounds}", "sum"
-ONE_RUN, NO_VERDICT = "one run", "too few to call one faster"
-ONE_RUN_WHY = "first word after {full} → {pruned}; “Measure again” gives medians"
+UNEVEN = "The times are too uneven to call one side faster: {why}."
+MEDIAN_OF, SUM, ONE_RUN, FEW_TOKENS = "median of {rounds}", "sum", "one run", "too few"
+TOO_FEW_RUNS = (
+    "First word after {full} → {pruned}, too few runs to call one side faster: “Measure again” "
+    "gives medians."
+)
+BEFORE = "of the picture before"
 TOKENS = "visual tokens"
 TOKENS_WHY = "after layer {layer}{then}"
 TOKENS_BEFORE = "before the first layer{then}"
@@ -245,8 +223,9 @@ OPTIONS_UNKNOWN = "options holds an unknown name; known are {known}."
 FIELDS_KIND = "options.fields must be an object of names and values."
 PROBE_KIND = "options.probe must be true or false."
 PICTURE_KIND = "The picture must be an uploaded file: upload it first, then name the upload."
-UNKNOWN_WORDS = "The bundled model never learnt the word {words}; it may guess."
-UNKNOWN_MANY = "The bundled model never learnt the words {words}; it may guess."
+UNKNOWN_WORDS = "The bundled model never learnt the word “{words}”; it may guess."
+UNKNOWN_MANY = "The bundled model never learnt the words “{words}”; it may guess."
+RESPELT = "The bundled model learnt British spelling, so it reads {words}."
 ONE_WORD_PICTURE = "A description does not fit into one word, so the bundled model may guess."
 OUTSIDE = (
     "This picture is outside the bundled model's world of drawn shapes and digits, so its answer "

@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from starlette.requests import ClientDisconnect
 from starlette.responses import PlainTextResponse
 
 from visipruner.errors import Refused
@@ -91,7 +92,7 @@ def _make(parent: Path) -> tuple[Path, int]:
 # -- a full disk
 
 
-def is_full(error: BaseException) -> bool:
+def is_full(error: BaseException | None) -> bool:
     """Is this the system's word for a disk, or a share of it, without room?"""
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
@@ -123,12 +124,15 @@ class Uploads:
         except OSError as error:
             if answered or not is_full(error):
                 raise
-            await body.read_on()
-            await PlainTextResponse(text.DISK_FULL, 507)(scope, receive, send)
+        except ClientDisconnect:
+            return
         finally:
             self.running -= 1
             if not self.running:  # now every file at the top is one that was not finished
                 _remove_parts(Path(scope["app"].uploaded_file_dir))
+        if not answered:
+            await body.read_on()
+            await PlainTextResponse(text.DISK_FULL, 507)(scope, receive, send)
 
 
 class _Body:
@@ -154,5 +158,6 @@ def _remove_parts(folder: Path):
     if not folder.name.startswith(PREFIX):
         return  # another demo may use it as well
     for file in folder.glob("tmp*"):
-        if file.is_file():
-            file.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            os.truncate(file, 0)  # gradio may hold it open for a while, and with it the room
+            file.unlink()

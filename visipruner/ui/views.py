@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from html import escape
 
+from visipruner.choice import names_of, settings_of_side, short_title
 from visipruner.levels import PRESETS, level_number
-from visipruner.results import Answer, Comparison, Times
+from visipruner.render.words import describe_agreement
+from visipruner.results import LEAST_ROUNDS, Answer, Comparison, Times
 from visipruner.ui import text
 from visipruner.ui.handlers import PRUNED, Job, Progress, Side
 from visipruner.ui.scenes import Truth
 
+_CARD, _LIVE = "<article ", "<article data-live "  # how a card begins, and one that waits for more
 SHORT_ANSWER = 14  # letters that fit a card in large type
 LONG_ANSWER = 90  # from here on a card uses small type
 
@@ -56,7 +59,8 @@ def status(progress: Progress) -> str:
     """One line for eyes and screen readers; the latter hear it when the stage changes."""
     side, name = progress.sides[progress.now], names(progress.method)[progress.now]
     if progress.comparison:
-        return says(text.DONE.format(verdict=_headline(progress.comparison) + "."))
+        done = text.DONE.format(verdict=describe_agreement(progress.comparison) + ".")
+        return says(done, kind="done")
     if progress.probed:
         line = text.PROBING.format(layer=progress.probed, layers=progress.layers)
         return says(line, "probing")
@@ -76,12 +80,15 @@ def status(progress: Progress) -> str:
     return says(text.WAITING if progress.news == "waiting" else text.READING, "waiting")
 
 
-def says(line: str, busy: str = "") -> str:
+def says(line: str, busy: str = "", kind: str = "still") -> str:
     """The status line. A busy one names its stage, and is announced once per stage.
 
     `data-say` is what page.js goes by: a line whose key is new on the page is read out.
+
+    Args:
+        kind: of a line that nothing follows: "still", or "done" if it tells the verdict.
     """
-    kind = "busy" if busy else "still"
+    kind = "busy" if busy else kind
     return f'<p class="vp-status {kind}" data-say="{escape(busy or line)}">{escape(line)}</p>'
 
 
@@ -99,9 +106,9 @@ def asked(job: Job, leveled: bool = True) -> str:
     if form.method != "none":
         level = _level(job) if leveled else ""
         level += text.ASKED_OWN if form.fields else ""
-    if job.methods[-1].settings.get("semantics") == "official":
+    if "official" in settings_of_side(job.methods[-1]).values():
         level += text.ASKED_OFFICIAL
-    method = text.METHODS[form.method].partition(":")[0]
+    method = " + ".join(short_title(name) for name in names_of(form.method))
     model = job.models.titles[form.model]
     line = text.ASKED.format(question=job.prompt.question, method=method, level=level, model=model)
     return f'<p class="vp-asked">{escape(line)}</p>'
@@ -117,23 +124,34 @@ def _level(job: Job) -> str:
 
 
 def verdict(comparison: Comparison, truth: Truth | None = None, below: str = "") -> str:
-    """The sentence and the three numbers that can be read from the last row.
+    """The sentence and the numbers that can be read from the last row.
 
     Args:
         below: HTML under the headline, of `asked`.
     """
     kind = "same" if comparison.same else "different"
+    kind += " guess" if comparison.prompt.outside else ""
+    before = f'<small class="vp-before">{text.BEFORE}</small>'  # page.js knows when
     return (
         f'<section class="vp-verdict {kind}" aria-label="Verdict">'
-        f"<h2>{escape(_headline(comparison))}</h2>{below}"
+        f"<h2>{escape(describe_agreement(comparison))} {before}</h2>{below}"
         f"{_words(comparison)}{_truth(comparison, truth)}"
-        f'<div class="vp-numbers">{_numbers(comparison)}</div></section>'
+        f'<div class="vp-numbers">{_numbers(comparison)}</div>{_no_speed(comparison)}</section>'
     )
 
 
 def verdict_stopped(html: str | None) -> str:
     """A waiting verdict that nothing will follow; what was asked stays."""
     return (html or "").replace(text.VERDICT_WAITS, text.NO_VERDICT_YET)
+
+
+def card_stopped(html: str | None, words: str) -> str:
+    """A card as it was left: one that waited for more says that nothing will follow."""
+    if not (html or "").startswith(_LIVE):
+        return html or ""
+    ended = f' <span class="vp-ended">{escape(words)}</span></p>'  # after what was written
+    still = html.replace(_LIVE, _CARD).replace(f">{text.NO_ANSWER_YET}</p>", "></p>", 1)
+    return still.replace("</p>", ended, 1)
 
 
 def verdict_waits(words: str, below: str = "") -> str:
@@ -143,10 +161,6 @@ def verdict_waits(words: str, below: str = "") -> str:
 
 def _names(comparison: Comparison) -> tuple[str, str]:
     return names(comparison.answers[-1].trace.method)
-
-
-def _headline(comparison: Comparison) -> str:
-    return text.SAME if comparison.same else text.DIFFERENT
 
 
 def _words(comparison: Comparison) -> str:
@@ -188,8 +202,9 @@ def _numbers(comparison: Comparison) -> str:
     before, after = (a.counts.executed.prefill for a in comparison.answers)
     why = text.FEWER_FLOPS_WHY.format(full=unbroken(flops(before)), pruned=unbroken(flops(after)))
     cells = [_number(*_flops(comparison.flops_ratio), why, text.EXECUTED)]
-    cells.append(_number(*_speed(comparison), text.MEASURED))
     cells.append(_number(*tokens(pruned.trace), text.EXECUTED))
+    if comparison.conclusive:
+        cells.append(_number(*_speed(comparison), text.MEASURED))
     return "".join(cells)
 
 
@@ -209,19 +224,29 @@ def _number(value: str, label: str, why: str, source: str) -> str:
 
 
 def _speed(comparison: Comparison) -> tuple[str, str, str]:
-    ratio = comparison.first_token_ratio
-    full, pruned = (unbroken(duration(a.times.first_token)) for a in comparison.answers)
-    rounds = comparison.answers[-1].times.rounds
-    if not rounds:  # one run, maybe disturbed, says no more than itself
-        return text.ONE_RUN, text.NO_VERDICT, text.ONE_RUN_WHY.format(full=full, pruned=pruned)
-    why = text.FIRST_TOKEN_WHY.format(rounds=rounds, full=full, pruned=pruned)
-    if comparison.uneven:
-        return "?", text.UNEVEN, why
+    ratio, why = comparison.first_token_ratio, text.FIRST_TOKEN_WHY.format(**_firsts(comparison))
     if comparison.faster is None:
         return "≈", text.NO_DIFFERENCE, why
     if comparison.faster:
         return times(ratio), text.FASTER, why
     return times(1 / ratio), text.SLOWER, why
+
+
+def _no_speed(comparison: Comparison) -> str:
+    """Clocks that say nothing stand in small print: they are no figure to be read from afar."""
+    if comparison.conclusive:
+        return ""
+    firsts = _firsts(comparison)
+    line = text.TOO_FEW_RUNS.format(**firsts)
+    if firsts["rounds"] >= LEAST_ROUNDS:
+        line = text.UNEVEN.format(why=text.FIRST_TOKEN_WHY.format(**firsts))
+    return f'<p class="vp-small">{escape(line)} {tag(text.MEASURED)}</p>'
+
+
+def _firsts(comparison: Comparison) -> dict:
+    """The first words' clocks, for a sentence, and of how many silent runs."""
+    full, pruned = (unbroken(duration(a.times.first_token)) for a in comparison.answers)
+    return {"full": full, "pruned": pruned, "rounds": comparison.answers[-1].times.rounds}
 
 
 def tokens(trace) -> tuple[str, str, str]:
@@ -253,7 +278,8 @@ def column(progress: Progress, side: int, truth: Truth | None = None) -> str:
         return card(shown.answer, side, name, truth)
     busy = "busy" if side == progress.now else ""
     words = escape(shown.text) or text.NO_ANSWER_YET
-    return _card(side, escape(name), words, _live(progress, shown), busy)
+    drawn = _card(side, escape(name), words, _live(progress, shown), busy)
+    return drawn.replace(_CARD, _LIVE, 1)
 
 
 def card(answer: Answer, side: int, name: str, truth: Truth | None = None) -> str:
@@ -300,9 +326,10 @@ def how_often(times: Times) -> dict[str, str]:
 def _ended(answer: Answer) -> list[str]:
     clock, counts = answer.times, answer.counts
     how = how_often(clock)
+    token = text.FEW_TOKENS if clock.per_token is None else how["token"]
     return [
         _row("first", duration(clock.first_token), text.MEASURED, how["first"]),
-        _row("token", duration(clock.per_token), text.MEASURED, how["token"]),
+        _row("token", duration(clock.per_token), text.MEASURED, token),
         _row("total", duration(clock.total), text.MEASURED, how["total"]),
         _row("flops", flops(counts.executed.prefill), text.EXECUTED),
         _row("kv", f"{count(counts.kv_bytes)}B", text.EXECUTED),
