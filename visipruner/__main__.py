@@ -65,7 +65,7 @@ def build_parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="FIELD=VALUE",
-        help="replace one setting, e.g. layer_threshold=0.99, in a stack METHOD.FIELD=VALUE; repeatable",
+        help="replace one setting, e.g. layer_threshold=0.99; in a stack METHOD.FIELD=VALUE",
     )
     ask.add_argument("--picture-mode", default="pad", help=f"one of: {', '.join(PICTURE_MODES)}")
     ask.add_argument("--max-new-tokens", type=int, default=96, help="longest answer, in tokens")
@@ -217,7 +217,7 @@ def describe(comparison) -> str:
         ]
     visual = [str(record.visual_tokens) for record in pruned.trace.layers]
     lines += [
-        f"visual tokens per layer: {' '.join(visual)}",
+        f"visual tokens per layer: {' '.join(visual)} (mean {pruned.trace.mean_tokens:.1f})",
         *([pruned.trace.why] if pruned.trace.why else []),
         f"verdict: {describe_agreement(comparison)}, {describe_computing(comparison)}; "
         f"first token: {describe_speed(comparison)}.",

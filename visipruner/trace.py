@@ -205,6 +205,12 @@ class PruningTrace:
         return max((s.notes.get("attention_free_layers", 0) for s in self.stories), default=0)
 
     @property
+    def mean_tokens(self) -> float:
+        """Visual tokens per layer in the mean: the budget that this run really used."""
+        counts = [record.visual_tokens for record in self.layers]
+        return sum(counts) / len(counts) if counts else 0.0
+
+    @property
     def complete(self) -> bool:
         """True when prefill went through every layer."""
         return bool(self.layers) and self.layers[-1].kv_tokens > 0
