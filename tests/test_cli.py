@@ -267,6 +267,7 @@ except ValueError as error:
         ("x", "> /dev/full", "utf-8", "could not be printed: No space left"),
         ("a ★", "> /dev/null", "ascii", "ascii, has no '\\u2605': set PYTHONIOENCODING"),
     ],
+    ids=["closed", "full", "letters"],  # pytest puts these into the environment of the child
 )
 def test_what_cannot_be_printed_is_said_in_a_sentence(text, redirected, encoding, words):
     run = subprocess.run(

@@ -26,6 +26,7 @@ from visipruner import (
     memory,
     prune,
 )
+from visipruner.layout import TokenLayout
 from visipruner.loading import place
 from visipruner.memory import GIGABYTE
 from visipruner.models import MODELS, ModelSpec, load_vlm, menu
@@ -412,6 +413,15 @@ def test_damaged_files_of_any_kind_end_in_one_sentence(change, words, mini_path,
     with says(words) as error:
         load_vlm(folder, device="cpu")
     assert str(error.value).count("\n") == 0 and str(error.value).endswith(".")
+
+
+@pytest.mark.parametrize("spans", [(), ((1, 10),), ((1, 5), (7, 11))])
+def test_a_template_without_exactly_one_picture_is_refused(spans, tmp_path):
+    """transformers 5.20 makes such prompts; the newest release refuses them itself."""
+    prompt = SimpleNamespace(layout=TokenLayout(12, spans))
+    vlm = SimpleNamespace(grid=(2, 2), prepare=lambda *_: prompt)
+    with says("could not be loaded: its chat template does not put one picture into a question"):
+        loading.try_prompt(tmp_path, vlm)
 
 
 @pytest.mark.parametrize(
