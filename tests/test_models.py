@@ -8,6 +8,7 @@ import json
 import shutil
 import weakref
 from pathlib import Path
+from types import SimpleNamespace
 
 import page_server
 import pytest

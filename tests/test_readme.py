@@ -25,8 +25,12 @@ def test_every_room_and_method_is_named_and_exists():
     for path in (ROOT / "visipruner").iterdir():
         if path.name[0] not in "_." and (path.suffix == ".py" or path.is_dir()):
             assert path.name in rooms, f"{path.name} is not in the README's table"
-    for name in METHODS:
-        assert f"| `{name}` |" in README
+
+
+def test_every_method_has_its_line_as_its_class_says():
+    for name, kind in METHODS.items():
+        source = ", ".join(filter(None, [kind.paper, kind.source])) or "the baseline"
+        assert f"| `{name}` | {kind.rule} | {source} |" in README, name
 
 
 def test_pictures_and_links_to_files_exist():
