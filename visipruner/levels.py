@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import reprlib  # quotes, and cuts what is long
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -50,7 +51,8 @@ def level_number(level: float | str) -> float:
         number = float(level) if isinstance(level, str) else level
     except ValueError:
         raise Refused(
-            f"The level must be {', '.join(PRESETS)} or a number from 0 to 1, not {level!r}."
+            f"The level must be {', '.join(PRESETS)} or a number from 0 to 1, not "
+            f"{reprlib.repr(level)}."
         ) from None
     return float(check_number("level", number, 0, 1))
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from reprlib import repr as quoted  # cuts what is long
 from typing import ClassVar
 
 from visipruner.attention import Plan, Span, size
@@ -70,7 +71,7 @@ class VisiPruner(PruningMethod):
     def __post_init__(self):
         stages = self.stages.split(",") if isinstance(self.stages, str) else self.stages
         if not isinstance(stages, (list, tuple)):
-            raise Refused(f"stages must be a list of {', '.join(STAGES)}, not {stages!r}.")
+            raise Refused(f"stages must be a list of {', '.join(STAGES)}, not {quoted(stages)}.")
         object.__setattr__(self, "stages", tuple(stage for stage in stages if stage != ""))
         for name, value, allowed in (
             ("semantics", self.semantics, ("paper", "official")),
@@ -78,10 +79,11 @@ class VisiPruner(PruningMethod):
             *(("stages", stage, STAGES) for stage in self.stages),
         ):
             if value not in allowed:
-                raise Refused(f"{name} must be one of {', '.join(allowed)}, not {value!r}.")
+                raise Refused(f"{name} must be one of {', '.join(allowed)}, not {quoted(value)}.")
         for name in ("relative", "blind_half"):
             if not isinstance(getattr(self, name), bool):
-                raise Refused(f"{name} must be true or false, not {getattr(self, name)!r}.")
+                value = quoted(getattr(self, name))
+                raise Refused(f"{name} must be true or false, not {value}.")
         set_whole(self, "shallow_layers", 0, 1000)
         check_number("layer_threshold", self.layer_threshold, -1, 1)
         check_number("tokens_threshold", self.tokens_threshold, 0, 1e9)
@@ -102,7 +104,7 @@ class VisiPruner(PruningMethod):
             model_size: "7b" or "13b"; the published code reads it from the model's path.
         """
         if model_size not in ("7b", "13b"):
-            raise Refused(f"model_size must be 7b or 13b, not {model_size!r}.")
+            raise Refused(f"model_size must be 7b or 13b, not {quoted(model_size)}.")
         if not isinstance(config, Mapping) or not isinstance(config.get("mode"), (list, tuple)):
             raise Refused("The configuration needs 'mode': a list of shallow, middle, deep.")
         mode = tuple(config["mode"])
