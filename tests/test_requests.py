@@ -122,5 +122,6 @@ def test_wrong_options_are_refused_in_a_sentence(visitor, picture, quiet):
         if rng.random() < 0.5:
             options["fields"] = {rng.choice(FIELDS): rng.choice(WRONG)}
         method = rng.choice(list(METHODS))
-        requests.append((event, [picture, "what?", None, method, 0.5, options], None))
+        level = rng.choice((0.5, *WRONG))
+        requests.append((event, [picture, "what?", None, method, level, options], None))
     assert unfit(visitor, requests) == []

@@ -195,6 +195,7 @@ def launch(
     Raises:
         OSError: the port is taken, or the host is not this machine's.
     """
+    keeping.one_heap()  # before the threads that answer
     says_when_full(page.queue(max_size=MOST_WAITING))
     where = {"server_name": host, "server_port": port}
     try:
