@@ -16,7 +16,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from reprlib import repr as quoted  # cuts what is long
 from typing import ClassVar
 
 from visipruner.attention import Plan, Span, size
