@@ -25,6 +25,7 @@ from visipruner import (
     hub,
     loading,
     memory,
+    processor,
     prune,
 )
 from visipruner.layout import TokenLayout
@@ -422,7 +423,7 @@ def test_a_template_without_exactly_one_picture_is_refused(spans, tmp_path):
     prompt = SimpleNamespace(layout=TokenLayout(12, spans))
     vlm = SimpleNamespace(grid=(2, 2), prepare=lambda *_: prompt)
     with says("could not be loaded: its chat template does not put one picture into a question"):
-        loading.try_prompt(tmp_path, vlm)
+        processor.try_prompt(tmp_path, vlm)
 
 
 @pytest.mark.parametrize(

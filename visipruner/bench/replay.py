@@ -215,6 +215,12 @@ class _Lane:
         return torch.cat([cos, l2, norm[None]])
 
 
+NOT_REPLAYED = (
+    "Replay serves neither late entry nor methods that ask for the next layer or for several "
+    "queries; prune() does."
+)
+
+
 class _Caught:
     """Stands in for a cache, and keeps what the layer would cache."""
 
@@ -246,6 +252,12 @@ class _ReplayView(LayerView):
     """A view whose influence test is replayed."""
 
     test: Callable[[], Tensor] | None = None
+
+    def attention_rows(self):
+        raise Refused(NOT_REPLAYED)
+
+    def next_attention_row(self):
+        raise Refused(NOT_REPLAYED)
 
     def _test(self) -> Tensor:
         # As LayerView counts: three products with the keys or values of each head; no padding.
@@ -282,6 +294,8 @@ class _ReplayedRun(Run):
         self._check_cache()
         given = {"position_embeddings": position_embeddings}
         hidden = self._apply_encode(hidden)
+        if self.waiting:
+            raise Refused(NOT_REPLAYED)
         lane = self.replayer.lane(hidden, *self._prefill_arguments(given)["position_embeddings"])
         for index in range(len(self.layers)):
             record = self._open_record(index)

@@ -115,7 +115,8 @@ class SparseVLM(PruningMethod):
             view.memory.raters = view.tokens[:0]
             return
         stop = int(view.visual_rows[-1]) + 1
-        visual, text = view.hidden[0, view.visual_rows], view.hidden[0, stop:]
+        visual = view.hidden[0].index_select(0, view.visual_rows.to(view.hidden.device))
+        text = view.hidden[0, stop:]
         if not len(text):
             raise Refused("SparseVLM needs text after the picture.")
         view.spend(2 * visual.numel() * len(text))
