@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from visipruner.choice import Side, methods_of
+from visipruner.choice import Side, methods_of, name_of, settings_of_side
 from visipruner.engine import prune
 from visipruner.errors import Refused
 from visipruner.files import check_place
@@ -118,9 +118,9 @@ def interview(
     return rows
 
 
-def _key(vlm: VLM, where: dict, asked: Question, method: PruningMethod) -> str:
+def _key(vlm: VLM, where: dict, asked: Question, method: Side) -> str:
     """Everything that an answer depends on besides the weights, which name the store."""
-    parts = [*where.values(), asked.text, vlm.precision, method.name, method.settings]
+    parts = [*where.values(), asked.text, vlm.precision, name_of(method), settings_of_side(method)]
     return json.dumps(parts)
 
 

@@ -1,6 +1,7 @@
 """VisiPruner's presets for the bundled model, chosen on the validation split.
 
     python -m visipruner.tiny.calibrate
+    python -m visipruner.tiny.calibrate --budgets   only measure the tokens of the presets there are
 
 Every candidate answers the same few validation questions, and the best for each preset answer many
 more; the held-out sets are never looked at. A preset is the most accurate of the candidates that
@@ -16,6 +17,7 @@ import json
 import statistics
 
 from visipruner.files import write_whole
+from visipruner.levels import PRESETS
 from visipruner.methods import PruningMethod, VisiPruner
 from visipruner.models import VLM
 from visipruner.tiny.asking import add_common, interview, open_model, share_cut
@@ -62,6 +64,7 @@ def measure(vlm: VLM, methods: dict[str, PruningMethod], count: int, store) -> d
         name: {
             "right": statistics.mean(row["score"] for row in mine),
             "flops_cut": share_cut(mine, by_column[UNPRUNED]),
+            "tokens": statistics.mean(statistics.mean(row["tokens"]) for row in mine),
             "questions": len(mine),
         }
         for name, mine in by_column.items()
@@ -91,7 +94,7 @@ def shortlist(tried: list[tuple[VisiPruner, dict]]) -> list[VisiPruner]:
     return found
 
 
-def table(chosen: dict) -> dict:
+def table(chosen: dict, full_tokens: float) -> dict:
     """Thresholds at the five levels 0, 0.25, 0.5, 0.75 and 1, as levels.py reads them.
 
     Level 0 is never used for a run (it keeps everything); level 1 is the hardest preset.
@@ -101,7 +104,8 @@ def table(chosen: dict) -> dict:
     rows["cache_before_filter"] = picks[0].cache_before_filter
     for name in ("shallow_layers", "layer_threshold", "tokens_threshold", "exit_threshold"):
         values = [getattr(method, name) for method in picks]
-        rows[name] = [values[0], *values, values[-1]]
+        rows[name] = _five(values, values[0])
+    rows["tokens"] = _five([chosen[name][1]["tokens"] for name in GOALS], full_tokens)
     rows["measured"] = {
         name: {key: round(result[key], 4) for key in ("right", "flops_cut")}
         for name, (_, result) in chosen.items()
@@ -109,13 +113,34 @@ def table(chosen: dict) -> dict:
     return rows
 
 
+def _five(values: list, first) -> list:
+    """Of three presets the values at the five levels."""
+    return [first, *values, values[-1]]
+
+
+def measure_budgets(vlm: VLM, presets: dict, count: int, store) -> dict:
+    """The presets with the mean visual tokens per layer of each, as `for_budget` reads them."""
+    for semantics in ("paper", "official"):
+        given = {"semantics": semantics}
+        methods = {n: VisiPruner.at_level(PRESETS[n], vlm.facts(), given) for n in GOALS}
+        found = measure(vlm, methods, count, store)
+        means = [round(found[name]["tokens"], 1) for name in GOALS]
+        presets[semantics]["tokens"] = _five(means, round(found[UNPRUNED]["tokens"], 1))
+    return presets
+
+
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add_common(parser)
     parser.add_argument("--questions", type=int, default=3, help="per skill, all candidates")
     parser.add_argument("--final", type=int, default=20, help="per skill, the best of them")
+    parser.add_argument("--budgets", action="store_true", help="measure tokens, choose nothing")
     options = parser.parse_args(argv)
     vlm, store = open_model(options)
+    if options.budgets:
+        presets = measure_budgets(vlm, dict(vlm.presets), options.final, store)
+        write_whole(options.model / "presets.json", json.dumps(presets, indent=1) + "\n")
+        return
     presets = {"system": SYSTEM}
     for semantics in ("paper", "official"):
         methods = candidates(semantics)
@@ -128,7 +153,7 @@ def main(argv: list[str] | None = None) -> None:
                 print(f"{result['flops_cut']:6.1%} cut, {result['right']:6.1%} right: {method}")
             methods = shortlist(tried)
         presets |= {"questions": full["questions"], "unpruned": round(full["right"], 4)}
-        presets[semantics] = table(choose(tried))
+        presets[semantics] = table(choose(tried), full["tokens"])
     write_whole(options.model / "presets.json", json.dumps(presets, indent=1) + "\n")
 
 
