@@ -92,11 +92,14 @@ def upload(address: str, content: bytes | None = None, name="picture.png") -> ht
         return client.post(f"{address}/gradio_api/upload", files={"files": (name, content)})
 
 
+def uploaded(path: str) -> dict:
+    return {"path": path, "meta": {"_type": "gradio.FileData"}}
+
+
 @contextlib.contextmanager
 def call(address: str, path: str, **options):
     """A call of /compare whose answer is read line by line; leaving drops the connection."""
-    picture = {"path": path, "meta": {"_type": "gradio.FileData"}}
-    data = [picture, "what colour is the star?", None, "visipruner", "balanced", options]
+    data = [uploaded(path), "what colour is the star?", None, "visipruner", "balanced", options]
     url = f"{address}/gradio_api/call/compare"
     with httpx.Client(trust_env=False, timeout=TIMEOUT) as client:
         event = client.post(url, json={"data": data}).json()["event_id"]
@@ -321,13 +324,30 @@ def test_a_full_queue_is_said_in_plain_words(page, address, monkeypatch):
 # -- calls that nobody waits for
 
 
-def test_calls_whose_client_has_left_are_not_computed(page, address, mini_path, tmp_path):
+@contextlib.contextmanager
+def tab(page, address: str, path: str):
+    """A run on the page, as a browser asks for it; leaving closes the tab."""
+    run = next(fn for fn in page.fns.values() if fn.name == "on_run")
+    asked = {text.PICTURE: uploaded(path), text.QUESTION: "what?", text.MAX_NEW_TOKENS: 200}
+    form = [
+        asked.get(getattr(component, "label", None), getattr(component, "value", None))
+        for component in run.inputs
+    ]
+    body = {"data": form, "fn_index": run._id, "session_hash": "tab"}
+    url = f"{address}/gradio_api/queue"
+    with httpx.Client(trust_env=False, timeout=TIMEOUT) as client:
+        client.post(f"{url}/join", json=body).raise_for_status()
+        with client.stream("GET", f"{url}/data", params={"session_hash": "tab"}) as answer:
+            yield answer.iter_lines()
+
+
+def test_what_a_client_has_left_is_not_computed(page, address, mini_path, tmp_path):
     models = page_server.models(mini_path)
     vlm = models.get(models.default)
     file = tmp_path / "picture.png"
     scenes.picture(3).save(file)
     path = upload(address, file.read_bytes()).json()[0]
-    client = Client(address, verbose=False)
+    client = Client(address, verbose=False, httpx_kwargs={"timeout": TIMEOUT})
     asked = {"picture": handle_file(file), "question": "what?", "api_name": "/compare"}
     before = vlm.runs
     with vlm.lock:  # so that none can end before its client leaves
@@ -338,7 +358,9 @@ def test_calls_whose_client_has_left_are_not_computed(page, address, mini_path, 
         for _ in range(2):
             with call(address, path, max_new_tokens=500) as lines:
                 until(lines, "event: generating")
-    result = Client(address, verbose=False).predict(**asked, options={"max_new_tokens": 2})
+        with tab(page, address, path) as lines:
+            until(lines, 'data: {"msg":"process_generating"')
+    result = client.predict(**asked, options={"max_new_tokens": 2})
     assert len(result["answers"]) == 2
     assert vlm.runs == before + 1
 
