@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import threading
 
@@ -89,3 +90,25 @@ def test_a_picture_is_ours_to_check_after_an_update_as_well(page):
     answer = visitor.send(visitor.event("on_upload"), [broken])
     assert answer["success"]
     assert answer["output"]["data"][0] is None
+
+
+def heaps(path) -> int:
+    """How many heaps glibc has made in this process."""
+    library = ctypes.CDLL(None)
+    library.fopen.restype = ctypes.c_void_p
+    stream = ctypes.c_void_p(library.fopen(str(path).encode(), b"w"))
+    library.malloc_info(0, stream)
+    library.fclose(stream)
+    return path.read_text().count("<heap nr=")
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_info"), reason="glibc only")
+def test_threads_that_answer_make_no_heaps_of_their_own(page, tmp_path):
+    before = heaps(tmp_path / "before.xml")
+    meet = threading.Barrier(16)
+    threads = [threading.Thread(target=lambda: [meet.wait(), bytearray(5000)]) for _ in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert heaps(tmp_path / "after.xml") == before
