@@ -16,7 +16,7 @@ from playwright.sync_api import Page, expect, sync_playwright
 from visipruner.methods import METHODS
 from visipruner.tiny.data import make_scene, render
 from visipruner.tiny.phrases import LLAVA_SHORT
-from visipruner.ui import fields, text
+from visipruner.ui import fields, teaching, text
 
 ARGS = [
     "--no-sandbox",
@@ -94,7 +94,9 @@ def test_first_answer_takes_one_click(visit):
     expect(page.locator(".vp-intro img")).to_have_attribute("src", re.compile("."))
     run(page)
     expect(page.locator(".vp-side .vp-answer")).to_have_count(2)
-    expect(page.locator(".vp-number")).to_have_count(3)
+    expect(page.locator(".vp-number").nth(1)).to_contain_text(text.TOKENS)
+    for figure in page.locator(".vp-number strong").all_inner_texts():
+        assert figure not in ("?", text.ONE_RUN)
     expect(page.locator(".vp-truth")).to_contain_text("True answer")
     expect(page.locator(".vp-counters")).to_contain_text("formula")
     expect(page.locator(".js-plotly-plot")).to_have_count(3, timeout=PATIENCE)
@@ -376,6 +378,7 @@ def test_a_model_that_fails_says_why_and_the_next_run_works(visit, mini_path):
             status = page.locator(".vp-status").first
             expect(status).to_contain_text("not a number", timeout=PATIENCE)
             expect(page.locator("#vp-verdict")).to_contain_text(text.NO_VERDICT_YET)
+            expect(page.locator(".vp-answer .vp-ended")).to_have_text([text.UNFINISHED_CARD] * 2)
             expect(page.locator("#vp-older")).to_be_hidden()
         finally:
             norm.copy_(whole)
@@ -400,13 +403,76 @@ def test_a_result_is_marked_while_the_form_says_something_else(visit):
     expect(older).to_be_hidden()
 
 
+def test_a_verdict_over_another_picture_says_so_and_is_grey(visit, tmp_path, monkeypatch):
+    """Whatever changed the picture: its verdict is not left green."""
+    monkeypatch.setattr(teaching, "MOST_SCENES", 2)
+    page, own = visit(), tmp_path / "own.png"
+    render(make_scene(11, "validation")).save(own)
+
+    def first_example():
+        page.get_by_role("button", name=re.compile("^Example 1")).click()
+
+    first_example()
+    expect(question(page)).to_have_value(re.compile(re.escape(LLAVA_SHORT) + "$"))
+    run(page)
+    expect(page.locator(".vp-truth")).to_be_visible()
+    coloured = page.locator(".vp-verdict, .vp-verdict h2, .vp-verdict .vp-mark, .vp-side .vp-mark")
+    hues = """parts => parts.map((part) => {
+        const { color, borderLeftColor } = getComputedStyle(part);
+        return part.matches(".vp-verdict") ? borderLeftColor : color;
+    })"""
+    green_or_red = coloured.evaluate_all(hues)
+    older, before = page.locator("#vp-older"), page.locator(".vp-before")
+
+    def number():
+        page.get_by_label(text.SCENE_SEED, exact=True).fill("21")
+        page.get_by_label(text.SCENE_SEED, exact=True).press("Enter")
+
+    def compose():
+        page.get_by_role("button", name=text.COMPOSE).click()
+        page.locator(".cs-canvas").click(position={"x": 70, "y": 60})
+        press(page, "Use this picture")
+
+    def find():
+        page.get_by_role("button", name=re.compile(text.TEACHING)).click()
+        press(page, text.FIND)
+
+    def clear():
+        page.get_by_role("button", name=re.compile("clear|remove", re.I)).first.click()
+
+    def upload():
+        clear()
+        expect(page.locator(".vp-picture img")).to_have_count(0)
+        page.locator("input[type=file]").first.set_input_files(own)
+
+    for change in (lambda: press(page, text.SCENE), number, compose, upload, clear, find):
+        expect(before).to_be_hidden()
+        change()
+        expect(older).to_have_text(text.OLDER_PICTURE, timeout=PATIENCE)
+        expect(before).to_have_text(text.BEFORE)
+        expect(before).to_be_visible()
+        expect(page.locator(".vp-status.done")).to_be_hidden()
+        grey = coloured.evaluate_all(hues)
+        assert len(grey) == len(green_or_red) and len(set(grey)) == 1
+        assert not set(grey) & set(green_or_red)
+        first_example()  # the picture that the verdict is about
+        expect(older).to_be_hidden(timeout=PATIENCE)
+        assert coloured.evaluate_all(hues) == green_or_red
+    question(page).fill("what else?")  # the same picture
+    expect(older).to_have_text(text.OLDER)
+    expect(before).to_be_hidden()
+    assert len(set(coloured.evaluate_all(hues))) == 1
+
+
 def test_measuring_again_renews_every_clock(visit):
     page = visit()
     run(page)
     press(page, text.MEASURE)
     expect(page.locator("b", has_text="5 of 5")).to_be_visible(timeout=PATIENCE)
     tags = page.locator(".vp-side .vp-tag.measured")
-    expect(tags).to_have_text([text.MEDIAN_OF.format(rounds=5)] * 6, timeout=PATIENCE)
+    several = re.compile(f"{text.MEDIAN_OF.format(rounds=5)}|{text.FEW_TOKENS}")
+    expect(tags).to_have_text([several] * 6, timeout=PATIENCE)
+    expect(page.locator(".vp-verdict")).to_contain_text("median of 5 runs")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -434,6 +500,10 @@ def test_stop_leaves_no_promise(visit):
             break
     expect(verdict).to_have_text(text.NO_VERDICT_YET)
     expect(page.locator(".vp-asked").first).to_contain_text("describe the picture.")
+    cards = page.locator(".vp-side .vp-answer")
+    expect(cards.nth(1)).not_to_have_text(text.NO_ANSWER_YET)
+    expect(cards.nth(0)).not_to_have_text(text.NO_ANSWER_YET)
+    expect(cards.filter(has_text=text.STOPPED_CARD).first).to_be_visible()
     expect(page.locator(".vp-status").first).to_have_text(text.STOPPED)
     expect(page.get_by_role("button", name=text.SAVE_JSON)).to_be_disabled()
 

@@ -142,6 +142,7 @@ def clocked(comparison, full, pruned):
     [
         ((), (), 2, "too few runs"),  # one run
         ((200.0, 210.0), (100.0, 110.0), 2, "too few runs"),
+        ((100.0, 100.0), (100.0, 100.0), 2, "too few runs"),
         ((200.0, 90.0, 95.0, 220.0, 230.0), (100.0,) * 5, 2, "too uneven"),
         ((200.0,) * 5, (100.0,) * 5, 3, ""),
         ((100.0,) * 5, (100.0,) * 5, 3, ""),  # "no difference" is a finding

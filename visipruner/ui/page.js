@@ -49,8 +49,10 @@ window.vp = {
 
   showOlder() {
     const note = document.getElementById("vp-older");
-    const older = Boolean(vp.asked) && vp.asked !== vp.form && document.querySelector(".vp-verdict");
-    const picture = older && pictureOf(vp.asked) !== pictureOf(vp.form);
+    if (!note) return; // the page is still being built
+    const asked = document.querySelector(".vp-verdict") && vp.asked;
+    const picture = asked && asked.picture !== shownPicture();
+    const older = picture || (asked && asked.form !== vp.form);
     const outputs = document.querySelector(".vp-outputs").classList;
     outputs.toggle("vp-isolder", Boolean(older));
     outputs.toggle("vp-otherpicture", Boolean(picture));
@@ -65,7 +67,9 @@ window.vp = {
   // On a narrow screen the answers stand below the form, so go there.
   started(values) {
     vp.stopped = false;
-    [vp.askedBefore, vp.asked, vp.form] = [vp.asked, formKey(values), formKey(values)];
+    vp.askedBefore = vp.asked;
+    vp.form = formKey(values);
+    vp.asked = { form: vp.form, picture: shownPicture() };
     vp.showOlder();
     const outputs = document.querySelector(".vp-outputs");
     if (outputs?.getBoundingClientRect().top > window.innerHeight * 0.6) vp.show(".vp-outputs");
@@ -143,13 +147,14 @@ window.vp = {
   },
 };
 
-// All that a run is asked, to be compared; a picture by its name on the server.
-function formKey(values) {
-  return JSON.stringify(values.map((value) => value?.path ?? value));
+// All that a run is asked, to be compared, but its picture: the first of `Controls.inputs`.
+function formKey([picture, ...others]) {
+  return JSON.stringify(others);
 }
 
-function pictureOf(key) {
-  return JSON.parse(key)[0]; // the first of `Controls.inputs`
+// What eyes see: the form's own events may come late, and then tell of the picture before.
+function shownPicture() {
+  return document.querySelector(".vp-picture img")?.getAttribute("src") ?? "";
 }
 
 // As `bare` does on the server: the question without its plea for one word, and whether it had one.
@@ -188,6 +193,16 @@ function announce() {
     said = new Set(lines.map((line) => line.dataset.say));
     if (news) region.textContent = news.textContent;
   }).observe(document.body, { subtree: true, childList: true, characterData: true });
+}
+
+// However another picture came, the verdict on the page is not about it.
+function watchPicture() {
+  let seen = shownPicture();
+  new MutationObserver(() => {
+    if (seen === shownPicture()) return;
+    seen = shownPicture();
+    vp.showOlder();
+  }).observe(document.body, { subtree: true, childList: true, attributeFilter: ["src"] });
 }
 
 // Before the first run, the chosen picture stands large under the grid of patches.
@@ -267,6 +282,7 @@ function ready() {
   closeMenus();
   explainDevices();
   showPatches();
+  watchPicture();
   showModes();
   fitCharts();
 }
