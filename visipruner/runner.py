@@ -107,9 +107,9 @@ def compare(
     """Answer with several methods or stacks, one after the other; the picture is encoded once.
 
     The first side is the baseline. Who runs first changes from comparison to comparison, side by
-    side. Yields events of all sides and last a "compared" event. Whoever watches (a browser on the same
-    machine, say) takes time from the run that is shown; so where answers come quickly, or at least
-    their first tokens, their clocks are medians of silent runs afterwards.
+    side. Yields events of all sides and last a "compared" event. Whoever watches (a browser on the
+    same machine, say) takes time from the run that is shown; so where answers come quickly, or at
+    least their first tokens, their clocks are medians of silent runs afterwards.
     """
     options = options or Options()
 
