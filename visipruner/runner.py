@@ -325,7 +325,7 @@ def _answer(vlm, prompt, method, options, features, vision_ms, side, emit) -> An
             vlm.model,
             method,
             prompt.layout,
-            tower=features.tower,
+            tower=features.tower if needs_tower(methods_of(method)) else None,  # its cost is theirs
             on_layer=lambda record: emit(Event("layer", side, record=record)),
         ) as trace,
     ):
