@@ -314,10 +314,10 @@ def test_help_is_complete(capsys):
 )
 def test_speed_is_named_so_that_noise_is_not_progress(full, pruned, faster, rounds, words):
     times = (SimpleNamespace(first_token=time, rounds=rounds) for time in (full, pruned))
-    trace = SimpleNamespace(method="fastv")
-    answers = [SimpleNamespace(times=one, trace=trace) for one in times]
+    answers = [SimpleNamespace(times=one) for one in times]
     comparison = SimpleNamespace(
         answers=[*answers],
+        called=("full", "pruned"),
         first_token_ratio=full / pruned,
         faster=faster,
         uneven=faster is None and full / pruned > 1.4,

@@ -1,6 +1,7 @@
 """What is drawn shows what the trace says: values, figures, pictures and the report."""
 
 import base64
+import itertools
 import json
 import re
 from dataclasses import replace
@@ -327,10 +328,21 @@ def test_picture_lights_exactly_the_kept_patches():
 
 
 @pytest.mark.parametrize("kept", [(), (7,), tuple(range(PATCHES))])
-def test_strip_has_at_most_four_panels(kept):
-    strip = panels(visipruner_trace(kept=kept))
-    assert 2 <= len(strip) <= 4
-    assert strip[0][1] == list(range(PATCHES))
+def test_every_cut_that_changed_something_has_a_panel(kept):
+    trace = visipruner_trace(kept=kept)
+    strip = panels(trace)
+    left = [list(range(PATCHES)), list(kept), []]
+    assert [patches for _, patches in strip] == [p for p, _ in itertools.groupby(left)]
+
+
+def test_more_than_four_panels_go_on_in_a_second_row():
+    seen = Image.new("RGB", (336, 336), "white")
+    cuts = {layer: ("stage", list(range(400 - 100 * layer))) for layer in range(4)}
+    one, two = (
+        draw_survivors(seen, trace_of(["reduced"] * 6, dict(list(cuts.items())[:count])))
+        for count in (3, 4)
+    )
+    assert one.width == two.width and two.height > one.height + overlay._SIZE
 
 
 def test_picture_without_visual_tokens_is_drawn_too():

@@ -26,7 +26,7 @@ from PIL import Image
 from visipruner.__main__ import build_parser
 from visipruner.choice import menu
 from visipruner.methods import METHODS, VisiPruner
-from visipruner.render import words
+from visipruner.render import numbers, words
 from visipruner.render.report import report_html
 from visipruner.results import Options
 from visipruner.trace import NOBODY, Cut
@@ -319,9 +319,9 @@ def test_what_a_visitor_writes_is_never_markup(finished):
 
 
 def test_numbers_are_short():
-    assert [views.count(n) for n in (0, 999, 1234, 7.49e9)] == ["0", "999", "1.23 k", "7.49 G"]
-    assert [views.count(n) for n in (999_600, 999_400)] == ["1 M", "999 k"]
-    assert [views.duration(n) for n in (None, 3.14, 31.4, 3140)] == [
+    assert [numbers.count(n) for n in (0, 999, 1234, 7.49e9)] == ["0", "999", "1.23 k", "7.49 G"]
+    assert [numbers.count(n) for n in (999_600, 999_400)] == ["1 M", "999 k"]
+    assert [numbers.duration(n) for n in (None, 3.14, 31.4, 3140)] == [
         "–",
         "3.1 ms",
         "31 ms",

@@ -1,8 +1,9 @@
 """The same job without a browser.
 
     python -m visipruner ask PICTURE "QUESTION" --model tiny --method visipruner --level balanced
+    python -m visipruner ask PICTURE "QUESTION" --methods none fastv:gentle visionzip+visipruner@64
 
-Prints both answers, the verdict and the counters; --json writes down everything.
+Prints all answers, their counters and the verdicts; --json writes down everything.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import re
 import sys
 import tempfile
 import traceback
+from dataclasses import replace
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
@@ -25,6 +27,7 @@ from visipruner.versions import untested
 
 
 def build_parser() -> argparse.ArgumentParser:
+    from visipruner.choice import MOST_CONTESTANTS
     from visipruner.levels import PRESETS
     from visipruner.loading import PRECISIONS
     from visipruner.methods import METHODS
@@ -35,8 +38,9 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     ask = commands.add_parser(
         "ask",
-        help="answer one question with the full and the pruned model",
-        description="Answer one question about one picture with the full and the pruned model.",
+        help="answer one question with the full and the pruned model, or by several methods",
+        description="Answer one question about one picture with the full and the pruned model, or "
+        "by several methods.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     ask.add_argument(
@@ -48,14 +52,26 @@ def build_parser() -> argparse.ArgumentParser:
     ask.add_argument(
         "--model-path", metavar="DIR", help="a local LLaVA-1.5-style checkpoint instead"
     )
-    ask.add_argument(
+    sides = ask.add_mutually_exclusive_group()
+    sides.add_argument(
         "--method",
         default="visipruner",
         help=f"one of: {', '.join(METHODS)}; a stack is ONE+OTHER; with a budget METHOD@TOKENS or "
         "METHOD@25%%, mean visual tokens per layer",
     )
+    sides.add_argument(
+        "--methods",
+        nargs="+",
+        default=None,
+        metavar="METHOD",
+        help="instead: the baseline and what is compared with it, up to "
+        f"{MOST_CONTESTANTS}; each as in --method, or METHOD:LEVEL",
+    )
     ask.add_argument(
-        "--level", default="balanced", help=f"{', '.join(PRESETS)}, or a number from 0 to 1"
+        "--level",
+        default="balanced",
+        help=f"{', '.join(PRESETS)}, or a number from 0 to 1, for methods that bring no level or "
+        "budget",
     )
     ask.add_argument(
         "--semantics", default="paper", help=f"VisiPruner as in: {', '.join(SEMANTICS)}"
@@ -65,7 +81,8 @@ def build_parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="FIELD=VALUE",
-        help="replace one setting, e.g. layer_threshold=0.99; in a stack METHOD.FIELD=VALUE",
+        help="replace one setting of --method, e.g. layer_threshold=0.99; in a stack "
+        "METHOD.FIELD=VALUE",
     )
     ask.add_argument("--picture-mode", default="pad", help=f"one of: {', '.join(PICTURE_MODES)}")
     ask.add_argument("--max-new-tokens", type=int, default=96, help="longest answer, in tokens")
@@ -125,34 +142,14 @@ def ask_command(args):
 
     if find_spec("visipruner.ui") is None:
         raise Refused("This command runs from a clone of the repository; pip installs the engine.")
-    from visipruner.choice import method_at, parse
-    from visipruner.levels import level_number
-    from visipruner.methods import PruningMethod
-    from visipruner.methods.visipruner import SEMANTICS
-    from visipruner.models import PICTURE_MODES, load_vlm
-    from visipruner.runner import Options, compare, last_event, measure
-    from visipruner.ui import scenes
+    from visipruner.models import load_vlm
 
     # The package is imported by now, too late for variables of the environment.
     constants.HF_HUB_OFFLINE = True  # only a download of its own may go online (visipruner/hub.py)
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    check_number("--rounds", args.rounds, 1, 100, integer=True)
-    clocks = {"clock_rounds": 0} if args.rounds > 1 else {}  # else the runner measures by itself
-    options = Options(args.max_new_tokens, args.temperature, args.seed, **clocks)
-    overrides = dict(_field(pair) for pair in args.set)
-    if args.json and args.json != "-":
-        check_place(Path(args.json))
-        if same_file(Path(args.json), Path(args.picture)):
-            raise Refused("--json names the picture itself; name another file.")
     # All that can be checked before a model is loaded, or even fetched.
-    drawn = args.picture.startswith("scene:")
-    picture = _scene(args.picture) if drawn else open_picture(args.picture)
-    clean_question(args.question)
-    parse(args.method)
-    check_choice("semantics", args.semantics, SEMANTICS)
-    check_choice("picture mode", args.picture_mode, PICTURE_MODES)
-    level_number(args.level)
+    options, picture, overrides = _checked(args)
     if line := untested():
         print(f"note: {line}", file=sys.stderr)
     vlm = load_vlm(
@@ -162,15 +159,7 @@ def ask_command(args):
         attention=args.attention,
         on_progress=_tell_progress,
     )
-    asked = picture, args.question, args.picture_mode
-    bundled = args.model == "tiny" and not args.model_path
-    prompt = scenes.prepare(vlm, *asked, drawn) if bundled else vlm.prepare(*asked)
-    visual = prompt.layout.num_visual
-    method = method_at(vlm, args.method, args.level, args.semantics, visual, **overrides)
-    methods = [PruningMethod(), method]
-    comparison = last_event(compare(vlm, prompt, methods, options)).comparison
-    if args.rounds > 1:
-        comparison = comparison.clocked(measure(vlm, prompt, methods, options, args.rounds))
+    comparison = _compared(args, vlm, picture, options, overrides)
     result = comparison.to_json()
     if args.rounds > 1:
         result["medians"] = [answer["times"] for answer in result["answers"]]
@@ -180,6 +169,62 @@ def ask_command(args):
     if args.json:  # first: printing may fail, and then the work must not be lost
         write_whole(Path(args.json), json.dumps(result, indent=1))
     print_whole(describe(comparison))
+
+
+def _checked(args) -> tuple:
+    """The run's options, the picture and the settings of --set.
+
+    Raises:
+        Refused: one sentence about the first thing that is wrong.
+    """
+    from visipruner.choice import parse, parse_sides
+    from visipruner.levels import level_number
+    from visipruner.methods.visipruner import SEMANTICS
+    from visipruner.models import PICTURE_MODES
+    from visipruner.results import Options
+
+    check_number("--rounds", args.rounds, 1, 100, integer=True)
+    clocks = {"clock_rounds": 0} if args.rounds > 1 else {}  # else the runner measures by itself
+    options = Options(args.max_new_tokens, args.temperature, args.seed, **clocks)
+    overrides = dict(_field(pair) for pair in args.set)
+    if args.json and args.json != "-":
+        check_place(Path(args.json))
+        if same_file(Path(args.json), Path(args.picture)):
+            raise Refused("--json names the picture itself; name another file.")
+    picture = _scene(args.picture) if _is_scene(args) else open_picture(args.picture)
+    clean_question(args.question)
+    parse(args.method)
+    if args.methods:
+        parse_sides(args.methods)
+        if overrides:
+            raise Refused("--set replaces a setting of --method; --methods takes METHOD:LEVEL.")
+    check_choice("semantics", args.semantics, SEMANTICS)
+    check_choice("picture mode", args.picture_mode, PICTURE_MODES)
+    level_number(args.level)
+    return options, picture, overrides
+
+
+def _compared(args, vlm, picture, options, overrides):
+    """The `results.Comparison`, with medians where --rounds asks for them."""
+    from visipruner.choice import sides_at
+    from visipruner.runner import compare, last_event, measure
+    from visipruner.ui import scenes
+
+    asked = picture, args.question, args.picture_mode
+    bundled = args.model == "tiny" and not args.model_path
+    prompt = scenes.prepare(vlm, *asked, _is_scene(args)) if bundled else vlm.prepare(*asked)
+    words = tuple(args.methods or ("none", args.method))
+    visual = prompt.layout.num_visual
+    sides = sides_at(vlm, words, args.level, args.semantics, visual, **overrides)
+    comparison = last_event(compare(vlm, prompt, sides, options)).comparison
+    comparison = replace(comparison, words=words)
+    if args.rounds > 1:
+        comparison = comparison.clocked(measure(vlm, prompt, sides, options, args.rounds))
+    return comparison
+
+
+def _is_scene(args) -> bool:
+    return args.picture.startswith("scene:")
 
 
 def _scene(name: str):
@@ -193,36 +238,35 @@ def _scene(name: str):
 
 
 def describe(comparison) -> str:
-    """Both answers, the verdict and the counters, for a terminal."""
-    from visipruner.render.words import (
-        describe_agreement,
-        describe_clocks,
-        describe_computing,
-        describe_speed,
-    )
+    """All answers with their counters, and a verdict per contestant, for a terminal."""
+    from visipruner.render.words import describe_speed, verdict
 
-    full, pruned = comparison.answers
+    pairs = comparison.pairs
     lines = [*(f"note: {note}" for note in comparison.prompt.notes)]
-    for name, answer in (("full", full), (pruned.trace.method, pruned)):
-        counts, times = answer.counts, answer.times
-        per_token = f"{times.per_token:.1f} ms" if times.per_token else "-"
-        lines += [
-            f"{name}: {answer.text}",
-            f"  executed   {counts.executed.prefill / 1e9:.3f} GFLOP in prefill"
-            f" (test {counts.executed.probe / 1e9:.4f}), KV cache {counts.kv_bytes / 1e6:.2f} MB",
-            f"  formula    {counts.paper_macs / 1e9:.3f} G multiply-adds of visual tokens",
-            f"  measured   vision {times.vision:.0f} ms, prefill {times.prefill:.0f} ms, "
-            f"first token {times.first_token:.0f} ms, per token {per_token}, "
-            f"total {times.total:.0f} ms ({describe_clocks(times)})",
-        ]
-    visual = [str(record.visual_tokens) for record in pruned.trace.layers]
-    lines += [
-        f"visual tokens per layer: {' '.join(visual)} (mean {pruned.trace.mean_tokens:.1f})",
-        *([pruned.trace.why] if pruned.trace.why else []),
-        f"verdict: {describe_agreement(comparison)}, {describe_computing(comparison)}; "
-        f"first token: {describe_speed(comparison)}.",
-    ]
+    names = [pairs[0].called[0], *(pair.name for pair in pairs)]
+    for name, answer in zip(names, comparison.answers, strict=True):
+        lines += _side(name, answer)
+    for pair in pairs:
+        of = f" of {pair.name}" if len(pairs) > 1 else ""
+        lines.append(f"verdict{of}: {verdict(pair)}; first token: {describe_speed(pair)}.")
     return "\n".join(lines)
+
+
+def _side(name: str, answer) -> list[str]:
+    """One answer, the visual tokens that it used, and its counters by how they are known."""
+    from visipruner.render import counters
+    from visipruner.render.words import describe_clocks, kept
+
+    trace = answer.trace
+    measured = counters.line(answer, counters.MEASURED)
+    return [
+        f"{name}: {answer.text}",
+        *([f"  {trace.why}"] if trace.why else []),
+        f"  tokens     {kept(trace)}; mean {trace.mean_tokens:.1f} per layer",
+        f"  executed   {counters.line(answer, counters.EXECUTED)}",
+        f"  formula    {counters.line(answer, counters.FORMULA)}",
+        f"  measured   {measured} ({describe_clocks(answer.times)})",
+    ]
 
 
 def _tell_progress(progress):

@@ -6,7 +6,7 @@ A stack gives the wish to its first method; the others take their balanced level
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from visipruner.methods import METHODS, PruningMethod
 from visipruner.methods.base import BEFORE
 from visipruner.methods.visipruner import SEMANTICS, check_presets
 
+MOST_CONTESTANTS = 4  # more sides are no longer compared at a glance
 MOST_SYSTEM = 2_000  # characters of a checkpoint's own system sentence
 Side = PruningMethod | tuple[PruningMethod, ...]  # a method, or a stack of them
 
@@ -69,6 +70,22 @@ def names_of(words: str) -> tuple[str, ...]:
     for name in names:
         check_choice("method", name, METHODS)
     return names
+
+
+def parse_sides(words: Sequence[str]) -> tuple[Wish, ...]:
+    """Read the sides of a comparison, the baseline first.
+
+    Raises:
+        Refused: no list of words, no contestant or more than four, or as `parse`.
+    """
+    if not isinstance(words, list | tuple) or not all(isinstance(word, str) for word in words):
+        raise Refused("The methods must be a list of words, like none, fastv:gentle, random@25%.")
+    if not 2 <= len(words) <= 1 + MOST_CONTESTANTS:
+        raise Refused(
+            f"The methods must be a baseline and 1 to {MOST_CONTESTANTS} others to compare with "
+            f"it, {1 + MOST_CONTESTANTS} words at most, not {len(words)}."
+        )
+    return tuple(parse(word) for word in words)
 
 
 def make(wish: Wish, facts: Facts, given: Mapping | None = None) -> Side:
@@ -150,6 +167,26 @@ def method_at(
     if wish.level is None and wish.tokens is None and wish.share is None:
         wish = Wish(wish.names, level=level_number(level))
     return make(wish, vlm.facts(num_visual), overrides)
+
+
+def sides_at(
+    vlm,
+    words: Sequence,
+    level: float | str = "balanced",
+    semantics: str = "paper",
+    num_visual: int | None = None,
+    /,
+    **overrides,
+) -> list[Side]:
+    """The sides of a comparison by their words, the baseline first; as `method_at`.
+
+    Args:
+        overrides: of all but the baseline.
+    """
+    baseline, *others = words
+    wished = level, semantics, num_visual
+    sides = [method_at(vlm, side, *wished, **overrides) for side in others]
+    return [method_at(vlm, baseline, *wished), *sides]
 
 
 def methods_of(side: Side) -> tuple[PruningMethod, ...]:

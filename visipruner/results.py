@@ -1,11 +1,11 @@
-"""What comes out of a run: answers with their times and counts, and the comparison of two."""
+"""What comes out of a run: answers with their times and counts, and the comparison of several."""
 
 from __future__ import annotations
 
 import difflib
 import statistics
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 
 from visipruner.errors import Refused
 from visipruner.flops import ExecutedFlops
@@ -56,7 +56,7 @@ class Times:
     """Milliseconds. First token and total include the vision tower's share.
 
     Where `rounds` is 0, all are of the one run that was shown. Else vision, prefill and first token
-    are medians of so many silent runs after it, in turn with the other side's, whose first tokens
+    are medians of so many silent runs after it, in turn with the other sides', whose first tokens
     are `first_tokens`; and the total is that first token with what followed it in the run that was
     shown. If `whole`, the silent runs were whole answers, and every clock is a median of theirs.
     """
@@ -126,23 +126,36 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """Answers to one question, the baseline first."""
+class Pair:
+    """Two answers to one question: the baseline's and another side's.
 
-    prompt: Prompt
-    answers: list[Answer]
-    probe: PruningTrace | None  # influence in every layer of the full model, from an untimed run
-    machine: dict
+    Args:
+        name: the other side's, as `Comparison.names` has it.
+        called: what to call the runs of both in a sentence.
+        outside: the picture is none that the model can know, so both only guess.
+        probe: influence in every layer of the full model, if it was measured.
+    """
+
+    baseline: Answer
+    answer: Answer
+    name: str = ""
+    called: tuple[str, str] = ("full", "pruned")
+    outside: bool = False
+    probe: PruningTrace | None = field(default=None, repr=False)
+
+    @property
+    def answers(self) -> tuple[Answer, Answer]:
+        return self.baseline, self.answer
 
     @property
     def same(self) -> bool:
-        """Did the last answer say the same as the first, but for case and outer blanks?"""
-        return self.answers[-1].says_as(self.answers[0])
+        """Do both say the same, but for case and outer blanks?"""
+        return self.answer.says_as(self.baseline)
 
     @property
     def word_diff(self) -> list[tuple[str, str]]:
-        """The two answers word by word: ("same" | "full" | "pruned", words)."""
-        first, last = (self.answers[i].text.split() for i in (0, -1))
+        """Both answers word by word: ("same" | "full" | "pruned", words); full is the baseline."""
+        first, last = (answer.text.split() for answer in self.answers)
         parts = []
         for kind, a, b, c, d in difflib.SequenceMatcher(None, first, last).get_opcodes():
             if kind == "equal":
@@ -154,18 +167,16 @@ class Comparison:
 
     @property
     def flops_ratio(self) -> float:
-        """Executed prefill FLOPs of the language model, first over last: how many times fewer."""
-        first, last = (self.answers[i].counts.executed.prefill for i in (0, -1))
-        return first / last
+        """Executed prefill FLOPs of the language model: how many times fewer than the baseline."""
+        return self.baseline.counts.executed.prefill / self.answer.counts.executed.prefill
 
     @property
     def first_token_ratio(self) -> float:
-        first, last = (self.answers[i].times.first_token for i in (0, -1))
-        return first / last
+        return self.baseline.times.first_token / self.answer.times.first_token
 
     @property
     def faster(self) -> bool | None:
-        """Does the last answer's first token come sooner? None: no measurable difference.
+        """Does the first token come sooner than the baseline's? None: no measurable difference.
 
         All silent rounds but one at most must say so, and LEAST_ROUNDS at least: one run says
         nothing.
@@ -181,7 +192,7 @@ class Comparison:
     @property
     def conclusive(self) -> bool:
         """Do the clocks say anything about speed, be it that there is no difference?"""
-        return self.answers[-1].times.rounds >= LEAST_ROUNDS and not self.uneven
+        return self.answer.times.rounds >= LEAST_ROUNDS and not self.uneven
 
     @property
     def _noticeable(self) -> bool:
@@ -189,10 +200,74 @@ class Comparison:
 
     @property
     def _scattered(self) -> bool:
-        first, last = (self.answers[i].times.first_tokens for i in (0, -1))
+        first, last = (answer.times.first_tokens for answer in self.answers)
         sooner = self.first_token_ratio > 1
         agreeing = sum((a > b) == sooner for a, b in zip(first, last, strict=True))
         return agreeing < max(LEAST_ROUNDS, len(first) - 1)
+
+    def to_json(self) -> dict:
+        return {
+            "name": self.name,
+            "same_answer": self.same,
+            "flops_ratio": self.flops_ratio,
+            "first_token_ratio": self.first_token_ratio,
+            "faster": self.faster,
+            "uneven": self.uneven,
+        }
+
+
+def _of_last(name: str) -> property:
+    return property(lambda self: getattr(self.last, name), doc=f"`{name}` of the last pair.")
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Answers to one question, the baseline first.
+
+    Args:
+        probe: influence in every layer of the full model, from a run that no clock saw.
+        words: what a person called each side, as "fastv:gentle"; none: by their methods.
+    """
+
+    prompt: Prompt
+    answers: list[Answer]
+    probe: PruningTrace | None
+    machine: dict
+    words: tuple[str, ...] = ()
+
+    @property
+    def names(self) -> list[str]:
+        """What each side is called; one that has the name of an earlier one is numbered."""
+        words = self.words or tuple(answer.trace.method for answer in self.answers)
+        counts = [words[: number + 1].count(word) for number, word in enumerate(words)]
+        pairs = zip(words, counts, strict=True)
+        return [word if count == 1 else f"{word} ({count})" for word, count in pairs]
+
+    @property
+    def pairs(self) -> list[Pair]:
+        """Every further answer beside the baseline's."""
+        return [self._pair(side) for side in range(1, len(self.answers))]
+
+    @property
+    def last(self) -> Pair:
+        """The last answer beside the first; of one answer, beside itself."""
+        return self._pair(len(self.answers) - 1)
+
+    same, word_diff, called = _of_last("same"), _of_last("word_diff"), _of_last("called")
+    flops_ratio, first_token_ratio = _of_last("flops_ratio"), _of_last("first_token_ratio")
+    faster, uneven, conclusive = _of_last("faster"), _of_last("uneven"), _of_last("conclusive")
+
+    @property
+    def outside(self) -> bool:
+        return self.prompt.outside
+
+    def _pair(self, side: int) -> Pair:
+        first, answer, name = self.answers[0], self.answers[side], self.names[side]
+        unpruned = first.trace.method == "none"
+        called = "full" if unpruned else self.names[0], name
+        if unpruned and len(self.answers) <= 2:
+            called = "full", "second" if answer.trace.method == "none" else "pruned"
+        return Pair(first, answer, name, called, self.outside, self.probe)
 
     def clocked(self, taken: Sequence[Sequence[Times]]) -> Comparison:
         """The same answers with the medians of whole silent ones, given per side."""
@@ -203,14 +278,17 @@ class Comparison:
         return replace(self, answers=answers)
 
     def to_json(self) -> dict:
+        """Everything; `same_answer` and the ratios at the top are the last pair's."""
+        named = zip(self.names, self.answers, strict=True)
         return {
             "question": self.prompt.question,
             "notes": list(self.prompt.notes),
             "same_answer": self.same,
-            "guesses": self.prompt.outside,
+            "guesses": self.outside,
             "flops_ratio": self.flops_ratio,
             "first_token_ratio": self.first_token_ratio,
-            "answers": [answer.to_json() for answer in self.answers],
+            "answers": [{"name": name, **answer.to_json()} for name, answer in named],
+            "pairs": [pair.to_json() for pair in self.pairs],
             "probe": self.probe.to_json() if self.probe else None,
             "machine": self.machine,
         }

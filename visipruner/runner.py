@@ -78,7 +78,7 @@ class Event:
 
 WAIT_SECONDS = 0.2  # a run that waits for another says so this often, and stops if nobody listens
 START_SECONDS = 60.0  # a thread that has not begun by then never will: memory ran out as it started
-CLOCK_SECONDS = 1.0  # about so long a comparison is clocked again, if one round takes no longer
+CLOCK_SECONDS = 0.5  # per side: about so long it is clocked again, if one round takes no longer
 NOT_A_NUMBER = (
     "This model computed something that is not a number (NaN), so it has no answer: its weights "
     "are damaged, or too large for {dtype}."
@@ -104,12 +104,12 @@ def ask(vlm: VLM, prompt: Prompt, method: Side, options: Options | None = None) 
 def compare(
     vlm: VLM, prompt: Prompt, methods: list[Side], options: Options | None = None
 ) -> Iterator[Event]:
-    """Answer with several methods, one after the other; the picture is encoded once for all.
+    """Answer with several methods or stacks, one after the other; the picture is encoded once.
 
-    The first method is the baseline. Who runs first alternates from comparison to comparison.
-    Yields events of both sides and last a "compared" event. Whoever watches (a browser on the same
-    machine, say) takes time from the run that is shown; so where answers come quickly, or at least
-    their first tokens, their clocks are medians of silent runs afterwards.
+    The first side is the baseline. Who runs first changes from comparison to comparison, side by
+    side. Yields events of all sides and last a "compared" event. Whoever watches (a browser on the
+    same machine, say) takes time from the run that is shown; so where answers come quickly, or at
+    least their first tokens, their clocks are medians of silent runs afterwards.
     """
     options = options or Options()
 
@@ -145,7 +145,7 @@ def measure(
     """The times of `rounds` silent whole answers per method, in turn.
 
     Args:
-        turn: the first round's number; who runs first alternates with it.
+        turn: the first round's number; who runs first goes by it.
     """
     check_number("rounds", rounds, 1, 100, integer=True)
     samples = []
@@ -240,18 +240,16 @@ def _next(events: queue.SimpleQueue, alive: threading.Lock):
 def _in_turn(
     vlm, prompt, methods, options, encoded, turn: int, emit=lambda event: None
 ) -> list[Answer]:
-    """Every method's answer; who runs first alternates with `turn`. `encoded` is of `_encode`."""
-    order = list(range(len(methods)))
-    if turn % 2:
-        order.reverse()
-    answers: list = [None] * len(methods)
-    for side in order:
+    """Every side's answer; who runs first goes by `turn`. `encoded` is of `_encode`."""
+    count = len(methods)
+    answers: list = [None] * count
+    for side in ((turn + place) % count for place in range(count)):
         answers[side] = _answer(vlm, prompt, methods[side], options, *encoded, side, emit)
     return answers
 
 
 def _clocked(vlm, prompt, methods, options, answers: list[Answer], emit) -> list[Answer]:
-    """The same answers with a steadier clock: of both answers, or else of both first tokens.
+    """The same answers with a steadier clock: of all answers, or else of all first tokens.
 
     Which of them is repeated depends on how long it takes in silence, and that is only tried where
     it was not much longer before: the first run of a process, say, is slow for its own reasons.
@@ -263,7 +261,7 @@ def _clocked(vlm, prompt, methods, options, answers: list[Answer], emit) -> list
     for clock, again in (("total", options), ("first_token", firsts)):
         shown = (vision + sum(getattr(a.times, clock) - vision for a in answers)) / 1000
         samples = []
-        if shown <= 3 * CLOCK_SECONDS:
+        if shown <= 3 * CLOCK_SECONDS * len(methods):
             samples = _silent(vlm, prompt, methods, again, emit)
         if samples:
             sides = zip(answers, zip(*samples, strict=True), strict=True)
@@ -275,10 +273,10 @@ def _clocked(vlm, prompt, methods, options, answers: list[Answer], emit) -> list
 
 
 def _silent(vlm, prompt, methods, options, emit) -> list[list[Times]]:
-    """Round by round the times of all methods; none, if a round takes longer than CLOCK_SECONDS."""
-    samples, start = [], time.monotonic()
+    """Round by round the times of all sides; none, if a round takes longer than CLOCK_SECONDS."""
+    samples, start, most = [], time.monotonic(), CLOCK_SECONDS * len(methods)
     while len(samples) < options.clock_rounds:
-        late = time.monotonic() - start > CLOCK_SECONDS
+        late = time.monotonic() - start > most
         if late and len(samples) == 1:
             return []
         if late and len(samples) >= LEAST_ROUNDS:
@@ -327,7 +325,7 @@ def _answer(vlm, prompt, method, options, features, vision_ms, side, emit) -> An
             vlm.model,
             method,
             prompt.layout,
-            tower=features.tower,
+            tower=features.tower if needs_tower(methods_of(method)) else None,  # its cost is theirs
             on_layer=lambda record: emit(Event("layer", side, record=record)),
         ) as trace,
     ):

@@ -257,7 +257,7 @@ class PruningTrace:
                 "name": data["method"],
                 "settings": data["settings"],
                 "why": data["why"],
-                "notes": {name: data[name] for name in _NOTES if data[name] not in (None, [])},
+                "notes": {n: data[n] for n in _NOTES if data.get(n) not in (None, [])},
             }
         ]
         data = {name: value for name, value in data.items() if name not in _DERIVED}
@@ -271,7 +271,7 @@ class PruningTrace:
 
 _NOTES = ("filtering_layer", "exit_layer", "calm_layers", "attention_free_layers")
 # Written beside the stories: scripts read these names from saved runs.
-_DERIVED = ("method", "settings", "why", *_NOTES)
+_DERIVED = ("method", "settings", "why", "mean_tokens", *_NOTES)
 
 
 def _layer_from_json(record: dict) -> LayerRecord:

@@ -1,4 +1,4 @@
-"""The annotated picture for download: up to four stages side by side, and how to read them."""
+"""The annotated picture for download: the stages, four in a row, and how to read them."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ from visipruner.trace import PruningTrace
 
 _SIZE = 420  # pixels of a panel's longer side
 _MARGIN = 24
+_PER_ROW = 4
 _VEIL = 0.66  # how much of a dropped patch is covered by ink
 
 
 def draw_survivors(
     picture: Image.Image, trace: PruningTrace, small_print: str = "", asked: str = ""
 ) -> Image.Image:
-    """Draw which patches survive where, as a strip of up to four stages.
+    """Draw which patches survive where: one picture per stage, four in a row.
 
     Args:
         picture: the picture as the model sees it (`Prompt.seen`).
@@ -28,13 +29,15 @@ def draw_survivors(
         asked: question and answers, above.
     """
     cells = [_panel(picture, trace, name, set(kept)) for name, kept in panels(trace)]
-    width = max(2 * _SIZE, sum(cell.width + _MARGIN for cell in cells) - _MARGIN) + 2 * _MARGIN
+    rows = [cells[first : first + _PER_ROW] for first in range(0, len(cells), _PER_ROW)]
+    widest = max(sum(cell.width + _MARGIN for cell in row) - _MARGIN for row in rows)
+    width = max(2 * _SIZE, widest) + 2 * _MARGIN
     title = "\n".join(filter(None, [asked, _title(trace)]))
     head = _text_block(title, width, _SIZE // 16, palette.INK)
     foot = _legend(trace, width)
     lines = "\n".join(filter(None, [_settings_line(trace), small_print]))
     small = _text_block(lines, width, _SIZE // 30, "#4a4f57")
-    parts = [head, _row(cells, width), foot, small]
+    parts = [head, *(_row(row, width) for row in rows), foot, small]
     sheet = Image.new("RGB", (width, sum(part.height for part in parts) + _MARGIN), palette.PAPER)
     top = _MARGIN // 2
     for part in parts:
@@ -45,19 +48,19 @@ def draw_survivors(
 
 def panels(trace: PruningTrace) -> list[tuple[str, list[int]]]:
     """Title and patches of each stage worth a picture: the input, then what every cut left."""
-    found = [(f"Input: {_tokens(trace.num_visual)}", list(range(trace.num_visual)))]
+    found = [(f"Input: {_patches(trace.num_visual)}", list(range(trace.num_visual)))]
     last = trace.num_visual
     for cut in trace.drops:
-        if len(cut.kept) == last or len(found) == 4:
+        if len(cut.kept) == last:
             continue
         last = len(cut.kept)
         where = "Before layer 0" if cut.after_layer < 0 else f"After layer {cut.after_layer}"
         word = {"filter": "filtered", "exit": "vision leaves"}.get(cut.stage, "chosen")
-        found.append((f"{where}, {word}: {_tokens(last)}", list(cut.kept)))
+        found.append((f"{where}, {word}: {_patches(last)}", list(cut.kept)))
     if len(found) == 1 and trace.layers:
         end = trace.layers[-1].layer
-        found.append((f"Layer {end}, nothing dropped: {_tokens(last)}", trace.patches_at(end)))
-    return found[:4]
+        found.append((f"Layer {end}, nothing dropped: {_patches(last)}", trace.patches_at(end)))
+    return found
 
 
 def _title(trace: PruningTrace) -> str:
@@ -70,8 +73,8 @@ def _settings_line(trace: PruningTrace) -> str:
     return f"method {trace.method}" + (f" ({values})" if values else "")
 
 
-def _tokens(number: int) -> str:
-    return f"{number} visual token{'' if number == 1 else 's'}"
+def _patches(number: int) -> str:
+    return f"{number} patch{'' if number == 1 else 'es'}"
 
 
 def _short(value) -> str:
@@ -99,7 +102,7 @@ def veiled(picture, grid, kept: Collection[int], num_visual: int) -> Image.Image
     if grid is None or len(kept) == num_visual:
         return drawn
     rows, columns = grid
-    boxes = _boxes(drawn.size, rows, columns)
+    boxes = boxes_of(drawn.size, rows, columns)
     mask = Image.new("L", drawn.size, 0)
     pen = ImageDraw.Draw(mask)
     for patch, (left, top, right, bottom) in enumerate(boxes):
@@ -110,7 +113,8 @@ def veiled(picture, grid, kept: Collection[int], num_visual: int) -> Image.Image
     return drawn
 
 
-def _boxes(size: tuple[int, int], rows: int, columns: int) -> list[tuple[int, int, int, int]]:
+def boxes_of(size: tuple[int, int], rows: int, columns: int) -> list[tuple[int, int, int, int]]:
+    """Left, top, right and bottom of every patch, row by row, on a picture of this size."""
     width, height = size
     xs = [round(column * width / columns) for column in range(columns + 1)]
     ys = [round(row * height / rows) for row in range(rows + 1)]
@@ -134,7 +138,14 @@ def _veil(picture: Image.Image, columns: int) -> Image.Image:
 
 def _frame(drawn: Image.Image, boxes, rows: int, columns: int, kept: Collection[int]):
     """Outline groups of kept patches, light on dark, so that they show on any picture."""
-    pen = ImageDraw.Draw(drawn)
+    pen, edges = ImageDraw.Draw(drawn), edges_of(boxes, rows, columns, kept)
+    for colour, width in ((palette.INK, 5), (palette.KEPT, 3)):
+        for line in edges:
+            pen.line(line, fill=colour, width=width)
+
+
+def edges_of(boxes, rows: int, columns: int, kept: Collection[int]) -> list[tuple]:
+    """The lines (x, y, x, y) around groups of kept patches."""
     edges = []
     for patch in kept:
         if patch >= len(boxes):
@@ -148,9 +159,7 @@ def _frame(drawn: Image.Image, boxes, rows: int, columns: int, kept: Collection[
             (column == columns - 1 or patch + 1 not in kept, (right, top, right, bottom)),
         )
         edges += [line for outer, line in sides if outer]
-    for colour, width in ((palette.INK, 5), (palette.KEPT, 3)):
-        for line in edges:
-            pen.line(line, fill=colour, width=width)
+    return edges
 
 
 def _row(cells: list[Image.Image], width: int) -> Image.Image:

@@ -7,27 +7,24 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
-from visipruner.render import palette, svg
+from visipruner.render import counters, palette, patches, svg
 from visipruner.render.series import (
     flops_unit,
     influence_series,
     marks,
-    second,
     settings_of,
     sides,
     thresholds_of,
-    tokens_left,
 )
 from visipruner.render.viewer import viewer_parts, viewer_value
 from visipruner.render.words import (
-    describe_agreement,
     describe_clocks,
-    describe_computing,
     describe_flops,
     describe_influence,
     describe_speed,
     describe_tokens,
-    engineering,
+    kept,
+    verdict,
 )
 
 _STYLE = Path(__file__).with_name("report.css")
@@ -48,12 +45,12 @@ def report_html(comparison, settings: dict, notes: Sequence[str] = (), truth: st
     title = f"Visual-token pruning: {comparison.prompt.question}"
     body = [
         f"<h1>{escape(title)}</h1>",
-        _verdict(comparison),
+        *(_verdict(pair, named=len(comparison.pairs) > 1) for pair in comparison.pairs),
         _answers(comparison, notes, truth),
-        "<h2>What the model still sees</h2>",
+        _patches(comparison),
         _viewer(comparison),
         _counters(comparison),
-        _charts(comparison),
+        *map(_charts, comparison.pairs),
         _settings(comparison, settings),
     ]
     return (
@@ -69,106 +66,91 @@ def report_html(comparison, settings: dict, notes: Sequence[str] = (), truth: st
 # -- parts
 
 
-def _verdict(comparison) -> str:
-    pruned = sides(comparison)[1]
-    left, clock = tokens_left(pruned.trace), f"first token: {describe_speed(comparison)}"
+def _verdict(pair, named: bool) -> str:
+    trace, clock = pair.answer.trace, f"first token: {describe_speed(pair)}"
     # Clocks that say nothing are no headline.
     large, small = (
-        (f", {clock}", "") if comparison.conclusive else ("", f"<p><small>{clock}.</small></p>")
+        (f", {clock}", "") if pair.conclusive else ("", f"<p><small>{escape(clock)}.</small></p>")
     )
-    return (
-        f'<p class="verdict">{describe_agreement(comparison)}. '
-        f"{pruned.trace.num_visual} → {left} visual tokens, "
-        f"{describe_computing(comparison)}{large}.</p>"
-        f"{small}<p>{escape(pruned.trace.why)}</p>"
-    )
+    name = f"{pair.name}: " if named else ""
+    line = f"{name}{verdict(pair)}{large}. Visual tokens: {kept(trace, '→')}."
+    return f'<p class="verdict">{escape(line)}</p>{small}<p>{escape(trace.why)}</p>'
 
 
 def _answers(comparison, notes: Sequence[str], truth: str) -> str:
-    cells = []
-    by = f"{second(comparison).capitalize()} run, by {sides(comparison)[1].trace.method}"
-    for side, name in (("full", "All patches"), ("pruned", by)):
-        text = _marked(comparison, side) or "<em>(no words)</em>"
-        cells.append(f"<section><h3>{escape(name)}</h3><p>{text}</p></section>")
+    pairs, last = comparison.pairs, comparison.last
+    # The words that only the baseline has can be marked against one other answer.
+    first = _marked(last, "full") if len(pairs) == 1 else escape(last.baseline.text)
+    cells = [_answer(_title(last.baseline, comparison.names[0]), first)]
+    cells += [_answer(_title(pair.answer, pair.name), _marked(pair, "pruned")) for pair in pairs]
     known = [f"True answer: {truth}"] if truth else []
     below = "".join(f"<p>{escape(sentence)}</p>" for sentence in (*known, *notes))
     return f'<h2>Answers</h2><div class="answers">{"".join(cells)}</div>{below}'
 
 
-def _marked(comparison, side: str) -> str:
-    """One side's words; those that the other side does not have are marked."""
+def _title(answer, name: str) -> str:
+    """A side's name; that of an unpruned one says what it means."""
+    return name if answer.trace.method != "none" else f"All patches ({name})"
+
+
+def _answer(title: str, text: str) -> str:
+    return f"<section><h3>{escape(title)}</h3><p>{text or '<em>(no words)</em>'}</p></section>"
+
+
+def _marked(pair, side: str) -> str:
+    """One side's words, those marked that the other side does not have, in HTML."""
     parts = []
-    for kind, words in comparison.word_diff:
+    for kind, words in pair.word_diff:
         if kind == "same":
             parts.append(escape(words))
         elif kind == side:
-            parts.append(escape(words) if comparison.same else f"<mark>{escape(words)}</mark>")
+            parts.append(escape(words) if pair.same else f"<mark>{escape(words)}</mark>")
     return " ".join(parts)
+
+
+def _patches(comparison) -> str:
+    """Each side's patches, one below the other."""
+    seen, parts = comparison.prompt.seen, []
+    for name, answer in zip(comparison.names, comparison.answers, strict=True):
+        trace = answer.trace
+        used = f"{trace.mean_tokens:.1f} visual tokens per layer in the mean"
+        parts.append(
+            f"<h3>{escape(_title(answer, name))}</h3>"
+            f"<p>{kept(trace, '→')}; {used}.</p>{patches.stages(trace, seen.size)}"
+        )
+    head = "<h2>What the model still sees</h2><p><small>Framed: the model still has this patch. "
+    head += "Dark and hatched: its token was dropped. “300 after 2”: 300 visual tokens are left "
+    head += "after layer 2, counted from 0.</small></p>"
+    return f"{head}{patches.definitions(seen)}{''.join(parts)}"
 
 
 def _counters(comparison) -> str:
     rows = []
-    for label, kind, read in _COUNTERS:
-        values = [read(answer) for answer in sides(comparison)]
-        if all(value is None for value in values):
+    for row in counters.ROWS:
+        values = [row.read(answer) for answer in comparison.answers]
+        if row.name == "peak" and set(values) == {counters.GPU_ONLY}:
             continue
-        cells = "".join(f"<td>{'–' if value is None else value}</td>" for value in values)
-        rows.append(f"<tr><th scope='row'>{label}</th><td>{kind}</td>{cells}</tr>")
+        cells = "".join(f"<td>{escape(value)}</td>" for value in values)
+        label = f"<th scope='row'>{escape(row.words)}</th>"
+        rows.append(f"<tr>{label}<td>{row.kind}</td>{cells}</tr>")
+    names = "".join(f"<th scope='col'>{escape(name)}</th>" for name in comparison.names)
     return (
         "<h2>Counters</h2><div class='scroll' tabindex='0' role='region' aria-label='Counters'>"
-        "<table><thead><tr><td></td><th scope='col'>kind</th><th scope='col'>full</th>"
-        f"<th scope='col'>{second(comparison)}</th></tr></thead>"
+        f"<table><thead><tr><td></td><th scope='col'>kind</th>{names}</tr></thead>"
         f"<tbody>{''.join(rows)}</tbody></table></div>"
         "<p><small>“formula” is the paper's multiply-adds of visual tokens only; “executed” counts "
         "every product that ran, 2 FLOPs per multiply-add, the test included; “measured” is read "
-        f"on the machine below: {describe_clocks(sides(comparison)[1].times)}.</small></p>"
+        f"on the machine below: {describe_clocks(comparison.answers[-1].times)}.</small></p>"
     )
-
-
-def _milliseconds(value: float | None) -> str | None:
-    return None if value is None else f"{value:.1f} ms"
-
-
-_COUNTERS = (
-    ("Visual tokens × layers", "executed", lambda a: sum(r.visual_tokens for r in a.trace.layers)),
-    (
-        "Visual part of the language model",
-        "formula",
-        lambda a: engineering(a.counts.paper_macs, "MAC"),
-    ),
-    (
-        "Prefill of the language model",
-        "executed",
-        lambda a: engineering(a.counts.executed.prefill, "FLOP"),
-    ),
-    (
-        "… of which the method's test",
-        "executed",
-        lambda a: engineering(a.counts.executed.probe, "FLOP"),
-    ),
-    ("Decoding", "executed", lambda a: engineering(a.counts.executed.decode, "FLOP")),
-    ("Vision tower and projector", "executed", lambda a: engineering(a.counts.vision, "FLOP")),
-    ("Visual attention left", "formula", lambda a: f"{100 * a.counts.attention_paper:.1f} %"),
-    ("Visual attention left", "executed", lambda a: f"{100 * a.counts.attention_executed:.1f} %"),
-    ("Key-value cache after prefill", "executed", lambda a: engineering(a.counts.kv_bytes, "B")),
-    ("Vision time", "measured", lambda a: _milliseconds(a.times.vision)),
-    ("Prefill time", "measured", lambda a: _milliseconds(a.times.prefill)),
-    ("Time to first token", "measured", lambda a: _milliseconds(a.times.first_token)),
-    ("Time per further token", "measured", lambda a: _milliseconds(a.times.per_token)),
-    ("Total time", "measured", lambda a: _milliseconds(a.times.total)),
-    (
-        "Peak memory above the model",
-        "measured",
-        lambda a: None if a.counts.peak_bytes is None else engineering(a.counts.peak_bytes, "B"),
-    ),
-)
 
 
 def _viewer(comparison) -> str:
     parts = viewer_parts()
     # "</" would end the script element, wherever it stands.
     props = json.dumps({"value": viewer_value(comparison)}).replace("</", "<\\/")
+    name = escape(_title(comparison.answers[-1], comparison.names[-1]))
     return (
+        f"<h3>{name}, layer by layer</h3>"
         f"<style>#viewer {{ {parts['css_template']} }}</style>"
         f'<div id="viewer">{parts["html_template"]}</div>'
         f"<script>(function (element, props, watch) {{\n{parts['js_on_load']}\n}})"
@@ -176,27 +158,27 @@ def _viewer(comparison) -> str:
     )
 
 
-def _charts(comparison) -> str:
-    full, pruned = sides(comparison)
-    cuts, names = marks(pruned.trace), ("full", second(comparison))
-    tokens = [[record.visual_tokens for record in side.trace.layers] for side in (full, pruned)]
-    scale, unit = flops_unit(comparison)
-    flops = [[n / scale for n in side.counts.executed_per_layer] for side in (full, pruned)]
+def _charts(pair) -> str:
+    cuts = marks(pair.answer.trace)
+    tokens = [[record.visual_tokens for record in side.trace.layers] for side in sides(pair)]
+    scale, unit = flops_unit(pair)
+    flops = [[n / scale for n in side.counts.executed_per_layer] for side in sides(pair)]
     drawn = [
-        svg.bars(*tokens, names, "visual tokens", cuts, describe_tokens(comparison)),
-        svg.bars(*flops, names, f"{unit} executed", cuts, describe_flops(comparison)),
-        _influence(comparison),
+        svg.bars(*tokens, pair.called, "visual tokens", cuts, describe_tokens(pair)),
+        svg.bars(*flops, pair.called, f"{unit} executed", cuts, describe_flops(pair)),
+        _influence(pair),
     ]
-    return f'<h2>Layer by layer</h2><div class="charts">{"".join(drawn)}</div>'
+    title = f"{pair.name} beside {pair.called[0]}, layer by layer"
+    return f'<h2>{escape(title)}</h2><div class="charts">{"".join(drawn)}</div>'
 
 
-def _influence(comparison) -> str:
-    threshold = thresholds_of(settings_of(comparison)).get("layer_threshold")
+def _influence(pair) -> str:
+    threshold = thresholds_of(settings_of(pair)).get("layer_threshold")
     limits = [] if threshold is None else [(f"filters below cosine {threshold:g}", 1 - threshold)]
-    pruned, probe = influence_series(comparison)
+    pruned, probe = influence_series(pair)
     series = [(probe["name"], palette.FULL, probe["change"])] if probe else []
     series.append((pruned["name"], palette.PRUNED, pruned["change"]))
-    return svg.lines(series, limits, "1 − smallest cosine", describe_influence(comparison))
+    return svg.lines(series, limits, "1 − smallest cosine", describe_influence(pair))
 
 
 def _settings(comparison, settings: dict) -> str:

@@ -8,18 +8,18 @@ from visipruner.render import palette
 from visipruner.trace import PruningTrace
 
 
-def sides(comparison) -> tuple:
-    """The baseline's answer and the last one, which is the pruned one."""
-    return comparison.answers[0], comparison.answers[-1]
+def sides(pair) -> tuple:
+    """The baseline's answer and the other one; of a `results.Comparison` the last one."""
+    return pair.answers[0], pair.answers[-1]
 
 
-def second(comparison) -> str:
-    """What the last answer's run is called beside the full one."""
-    return "second" if sides(comparison)[1].trace.method == "none" else "pruned"
+def second(pair) -> str:
+    """What the other answer's run is called."""
+    return pair.called[1]
 
 
-def settings_of(comparison) -> dict:
-    return sides(comparison)[1].trace.fields
+def settings_of(pair) -> dict:
+    return sides(pair)[1].trace.fields
 
 
 def thresholds_of(settings: dict) -> dict:
@@ -55,30 +55,23 @@ def marks(trace: PruningTrace) -> list[tuple[int, str, str]]:
     return found
 
 
-def tokens_left(trace: PruningTrace) -> int:
-    """Visual tokens that the method settled on, before vision left altogether."""
-    kept = [len(cut.kept) for cut in trace.drops]
-    some = [count for count in kept if count]
-    return some[-1] if some else (0 if kept else trace.num_visual)
-
-
-def flops_unit(comparison) -> tuple[float, str]:
+def flops_unit(pair) -> tuple[float, str]:
     """A unit in which a layer's FLOPs are short numbers: (how many FLOPs it is, its name)."""
-    most = max((n for side in sides(comparison) for n in side.counts.executed_per_layer), default=0)
+    most = max((n for side in sides(pair) for n in side.counts.executed_per_layer), default=0)
     for scale, unit in ((1e12, "TFLOPs"), (1e9, "GFLOPs"), (1e6, "MFLOPs")):
         if most >= scale:
             return scale, unit
     return 1.0, "FLOPs"
 
 
-def influence_series(comparison) -> tuple[dict, dict | None]:
-    """Per layer the largest 1 - cosine and the largest L2, of the pruned run and of the full model.
+def influence_series(pair) -> tuple[dict, dict | None]:
+    """Per layer the largest 1 - cosine and the largest L2, of the other run and of the full model.
 
     L2 is divided by the output's norm where the method does so. None where nothing was tested.
     """
-    relative = bool(settings_of(comparison).get("relative"))
-    pruned = _strongest(sides(comparison)[1].trace, f"{second(comparison)} run", relative)
-    probe = comparison.probe
+    relative = bool(settings_of(pair).get("relative"))
+    pruned = _strongest(sides(pair)[1].trace, f"{second(pair)} run", relative)
+    probe = pair.probe
     return pruned, None if probe is None else _strongest(probe, "full model", relative)
 
 

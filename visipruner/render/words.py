@@ -1,64 +1,93 @@
-"""Each chart in a sentence, for those who cannot see it."""
+"""What a run did and how two compare, in sentences; each chart too, for those who cannot see it.
+
+Where a function takes a pair, a `results.Comparison` will do: then it is about its last pair.
+"""
 
 from __future__ import annotations
 
-from visipruner.render.series import influence_series, layer_spans, second, sides
+from visipruner.render.numbers import duration, flops
+from visipruner.render.series import influence_series, layer_spans, sides
 from visipruner.results import LEAST_ROUNDS, Times
+from visipruner.trace import PruningTrace
 
 SAME, DIFFERENT = "Same answer", "Different answers"
 SAME_GUESS, DIFFERENT_GUESS = "Both guess, and say the same", "Both guess, and differ"
 
 
-def describe_tokens(comparison) -> str:
-    """Visual tokens per layer, in words."""
-    trace = sides(comparison)[1].trace
+def kept(trace: PruningTrace, arrow: str = "->") -> str:
+    """How many visual tokens each layer ran with: "576 -> 300 after 2 -> 0 after 23".
+
+    The number after an arrow is the layer after which they changed, counted from 0. A cut after
+    the last layer changes nothing that ran.
+    """
+    parts = [str(trace.num_visual)]
     runs = layer_spans([record.visual_tokens for record in trace.layers])
-    parts = [f"{count} in {layers(first, last)}" for first, last, count in runs]
-    return (
-        f"Visual tokens of the {second(comparison)} run: {', '.join(parts)}; the full run has "
-        f"{trace.num_visual} in every layer."
-    )
+    for first, _, count in runs:
+        if first:
+            parts.append(f"{count} after {first - 1}")
+        elif count != trace.num_visual:
+            parts.append(f"{count} before layer 0")
+    return f" {arrow} ".join(parts)
 
 
-def describe_flops(comparison) -> str:
+def describe_tokens(pair) -> str:
+    """Visual tokens per layer, in words."""
+    full, pruned = (_in_layers(answer.trace) for answer in sides(pair))
+    first, other = pair.called
+    return f"Visual tokens of the {other} run: {pruned}; the {first} run has {full}."
+
+
+def _in_layers(trace: PruningTrace) -> str:
+    runs = layer_spans([record.visual_tokens for record in trace.layers])
+    if len(runs) == 1:
+        return f"{runs[0][2]} in every layer"
+    return ", ".join(f"{count} in {layers(first, last)}" for first, last, count in runs)
+
+
+def describe_flops(pair) -> str:
     """FLOPs of the layers on both sides, in words."""
-    full, pruned = (sum(side.counts.executed_per_layer) for side in sides(comparison))
+    full, pruned = (sum(side.counts.executed_per_layer) for side in sides(pair))
     if not full:
         return "No layer ran."
+    first, other = pair.called
     return (
-        f"Executed in the layers during prefill: {engineering(full, 'FLOPs')} in the full run, "
-        f"{engineering(pruned, 'FLOPs')} in the {second(comparison)} run, "
-        f"{100 * pruned / full:.0f} percent of that."
+        f"Executed in the layers during prefill: {flops(full)} in the {first} run, "
+        f"{flops(pruned)} in the {other} run, {100 * pruned / full:.0f} percent of that."
     )
 
 
-def describe_influence(comparison) -> str:
+def describe_influence(pair) -> str:
     """The strongest patch and what the method made of it, in words."""
-    pruned, probe = influence_series(comparison)
+    pruned, probe = influence_series(pair)
     series = pruned if any(pruned["change"]) else probe
     if series is None or not any(series["change"]):
         return "No layer was tested, so there is no influence to show."
     change, layer = max((c, i) for i, c in enumerate(series["change"]) if c is not None)
     return (
         f"The most influential patch was found in layer {layer} of the {series['name']}, "
-        f"with cosine {1 - change:.5f}. {sides(comparison)[1].trace.why}"
+        f"with cosine {1 - change:.5f}. {sides(pair)[1].trace.why}"
     ).strip()
 
 
-def describe_computing(comparison) -> str:
+def verdict(pair) -> str:
+    """Whether both said the same, and how much less was computed."""
+    return f"{describe_agreement(pair)}, {describe_computing(pair)}"
+
+
+def describe_computing(pair) -> str:
     """A method that drops nothing still pays for its test."""
-    ratio = comparison.flops_ratio
+    ratio = pair.flops_ratio
     if f"{ratio:.2f}" == "1.00":
         return "as many FLOPs executed in the prefill"
     many, word = (ratio, "fewer") if ratio > 1 else (1 / ratio, "more")
     return f"{many:.2f} times {word} FLOPs executed in the prefill"
 
 
-def describe_agreement(comparison) -> str:
+def describe_agreement(pair) -> str:
     """Whether both said the same; of a picture that the model cannot know, both only guess."""
-    if comparison.prompt.outside:
-        return SAME_GUESS if comparison.same else DIFFERENT_GUESS
-    return SAME if comparison.same else DIFFERENT
+    if pair.outside:
+        return SAME_GUESS if pair.same else DIFFERENT_GUESS
+    return SAME if pair.same else DIFFERENT
 
 
 def describe_clocks(times: Times) -> str:
@@ -73,29 +102,22 @@ def describe_clocks(times: Times) -> str:
     )
 
 
-def describe_speed(comparison) -> str:
+def describe_speed(pair) -> str:
     """Which side's first word came sooner; a few runs, maybe disturbed, are no verdict."""
-    full, other = (side.times for side in sides(comparison))
-    if other.rounds < LEAST_ROUNDS:
-        runs = f"{other.rounds} runs" if other.rounds > 1 else "one run"
-        return (
-            f"{full.first_token:.0f} ms full, {other.first_token:.0f} ms {second(comparison)} "
-            f"({runs}, too few to call one faster)"
-        )
-    ratio = comparison.first_token_ratio
-    if comparison.uneven:
+    times = [side.times for side in sides(pair)]
+    rounds = times[1].rounds
+    if rounds < LEAST_ROUNDS:
+        runs = f"{rounds} runs" if rounds > 1 else "one run"
+        firsts = [
+            f"{duration(t.first_token)} {name}" for t, name in zip(times, pair.called, strict=True)
+        ]
+        return f"{', '.join(firsts)} ({runs}, too few to call one faster)"
+    ratio = pair.first_token_ratio
+    if pair.uneven:
         return f"times too uneven to call one faster ({ratio:.2f} times)"
-    if comparison.faster is None:
+    if pair.faster is None:
         return f"no measurable difference ({ratio:.2f} times)"
-    return f"{ratio:.2f} times faster" if comparison.faster else f"{1 / ratio:.2f} times slower"
-
-
-def engineering(number: float, unit: str) -> str:
-    """A number in thousands, millions, ...: 2_630_000_000 FLOP -> "2.63 GFLOP"."""
-    for scale, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(number) >= scale:
-            return f"{number / scale:.4g} {prefix}{unit}"
-    return f"{number:.4g} {unit}"
+    return f"{ratio:.2f} times faster" if pair.faster else f"{1 / ratio:.2f} times slower"
 
 
 def layers(first: int, last: int) -> str:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import time
 from contextlib import closing
+from dataclasses import replace
 from typing import Any
 
 from gradio_client.utils import is_file_obj_with_meta
 
+from visipruner.choice import parse_sides
 from visipruner.errors import Refused
 from visipruner.ui import text
 from visipruner.ui.downloads import Result, as_json
@@ -15,7 +17,7 @@ from visipruner.ui.handlers import Form, check, check_input
 from visipruner.ui.store import Models
 
 RUN_OPTIONS = ("max_new_tokens", "temperature", "seed", "probe", "clock_rounds")
-FORM_OPTIONS = ("semantics", "picture_mode", "backend", "precision", "fields")
+FORM_OPTIONS = ("semantics", "picture_mode", "backend", "precision", "fields", "methods")
 # Gradio ends a call that was cancelled, or whose client has left, only where it yields.
 BEAT_SECONDS = 0.25
 
@@ -39,13 +41,18 @@ def endpoint(models: Models):
             picture: an uploaded picture file: gradio_client.handle_file("picture.png").
             question: 1 to 1000 characters.
             model: a model of this server's menu; null: the one that the page starts with.
-            method: visipruner, fastv, random, schedule or none.
+            method: a name, as visipruner, fastv or none; a stack is ONE+OTHER; METHOD:LEVEL,
+                METHOD@TOKENS and METHOD@25% bring a level, or a budget: mean visual tokens per
+                layer.
             level: gentle, balanced, aggressive, or a number from 0 (keep all) to 1.
             options: semantics, picture_mode, backend, precision, fields {name: value},
-                max_new_tokens, temperature, seed, probe, clock_rounds.
+                max_new_tokens, temperature, seed, probe, clock_rounds; and methods [words], which
+                replaces method: the baseline, then up to four methods, each in the same words.
 
         Returns:
-            settings, same_answer, ratios, both answers with text, times, counts and trace, machine.
+            settings, answers with name, text, times, counts and trace, pairs of the first answer
+            and each other with same_answer and ratios (the last pair's also by themselves),
+            machine.
         """
         model = models.default if model is None else model
         form = read(picture, question, model, method, level, options)
@@ -59,7 +66,7 @@ def endpoint(models: Models):
                 if time.monotonic() - said > BEAT_SECONDS:
                     yield None
                     said = time.monotonic()
-        yield as_json(Result(job, comparison))
+        yield as_json(Result(job, replace(comparison, words=form.methods)))
 
     return compare
 
@@ -82,6 +89,11 @@ def read(picture, question, model, method, level, options) -> Form:
     more = {name: options[name] for name in FORM_OPTIONS if name in options}
     if not isinstance(more.get("fields", {}), dict):
         raise Refused(text.FIELDS_KIND)
+    if "methods" in more and more.get("fields"):
+        raise Refused(text.FIELDS_OF_MANY)
+    if "methods" in more:
+        parse_sides(more["methods"])
+        more["methods"] = tuple(more["methods"])
     return Form(_path(picture), question, model, method, level, **more, options=run)
 
 

@@ -28,6 +28,7 @@ class Result:
         return {
             "model": form.model,
             "method": form.method,
+            "methods": list(form.sides),
             "level": form.level,
             "semantics": form.semantics,
             "picture_mode": form.picture_mode,
@@ -50,7 +51,7 @@ class Result:
 
 
 def as_json(result: Result) -> dict:
-    """Both answers, verdict, counters and traces with all settings and versions."""
+    """All answers, verdict, counters and traces with all settings and versions."""
     body = result.comparison.to_json()
     truth = result.job.truth
     body["truth"] = truth and {

@@ -7,12 +7,12 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from visipruner.choice import method_at
+from visipruner import choice
+from visipruner.choice import method_at, sides_at
 from visipruner.errors import Refused
 from visipruner.flops import ModelShape, layer_flops
 from visipruner.inputs import clean_question, open_picture
 from visipruner.levels import PRESETS
-from visipruner.methods import PruningMethod
 from visipruner.models import VLM, Prompt
 from visipruner.results import Comparison, Options, Times
 from visipruner.runner import Event
@@ -43,6 +43,12 @@ class Form:
     precision: object = "auto"
     fields: dict = field(default_factory=dict)  # of the method, where they replace the level's
     options: dict = field(default_factory=dict)  # of results.Options; api.py knows the names
+    methods: tuple[str, ...] = ()  # every side in words, the baseline first, instead of `method`
+
+    @property
+    def sides(self) -> tuple:
+        """Every side in words."""
+        return self.methods or ("none", self.method)
 
 
 @dataclass(frozen=True)
@@ -51,7 +57,7 @@ class Job:
 
     models: Models
     prompt: Prompt
-    methods: list[PruningMethod]
+    methods: list[choice.Side]
     options: Options
     form: Form
     truth: Truth | None = None
@@ -70,19 +76,19 @@ class Job:
     def run(self) -> Iterator[Event]:
         return self.compare(self.methods, self.options)
 
-    def compare(self, methods: list[PruningMethod], options: Options) -> Iterator[Event]:
+    def compare(self, methods: list[choice.Side], options: Options) -> Iterator[Event]:
         return self.models.compare(self.key, self.prompt, methods, options)
 
     def measure(self, turn: int) -> list[list[Times]]:
         """One silent whole answer of each side; who runs first alternates with `turn`."""
         return self.models.measure(self.key, self.prompt, self.methods, self.options, 1, turn)
 
-    def at(self, level: float | str) -> PruningMethod:
+    def at(self, level: float | str) -> choice.Side:
         """The form's method at another level."""
         form, visual = self.form, self.prompt.layout.num_visual
         return method_at(self.vlm, form.method, level, form.semantics, visual, **form.fields)
 
-    def preset_of(self, method: PruningMethod) -> str | None:
+    def preset_of(self, method: choice.Side) -> str | None:
         """The named level that means this method, if one alone does."""
         same = [name for name in PRESETS if self.at(name) == method]
         return same[0] if len(same) == 1 else None  # a method without levels means all of them
@@ -170,10 +176,8 @@ def check(
     asked = form.picture, form.question, form.picture_mode
     bundled = form.model == "tiny"
     prompt = scenes.prepare(vlm, *asked, scene is not None) if bundled else vlm.prepare(*asked)
-    method = method_at(
-        vlm, form.method, form.level, form.semantics, prompt.layout.num_visual, **form.fields
-    )
-    methods = [PruningMethod(), method]
+    visual = prompt.layout.num_visual
+    methods = sides_at(vlm, form.sides, form.level, form.semantics, visual, **form.fields)
     return Job(models, prompt, methods, options, form, truth, prompt.notes, scene)
 
 

@@ -1,5 +1,8 @@
 """The page's words. What its drawn parts say stands with them, in visipruner/render."""
 
+from visipruner.render import counters
+from visipruner.render.counters import EXECUTED, FORMULA, MEASURED
+
 TITLE = "What does the answer really look at?"
 LEAD = (
     "A vision-language model cuts a picture into hundreds of patches and reads every one of them. "
@@ -126,7 +129,6 @@ TOKENS_BEFORE = "before the first layer{then}"
 TOKENS_THEN = ", none after layer {layer}"
 TOKENS_NONE = "nothing was dropped"
 
-FORMULA, EXECUTED, MEASURED = "formula", "executed", "measured"
 MARKS = {
     FORMULA: "the paper's formula: multiply-adds of the visual tokens only",
     EXECUTED: "counted from what really ran",
@@ -135,40 +137,9 @@ MARKS = {
 COUNTERS = {
     "layer": "Layers done",
     "tokens": "Visual tokens in it",
-    "vision": "Vision tower, shared by both",
-    "prefill": "Prefill: reading the prompt",
-    "first": "First word after",
-    "token": "Each further token",
-    "total": "Whole answer",
-    "flops": "Computing to read the prompt",
-    "probe": "… of it the method's own test",
-    "decode": "Computing to write the answer",
-    "tower": "Vision tower, shared by both",
-    "macs": "Visual tokens only, as the paper counts",
-    "attention": "Attention to the picture, as it ran",
-    "attention_paper": "Attention to the picture, as the paper counts",
-    "kv": "Key-value cache after prefill",
-    "peak": "Peak memory of this run",
+    **counters.WORDS,
 }
 COUNTERS_HEAD = "All counters"
-# Name, a heading before it, and how it is known.
-COUNTER_ROWS = (
-    ("vision", "Time", MEASURED),
-    ("prefill", "", MEASURED),
-    ("first", "", MEASURED),
-    ("token", "", MEASURED),
-    ("total", "", MEASURED),
-    ("flops", "Computing", EXECUTED),
-    ("probe", "", EXECUTED),
-    ("decode", "", EXECUTED),
-    ("tower", "", EXECUTED),
-    ("macs", "", FORMULA),
-    ("attention", "", EXECUTED),
-    ("attention_paper", "", FORMULA),
-    ("kv", "Memory", EXECUTED),
-    ("peak", "", MEASURED),
-)
-NO_MEMORY = "GPU only"
 MACHINE = (
     "Measured on {device}, {threads} threads, {dtype}, {attention} attention, torch {torch}, "
     "transformers {transformers}. {clocks} The full model's untimed probe is not counted."
@@ -221,6 +192,7 @@ LINK_INFO = (
 OPTIONS_KIND = "options must be an object of names and values."
 OPTIONS_UNKNOWN = "options holds an unknown name; known are {known}."
 FIELDS_KIND = "options.fields must be an object of names and values."
+FIELDS_OF_MANY = "options.fields are of one method: give a level or a budget behind each name."
 PROBE_KIND = "options.probe must be true or false."
 PICTURE_KIND = "The picture must be an uploaded file: upload it first, then name the upload."
 UNKNOWN_WORDS = "The bundled model never learnt the word “{words}”; it may guess."

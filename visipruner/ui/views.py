@@ -6,6 +6,8 @@ from html import escape
 
 from visipruner.choice import names_of, settings_of_side, short_title
 from visipruner.levels import PRESETS, level_number
+from visipruner.render.counters import ROWS
+from visipruner.render.numbers import duration, flops, in_bytes, times, unbroken
 from visipruner.render.words import describe_agreement
 from visipruner.results import LEAST_ROUNDS, Answer, Comparison, Times
 from visipruner.ui import text
@@ -20,36 +22,6 @@ LONG_ANSWER = 90  # from here on a card uses small type
 def names(method: str) -> tuple[str, str]:
     """What the two sides are called."""
     return text.FULL, text.AGAIN if method == "none" else text.PRUNED
-
-
-def count(number: float) -> str:
-    """1234567 -> 1.23 M: three digits and a letter."""
-    for size, letter in ((1e12, " T"), (1e9, " G"), (1e6, " M"), (1e3, " k")):
-        if abs(number) >= 0.9995 * size:  # 999.6 k is 1 M in three digits
-            return f"{number / size:.3g}{letter}"
-    return f"{number:.3g}"
-
-
-def flops(number: float) -> str:
-    value, _, letter = count(number).partition(" ")
-    return f"{value} {letter}FLOP"
-
-
-def duration(milliseconds: float | None) -> str:
-    if milliseconds is None:
-        return "–"
-    if milliseconds >= 1000:
-        return f"{milliseconds / 1000:.2f} s"
-    return f"{milliseconds:.0f} ms" if milliseconds >= 10 else f"{milliseconds:.1f} ms"
-
-
-def unbroken(value: str) -> str:
-    """A number that stays on one line with its unit."""
-    return value.replace(" ", "\N{NO-BREAK SPACE}")
-
-
-def times(ratio: float) -> str:
-    return f"{ratio:.1f}×" if ratio < 10 else f"{ratio:.0f}×"
 
 
 # -- status
@@ -332,7 +304,7 @@ def _ended(answer: Answer) -> list[str]:
         _row("token", duration(clock.per_token), text.MEASURED, token),
         _row("total", duration(clock.total), text.MEASURED, how["total"]),
         _row("flops", flops(counts.executed.prefill), text.EXECUTED),
-        _row("kv", f"{count(counts.kv_bytes)}B", text.EXECUTED),
+        _row("kv", in_bytes(counts.kv_bytes), text.EXECUTED),
     ]
 
 
@@ -348,17 +320,14 @@ def table_head(*names: str) -> str:
 
 def counters(comparison: Comparison) -> str:
     """Everything that was counted or clocked, side by side, each with its kind; folded away."""
-    cells = [_values(answer) for answer in comparison.answers]
     how, rows = how_often(comparison.answers[-1].times), []
-    for name, group, source in text.COUNTER_ROWS:
-        if group:
-            rows.append(f'<tr class="vp-group"><th scope="rowgroup" colspan="3">{group}</th></tr>')
-        full, pruned = (escape(values[name]) for values in cells)
-        known = tag(source, how.get(name, ""))
-        rows.append(
-            f'<tr><th scope="row">{escape(text.COUNTERS[name])} {known}</th>'
-            f"<td>{full}</td><td>{pruned}</td></tr>"
-        )
+    for row in ROWS:
+        if row.group:
+            head = f'<th scope="rowgroup" colspan="3">{row.group}</th>'
+            rows.append(f'<tr class="vp-group">{head}</tr>')
+        cells = "".join(f"<td>{escape(row.read(answer))}</td>" for answer in comparison.answers)
+        known = tag(row.kind, how.get(row.name, ""))
+        rows.append(f'<tr><th scope="row">{escape(row.words)} {known}</th>{cells}</tr>')
     head = table_head("", *_names(comparison))
     # In so many words too: a title is out of reach for keys and fingers.
     marks = "".join(
@@ -370,27 +339,6 @@ def counters(comparison: Comparison) -> str:
         f'<table class="vp-table vp-counters"><thead><tr>{head}</tr></thead>'
         f"<tbody>{''.join(rows)}</tbody></table>{marks}</details>"
     )
-
-
-def _values(answer) -> dict[str, str]:
-    clock, counts = answer.times, answer.counts
-    memory = text.NO_MEMORY if counts.peak_bytes is None else f"{count(counts.peak_bytes)}B"
-    return {
-        "vision": duration(clock.vision),
-        "prefill": duration(clock.prefill),
-        "first": duration(clock.first_token),
-        "token": duration(clock.per_token),
-        "total": duration(clock.total),
-        "flops": flops(counts.executed.prefill),
-        "probe": flops(counts.executed.probe),
-        "decode": flops(counts.executed.decode),
-        "tower": flops(counts.vision),
-        "macs": f"{count(counts.paper_macs)}MAC",
-        "attention": f"{counts.attention_executed:.1%}",
-        "attention_paper": f"{counts.attention_paper:.1%}",
-        "kv": f"{count(counts.kv_bytes)}B",
-        "peak": memory,
-    }
 
 
 def small_print(comparison: Comparison) -> str:
