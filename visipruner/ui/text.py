@@ -124,6 +124,7 @@ TOKENS = "visual tokens"
 TOKENS_WHY = "after layer {layer}{then}"
 TOKENS_BEFORE = "before the first layer{then}"
 TOKENS_THEN = ", none after layer {layer}"
+TOKENS_ENTER = "none before layer {layer}"
 TOKENS_NONE = "nothing was dropped"
 
 FORMULA, EXECUTED, MEASURED = "formula", "executed", "measured"

@@ -6,6 +6,7 @@ from html import escape
 
 from visipruner.choice import names_of, settings_of_side, short_title
 from visipruner.levels import PRESETS, level_number
+from visipruner.render.stages import dropping, entering
 from visipruner.render.words import describe_agreement
 from visipruner.results import LEAST_ROUNDS, Answer, Comparison, Times
 from visipruner.ui import text
@@ -251,14 +252,15 @@ def _firsts(comparison: Comparison) -> dict:
 
 def tokens(trace) -> tuple[str, str, str]:
     """Visual tokens before and after the first cut, what they are, and when they went."""
-    cuts = trace.drops
+    cuts, entered = dropping(trace), entering(trace, 0) if trace.layers else None
+    enter = "" if entered is None else text.TOKENS_ENTER.format(layer=entered)
     if not cuts:
-        return str(trace.num_visual), text.TOKENS, text.TOKENS_NONE
+        return str(trace.num_visual), text.TOKENS, enter or text.TOKENS_NONE
     gone = next((cut.after_layer for cut in cuts[1:] if not cut.kept), None)
     then = "" if gone is None else text.TOKENS_THEN.format(layer=gone)
     first = cuts[0]
     when = text.TOKENS_BEFORE if first.after_layer < 0 else text.TOKENS_WHY
-    why = when.format(layer=first.after_layer, then=then)
+    why = ", ".join(filter(None, [enter, when.format(layer=first.after_layer, then=then)]))
     return f"{trace.num_visual} → {len(first.kept)}", text.TOKENS, why
 
 
