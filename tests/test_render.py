@@ -14,6 +14,7 @@ from PIL import Image
 
 from visipruner.flops import ExecutedFlops
 from visipruner.layout import TokenLayout
+from visipruner.methods import METHODS
 from visipruner.render import charts, overlay, series, stages, svg
 from visipruner.render.compose import SceneComposer, composer_props, composer_value, scene_of
 from visipruner.render.overlay import draw_survivors, panels, veiled
@@ -242,6 +243,66 @@ def test_every_stage_has_a_sentence():
     assert "575 of 576 leave" in steps[2]["sentence"]
     assert "none is strong enough" in stages.steps(visipruner_trace(kept=()))[2]["sentence"]
     assert "nothing is dropped" in stages.steps(visipruner_trace(kept=range(576)))[2]["sentence"]
+
+
+def merged_trace():
+    """After layer 3 four patches have tokens of their own; one carries 20 and 21, a made one 22."""
+    trace = trace_of(["full"] * 4 + ["reduced"] * 8, {3: ("sparsevlm", [7, 8, 9, 10])}, "sparsevlm")
+    owner = trace.cuts[0].owner
+    owner[20] = owner[21] = 5 + 8
+    owner[22] = trace.length + 3  # a token that the method made
+    for record in trace.layers[4:]:
+        record.visual_tokens = 5
+    return trace
+
+
+def test_merged_patches_and_tokens_that_are_no_patch_are_said():
+    trace = merged_trace()
+    [_, step] = stages.steps(trace)
+    assert step["title"] == "Kept and merged"  # the method's own word
+    assert "5 of 576 visual tokens are left" in step["sentence"]
+    assert "2 of them also carry 3 other patches, merged into them." in step["sentence"]
+    assert "1 of them is no patch" in step["sentence"]
+    [cut] = viewer_value(comparison_of(trace))["cuts"]
+    value = viewer_value(comparison_of(trace))
+    assert unpack_bits(value["masks"][cut["merged"]], PATCHES) == [20, 21, 22]
+    assert cut["carriers"] == [8, 8, -1]
+    trace.cuts[0].owner[20:23] = [-1] * 3
+    assert "carry" not in stages.steps(trace)[1]["sentence"]
+    assert viewer_value(comparison_of(trace))["cuts"][0]["merged"] is None
+
+
+def waiting_trace():
+    """Schedule's late entry: words only below layer 4, all patches until 20 stay after 7."""
+    trace = trace_of(["full"] * 8 + ["reduced"] * 4, {7: ("schedule", range(20))}, "schedule")
+    owner = [5 + patch for patch in range(PATCHES)]
+    wait = Cut(-1, "wait", [], [-1] * PATCHES, None)
+    trace.cuts[:0] = [wait, Cut(3, "enter", list(range(PATCHES)), owner, None)]
+    for record in trace.layers[:4]:
+        record.visual_tokens, record.stage = 0, "text only"
+    return trace
+
+
+def test_patches_that_wait_outside_are_not_called_dropped():
+    trace = waiting_trace()
+    titles = [(s["title"], s["first"], s["last"]) for s in stages.steps(trace)]
+    spread = ("Evenly spread", 8, 11)
+    assert titles == [("Waiting outside", 0, 3), ("All patches", 4, 7), spread]
+    assert "enter before layer 4" in stages.steps(trace)[0]["sentence"]
+    assert stages.most_telling_layer(trace) == 4
+    assert [layer for layer, *_ in series.marks(trace)] == [7]
+    assert [name for name, _ in panels(trace)][1].startswith("After layer 7")
+    assert [cut["after"] for cut in viewer_value(comparison_of(trace))["cuts"]] == [-1, 3, 7]
+    live = stages.live_steps(trace.layers[:2], PATCHES)
+    assert "left" not in live[0]["sentence"]  # whether they come is not known yet
+    trace.cuts[1:] = []  # they never entered
+    assert stages.steps(trace)[0]["title"] == "Words only"
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_has_plain_words_for_its_stages(name):
+    assert all(word[0].isupper() for word in METHODS[name].stage_words.values())
+    assert all(len(word) < 20 for word in METHODS[name].stage_words.values())  # on a button
 
 
 def test_viewer_is_a_component_without_foreign_addresses():

@@ -34,6 +34,8 @@ class PruningMethod:
     rule: ClassVar[str] = "keeps everything"  # one sentence, for the page and the README
     where: ClassVar[str] = INSIDE
     needs: ClassVar[frozenset[str]] = frozenset()  # of "tower": what beside the language model
+    # What the page calls the layers after a cut of this stage, or labelled with it.
+    stage_words: ClassVar[Mapping[str, str]] = {}
 
     # -- what a person's wish means
 

@@ -9,6 +9,7 @@ answer and saves nothing.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -38,6 +39,7 @@ class FastV(PruningMethod):
     paper: ClassVar[str] = "arXiv 2403.06764 (ECCV 2024)"
     source: ClassVar[str] = "pkunlp-icler/FastV d1659729"
     rule: ClassVar[str] = "attention of the last prompt token in layer K - 1, once"
+    stage_words: ClassVar[Mapping[str, str]] = {"fastv": "Most attended"}
 
     keep: int = setting(144, "Patches that stay", INT, low=0, high=1_000_000)
     before_layer: int = setting(2, "First layer that runs without the rest", INT, low=1, high=1000)

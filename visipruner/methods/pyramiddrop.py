@@ -9,6 +9,7 @@ count from 0; the published code's first ratio, 1.0, stands before the first sta
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -35,6 +36,7 @@ class PyramidDrop(PruningMethod):
     paper: ClassVar[str] = "arXiv 2410.17247 (CVPR 2025)"
     source: ClassVar[str] = "Cooperx521/PyramidDrop 6444f304"
     rule: ClassVar[str] = "the next layer's attention, in three steps"
+    stage_words: ClassVar[Mapping[str, str]] = {"pyramiddrop": "Most attended"}
 
     layers: tuple[int, ...] = setting(
         (8, 16, 24), "First layers that run with fewer tokens", INTS, low=1, high=1000

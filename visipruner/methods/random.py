@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -25,6 +26,7 @@ class Random(PruningMethod):
     title: ClassVar[str] = "Random patches"
     rule: ClassVar[str] = "a seeded draw, before the language model or after a layer"
     where: ClassVar[str] = BEFORE
+    stage_words: ClassVar[Mapping[str, str]] = {"random": "Drawn by lot"}
 
     keep: int = setting(144, "Patches that stay", INT, low=0, high=1_000_000)
     after_layer: int = setting(

@@ -6,6 +6,7 @@ injection (arXiv 2602.23699), vision exit alone is VTW's rule (arXiv 2405.05803)
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -35,6 +36,11 @@ class Schedule(PruningMethod):
     title: ClassVar[str] = "Fixed schedule"
     paper: ClassVar[str] = "late entry: arXiv 2602.23699; vision exit: arXiv 2405.05803"
     rule: ClassVar[str] = "a number of tokens after one layer, none after another; or late entry"
+    stage_words: ClassVar[Mapping[str, str]] = {
+        "schedule": "Evenly spread",
+        "exit": "No vision",
+        "enter": "Entered",
+    }
 
     keep: int = setting(10, "Patches that stay", INT, low=0, high=1_000_000)
     keep_after: int | None = setting(

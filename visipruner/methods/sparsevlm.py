@@ -11,6 +11,7 @@ count from 0.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -45,6 +46,7 @@ class SparseVLM(PruningMethod):
     rule: ClassVar[str] = (
         "attention of the words that rate, after three layers; dropped ones merged"
     )
+    stage_words: ClassVar[Mapping[str, str]] = {"sparsevlm": "Kept and merged"}
     # Tokens kept after each layer at the published budgets, of 576.
     table: ClassVar[tuple] = (
         (576, 576, 576),
@@ -191,6 +193,7 @@ class SparseVLMPlus(SparseVLM):
     name: ClassVar[str] = "sparsevlm_plus"
     title: ClassVar[str] = "SparseVLM+: the same, freed of place, without merging"
     rule: ClassVar[str] = "as SparseVLM, its attention freed of place, the strongest heads alone"
+    stage_words: ClassVar[Mapping[str, str]] = {"sparsevlm_plus": "Highest rated"}
     table: ClassVar[tuple] = (
         (576, 576, 576),
         (300, 200, 118),

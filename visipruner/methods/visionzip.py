@@ -11,6 +11,7 @@ tokens does not count the class token; the code's does.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -44,6 +45,7 @@ class VisionZip(PruningMethod):
     )
     where: ClassVar[str] = BEFORE
     needs: ClassVar[frozenset[str]] = frozenset({"tower"})
+    stage_words: ClassVar[Mapping[str, str]] = {"visionzip": "Kept and merged"}
 
     dominant: int = setting(54, "Dominant tokens, CLS among them", INT, low=1, high=1_000_000)
     contextual: int = setting(10, "Contextual tokens", INT, low=0, high=1_000_000)

@@ -76,6 +76,14 @@ class VisiPruner(PruningMethod):
     paper: ClassVar[str] = "arXiv 2510.17205 (EMNLP 2025)"
     source: ClassVar[str] = "EIT-NLP/VisiPruner d778622"
     rule: ClassVar[str] = "influence on the last prompt token; three stages"
+    stage_words: ClassVar[Mapping[str, str]] = {
+        "shallow": "Shallow",
+        "search": "Searching",
+        "filter": "Filtering",
+        "middle": "Middle",
+        "exit": "Exit",
+        "text only": "Deep",
+    }
 
     semantics: str = setting(
         "paper", "Rules", CHOICE, options={"paper": "paper", "official": "official"}

@@ -9,6 +9,7 @@ from collections.abc import Collection
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from visipruner.render import palette
+from visipruner.render.stages import dropping
 from visipruner.trace import PruningTrace
 
 _SIZE = 420  # pixels of a panel's longer side
@@ -50,7 +51,7 @@ def panels(trace: PruningTrace) -> list[tuple[str, list[int]]]:
     """Title and patches of each stage worth a picture: the input, then what every cut left."""
     found = [(f"Input: {_patches(trace.num_visual)}", list(range(trace.num_visual)))]
     last = trace.num_visual
-    for cut in trace.drops:
+    for cut in dropping(trace):
         if len(cut.kept) == last:
             continue
         last = len(cut.kept)

@@ -24,19 +24,17 @@ STAGE_COLOURS = {
     "middle": "#009E73",
     "exit": EXIT,
     "text only": "#9a9a9a",
+    "waiting": "#9a9a9a",
     "full": "#56B4E9",
     "reduced": "#009E73",
 }
 
+# Of layers that no method labelled; the methods bring their own words.
 STAGE_TITLES = {
-    "shallow": "Shallow",
-    "search": "Searching",
-    "filter": "Filtering",
-    "middle": "Middle",
-    "exit": "Exit",
-    "text only": "Deep",
     "full": "All patches",
     "reduced": "Chosen patches",
+    "text only": "Words only",
+    "waiting": "Waiting outside",
 }
 
 # Viridis at nine even steps (matplotlib's table).

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from visipruner.render import palette
+from visipruner.render.stages import dropping
 from visipruner.trace import PruningTrace
 
 
@@ -44,7 +45,7 @@ def layer_spans(values: Sequence) -> list[tuple[int, int, object]]:
 def marks(trace: PruningTrace) -> list[tuple[int, str, str]]:
     """Layers after which something was dropped: (layer, words, colour)."""
     found = []
-    for cut in trace.drops:
+    for cut in dropping(trace):
         before = trace.cut_before(cut.after_layer)
         present = trace.num_visual if before is None else len(before.kept)
         if len(cut.kept) == present:

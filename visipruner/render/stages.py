@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from visipruner.methods import METHODS
 from visipruner.render.palette import STAGE_TITLES
-from visipruner.trace import Cut, LayerRecord, PruningTrace
+from visipruner.trace import NOBODY, Cut, LayerRecord, PruningTrace
 
 _LIVE = {
     "shallow": "The question does not read single patches yet.",
@@ -13,12 +14,13 @@ _LIVE = {
     "filter": "Here a patch matters: the strongest stay, the others leave now.",
     "exit": "The last patches hardly matter any more: no visual token is left after this layer.",
     "text only": "No visual token is left. From here on the model works with words only.",
+    "waiting": "There is no visual token in this layer: it works with words only.",
 }
 
 
 def steps(trace: PruningTrace) -> list[dict]:
     """Runs of layers in one stage: stage, title, first and last layer, visual tokens, sentence."""
-    found = stage_runs(trace.layers)
+    found = stage_runs(trace.layers, lambda record: _named(trace, record))
     for step in found:
         step["sentence"] = _sentence(trace, step)
     return found
@@ -26,24 +28,30 @@ def steps(trace: PruningTrace) -> list[dict]:
 
 def live_steps(records: Sequence[LayerRecord], num_visual: int) -> list[dict]:
     """The same while prefill runs: what a stage does is known, what it will decide is not."""
-    found = stage_runs(records)
+    found = stage_runs(records, lambda record: _named_live(records, record))
     for step in found:
         count = f"{step['visual']} of {num_visual} visual tokens went through this layer."
         step["sentence"] = _LIVE.get(step["stage"]) or count
     return found
 
 
-def stage_runs(records: Sequence[LayerRecord]) -> list[dict]:
+def stage_runs(records: Sequence[LayerRecord], named) -> list[dict]:
+    """Runs of layers of one stage and one number of visual tokens.
+
+    Args:
+        named: a record -> its stage and what that is called.
+    """
     found: list[dict] = []
     for record in records:
+        stage, title = named(record)
         last = found[-1] if found else None
-        if last and last["stage"] == record.stage and last["visual"] == record.visual_tokens:
+        if last and (last["stage"], last["visual"]) == (stage, record.visual_tokens):
             last["last"] = record.layer
             continue
         found.append(
             {
-                "stage": record.stage,
-                "title": STAGE_TITLES.get(record.stage, record.stage.capitalize()),
+                "stage": stage,
+                "title": title,
                 "first": record.layer,
                 "last": record.layer,
                 "visual": record.visual_tokens,
@@ -52,10 +60,57 @@ def stage_runs(records: Sequence[LayerRecord]) -> list[dict]:
     return found
 
 
+def _named(trace: PruningTrace, record: LayerRecord) -> tuple[str, str]:
+    """A layer's stage and its title, in the words of the method that labelled or cut it."""
+    if entering(trace, record.layer) is not None:
+        return "waiting", STAGE_TITLES["waiting"]
+    words = [METHODS[s.name].stage_words if s.name in METHODS else {} for s in trace.stories]
+    cut, stage = trace.cut_before(record.layer), record.stage
+    if stage == "reduced" and cut and cut.by < len(words) and cut.stage in words[cut.by]:
+        return stage, words[cut.by][cut.stage]
+    titles = [own[stage] for own in words if stage in own]
+    return stage, (titles or [_title(stage)])[0]
+
+
+def _named_live(records: Sequence[LayerRecord], record: LayerRecord) -> tuple[str, str]:
+    """Which method runs is not known here, but its labels are its own."""
+    stage = record.stage
+    if stage == "text only" and not any(one.visual_tokens for one in records):
+        stage = "waiting"  # or nothing will ever enter: that is not known yet
+    return stage, _title(stage)
+
+
+def _title(stage: str) -> str:
+    words = [
+        method.stage_words[stage] for method in METHODS.values() if stage in method.stage_words
+    ]
+    return STAGE_TITLES.get(stage) or (words or [stage.capitalize()])[0]
+
+
+def dropping(trace: PruningTrace) -> list[Cut]:
+    """`trace.drops` without those whose tokens come back."""
+    return [cut for cut in trace.drops if not _comes_back(trace, cut)]
+
+
+def _comes_back(trace: PruningTrace, cut: Cut) -> bool:
+    later = (c for c in trace.cuts if c.after_layer > cut.after_layer and c.by == cut.by)
+    return any(c.stage == "enter" and len(c.kept) > len(cut.kept) for c in later)
+
+
+def entering(trace: PruningTrace, layer: int) -> int | None:
+    """The layer before which visual tokens come in, where `layer` runs without any till then."""
+    if trace.layers[layer].visual_tokens:
+        return None
+    later = (c.after_layer + 1 for c in trace.cuts if c.stage == "enter" and c.after_layer >= layer)
+    return next(later, None)
+
+
 def most_telling_layer(trace: PruningTrace) -> int:
     """Where to look first: right after patches were dropped, or where that came nearest."""
     last = len(trace.layers) - 1
-    for cut in trace.drops[:1]:
+    if trace.layers and (entered := entering(trace, 0)) is not None:
+        return min(last, entered)
+    for cut in dropping(trace)[:1]:
         return max(0, min(last, cut.after_layer + bool(cut.kept)))
     nearest = trace.most_influential()
     return nearest[1] if nearest else 0
@@ -137,10 +192,35 @@ def _text_only(trace: PruningTrace, record: LayerRecord, step: dict) -> str:
     return _LIVE["text only"]
 
 
+def _waiting(trace: PruningTrace, record: LayerRecord, step: dict) -> str:
+    return (
+        f"The visual tokens wait outside and enter before layer {entering(trace, record.layer)}: "
+        "till then the model works with words only."
+    )
+
+
 def _plain(trace: PruningTrace, record: LayerRecord, step: dict) -> str:
     if record.visual_tokens == trace.num_visual:
-        return f"All {record.visual_tokens} visual tokens are here, nothing was dropped before."
-    return f"{_left(record, trace)}, as the method chose them."
+        here = f"All {record.visual_tokens} visual tokens are here"
+        return f"{here}, nothing was dropped before."
+    return f"{_left(record, trace)}, as the method chose them.{_merged(trace, record)}"
+
+
+def _merged(trace: PruningTrace, record: LayerRecord) -> str:
+    """Who carries the patches without a token of their own, and whether any token is no patch."""
+    cut = trace.cut_before(record.layer)
+    if cut is None:
+        return ""
+    sentence, own = "", set(cut.kept)
+    carriers = [o for p, o in enumerate(cut.owner) if p not in own and o != NOBODY]
+    if carriers:
+        many, few = len(carriers), len(set(carriers))
+        verb = "also carries" if few == 1 else "also carry"
+        patches = "1 other patch" if many == 1 else f"{many} other patches"
+        sentence = f" {few} of them {verb} {patches}, merged into {'it' if few == 1 else 'them'}."
+    if made := record.visual_tokens - len(own):
+        sentence += f" {made} of them {'is' if made == 1 else 'are'} no patch of the picture."
+    return sentence
 
 
 def _left(record: LayerRecord, trace: PruningTrace) -> str:
@@ -155,6 +235,7 @@ _SENTENCES = {
     "middle": _middle,
     "exit": _exit,
     "text only": _text_only,
+    "waiting": _waiting,
 }
 
 

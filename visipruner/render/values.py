@@ -12,7 +12,7 @@ from PIL import Image
 
 from visipruner.render.series import thresholds_of
 from visipruner.render.stages import live_steps, most_telling_layer, steps
-from visipruner.trace import Influence, LayerRecord, PruningTrace
+from visipruner.trace import NOBODY, Influence, LayerRecord, PruningTrace
 
 MAX_SIDE = 672  # pixels of the picture that is sent; the patch grid needs no more
 MAX_PICTURE_BYTES = 60_000
@@ -88,7 +88,7 @@ def viewer_value(comparison, start: dict | None = None) -> dict:
         "first": most_telling_layer(trace),
         "why": trace.why,
         "thresholds": _thresholds(trace.fields),
-        "cuts": [_cut(cut, trace, masks) for cut in trace.drops],
+        "cuts": [_cut(cut, trace, masks) for cut in trace.cuts if _matters(cut, trace)],
         "probe": probe and [_influence(record.influence, masks) for record in probe.layers],
         "scale": _scale(trace, probe),
         "masks": masks.packed,
@@ -175,6 +175,10 @@ def _influence(influence: Influence | None, masks: _Masks) -> dict | None:
 def _cut(cut, trace: PruningTrace, masks: _Masks) -> dict:
     before = trace.cut_before(cut.after_layer)
     present = range(trace.num_visual) if before is None else before.kept
+    own, patch_of = set(cut.kept), _patches_by_token(trace)
+    merged = [
+        patch for patch, owner in enumerate(cut.owner) if owner != NOBODY and patch not in own
+    ]
     scores = None
     if cut.scores and len(cut.scores) == len(present):  # else they are of other tokens
         scores = [score for _, score in sorted(zip(present, cut.scores, strict=True))]
@@ -186,7 +190,20 @@ def _cut(cut, trace: PruningTrace, masks: _Masks) -> dict:
         "kept": masks.number(cut.kept),
         "at": masks.number(present),
         "scores": pack_numbers(scores) if scores else None,
+        "merged": masks.number(merged) if merged else None,
+        # Of each merged patch, ascending, the patch whose token carries it; -1: it shows none.
+        "carriers": [patch_of.get(cut.owner[patch], -1) for patch in merged],
     }
+
+
+def _patches_by_token(trace: PruningTrace) -> dict[int, int]:
+    visual = [token for start, stop in trace.spans for token in range(start, stop)]
+    return {token: patch for patch, token in enumerate(visual)}
+
+
+def _matters(cut, trace: PruningTrace) -> bool:
+    """Whether a layer runs with other patches after it: with fewer, or with some that entered."""
+    return cut in trace.drops or (cut.stage == "enter" and cut.after_layer < len(trace.layers) - 1)
 
 
 def _thresholds(settings: dict) -> dict:

@@ -125,15 +125,29 @@ class Story {
     return `Row ${Math.floor(patch / this.columns) + 1}, column ${(patch % this.columns) + 1}`;
   }
 
-  // The cut that took a patch away, or null.
+  // The cut that took a patch away for good, or null: one that waits outside comes back.
   death(patch) {
-    let before = true;
+    let death = null;
     for (const cut of this.cuts) {
       const stays = this.sets[cut.kept].includes(patch);
-      if (before && !stays) return cut;
-      before = stays;
+      death = stays ? null : death || cut;
     }
-    return null;
+    return death;
+  }
+
+  // Whose token carries a patch after a cut: "" if it is dropped, and not merged into another.
+  carrier(cut, patch) {
+    const at = cut.carriers.length ? this.sets[cut.merged].indexOf(patch) : -1;
+    if (at < 0) return "";
+    const by = cut.carriers[at];
+    if (by < 0) return "by a token that is no patch";
+    return `by the token of ${this.place(by).toLowerCase()}`;
+  }
+
+  // Whether any patch that is gone in a layer was merged into a token that is there.
+  merges(layer) {
+    const cut = this.cuts.filter((one) => one.after < layer).pop();
+    return Boolean(cut && cut.carriers.length);
   }
 
   numbers(influence, patch) {
@@ -147,6 +161,7 @@ class Story {
     const cut = this.death(patch);
     if (this.kind !== "done") return "";
     if (!cut && !this.cuts.length) return "nothing is dropped in this run";
+    if (cut && this.carrier(cut, patch)) return this.mergedLine(cut, patch);
     if (!cut) return `stays to the end${this.influence(this.cuts[0].after, "run")
       ? "" : this.rank(this.cuts[0], patch)}`;
     const where = cut.after < 0 ? "dropped before layer 0" : `dropped after layer ${cut.after}`;
@@ -154,6 +169,13 @@ class Story {
     if (cut.stage === "filter" && influence) return `${where}: ${this.verdict(influence, patch)}`;
     if (cut.stage === "exit") return `${where}, when vision left`;
     return where + this.rank(cut, patch);
+  }
+
+  mergedLine(cut, patch) {
+    const where = cut.after < 0 ? "merged before layer 0" : `merged after layer ${cut.after}`;
+    const last = this.cuts[this.cuts.length - 1], now = this.carrier(last, patch);
+    if (now) return `${where}, carried ${now}`;
+    return `${where}, carried ${this.carrier(cut, patch)} until that was dropped`;
   }
 
   // Where a patch stood among those that a method chose from by a score.
@@ -186,7 +208,13 @@ class Story {
     if (this.kind !== "done") return parts.join("") + ".";
     const death = this.death(patch);
     const now = this.numbers(this.influence(layer, "run"), patch);
-    if (death && layer > death.after) parts.push(`. Layer ${layer}: no longer there`);
+    const step = this.stepOf(layer);
+    if (step && step.stage === "waiting") parts.push(`. Layer ${layer}: it waits outside`);
+    else if (death && layer > death.after) {
+      const merged = this.cuts.filter((cut) => cut.after < layer).pop();
+      const carried = merged && this.carrier(merged, patch);
+      parts.push(carried ? `. Layer ${layer}: no token of its own` : `. Layer ${layer}: no longer there`);
+    }
     else if (now && !(death && death.after === layer && death.stage === "filter")) {
       parts.push(`. Layer ${layer}: ${now}`);
     } else if (!now && this.modes().includes("run")) {
@@ -200,6 +228,8 @@ class Story {
   whyUntested(layer) {
     const record = this.layers[layer];
     if (!record) return "";
+    const step = this.stepOf(layer);
+    if (step && step.stage === "waiting") return " (the visual tokens wait outside)";
     if (!record.visual) return " (no visual token is left)";
     if (record.stage === "shallow") return " (shallow: single patches are not read yet)";
     return " (the method measures nothing here)";

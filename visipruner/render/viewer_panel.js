@@ -85,10 +85,12 @@ function refresh() {
     cell.classList.toggle("pv-now", layer === view.layer);
   });
   const present = story.present(view.layer), staying = story.staying(view.layer);
-  const differ = present && present.some((flag, patch) => flag !== staying[patch]);
+  const differ = present && present.some((flag, patch) => flag && !staying[patch]);
   find("key").hidden = !present || !(differ || present.includes(0));
   find("key-stays").hidden = !staying || !staying.includes(1);
   find("key-leaving").hidden = !differ;
+  find("gone-words").textContent = step && step.stage === "waiting" ? "waits outside"
+    : story.merges(view.layer) ? "merged or dropped before" : "dropped before";
   find("key-gone").hidden = !present || !present.includes(0) || full;
   find("sentence").textContent = full ? fullText()
     : step ? step.sentence + leavingText(step) : waitingText(record);
@@ -108,8 +110,9 @@ function fullText() {
 function leavingText(step) {
   const cut = story.cutAfter(view.layer);
   const gone = cut ? story.sets[cut.at].length - story.sets[cut.kept].length : 0;
-  if (!gone || step.stage === "filter" || step.stage === "exit") return "";
-  return ` After this layer ${gone} of them ${gone === 1 ? "is" : "are"} dropped.`;
+  if (gone <= 0 || step.stage === "filter" || step.stage === "exit") return "";
+  const merged = cut.carriers.length ? "merged or dropped" : "dropped";
+  return ` After this layer ${gone} of them ${gone === 1 ? "is" : "are"} ${merged}.`;
 }
 
 function countText(record) {

@@ -13,7 +13,7 @@ from visipruner.levels import PRESETS
 from visipruner.methods import METHODS
 from visipruner.render.compose import composer_value
 from visipruner.tiny.phrases import LLAVA_SHORT, SHORT
-from visipruner.ui import examples, fields, scenes, share, text, views
+from visipruner.ui import about, examples, fields, scenes, share, text, views
 from visipruner.ui.page import PRIVATE, SMALL, UNQUEUED, plainly
 
 
@@ -182,7 +182,7 @@ def _fields(loaded, run, models, c):
             for owner, name in fields.ALL
         ]
         leveled = gr.update(interactive=method != "none")
-        return [*groups, *boxes, leveled, leveled]
+        return [about.of_names(names, hints, "h2"), *groups, *boxes, leveled, leveled]
 
     triggers = [
         c.model.input,
@@ -191,7 +191,7 @@ def _fields(loaded, run, models, c):
         c.advanced.semantics.input,
     ]
     chosen = [c.model, c.method, c.level, c.advanced.semantics]
-    shown = [*c.advanced.groups, *c.advanced.fields, c.preset, c.level]
+    shown = [c.about, *c.advanced.groups, *c.advanced.fields, c.preset, c.level]
     # Gradio would answer a level outside the slider with an error of the server.
     within = "(model, method, level, semantics) => [model, method, vp.within(level), semantics]"
     gr.on(triggers, on_choice, chosen, shown, js=within, trigger_mode="always_last", **UNQUEUED)

@@ -12,7 +12,7 @@ from visipruner.loading import PRECISIONS
 from visipruner.methods import METHODS
 from visipruner.methods.visipruner import SEMANTICS
 from visipruner.render.compose import SceneComposer
-from visipruner.ui import examples, fields, text
+from visipruner.ui import about, examples, fields, text
 from visipruner.ui.handlers import Form
 from visipruner.ui.page import browser_value, picture_input
 from visipruner.ui.store import BACKENDS, Models
@@ -37,6 +37,7 @@ class Controls:
     reset: gr.Button
     model: gr.Dropdown
     method: gr.Dropdown
+    about: gr.HTML
     preset: gr.Radio
     level: gr.Slider
     advanced: Advanced
@@ -136,6 +137,7 @@ def build(models: Models) -> Controls:
         value="visipruner",
         label=text.METHOD,
     )
+    told = gr.HTML(about.of_names(["visipruner"], heading="h2"), elem_classes="vp-about")
     preset = gr.Radio(list(PRESETS), value="balanced", label=text.PRESET)
     level = gr.Slider(
         0, 1, PRESETS["balanced"], step=0.05, label=text.LEVEL, info=text.LEVEL_INFO, buttons=[]
@@ -148,7 +150,7 @@ def build(models: Models) -> Controls:
     scene = browser_value()
     return Controls(
         picture, scene, seed, new_scene, thumbnails, question, another, one_word, compose, composer,
-        run, stop, reset, model, method, preset, level, advanced,
+        run, stop, reset, model, method, told, preset, level, advanced,
     )  # fmt: skip
 
 

@@ -85,7 +85,7 @@ def build(models: Models) -> gr.Blocks:
 def _head() -> gr.HTML:
     with gr.Row(elem_classes="vp-head"):
         with gr.Column(scale=8, min_width=280):
-            gr.HTML(f'<h1>{text.TITLE}</h1><p class="vp-lead">{text.LEAD}</p>')
+            gr.HTML(f"<h1>{text.TITLE}</h1>")
             state = gr.HTML(elem_classes="vp-model")
         with gr.Row(elem_classes="vp-modes"):
             projector = gr.Button(
@@ -114,13 +114,15 @@ def _results() -> Results:
         viewer = PatchViewer()
         plots, told = [], []
         with gr.Column(visible=False, elem_classes="vp-charts") as charts:
-            with gr.Row():
-                for _ in range(2):
-                    with gr.Column(min_width=320):
-                        plots.append(gr.Plot(show_label=False, container=False))
-                        told.append(gr.HTML())
-            plots.append(gr.Plot(show_label=False, container=False))
-            told.append(gr.HTML())
+            fold = gr.Button(text.CHARTS, size="sm", elem_id="vp-fold")  # on phones only
+            with gr.Column(elem_classes="vp-drawn"):
+                with gr.Row():
+                    for _ in range(2):
+                        with gr.Column(min_width=280):
+                            plots.append(gr.Plot(show_label=False, container=False))
+                            told.append(gr.HTML())
+                plots.append(gr.Plot(show_label=False, container=False))
+                told.append(gr.HTML())
         with gr.Row(elem_classes="vp-tight vp-saves"):
             measure = gr.Button(text.MEASURE, size="sm")
             saves = {
@@ -133,6 +135,7 @@ def _results() -> Results:
             }
         medians = gr.HTML()
         small = gr.HTML()
+    fold.click(None, js="() => vp.fold()", api_visibility="private")
     payload = gr.JSON(visible="hidden")
     return Results(
         status, notes, intro, body, verdict, full, pruned, viewer, charts, plots, told, small,
@@ -142,13 +145,13 @@ def _results() -> Results:
 
 def _intro() -> str:
     steps = "".join(f"<li><b>{name}</b><span>{what}</span></li>" for name, what in text.HOW)
-    # page.js puts the chosen picture under the grid.
-    caption, end = (
-        f'<span class="vp-there">{there}</span><span class="vp-missing">{missing}</span>'
-        for there, missing in ((text.AS_PATCHES, text.NO_PATCHES), (text.HOW_END, text.HOW_EMPTY))
+    # The style sheet knows whether there is a picture.
+    end = (
+        f'<span class="vp-there">{text.HOW_END}</span>'
+        f'<span class="vp-missing">{text.HOW_EMPTY}</span>'
     )
-    seen = f'<figure><div><img alt=""></div><figcaption>{caption}</figcaption></figure>'
-    return f'<div class="vp-intro">{seen}<div><ol>{steps}</ol><p>{end}</p></div></div>'
+    lead = f'<p class="vp-lead">{text.LEAD}</p>'
+    return f'<div class="vp-intro">{lead}<ol>{steps}</ol><p class="vp-begin">{end}</p></div>'
 
 
 def _lesson() -> Lesson:

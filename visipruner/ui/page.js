@@ -23,6 +23,11 @@ window.vp = {
     location.assign(location.pathname);
   },
 
+  // On a phone the charts are folded away.
+  fold() {
+    document.querySelector(".vp-charts").classList.toggle("vp-open");
+  },
+
   show(selector) {
     const calm = matchMedia("(prefers-reduced-motion: reduce)").matches;
     document.querySelector(selector)?.scrollIntoView({ behavior: calm ? "auto" : "smooth" });
@@ -205,18 +210,7 @@ function watchPicture() {
   }).observe(document.body, { subtree: true, childList: true, attributeFilter: ["src"] });
 }
 
-// Before the first run, the chosen picture stands large under the grid of patches.
-function showPatches() {
-  new MutationObserver(() => {
-    const seen = document.querySelector(".vp-intro img");
-    const source = document.querySelector(".vp-picture img")?.getAttribute("src");
-    if (!seen || seen.getAttribute("src") === (source ?? null)) return;
-    if (source) seen.src = source;
-    else seen.removeAttribute("src");
-  }).observe(document.body, { subtree: true, childList: true, attributeFilter: ["src"] });
-}
-
-// The buttons tell whether their modes are on, to eyes and to screen readers. The page itself is
+// The buttons tell whether what they switch is on, to eyes and to screen readers. The page itself is
 // watched, for dark may be the system's choice.
 function showModes() {
   new MutationObserver(() => {
@@ -224,6 +218,8 @@ function showModes() {
       const on = Boolean(document.querySelector(`body.${mode}, #vp-page.${mode}`));
       document.getElementById("vp-" + mode)?.setAttribute("aria-pressed", String(on));
     }
+    const open = Boolean(document.querySelector(".vp-charts.vp-open"));
+    document.getElementById("vp-fold")?.setAttribute("aria-expanded", String(open));
   }).observe(document.body, { subtree: true, childList: true, attributeFilter: ["class"] });
 }
 
@@ -281,7 +277,6 @@ function ready() {
   announce();
   closeMenus();
   explainDevices();
-  showPatches();
   watchPicture();
   showModes();
   fitCharts();

@@ -68,15 +68,16 @@ AGAIN = "Once more, unpruned"  # the second side of a method that prunes nothing
 NO_ANSWER_YET = "…"
 EMPTY_ANSWER = "(the model ended without a word)"
 
+ABOUT = "rule, paper, code, settings"
+ABOUT_RULE, ABOUT_PAPER, ABOUT_SOURCE = "Rule", "Paper", "Code"
+
 HOW = (
     ("Look", "The picture becomes a grid of patches. Each patch is one visual token."),
     ("Prune", "Layer by layer, the method tests which patches still move the answer."),
     ("Compare", "Both answers, what they cost, and the patches that were enough."),
 )
 HOW_END = "Press Run: an example is ready."
-AS_PATCHES = "What the model gets: a grid of patches, one visual token each."
 HOW_EMPTY = "Choose an example, press New scene or bring a picture of your own."
-NO_PATCHES = "There is no picture yet."
 
 WAITING = "Waiting for the model…"
 READING = "Looking at the picture…"
@@ -114,9 +115,9 @@ FASTER = "faster first word"
 SLOWER = "slower first word"
 NO_DIFFERENCE = "no measurable difference"
 FIRST_TOKEN_WHY = (
-    "median of {rounds} runs: first word after {full} → {pruned}, the picture's encoding included"
+    "after {full} → {pruned}, the picture's encoding included: median of {rounds} runs"
 )
-UNEVEN = "The times are too uneven to call one side faster: {why}."
+UNEVEN = "The times are too uneven to call one side faster: first word {why}."
 MEDIAN_OF, SUM, ONE_RUN, FEW_TOKENS = "median of {rounds}", "sum", "one run", "too few"
 TOO_FEW_RUNS = (
     "First word after {full} → {pruned}, too few runs to call one side faster: “Measure again” "
@@ -127,6 +128,7 @@ TOKENS = "visual tokens"
 TOKENS_WHY = "after layer {layer}{then}"
 TOKENS_BEFORE = "before the first layer{then}"
 TOKENS_THEN = ", none after layer {layer}"
+TOKENS_ENTER = "none before layer {layer}"
 TOKENS_NONE = "nothing was dropped"
 
 MARKS = {
@@ -135,7 +137,7 @@ MARKS = {
     MEASURED: "a clock or a memory counter",
 }
 COUNTERS = {
-    "layer": "Layers done",
+    "layer": "Layers",
     "tokens": "Visual tokens in it",
     **counters.WORDS,
 }
@@ -232,6 +234,7 @@ SWEEP_DONE = "{done} of {all} runs are done."
 SWEEP_SAME, SWEEP_DIFFERENT = "same", "different"
 MEDIAN_RATIO = "first ÷ second"
 
+CHARTS = "Charts, layer by layer"
 SAVE_PNG, SAVE_JSON, SAVE_HTML = "Overlays (PNG)", "Data (JSON)", "Report (HTML)"
 REPEAT = "Repeat or share this"
 LINK = "Link that fills the form"

@@ -8,9 +8,10 @@ from visipruner.choice import names_of, settings_of_side, short_title
 from visipruner.levels import PRESETS, level_number
 from visipruner.render.counters import ROWS
 from visipruner.render.numbers import duration, flops, in_bytes, times, unbroken
+from visipruner.render.stages import dropping, entering
 from visipruner.render.words import describe_agreement
 from visipruner.results import LEAST_ROUNDS, Answer, Comparison, Times
-from visipruner.ui import text
+from visipruner.ui import about, text
 from visipruner.ui.handlers import PRUNED, Job, Progress, Side
 from visipruner.ui.scenes import Truth
 
@@ -106,9 +107,11 @@ def verdict(comparison: Comparison, truth: Truth | None = None, below: str = "")
     before = f'<small class="vp-before">{text.BEFORE}</small>'  # page.js knows when
     return (
         f'<section class="vp-verdict {kind}" aria-label="Verdict">'
+        '<div class="vp-result"><div class="vp-says">'
         f"<h2>{escape(describe_agreement(comparison))} {before}</h2>{below}"
-        f"{_words(comparison)}{_truth(comparison, truth)}"
-        f'<div class="vp-numbers">{_numbers(comparison)}</div>{_no_speed(comparison)}</section>'
+        f"{_words(comparison)}{_truth(comparison, truth)}</div>"
+        f'<div class="vp-numbers">{_numbers(comparison)}</div></div>'
+        f"{_no_speed(comparison)}</section>"
     )
 
 
@@ -191,7 +194,7 @@ def _number(value: str, label: str, why: str, source: str) -> str:
     size = "long" if len(value) > 7 else ""
     return (
         f'<div class="vp-number"><strong class="{size}">{escape(value)}</strong>'
-        f"<b>{escape(label)}</b><small>{escape(why)} {tag(source)}</small></div>"
+        f"<b>{escape(label)}</b><small><span>{escape(why)}</span> {tag(source)}</small></div>"
     )
 
 
@@ -223,14 +226,15 @@ def _firsts(comparison: Comparison) -> dict:
 
 def tokens(trace) -> tuple[str, str, str]:
     """Visual tokens before and after the first cut, what they are, and when they went."""
-    cuts = trace.drops
+    cuts, entered = dropping(trace), entering(trace, 0) if trace.layers else None
+    enter = "" if entered is None else text.TOKENS_ENTER.format(layer=entered)
     if not cuts:
-        return str(trace.num_visual), text.TOKENS, text.TOKENS_NONE
+        return str(trace.num_visual), text.TOKENS, enter or text.TOKENS_NONE
     gone = next((cut.after_layer for cut in cuts[1:] if not cut.kept), None)
     then = "" if gone is None else text.TOKENS_THEN.format(layer=gone)
     first = cuts[0]
     when = text.TOKENS_BEFORE if first.after_layer < 0 else text.TOKENS_WHY
-    why = when.format(layer=first.after_layer, then=then)
+    why = ", ".join(filter(None, [enter, when.format(layer=first.after_layer, then=then)]))
     return f"{trace.num_visual} → {len(first.kept)}", text.TOKENS, why
 
 
@@ -250,8 +254,9 @@ def column(progress: Progress, side: int, truth: Truth | None = None) -> str:
         return card(shown.answer, side, name, truth)
     busy = "busy" if side == progress.now else ""
     words = escape(shown.text) or text.NO_ANSWER_YET
-    drawn = _card(side, escape(name), words, _live(progress, shown), busy)
-    return drawn.replace(_CARD, _LIVE, 1)
+    folds = f'<dl class="vp-live">{_live(progress, shown)}</dl>'
+    folds += about.of_names(names_of(progress.method)) if side == PRUNED else ""
+    return _card(side, escape(name), words, folds, busy).replace(_CARD, _LIVE, 1)
 
 
 def card(answer: Answer, side: int, name: str, truth: Truth | None = None) -> str:
@@ -260,13 +265,17 @@ def card(answer: Answer, side: int, name: str, truth: Truth | None = None) -> st
     length = len(answer.text)
     size = "short" if 0 < length <= SHORT_ANSWER else "long" if length >= LONG_ANSWER else ""
     words = escape(answer.text) or text.EMPTY_ANSWER
-    return _card(side, f"{escape(name)} {right}", words, _ended(answer), size=size)
+    first, *rows = _ended(answer)
+    costs = f"<summary>{first}</summary><dl>{''.join(rows)}</dl>"
+    folds = f'<details class="vp-costs">{costs}</details>{about.of_trace(answer.trace)}'
+    return _card(side, f"{escape(name)} {right}", words, folds, size=size)
 
 
-def _card(side: int, head: str, words: str, rows: list[str], busy: str = "", size: str = "") -> str:
+def _card(side: int, head: str, words: str, folds: str, busy: str = "", size: str = "") -> str:
     return (
         f'<article class="vp-side {"pruned" if side == PRUNED else "full"} {busy}"><h3>{head}</h3>'
-        f'<p class="vp-answer {size}" tabindex="0">{words}</p><dl>{"".join(rows)}</dl></article>'
+        f'<p class="vp-answer {size}" tabindex="0">{words}</p>'
+        f'<div class="vp-folds">{folds}</div></article>'
     )
 
 
@@ -275,16 +284,13 @@ def _row(name: str, value: str, source: str, words: str = "") -> str:
     return f"<div><dt>{label}</dt><dd>{escape(value)} {tag(source, words)}</dd></div>"
 
 
-# As many rows while it runs as afterwards: the cards never jump.
-def _live(progress: Progress, side: Side) -> list[str]:
+# One line while it runs, one folded line afterwards: the cards never jump.
+def _live(progress: Progress, side: Side) -> str:
     last = side.records[-1] if side.records else None
-    return [
-        _row("layer", f"{last.layer + 1 if last else 0} / {progress.layers}", text.EXECUTED),
-        _row("tokens", str(last.visual_tokens) if last else "–", text.EXECUTED),
-        _row("flops", flops(side.flops) if side.flops else "–", text.EXECUTED),
-        _row("first", "–", text.MEASURED),
-        _row("total", "–", text.MEASURED),
-    ]
+    layers = f"{last.layer + 1 if last else 0} / {progress.layers}"
+    return _row("layer", layers, text.EXECUTED) + _row(
+        "flops", flops(side.flops) if side.flops else "–", text.EXECUTED
+    )
 
 
 def how_often(times: Times) -> dict[str, str]:
@@ -296,11 +302,13 @@ def how_often(times: Times) -> dict[str, str]:
 
 
 def _ended(answer: Answer) -> list[str]:
+    """The line that is always seen, and the rows that unfold."""
     clock, counts = answer.times, answer.counts
     how = how_often(clock)
     token = text.FEW_TOKENS if clock.per_token is None else how["token"]
+    first = f"<b>{duration(clock.first_token)}</b> {tag(text.MEASURED, how['first'])}"
     return [
-        _row("first", duration(clock.first_token), text.MEASURED, how["first"]),
+        f"{escape(text.COUNTERS['first'])} {first}",
         _row("token", duration(clock.per_token), text.MEASURED, token),
         _row("total", duration(clock.total), text.MEASURED, how["total"]),
         _row("flops", flops(counts.executed.prefill), text.EXECUTED),

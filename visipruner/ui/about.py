@@ -1,0 +1,79 @@
+"""Each method under its own heading; rule, paper, code and settings unfold."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from html import escape
+
+from visipruner.choice import short_title
+from visipruner.methods import METHODS
+from visipruner.settings import settings_of
+from visipruner.trace import PruningTrace
+from visipruner.ui import text
+
+
+def of_trace(trace: PruningTrace) -> str:
+    """The methods of a run, with the settings that it really had."""
+    blocks = []
+    for story in trace.stories:
+        if story.name not in METHODS or story.name == "none":
+            continue
+        known = settings_of(METHODS[story.name])
+        shown = {name: known[name].show(v) for name, v in story.settings.items() if name in known}
+        blocks.append(block(story.name, shown))
+    return "".join(blocks)
+
+
+def of_names(names, hints: Mapping[tuple[str, str], str] | None = None, heading: str = "h4") -> str:
+    """Methods that have not run.
+
+    Args:
+        hints: what the level says for each setting, by (method, name), as far as that is known.
+    """
+    hints = hints or {}
+    return "".join(
+        block(
+            name,
+            {field: value for (owner, field), value in hints.items() if owner == name},
+            heading,
+        )
+        for name in names
+        if name != "none"
+    )
+
+
+def block(name: str, settings: Mapping[str, str], heading: str = "h4") -> str:
+    """One method.
+
+    Args:
+        settings: the values of its settings as a person would type them, by their names in code.
+    """
+    method, known = METHODS[name], settings_of(METHODS[name])
+    rows = [_row(text.ABOUT_RULE, escape(method.rule))]
+    rows += [_row(text.ABOUT_PAPER, linked(method.paper))] if method.paper else []
+    rows += [_row(text.ABOUT_SOURCE, linked(method.source))] if method.source else []
+    rows += [
+        _row(known[field].words, f"{escape(value)} <code>{escape(field)}</code>")
+        for field, value in settings.items()
+    ]
+    return (
+        f'<details class="vp-method"><summary><{heading}>{escape(short_title(name))}</{heading}> '
+        f"<span>{text.ABOUT}</span></summary><dl>{''.join(rows)}</dl></details>"
+    )
+
+
+def linked(words: str) -> str:
+    """Text whose arXiv numbers and GitHub commits are links."""
+    words = escape(words)
+    words = re.sub(r"arXiv (\d{4}\.\d{5})", _link(r"https://arxiv.org/abs/\1"), words)
+    commit = r"([\w.-]+/[\w.-]+) ([0-9a-f]{7,40})$"
+    return re.sub(commit, _link(r"https://github.com/\1/tree/\2"), words)
+
+
+def _link(address: str) -> str:
+    return rf'<a href="{address}" target="_blank" rel="noopener noreferrer">\g<0></a>'
+
+
+def _row(name: str, value: str) -> str:
+    return f"<div><dt>{escape(name)}</dt><dd>{value}</dd></div>"
