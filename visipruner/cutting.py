@@ -29,27 +29,45 @@ def carry_out(selection: Selection, rows: Rows, layout: TokenLayout, name: str) 
         ValueError: the method named tokens that are not there, twice, or in an impossible order.
     """
     keep = torch.tensor(selection.keep, dtype=torch.long, device="cpu")
-    free = max(layout.length, int(rows.tokens.max()) + 1)
-    index = _rows_of(keep, rows, free)
-    old = index[index != MADE]
-    made = keep[index == MADE]
-    if (made < free).any() or len(keep.unique()) != len(keep):
-        raise ValueError(f"{name} must name tokens that are still there, once each.")
-    if len(made) and (selection.hidden is None or not selection.compact):
-        raise ValueError(f"{name} made tokens without their states, or without renumbering.")
+    index, made, moved = _in_order(keep, rows) or _in_any_order(selection, keep, rows, layout, name)
     if not len(keep) or index[-1] != len(rows) - 1:
         raise ValueError(f"{name} must keep the last prompt token, and last: it answers.")
-    moved = bool((old[1:] < old[:-1]).any())
-    text = index[rows.is_text[index] & (index != MADE)]
-    if (moved and not selection.compact) or (text[1:] < text[:-1]).any():
-        raise ValueError(f"{name} must keep the order of text, and of all unless it renumbers.")
-    if len(made):
+    if made:
         left = _with_made(keep, index, rows)
     else:
         left = rows.only(index) if moved or len(index) < len(rows) else rows
     if selection.compact and (moved or int(left.place[-1]) != len(left) - 1):
         left = left.renumbered()
     return Carried(left, index, left is not rows)
+
+
+def _in_order(keep: Tensor, rows: Rows) -> tuple[Tensor, bool, bool] | None:
+    """`index`, that no token was made, and that none moved; None: a closer look must tell.
+
+    Most selections keep some of ascending tokens in their order, and this is quick to see.
+    """
+    if not rows.ascending or not len(keep) or not bool((keep[1:] > keep[:-1]).all()):
+        return None
+    index = torch.searchsorted(rows.tokens, keep)
+    there = int(index[-1]) < len(rows) and torch.equal(rows.tokens[index], keep)
+    return (index, False, False) if there else None
+
+
+def _in_any_order(selection, keep: Tensor, rows: Rows, layout, name) -> tuple[Tensor, bool, bool]:
+    """`index`, whether tokens were made, and whether any moved."""
+    free = max(layout.length, int(rows.tokens.max()) + 1)
+    index = _rows_of(keep, rows, free)
+    is_made = index == MADE
+    old, made = index[~is_made], keep[is_made]
+    if (made < free).any() or len(keep.unique()) != len(keep):
+        raise ValueError(f"{name} must name tokens that are still there, once each.")
+    if len(made) and (selection.hidden is None or not selection.compact):
+        raise ValueError(f"{name} made tokens without their states, or without renumbering.")
+    moved = bool((old[1:] < old[:-1]).any())
+    text = index[rows.is_text[index] & ~is_made]
+    if (moved and not selection.compact) or (text[1:] < text[:-1]).any():
+        raise ValueError(f"{name} must keep the order of text, and of all unless it renumbers.")
+    return index, bool(len(made)), moved
 
 
 def _rows_of(tokens: Tensor, rows: Rows, free: int) -> Tensor:
@@ -68,8 +86,9 @@ def _with_made(tokens: Tensor, index: Tensor, rows: Rows) -> Rows:
 class Owners:
     """For every patch the token that carries it, through all cuts of a run."""
 
-    def __init__(self, layout: TokenLayout):
-        self.owner = torch.tensor(layout.visual, dtype=torch.long, device="cpu")
+    def __init__(self, whole: Rows):
+        """whole: the rows of the whole prompt."""
+        self.owner = whole.visual  # a row of the whole prompt is a token id
 
     def follow(self, selection: Selection, rows: Rows) -> list[int]:
         """After a cut that leaves `rows`: per patch the id of its token, or NOBODY."""

@@ -30,7 +30,6 @@ from visipruner.block import (
 )
 from visipruner.cutting import Carried, Owners, Waiting, both, carry_out
 from visipruner.errors import Refused
-from visipruner.flops import ModelShape
 from visipruner.layout import Rows, TokenLayout
 from visipruner.methods.base import PruningMethod
 from visipruner.stock import (
@@ -149,8 +148,8 @@ class _Member:
 def parts_of(model: nn.Module, decoder: nn.Module) -> Parts:
     """What methods may use of a model."""
     head = model.get_output_embeddings() if model is not decoder else None
-    shape = ModelShape.of(decoder.config)
-    return Parts(list(decoder.layers), decoder.norm, head, projector_of(model), shape)
+    layers = list(decoder.layers)
+    return Parts(layers, decoder.norm, head, projector_of(model), decoder.config)
 
 
 class Run:
@@ -179,10 +178,10 @@ class Run:
         self.changed = False  # whether the cache is other than the unpruned model's
         self.steps = 0
         self.computed: list[Rows] = []  # per layer
-        self.owners = Owners(layout)
         self.waiting: dict[int, Waiting] = {}  # by the layer before which they enter
         self.cached_rows: dict = {}  # what _cached_rows found, for layers that ask the same
         self.whole = Rows.of(layout)
+        self.owners = Owners(self.whole)
         self._go_on_with(self.whole)
 
     def _go_on_with(self, rows: Rows):
@@ -541,12 +540,7 @@ class Run:
         carried = carry_out(selection, self.rows, self.layout, member.method.name)
         before = self.owners.owner
         owner = self.owners.follow(selection, carried.rows)
-        scores = list(selection.scores) if selection.scores is not None else None
-        if scores and any(map(math.isnan, scores)):
-            raise Refused(
-                f"The scores by which {member.method.name} chooses tokens are not numbers (NaN): "
-                "the model's weights are damaged, or too large for their precision."
-            )
+        scores = _numbers(selection.scores, member.method.name)
         self._note(member, after_layer, selection.stage, carried.rows, owner, scores)
         if hidden is None:
             return carried, None
@@ -631,6 +625,26 @@ def _united(wanted: list[Tensor | None]) -> Tensor | None:
     if any(not torch.equal(rows, wanted[0]) for rows in wanted[1:]):
         raise Refused("Two methods of this stack ask for the queries of different tokens.")
     return wanted[0] if wanted else None
+
+
+def _numbers(scores, name: str) -> list[float] | None:
+    """Scores as a list.
+
+    Args:
+        scores: a tensor, any other sequence of numbers, or None.
+
+    Raises:
+        Refused: one of them is not a number.
+    """
+    if scores is None:
+        return None
+    scores = scores.tolist() if isinstance(scores, Tensor) else list(scores)
+    if any(map(math.isnan, scores)):
+        raise Refused(
+            f"The scores by which {name} chooses tokens are not numbers (NaN): the model's weights "
+            "are damaged, or too large for their precision."
+        )
+    return scores
 
 
 class _RunHook:

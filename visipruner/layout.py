@@ -169,6 +169,11 @@ class Rows:
         return int(self.place[-1]) + 1
 
     @cached_property
+    def ascending(self) -> bool:
+        """Whether the token ids ascend: no method changed their order."""
+        return bool((self.tokens[1:] > self.tokens[:-1]).all())
+
+    @cached_property
     def visual_ranges(self) -> tuple[Range, ...]:
         """`visual` as ranges: only a few, because surviving tokens are adjacent after a cut."""
         return to_ranges(self.visual.tolist())

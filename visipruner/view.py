@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from types import SimpleNamespace
 
 import torch
@@ -35,7 +36,11 @@ class Parts:
     norm: nn.Module  # the final norm
     head: nn.Module | None  # from states to logits; None for a decoder without one
     projector: nn.Module | None  # from the vision tower's features to embeddings
-    shape: ModelShape
+    config: object  # the language model's
+
+    @cached_property
+    def shape(self) -> ModelShape:
+        return ModelShape.of(self.config)
 
 
 @dataclass(frozen=True)
