@@ -13,7 +13,7 @@ from visipruner import runner
 from visipruner.checkpoint import check_checkpoint
 from visipruner.choice import method_at, read_presets
 from visipruner.errors import Refused
-from visipruner.levels import PRESETS
+from visipruner.levels import PRESETS, Facts
 from visipruner.methods import FastV, PruningMethod, Schedule, VisiPruner
 from visipruner.models import load_vlm
 from visipruner.tiny import calibrate, dynamics, evaluate, tradeoff, train
@@ -168,7 +168,7 @@ def test_the_bundled_model_keeps_the_sentence_that_it_learnt(bundled):
 
 def test_calibration_writes_the_sentence_beside_the_settings(tmp_path, monkeypatch):
     def measured(vlm, methods, count, store):
-        found = {"right": 0.5, "flops_cut": 0.5, "questions": 3}
+        found = {"right": 0.5, "flops_cut": 0.5, "tokens": 300.0, "questions": 3}
         return dict.fromkeys([UNPRUNED, *methods], found)
 
     monkeypatch.setattr(calibrate, "measure", measured)
@@ -187,6 +187,8 @@ def test_an_exported_model_brings_its_sentence_before_it_is_calibrated(tmp_path,
 
         def save_pretrained(self, folder):
             folder.mkdir(exist_ok=True)
+            for name in train.SUMMED:
+                (folder / name).touch()
 
     (tmp_path / "curve.jsonl").write_text("{}")
     (tmp_path / "x.pt").touch()
@@ -265,12 +267,27 @@ def test_questions_are_always_the_same_and_summed_up():
 
 def test_a_preset_is_the_best_that_cuts_enough():
     def tried(cut, right):
-        return VisiPruner(layer_threshold=1 - cut / 100), {"flops_cut": cut, "right": right}
+        result = {"flops_cut": cut, "right": right, "tokens": 100 * (1 - cut)}
+        return VisiPruner(layer_threshold=1 - cut / 100), result
 
     chosen = choose([tried(0.25, 0.9), tried(0.45, 0.8), tried(0.41, 0.7), tried(0.5, 0.6)])
     cuts = [result["flops_cut"] for _, result in chosen.values()]
     assert cuts == [0.25, 0.45, 0.5]  # nothing cuts 55%, so aggressive takes the nearest
-    assert table(chosen)["layer_threshold"] == [1 - c / 100 for c in (0.25, *cuts, 0.5)]
+    rows = table(chosen, full_tokens=100)
+    assert rows["layer_threshold"] == [1 - c / 100 for c in (0.25, *cuts, 0.5)]
+    assert rows["tokens"] == [100, 75, 55, 50, 50]
+
+
+def test_budgets_are_measured_and_nothing_else_changes(monkeypatch):
+    means = {UNPRUNED: 576.0, "gentle": 400.04, "balanced": 300.0, "aggressive": 200.0}
+    found = {name: {"tokens": mean} for name, mean in means.items()}
+    monkeypatch.setattr(calibrate, "measure", lambda *given: found)
+    given = {name: {"right": 0.9, "tokens": [1.0]} for name in ("paper", "official")}
+    vlm = SimpleNamespace(facts=lambda: Facts(576, 12))
+    measured = calibrate.measure_budgets(vlm, {"system": "a", **given}, 1, None)
+    five = [576.0, 400.0, 300.0, 200.0, 200.0]
+    rows = {name: {"right": 0.9, "tokens": five} for name in given}
+    assert measured == {"system": "a", **rows}
 
 
 @needs_weights
@@ -360,7 +377,7 @@ def test_bundled_model_beats_its_floor(bundled, tmp_path):
         (["--questions", "-1"], "--questions must be a whole number from 1"),
         (["--questions", "0"], "--questions must be"),
         (["--threads", "0"], "--threads must be"),
-        (["--model", "/nope"], "There is no model '/nope'"),
+        (["--model", "/nope"], "There is no model 'nope'"),
     ],
 )
 def test_bad_input_ends_a_command_in_one_sentence(command, arguments, words, capsys):

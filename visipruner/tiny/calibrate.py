@@ -105,7 +105,8 @@ def table(chosen: dict, full_tokens: float) -> dict:
     for name in ("shallow_layers", "layer_threshold", "tokens_threshold", "exit_threshold"):
         values = [getattr(method, name) for method in picks]
         rows[name] = _five(values, values[0])
-    rows["tokens"] = _five([chosen[name][1]["tokens"] for name in GOALS], full_tokens)
+    means = [round(chosen[name][1]["tokens"], 1) for name in GOALS]
+    rows["tokens"] = _five(means, full_tokens)
     rows["measured"] = {
         name: {key: round(result[key], 4) for key in ("right", "flops_cut")}
         for name, (_, result) in chosen.items()
