@@ -13,7 +13,7 @@ import sys
 import traceback
 
 # Before gradio and transformers are imported: this process reports and fetches nothing, ever. A
-# model of the hub is downloaded by a process of its own when somebody asks (visipruner/hub.py).
+# model of the hub is downloaded by a process of its own when asked for (visipruner/models/hub.py).
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
@@ -50,7 +50,7 @@ def main(arguments: list[str] | None = None, cleaning: contextlib.ExitStack | No
     )
     args = parser.parse_args(arguments)
     from visipruner.errors import Refused  # after the options: --help does not wait for torch
-    from visipruner.hub import without_proxies
+    from visipruner.models.hub import without_proxies
     from visipruner.versions import untested
 
     try:

@@ -27,8 +27,8 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from visipruner import memory
-from visipruner.models import load_vlm
+from visipruner.models import memory
+from visipruner.models.catalogue import load_vlm
 from visipruner.prompt import SYSTEM
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -23,7 +23,7 @@ from visipruner.bench.timing import peak_bytes, quartiles
 from visipruner.engine import prune
 from visipruner.files import write_whole
 from visipruner.flops import ModelShape, executed
-from visipruner.loading import keep_odd_layers_unpacked
+from visipruner.models.loading import keep_odd_layers_unpacked
 
 
 @pytest.fixture

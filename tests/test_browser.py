@@ -14,9 +14,9 @@ import torch
 from playwright.sync_api import Page, expect, sync_playwright
 
 from visipruner.methods import METHODS
-from visipruner.tiny.data import make_scene, render
-from visipruner.tiny.phrases import LLAVA_SHORT
 from visipruner.ui import fields, teaching, text
+from visipruner.world.data import make_scene, render
+from visipruner.world.phrases import LLAVA_SHORT
 
 ARGS = [
     "--no-sandbox",

@@ -18,12 +18,14 @@ from conftest import make_llava, make_processor
 from safetensors.torch import save_file
 from transformers import LlavaConfig, LlavaForConditionalGeneration, SiglipVisionConfig
 
-from visipruner import checkpoint, files, hub, loading
-from visipruner.checkpoint import SUMS, count_numbers, named, size_in_16_bit, write_sums
+from visipruner import files
 from visipruner.errors import Refused
-from visipruner.models import load_vlm
-from visipruner.tiny.config import FOLDER
-from visipruner.tiny.train import SUMMED
+from visipruner.files import named
+from visipruner.models import checkpoint, hub, loading
+from visipruner.models.catalogue import load_vlm
+from visipruner.models.checkpoint import SUMS, count_numbers, size_in_16_bit, write_sums
+from visipruner.training.config import FOLDER
+from visipruner.training.train import SUMMED
 
 
 def says(*words):
@@ -343,7 +345,7 @@ def test_yes_on_standard_input_runs_nothing(marked):
     shutil.rmtree(folder / "custom_generate")
     edit(folder / "processor_config.json", lambda data: processor_class(data, folder))
     edit(folder / "config.json", lambda data: tower(data, folder))
-    command = "import sys; from visipruner.models import load_vlm; load_vlm(sys.argv[1])"
+    command = "import sys; from visipruner.models.catalogue import load_vlm; load_vlm(sys.argv[1])"
     done = subprocess.run(
         [sys.executable, "-c", command, str(folder)],
         input="y\n" * 9,

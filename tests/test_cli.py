@@ -15,7 +15,7 @@ from PIL import Image
 from visipruner.__main__ import main
 from visipruner.errors import Refused
 from visipruner.render.words import describe_clocks, describe_speed
-from visipruner.results import Times
+from visipruner.running.results import Times
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -67,7 +67,7 @@ def test_with_rounds_verdict_and_times_are_of_these_medians(mini_path, tmp_path,
 
     out, asked = tmp_path / "out.json", ("scene:6", "is it green?", "--model-path", mini_path)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("visipruner.runner.measure", slow_then_quick)
+        patch.setattr("visipruner.running.runner.measure", slow_then_quick)
         status, said, _ = run(capsys, *asked, "--rounds", 4, "--json", out)
     assert status == 0 and said.endswith("first token: 2.74 times faster.\n")
     assert said.count("total 900 ms (medians of 4 silent whole answers)") == 2
@@ -98,7 +98,7 @@ def test_control_c_ends_a_run_without_words(mini_path, capsys, monkeypatch):
     def pressed(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("visipruner.models.load_vlm", pressed)
+    monkeypatch.setattr("visipruner.models.catalogue.load_vlm", pressed)
     status, said, error = run(capsys, "scene:4", "what?", "--model-path", mini_path)
     assert (status, said, error) == (130, "", "")
 
@@ -135,7 +135,7 @@ def test_the_bundled_model_is_asked_in_the_spelling_that_it_learnt(capsys, monke
         prompts.append(prompt)
         raise Refused("That is enough.")
 
-    monkeypatch.setattr("visipruner.runner.compare", asked)
+    monkeypatch.setattr("visipruner.running.runner.compare", asked)
     run(capsys, "scene:49", "what is the Color of the large thing?")
     run(capsys, "scene:49", "what is the colour of the large thing?")
     american, british = prompts
@@ -285,7 +285,7 @@ def test_the_file_is_there_before_anything_is_printed(mini_path, tmp_path, monke
     def full(text):
         raise Refused("The result could not be printed: No space left on device.")
 
-    monkeypatch.setattr("visipruner.__main__.print_whole", full)
+    monkeypatch.setattr("visipruner.ask.print_whole", full)
     out = tmp_path / "out.json"
     arguments = ["--model-path", str(mini_path), "--max-new-tokens", "2", "--json", str(out)]
     assert main(["ask", "scene:3", "what?", *arguments]) == 2

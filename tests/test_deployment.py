@@ -15,8 +15,8 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 
-from visipruner.models import MODELS
-from visipruner.results import Options
+from visipruner.models.catalogue import MODELS
+from visipruner.running.results import Options
 from visipruner.ui import text, zerogpu
 
 ROOT = Path(__file__).resolve().parent.parent

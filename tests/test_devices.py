@@ -13,7 +13,7 @@ from test_engine import DROPPING
 from test_visipruner import LAYOUTS, embeds_for
 
 from visipruner import PruningMethod, prune
-from visipruner.runner import Options, compare, last_event
+from visipruner.running.runner import Options, compare, last_event
 from visipruner.stock import output_cache, with_cache
 
 SHORT = Options(max_new_tokens=4, probe=False)

@@ -10,11 +10,11 @@ from types import SimpleNamespace
 import httpx
 import pytest
 
-from visipruner import hub
-from visipruner import models as models_module
-from visipruner.loading import place
-from visipruner.memory import GIGABYTE
-from visipruner.models import MODELS, ModelSpec, load_vlm
+from visipruner.models import catalogue as models_module
+from visipruner.models import hub
+from visipruner.models.catalogue import MODELS, ModelSpec, load_vlm
+from visipruner.models.loading import place
+from visipruner.models.memory import GIGABYTE
 from visipruner.ui.store import Models
 
 SEVEN = MODELS["llava-1.5-7b"]
@@ -30,7 +30,7 @@ import sys, time, types
 sys.argv = ["hub.py", "some/model"]
 sys.path.insert(0, {folder!r})
 sys.modules["visipruner"] = types.ModuleType("visipruner")
-sys.modules["visipruner.checkpoint"] = types.SimpleNamespace(weight_files=None)
+sys.modules["visipruner.models.checkpoint"] = types.SimpleNamespace(weight_files=None)
 sys.modules["visipruner.errors"] = types.SimpleNamespace(Refused=ValueError)
 import hub
 def snapshot(repo, allow_patterns, tqdm_class):

@@ -16,23 +16,13 @@ import torch
 from test_relatives import check_dropping_equals_masking
 from transformers import LlavaForConditionalGeneration
 
-from visipruner import (
-    FastV,
-    PruningMethod,
-    Schedule,
-    VisiPruner,
-    checkpoint,
-    hub,
-    loading,
-    memory,
-    processor,
-    prune,
-)
+from visipruner import FastV, PruningMethod, Schedule, VisiPruner, prune
 from visipruner.layout import TokenLayout
-from visipruner.loading import place
-from visipruner.memory import GIGABYTE
-from visipruner.models import MODELS, ModelSpec, load_vlm, menu
-from visipruner.runner import Options, compare, last_event, measure
+from visipruner.models import checkpoint, hub, loading, memory, processor
+from visipruner.models.catalogue import MODELS, ModelSpec, load_vlm, menu
+from visipruner.models.loading import place
+from visipruner.models.memory import GIGABYTE
+from visipruner.running.runner import Options, compare, last_event, measure
 from visipruner.ui.store import Models
 
 SEVEN, THIRTEEN = MODELS["llava-1.5-7b"], MODELS["llava-1.5-13b"]

@@ -98,7 +98,7 @@ def test_page_and_command_line_say_it(monkeypatch, capsys):
     monkeypatch.setattr(layout, "launch", stop)
     assert app.main([]) == 1
     assert capsys.readouterr().err == "note: Not tested with this.\nerror: far enough\n"
-    monkeypatch.setattr("visipruner.models.load_vlm", stop)
+    monkeypatch.setattr("visipruner.models.catalogue.load_vlm", stop)
     assert command.main(["ask", "scene:5", "how many circles are there?"]) == 2
     assert capsys.readouterr().err == "note: Not tested with this.\nerror: far enough\n"
 
@@ -205,7 +205,7 @@ for module in pkgutil.walk_packages(visipruner.__path__, "visipruner."):
         importlib.import_module(module.name)
 print("page", sorted({"gradio", "plotly", "bitsandbytes"} & set(sys.modules)))
 try:
-    sys.modules["visipruner.models"].load_vlm()
+    sys.modules["visipruner.models.catalogue"].load_vlm()
 except ValueError as error:
     print(error)
 from visipruner.__main__ import main

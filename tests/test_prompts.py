@@ -18,9 +18,9 @@ from visipruner import FastV, PruningMethod, decoding, prompt
 from visipruner.choice import MOST_SYSTEM, method_at
 from visipruner.errors import Refused
 from visipruner.flops import vision_flops
-from visipruner.models import VLM, ModelSpec, load_vlm
+from visipruner.models.catalogue import VLM, ModelSpec, load_vlm
 from visipruner.render.values import viewer_start
-from visipruner.runner import Options, compare, last_event
+from visipruner.running.runner import Options, compare, last_event
 from visipruner.templates import SYSTEM, prompt_text, system_sentence, template_of
 
 QUESTION = "what colour is the star?"

@@ -18,8 +18,8 @@ from transformers import (
 )
 
 from visipruner import FastV, PruningMethod, Schedule, TokenLayout, VisiPruner, prune
-from visipruner.models import load_vlm
-from visipruner.runner import Options, compare, last_event
+from visipruner.models.catalogue import load_vlm
+from visipruner.running.runner import Options, compare, last_event
 
 SHORT = Options(max_new_tokens=4, probe=False)
 VISION = CLIPVisionConfig(

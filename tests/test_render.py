@@ -16,7 +16,7 @@ from visipruner.flops import ExecutedFlops
 from visipruner.layout import TokenLayout
 from visipruner.methods import METHODS
 from visipruner.render import charts, overlay, series, stages, svg
-from visipruner.render.compose import SceneComposer, composer_props, composer_value, scene_of
+from visipruner.render.compose import SceneComposer
 from visipruner.render.overlay import draw_survivors, panels, veiled
 from visipruner.render.report import report_html
 from visipruner.render.values import (
@@ -29,9 +29,10 @@ from visipruner.render.values import (
     viewer_value,
 )
 from visipruner.render.viewer import PatchViewer, viewer_parts
-from visipruner.results import Answer, Comparison, Counts, Times
-from visipruner.tiny.data import make_scene
+from visipruner.running.results import Answer, Comparison, Counts, Times
 from visipruner.trace import Cut, Influence, LayerRecord, MethodStory, PruningTrace
+from visipruner.world.composed import composer_props, composer_value, scene_of
+from visipruner.world.data import make_scene
 
 
 def unpack_bits(packed: str, length: int) -> list[int]:
@@ -480,7 +481,7 @@ def test_composer_knows_the_words_of_the_world():
     for digit, index in props["digits"].items():
         card = {"shape": "digit", "digit": int(digit), "digit_index": index, "x": 90, "y": 90}
         assert scene_of({"things": [card]}).digits[0].digit == int(digit)
-    assert SceneComposer(elem_id="composer").elem_id == "composer"
+    assert SceneComposer(props, elem_id="composer").elem_id == "composer"
 
 
 @pytest.mark.parametrize(

@@ -15,15 +15,16 @@ import pytest
 import torch
 from PIL import Image
 
-from visipruner import METHODS, FastV, PruningMethod, VisiPruner, runner
+from visipruner import METHODS, FastV, PruningMethod, VisiPruner
 from visipruner.choice import method_at
 from visipruner.errors import Refused
 from visipruner.flops import ModelShape, executed
 from visipruner.levels import PRESETS, level_number
-from visipruner.models import load_vlm
+from visipruner.models.catalogue import load_vlm
 from visipruner.prompt import SYSTEM
-from visipruner.results import LEAST_STEPS
-from visipruner.runner import Options, ask, compare, last_event, measure
+from visipruner.running import runner
+from visipruner.running.results import LEAST_STEPS
+from visipruner.running.runner import Options, ask, compare, last_event, measure
 
 METHOD = VisiPruner(shallow_layers=2, layer_threshold=0.9999, tokens_threshold=0.05, relative=True)
 SHORT = Options(max_new_tokens=6)

@@ -8,31 +8,31 @@ from types import SimpleNamespace
 import pytest
 from PIL import Image
 
-from visipruner.tiny import data
-from visipruner.tiny.phrases import LLAVA_SHORT, SHORT
 from visipruner.trace import Cut
 from visipruner.ui import scenes, text, views
+from visipruner.world import data, sources
+from visipruner.world.phrases import LLAVA_SHORT, SHORT
 
 
 def test_questions_belong_to_their_scene():
     for seed in range(20):
-        for question in scenes.questions(seed):
-            truth = scenes.truth(seed, question.text.upper())
+        for question in sources.questions(seed):
+            truth = sources.truth(seed, question.text.upper())
             assert truth.fits(question.answer)
             assert not truth.fits("certainly not")
-    assert scenes.truth(3, "what is the meaning of life?") is None
+    assert sources.truth(3, "what is the meaning of life?") is None
     with pytest.raises(ValueError, match="scene's number"):
-        scenes.scene(-1)
+        sources.scene(-1)
 
 
 def test_a_description_is_marked_by_its_facts():
     seed, known = next(
         (seed, question)
         for seed in range(50)
-        for question in scenes.questions(seed)
+        for question in sources.questions(seed)
         if question.skill == "describe" and question.answer.count("small") == 1
     )
-    truth = scenes.truth(seed, known.text)
+    truth = sources.truth(seed, known.text)
     total = truth.facts(known.answer)[1]
     assert total > 4 and truth.fits(known.answer)
     nearly = SimpleNamespace(text=known.answer.replace("small", "large"))
@@ -58,7 +58,7 @@ def test_what_stays_is_counted_against_the_whole_picture():
     assert said([575, 574]).startswith("Of the 2 patches that stay, 0 show a thing; of all 576, ")
     assert text.STAYS_LATE in said([575, 574])
     assert text.STAYS_LATE not in said([575, 574], bundled=False)
-    known = {question.skill: question for question in scenes.questions(source)}
+    known = {question.skill: question for question in sources.questions(source)}
     for skill, hint in (("colour", "here “The”"), ("exists", ""), ("describe", "")):
         question = data.asked_for(known[skill], one_word=False)
         note = said([575, 574], asked=question.text, answer=question.answer)
@@ -76,30 +76,30 @@ def test_what_stays_is_counted_against_the_whole_picture():
 
 @pytest.mark.parametrize("one_word", [True, False])
 def test_another_question_goes_round_in_its_form(one_word):
-    known = [data.asked_for(question, one_word) for question in scenes.questions(5)]
+    known = [data.asked_for(question, one_word) for question in sources.questions(5)]
     known = [question for question in known if question.short == one_word]
-    assert {q.skill for q in scenes.questions(5)} - {q.skill for q in known} <= {"describe"}
+    assert {q.skill for q in sources.questions(5)} - {q.skill for q in known} <= {"describe"}
     seen, question = [], known[0]
     for _ in known:
         seen.append(question)
-        question = scenes.next_question(5, question.text)
+        question = sources.next_question(5, question.text)
     assert seen == known and question == known[0]
     assert (
-        scenes.next_question(5, f"what else? {SHORT[1]}" if one_word else "what else?") == known[0]
+        sources.next_question(5, f"what else? {SHORT[1]}" if one_word else "what else?") == known[0]
     )
 
 
 def test_true_answers_are_known_for_one_word_and_for_a_sentence():
-    known = next(q for q in scenes.questions(49) if q.skill == "place")
+    known = next(q for q in sources.questions(49) if q.skill == "place")
     bare = data.bare(known.text)[0]
-    sentence = scenes.truth(49, bare)
+    sentence = sources.truth(49, bare)
     assert sentence.answer.startswith("The ") and sentence.fits(sentence.answer)
     for plea in (*SHORT, LLAVA_SHORT, "Answer in one word!"):
-        brief = scenes.truth(49, f"{bare} {plea}")
+        brief = sources.truth(49, f"{bare} {plea}")
         assert brief.answer in sentence.answer and " " not in brief.answer
         assert brief.fits(brief.answer) and not brief.fits("certainly not")
-    described = next(q for q in scenes.questions(49) if q.skill == "describe").text
-    assert scenes.truth(49, described) and not scenes.truth(49, f"{described} {SHORT[0]}")
+    described = next(q for q in sources.questions(49) if q.skill == "describe").text
+    assert sources.truth(49, described) and not sources.truth(49, f"{described} {SHORT[0]}")
 
 
 def test_limits_are_named_kindly(mini):
@@ -117,7 +117,7 @@ def test_limits_are_named_kindly(mini):
 
 def test_american_spelling_is_read_as_the_one_that_was_learnt(mini):
     typed = "Is the CENTER thing of the same Color, or are the colors different?"
-    prompt = scenes.prepare(mini, scenes.picture(7), typed, drawn=True)
+    prompt = scenes.prepare(mini, sources.picture(7), typed, drawn=True)
     assert prompt.question == typed
     learnt = "Is the centre thing of the same colour, or are the colours different?"
     assert learnt in prompt.text and typed not in prompt.text
@@ -126,14 +126,14 @@ def test_american_spelling_is_read_as_the_one_that_was_learnt(mini):
     )
     assert list(prompt.notes) == [note]
     for left_alone in ("is it colorful?", "is it gray?", "is it color-blind?"):
-        assert left_alone in scenes.prepare(mini, scenes.picture(7), left_alone).text
-    assert typed in mini.prepare(scenes.picture(7), typed).text  # of any other model
+        assert left_alone in scenes.prepare(mini, sources.picture(7), left_alone).text
+    assert typed in mini.prepare(sources.picture(7), typed).text  # of any other model
 
 
 def test_a_true_answer_is_known_in_both_spellings():
     for seed in range(8):
-        for known in scenes.questions(seed):
+        for known in sources.questions(seed):
             assert not re.search(r"\bcolor", known.text)  # the page asks as it reads
             american = known.text.replace("colour", "color").replace("centre", "center")
-            assert scenes.truth(seed, american).answer == known.answer
-            assert scenes.next_question(seed, american) == scenes.next_question(seed, known.text)
+            assert sources.truth(seed, american).answer == known.answer
+            assert sources.next_question(seed, american) == sources.next_question(seed, known.text)

@@ -27,8 +27,9 @@ from gradio_client import Client, handle_file
 
 import app
 from visipruner.errors import Refused
-from visipruner.ui import layout, scenes, text, uploads
+from visipruner.ui import layout, text, uploads
 from visipruner.ui.layout import build, launch
+from visipruner.world import sources
 
 ROOT = Path(__file__).resolve().parent.parent
 TIMEOUT = 120  # seconds after which a test is given up
@@ -307,7 +308,7 @@ def test_a_picture_that_finds_no_room_to_be_shown_is_a_sentence(page, monkeypatc
 
     monkeypatch.setattr(Path, "write_bytes", no_room)
     shows = next(fn for fn in page.fns.values() if fn.name == "on_new")
-    values = [scenes.picture(3), *[None] * (len(shows.outputs) - 1)]
+    values = [sources.picture(3), *[None] * (len(shows.outputs) - 1)]
     with pytest.raises(gr.Error) as caught:
         asyncio.run(page.postprocess_data(shows, values, SessionState(page)))
     assert caught.value.message == words
@@ -345,7 +346,7 @@ def test_what_a_client_has_left_is_not_computed(page, address, mini_path, tmp_pa
     models = page_server.models(mini_path)
     vlm = models.get(models.default)
     file = tmp_path / "picture.png"
-    scenes.picture(3).save(file)
+    sources.picture(3).save(file)
     path = upload(address, file.read_bytes()).json()[0]
     client = Client(address, verbose=False, httpx_kwargs={"timeout": TIMEOUT})
     asked = {"picture": handle_file(file), "question": "what?", "api_name": "/compare"}
@@ -397,7 +398,7 @@ class Proxy(BaseHTTPRequestHandler):
 
 def test_a_comparison_runs_under_a_path_behind_a_proxy(mini_path, tmp_path):
     file = tmp_path / "picture.png"
-    scenes.picture(3).save(file)
+    sources.picture(3).save(file)
     inner = build(page_server.models(mini_path))
     launch(inner, "127.0.0.1", prevent_thread_lock=True, quiet=True, root_path="/demo")
     proxy = ThreadingHTTPServer(("127.0.0.1", 0), Proxy)

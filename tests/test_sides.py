@@ -13,14 +13,14 @@ import pytest
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 
-from visipruner import runner
 from visipruner.__main__ import main
 from visipruner.choice import MOST_CONTESTANTS, parse_sides, sides_at
 from visipruner.errors import Refused
 from visipruner.render import counters
 from visipruner.render.report import report_html
 from visipruner.render.words import describe_speed, describe_tokens, kept, verdict
-from visipruner.runner import Options, compare, last_event
+from visipruner.running import runner
+from visipruner.running.runner import Options, compare, last_event
 from visipruner.trace import PruningTrace
 from visipruner.ui import views, zerogpu
 

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from visipruner.tiny.config import build_tokenizer
-from visipruner.tiny.data import (
+from visipruner.training.config import build_tokenizer
+from visipruner.training.grounding import LESSONS, compared, mentioned, named, told, verdict
+from visipruner.world.data import (
     SKILLS,
     SPLITS,
     UNSEEN_PAIRS,
@@ -25,9 +26,8 @@ from visipruner.tiny.data import (
     render,
     unknown_words,
 )
-from visipruner.tiny.grounding import LESSONS, compared, mentioned, named, told, verdict
-from visipruner.tiny.phrases import ASSISTANT, SYSTEM, WORD, vocabulary, words
-from visipruner.tiny.scenes import SHAPES, SIZES, digit_values
+from visipruner.world.phrases import ASSISTANT, SYSTEM, WORD, vocabulary, words
+from visipruner.world.scenes import SHAPES, SIZES, digit_values
 
 
 def asked(count, split="train", skills=SKILLS):
@@ -74,7 +74,7 @@ def test_scene_stays_in_its_world():
 
 
 def test_hidden_part_of_a_thing_is_small():
-    from visipruner.tiny.drawing import owners
+    from visipruner.world.drawing import owners
 
     for number in range(25):
         scene = make_scene(number)

@@ -9,19 +9,28 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from visipruner import runner
-from visipruner.checkpoint import check_checkpoint
+from visipruner.__main__ import main
 from visipruner.choice import method_at, read_presets
 from visipruner.errors import Refused
+from visipruner.evaluation import calibrate
+from visipruner.evaluation.calibrate import choose, table
+from visipruner.evaluation.dynamics import Blind, Watch, kept
+from visipruner.evaluation.evaluate import UNPRUNED, paired_difference, summary, wilson
+from visipruner.evaluation.interview import FORMS, ask, form_of, interview, questions
 from visipruner.levels import PRESETS, Facts
 from visipruner.methods import FastV, PruningMethod, Schedule, VisiPruner
-from visipruner.models import load_vlm
-from visipruner.tiny import calibrate, dynamics, evaluate, tradeoff, train
-from visipruner.tiny.asking import FORMS, ask, form_of, interview, questions
-from visipruner.tiny.batches import ask_many, user_prompt
-from visipruner.tiny.calibrate import choose, table
-from visipruner.tiny.config import FOLDER
-from visipruner.tiny.data import (
+from visipruner.models.catalogue import load_vlm
+from visipruner.models.checkpoint import check_checkpoint
+from visipruner.running import runner
+from visipruner.training import train
+from visipruner.training.batches import ask_many, user_prompt
+from visipruner.training.config import FOLDER
+from visipruner.training.grounding import LESSONS, told
+from visipruner.training.lessons import COUNTING, looking_loss, take, tower_features
+from visipruner.training.vision import centre_patch, label_batch, pixel_batch
+from visipruner.ui import examples, handlers, teaching
+from visipruner.world import sources
+from visipruner.world.data import (
     SKILLS,
     Question,
     Thing,
@@ -30,15 +39,9 @@ from visipruner.tiny.data import (
     make_scene,
     render,
 )
-from visipruner.tiny.drawing import BACKGROUND, thing_of_patches
-from visipruner.tiny.dynamics import Blind, Watch, kept
-from visipruner.tiny.evaluate import UNPRUNED, paired_difference, summary, wilson
-from visipruner.tiny.grounding import LESSONS, told
-from visipruner.tiny.phrases import SYSTEM
-from visipruner.tiny.scenes import SHAPES
-from visipruner.tiny.stages import COUNTING, looking_loss, take, tower_features
-from visipruner.tiny.vision import centre_patch, label_batch, pixel_batch
-from visipruner.ui import examples, handlers, scenes, teaching
+from visipruner.world.drawing import BACKGROUND, thing_of_patches
+from visipruner.world.phrases import SYSTEM
+from visipruner.world.scenes import SHAPES
 
 needs_weights = pytest.mark.skipif(not (FOLDER / "model.safetensors").exists(), reason="no weights")
 
@@ -173,7 +176,7 @@ def test_calibration_writes_the_sentence_beside_the_settings(tmp_path, monkeypat
 
     monkeypatch.setattr(calibrate, "measure", measured)
     monkeypatch.setattr(calibrate, "open_model", lambda options: (None, None))
-    calibrate.main(["--model", str(tmp_path)])
+    assert main(["calibrate", "--model", str(tmp_path)]) == 0
     assert read_presets(tmp_path)["system"] == SYSTEM
 
 
@@ -200,10 +203,10 @@ def test_an_exported_model_brings_its_sentence_before_it_is_calibrated(tmp_path,
     assert read_presets(tmp_path / "model") == {"system": "own"}
 
 
-def test_nothing_trained_overwrites_nothing(tmp_path, monkeypatch):
+def test_nothing_trained_overwrites_nothing(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(train, "FOLDER", tmp_path / "model")
-    with pytest.raises(SystemExit, match="nothing to export"):
-        train.main(["--stage", "export", "--checkpoints", str(tmp_path / "empty")])
+    assert main(["train", "--stage", "export", "--checkpoints", str(tmp_path / "empty")]) == 2
+    assert "nothing to export" in capsys.readouterr().err
     assert not (tmp_path / "model").exists()
 
 
@@ -219,20 +222,22 @@ def test_an_export_brings_its_checksums(learner, tmp_path, monkeypatch):
 
 
 def test_training_resumes_exactly(tmp_path, monkeypatch):
+    status = []
+
     def weights(folder):
         state = torch.load(folder / "vision.pt")["learner"]
         return {name: value for name, value in state.items() if "vision_tower" in name}
 
     def go(folder):
         arguments = "--stage vision --steps 3 --pictures 2 --save 2 --report 1 --threads 1"
-        train.main([*arguments.split(), "--checkpoints", str(folder)])
+        status.append(main(["train", *arguments.split(), "--checkpoints", str(folder)]))
 
     def stop(folder, line):
         if line["step"] == 2:
             raise KeyboardInterrupt
 
     go(tmp_path / "whole")
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
         patch.setattr(train, "record", stop)
         go(tmp_path / "parts")
     go(tmp_path / "parts")
@@ -341,7 +346,7 @@ def test_the_pages_examples_are_what_the_readme_says(bundled):
     usual = json.loads((FOLDER / "dynamics.json").read_text())["kept"]
     usual = next(x for x in usual if (x["asked for"], x["kept by"]) == ("one word", "balanced"))
     for seed, asked in examples.chosen():
-        prompt, truth = bundled.prepare(scenes.picture(seed), asked), scenes.truth(seed, asked)
+        prompt, truth = bundled.prepare(sources.picture(seed), asked), sources.truth(seed, asked)
         features, kept_by = bundled.encode(prompt), {}
         for name in (None, *PRESETS):
             method = method_at(bundled, "visipruner", name) if name else PruningMethod()
@@ -349,7 +354,7 @@ def test_the_pages_examples_are_what_the_readme_says(bundled):
             assert truth.fits(answer), (seed, name)
             kept_by[name] = trace.cuts[0].kept if trace.cuts else []
         if truth.question.short:
-            shows = thing_of_patches(scenes.scene(seed), 14) != BACKGROUND
+            shows = thing_of_patches(sources.scene(seed), 14) != BACKGROUND
             assert shows[kept_by["balanced"]].mean() > usual["on things"]
 
 
@@ -370,7 +375,7 @@ def test_bundled_model_beats_its_floor(bundled, tmp_path):
     assert sum(row["score"] for row in rows) / len(rows) > 0.5
 
 
-@pytest.mark.parametrize("command", [calibrate, dynamics, evaluate, tradeoff])
+@pytest.mark.parametrize("command", ["calibrate", "dynamics", "evaluate", "tradeoff"])
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -381,10 +386,8 @@ def test_bundled_model_beats_its_floor(bundled, tmp_path):
     ],
 )
 def test_bad_input_ends_a_command_in_one_sentence(command, arguments, words, capsys):
-    with pytest.raises(SystemExit) as stop:
-        command.main(arguments)
-    said = capsys.readouterr().err
-    assert stop.value.code == 2 and words in said and said.count("\n") == 1
+    status, said = main([command, *arguments]), capsys.readouterr().err
+    assert status == 2 and words in said and said.count("\n") == 1
 
 
 def test_an_unknown_skill_is_refused():
@@ -402,7 +405,7 @@ def test_a_sweep_runs_each_of_its_settings_once(bundled):
     )
     seed, asked = examples.chosen()[0]
     options = {"max_new_tokens": 4}
-    form = handlers.Form(scenes.picture(seed), asked, options=options)
+    form = handlers.Form(sources.picture(seed), asked, options=options)
     *_, state = teaching.sweep(handlers.check(models, form, scene=seed))
     assert state.levels == ["0.1 to 0.3 (gentle)", "0.4 to 0.6 (balanced)", "0.7 to 1 (aggressive)"]
     assert len(state.answers) == 4 and {a.text for a in state.answers.values()} == {"6"}

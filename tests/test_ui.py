@@ -23,12 +23,12 @@ from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from PIL import Image
 
-from visipruner.__main__ import build_parser
+from visipruner.__main__ import parse
 from visipruner.choice import menu
 from visipruner.methods import METHODS, VisiPruner
 from visipruner.render import numbers, words
 from visipruner.render.report import report_html
-from visipruner.results import Options
+from visipruner.running.results import Options
 from visipruner.trace import NOBODY, Cut
 from visipruner.ui import (
     api,
@@ -36,7 +36,6 @@ from visipruner.ui import (
     fields,
     handlers,
     layout,
-    scenes,
     share,
     teaching,
     text,
@@ -45,6 +44,7 @@ from visipruner.ui import (
 from visipruner.ui.handlers import Form
 from visipruner.ui.layout import build
 from visipruner.ui.page import without_words
+from visipruner.world import sources
 
 
 @pytest.fixture(scope="module")
@@ -55,12 +55,12 @@ def models(mini_path):
 @pytest.fixture(scope="module")
 def form(models):
     options = {"max_new_tokens": 4}
-    return Form(scenes.picture(3), "what colour is the star?", models.default, options=options)
+    return Form(sources.picture(3), "what colour is the star?", models.default, options=options)
 
 
 @pytest.fixture(scope="module")
 def finished(models, form):
-    job = handlers.check(models, form, scenes.truth(3, scenes.questions(3)[0].text))
+    job = handlers.check(models, form, sources.truth(3, sources.questions(3)[0].text))
     *_, progress = handlers.follow(job)
     return job, progress
 
@@ -183,7 +183,7 @@ def test_of_a_picture_outside_its_world_both_guess(models, form):
         assert ' guess"' in shown[0]
         assert downloads.as_json(downloads.Result(job, comparison))["guesses"]
     assert downloads._asked(downloads.Result(job, same)).count(words.SAME_GUESS) == 1
-    drawn = handlers.check(models, replace(asked, picture=scenes.picture(12)), scene=12)
+    drawn = handlers.check(models, replace(asked, picture=sources.picture(12)), scene=12)
     assert not drawn.prompt.outside and text.OUTSIDE not in drawn.notes
     other = handlers.check(models, replace(asked, model=form.model))
     assert not other.prompt.outside  # what another model learnt is not known here
@@ -365,7 +365,7 @@ def test_bad_forms_end_in_one_sentence(models, form, change):
 
 def test_the_offered_command_asks_a_question_with_a_dash(form):
     line = share.command_line(replace(form, question="-what?", level=0.5), 3)
-    args = build_parser().parse_args(shlex.split(line)[3:])
+    args = parse(shlex.split(line)[3:])[1]
     assert (args.picture, args.question) == ("scene:3", "-what?")
 
 
@@ -453,7 +453,7 @@ def test_command_line_is_understood(form):
         form, level=0.5, fields={"shallow_layers": 3}, options=options, precision="float32"
     )
     words = shlex.split(share.command_line(filled, 3, local=True))
-    args = build_parser().parse_args(words[3:])
+    args = parse(words[3:])[1]
     assert args.picture == "scene:3"  # a composed one has no number
     assert "picture.png" in share.command_line(filled, {"things": []})
     assert args.question == form.question
@@ -584,7 +584,7 @@ def client(address):
 @pytest.fixture(scope="module")
 def picture_file(tmp_path_factory):
     path = tmp_path_factory.mktemp("pictures") / "scene.png"
-    scenes.picture(3).save(path)
+    sources.picture(3).save(path)
     return str(path)
 
 

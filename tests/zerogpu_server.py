@@ -67,8 +67,8 @@ def visit(checkpoint: str) -> dict:
     from PIL import Image
     from transformers import core_model_loading
 
-    from visipruner import runner
-    from visipruner.models import MODELS, ModelSpec
+    from visipruner.models.catalogue import MODELS, ModelSpec
+    from visipruner.running import runner
     from visipruner.ui import handlers, teaching
     from visipruner.ui.store import Models
 

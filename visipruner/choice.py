@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from visipruner.checkpoint import named
 from visipruner.errors import Refused
+from visipruner.files import named
 from visipruner.inputs import check_choice, check_number
 from visipruner.levels import Facts, level_number
 from visipruner.methods import METHODS, PruningMethod

@@ -56,6 +56,14 @@ def shown(path: Path) -> str:
     return repr(name if len(name) <= MOST_QUOTED else "…" + name[1 - MOST_QUOTED :])
 
 
+def named(folder: Path) -> str:
+    """A checkpoint in a sentence: its folder, or its repository if the hub's cache has it."""
+    cached = folder.parent.parent.name  # models--OWNER--NAME/snapshots/COMMIT
+    if folder.parent.name == "snapshots" and cached.startswith("models--"):
+        return repr(cached.removeprefix("models--").replace("--", "/"))
+    return shown(folder)
+
+
 def write_whole(path: Path, text: str):
     """All of it or nothing: a half-written file must not be found later.
 

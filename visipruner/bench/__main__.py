@@ -22,7 +22,7 @@ from visipruner.bench.scenarios import SHAPES, VISUAL, Scenario, dtype_of, scena
 from visipruner.errors import Refused
 from visipruner.files import check_place, print_whole, same_file, write_whole
 from visipruner.inputs import check_number
-from visipruner.loading import usable_device
+from visipruner.models.loading import usable_device
 
 REQUEST = 32  # tokens
 MOST_VISUAL = 4000  # the shapes have 4096 positions, for text and requests too

@@ -8,14 +8,15 @@ import time
 from contextlib import contextmanager
 from unittest.mock import patch
 
-from visipruner import engine, runner
+from visipruner import engine
 from visipruner.bench.timing import quartiles, synchronise
 from visipruner.choice import method_at
 from visipruner.levels import PRESETS
 from visipruner.methods import PruningMethod
-from visipruner.models import load_vlm
-from visipruner.results import Options, Times
-from visipruner.tiny.data import SKILLS, ask_about, make_scene, render
+from visipruner.models.catalogue import load_vlm
+from visipruner.running import runner
+from visipruner.running.results import Options, Times
+from visipruner.world.data import SKILLS, ask_about, make_scene, render
 
 SCENES = ((8, "colour"), (9, "count_kind"), (13, "relation"))  # answered by a sentence each
 

@@ -11,7 +11,7 @@ import sys
 import torch
 import transformers
 
-from visipruner.clocks import processor_name
+from visipruner.running.clocks import processor_name
 
 COLUMNS = (
     "prefill ms (quartiles)",

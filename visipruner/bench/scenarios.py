@@ -16,9 +16,9 @@ from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
 
 from visipruner.errors import Refused
 from visipruner.layout import TokenLayout
-from visipruner.loading import keep_odd_layers_unpacked
 from visipruner.methods import VisiPruner
-from visipruner.models import load_vlm
+from visipruner.models.catalogue import load_vlm
+from visipruner.models.loading import keep_odd_layers_unpacked
 
 # LLaVA-1.5-7B in the paper: of 32 layers so many run in full; 23 is the last with visual tokens.
 PAPER_LAYERS = 32

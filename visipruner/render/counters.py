@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from visipruner.render.numbers import amount, duration, flops, in_bytes
-from visipruner.results import Answer
+from visipruner.running.results import Answer
 
 FORMULA, EXECUTED, MEASURED = "formula", "executed", "measured"
 GPU_ONLY = "GPU only"

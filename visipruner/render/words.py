@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from visipruner.render.numbers import duration, flops
 from visipruner.render.series import influence_series, layer_spans, sides
-from visipruner.results import LEAST_ROUNDS, Times
+from visipruner.running.results import LEAST_ROUNDS, Times
 from visipruner.trace import PruningTrace
 
 SAME, DIFFERENT = "Same answer", "Different answers"

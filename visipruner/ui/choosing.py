@@ -11,10 +11,11 @@ from visipruner.errors import Refused
 from visipruner.inputs import check_choice, open_picture
 from visipruner.levels import PRESETS
 from visipruner.methods import METHODS
-from visipruner.render.compose import composer_value
-from visipruner.tiny.phrases import LLAVA_SHORT, SHORT
-from visipruner.ui import about, examples, fields, scenes, share, text, views
+from visipruner.ui import about, examples, fields, share, text, views
 from visipruner.ui.page import PRIVATE, SMALL, UNQUEUED, plainly
+from visipruner.world import sources
+from visipruner.world.composed import composer_value
+from visipruner.world.phrases import LLAVA_SHORT, SHORT
 
 
 def connect(page, models, model_line, chosen, results, run):
@@ -29,7 +30,7 @@ def connect(page, models, model_line, chosen, results, run):
         if not isinstance(number, int | str) or str(number) not in map(str, range(len(known))):
             raise Refused(text.NO_EXAMPLE)
         seed, question = known[int(number)]
-        return scenes.picture(seed), seed, seed, question
+        return sources.picture(seed), seed, seed, question
 
     @plainly
     def on_upload(path):
@@ -41,8 +42,8 @@ def connect(page, models, model_line, chosen, results, run):
             return None, None, None
 
     def numbered_scene(seed, question):
-        asked = scenes.first_question(seed, question)
-        return scenes.picture(seed), int(seed), int(seed), asked
+        asked = sources.first_question(seed, question)
+        return sources.picture(seed), int(seed), int(seed), asked
 
     @plainly
     def on_seed(seed, question, scene):
@@ -59,27 +60,27 @@ def connect(page, models, model_line, chosen, results, run):
 
     @plainly
     def on_new(seed, question):
-        return numbered_scene(((seed or 0) + 1) % (scenes.MAX_SEED + 1), question)
+        return numbered_scene(((seed or 0) + 1) % (sources.MAX_SEED + 1), question)
 
     @plainly
     def on_compose(source, filled):
         """Opened again with the same scene, the composer keeps what was done in it."""
         if source is None or source == filled:
             return gr.skip(), gr.skip()
-        return composer_value(scenes.scene(source)), source
+        return composer_value(sources.scene(source)), source
 
     @plainly
     def on_composed(value, question):
-        value = value if isinstance(value, dict) else {}  # `scenes.scene` says what is missing
+        value = value if isinstance(value, dict) else {}  # `sources.scene` says what is missing
         source = {"things": value.get("things"), "seed": value.get("seed")}
-        asked = scenes.first_question(source, question)
-        return scenes.picture(source), source, None, asked
+        asked = sources.first_question(source, question)
+        return sources.picture(source), source, None, asked
 
     @plainly
     def on_another(scene, question):
         if scene is None:
             raise Refused(text.NO_SCENE)
-        return scenes.next_question(scene, question).text
+        return sources.next_question(scene, question).text
 
     @plainly
     def on_load(request: gr.Request):
@@ -87,7 +88,7 @@ def connect(page, models, model_line, chosen, results, run):
         seed, question = examples.chosen()[0]
         if "seed" in found:
             seed = found["seed"]
-            question = scenes.first_question(seed, question)
+            question = sources.first_question(seed, question)
         elif "question" in found and "seed" not in request.query_params:
             # Asked of a picture that stayed with its owner.
             seed = None
@@ -96,7 +97,7 @@ def connect(page, models, model_line, chosen, results, run):
         name = next((name for name, value in PRESETS.items() if value == level), None)
         model = found.get("model", models.default)
         return [
-            None if seed is None else scenes.picture(seed), seed, seed,
+            None if seed is None else sources.picture(seed), seed, seed,
             found.get("question", question), gr.update(choices=models.choices, value=model),
             found.get("method", "visipruner"), level, name, found.get("semantics", "paper"),
             views.notes(unread), views.model_line(models, model),

@@ -8,14 +8,15 @@ import gradio as gr
 
 from visipruner.choice import menu
 from visipruner.levels import PRESETS
-from visipruner.loading import PRECISIONS
 from visipruner.methods import METHODS
 from visipruner.methods.visipruner import SEMANTICS
+from visipruner.models.loading import PRECISIONS
 from visipruner.render.compose import SceneComposer
 from visipruner.ui import about, examples, fields, text
 from visipruner.ui.handlers import Form
 from visipruner.ui.page import browser_value, picture_input
 from visipruner.ui.store import BACKENDS, Models
+from visipruner.world import composed
 
 
 @dataclass
@@ -146,7 +147,7 @@ def build(models: Models) -> Controls:
     with gr.Accordion(text.ADVANCED, open=False):
         advanced = _advanced()
     with gr.Accordion(text.COMPOSE, open=False) as compose:
-        composer = SceneComposer()
+        composer = SceneComposer(composed.composer_props())
     scene = browser_value()
     return Controls(
         picture, scene, seed, new_scene, thumbnails, question, another, one_word, compose, composer,

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from visipruner.choice import settings_of_side
 from visipruner.render.overlay import draw_survivors
 from visipruner.render.words import describe_agreement
-from visipruner.results import Comparison
+from visipruner.running.results import Comparison
 from visipruner.ui import scenes, text
 from visipruner.ui.handlers import Job
 

@@ -8,8 +8,9 @@ from html import escape
 import gradio as gr
 
 from visipruner.render.values import picture_uri
-from visipruner.tiny.data import asked_for
-from visipruner.ui import scenes, text
+from visipruner.ui import text
+from visipruner.world import sources
+from visipruner.world.data import asked_for
 
 # Scene number, skill, and whether it asks for one word: chosen to be easy on the eye and different
 # from each other, and because VisiPruner's presets answer them right.
@@ -35,7 +36,7 @@ def chosen() -> tuple[tuple[int, str], ...]:
     """(scene number, question) of every example."""
     found = []
     for seed, skill, one_word in CHOSEN:
-        known = next(q for q in scenes.questions(seed) if q.skill == skill)
+        known = next(q for q in sources.questions(seed) if q.skill == skill)
         found.append((seed, asked_for(known, one_word).text))
     return tuple(found)
 
@@ -50,7 +51,7 @@ def strip() -> gr.HTML:
 def _buttons() -> str:
     found = []
     for number, (seed, question) in enumerate(chosen()):
-        uri = picture_uri(scenes.picture(seed), 96)
+        uri = picture_uri(sources.picture(seed), 96)
         label = escape(text.EXAMPLE.format(number=number + 1, question=question), quote=True)
         found.append(
             f'<button type="button" data-number="{number}" title="{label}">'

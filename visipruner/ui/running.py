@@ -10,10 +10,11 @@ import gradio as gr
 from visipruner.errors import Refused
 from visipruner.render import charts
 from visipruner.render.viewer import viewer_live, viewer_start, viewer_value
-from visipruner.ui import controls, fields, handlers, scenes, text, views
+from visipruner.ui import controls, fields, handlers, text, views
 from visipruner.ui.downloads import Result
 from visipruner.ui.handlers import FULL, PRUNED, Job, Progress
 from visipruner.ui.page import MODEL_TURN, PRIVATE, UNQUEUED, plainly
+from visipruner.world import sources
 
 
 def _run_outputs(model_line, chosen, results) -> list:
@@ -114,8 +115,8 @@ def job_of(models, values) -> Job:
     form, scene = controls.form(values)
     known = None
     if scene is not None:
-        form = replace(form, picture=scenes.picture(scene))
-        known = scenes.truth(scene, form.question)
+        form = replace(form, picture=sources.picture(scene))
+        known = sources.truth(scene, form.question)
     try:
         return handlers.check(models, form, known, scene)
     except Refused as error:

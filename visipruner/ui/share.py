@@ -12,10 +12,11 @@ from visipruner.errors import Refused
 from visipruner.inputs import check_choice, clean_question
 from visipruner.levels import level_number
 from visipruner.methods.visipruner import SEMANTICS
-from visipruner.tiny.phrases import as_learnt
-from visipruner.ui import scenes, text
+from visipruner.ui import text
 from visipruner.ui.handlers import Form
 from visipruner.ui.store import Models
+from visipruner.world import sources
+from visipruner.world.phrases import as_learnt
 
 
 def query(form: Form, scene: int | dict | None) -> str:
@@ -63,7 +64,7 @@ def _level(form: Form):
 def _scene_number(value: str) -> int:
     if not value.isdecimal() or len(value) > 20:
         raise Refused(f"A scene's number must be a whole number, not {value[:20]!r}.")
-    scenes.scene(int(value))
+    sources.scene(int(value))
     return int(value)
 
 
@@ -72,10 +73,10 @@ def python(form: Form, scene: int | dict | None, local: bool = False) -> str:
     model = '"DIR"  # your checkpoint' if local else repr(form.model)
     picture, imports = '"picture.png"', ""
     if isinstance(scene, int):
-        picture = f'render(make_scene({scene}, "{scenes.SPLIT}"))'
+        picture = f'render(make_scene({scene}, "{sources.SPLIT}"))'
         imports = (
-            "from visipruner.tiny.drawing import render\n"
-            "from visipruner.tiny.scenes import make_scene\n"
+            "from visipruner.world.drawing import render\n"
+            "from visipruner.world.scenes import make_scene\n"
         )
     question = form.question
     if form.model == "tiny":  # the page's run was asked in the spelling that it learnt
@@ -84,9 +85,9 @@ def python(form: Form, scene: int | dict | None, local: bool = False) -> str:
     options = ", ".join(f"{name}={value!r}" for name, value in form.options.items())
     return f"""from visipruner.choice import method_at
 from visipruner.methods import PruningMethod
-from visipruner.models import load_vlm
-from visipruner.results import Options
-from visipruner.runner import compare, last_event
+from visipruner.models.catalogue import load_vlm
+from visipruner.running.results import Options
+from visipruner.running.runner import compare, last_event
 {imports}
 model = {model}
 vlm = load_vlm(model, attention={form.backend!r}, precision={form.precision!r})

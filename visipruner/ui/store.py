@@ -7,11 +7,11 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from pathlib import Path
 
-from visipruner import hub, loading, memory
 from visipruner.errors import Refused
 from visipruner.inputs import check_choice
-from visipruner.loading import PRECISIONS
-from visipruner.models import MODELS, VLM, ModelSpec, load_vlm, menu
+from visipruner.models import hub, loading, memory
+from visipruner.models.catalogue import MODELS, VLM, ModelSpec, load_vlm, menu
+from visipruner.models.loading import PRECISIONS
 from visipruner.ui import text, zerogpu
 
 BACKENDS = ("sdpa", "eager")

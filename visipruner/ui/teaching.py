@@ -10,10 +10,11 @@ from html import escape
 
 from visipruner.errors import Refused
 from visipruner.methods import PruningMethod
-from visipruner.results import CLOCKS, Comparison, Times
-from visipruner.ui import handlers, scenes, text, views
+from visipruner.running.results import CLOCKS, Comparison, Times
+from visipruner.ui import handlers, text, views
 from visipruner.ui.handlers import Form, Job
 from visipruner.ui.store import Models
+from visipruner.world import sources
 
 MOST_SCENES = 200
 LEVELS = tuple(step / 10 for step in range(1, 11))
@@ -43,14 +44,14 @@ def search(models: Models, form: Form, seed) -> Iterator[Search]:
     """Walk the scenes after `seed` until both sides answer differently."""
     if form.method == "none":
         raise Refused(text.NOTHING_TO_FIND)
-    scenes.scene(seed or 0)  # none, beside a picture of one's own
+    sources.scene(seed or 0)  # none, beside a picture of one's own
     first = int(seed or 0) + 1
     state = Search(first)
     for number in range(MOST_SCENES):
         state.tried = number + 1
-        state.seed = (first + number) % (scenes.MAX_SEED + 1)
-        state.question = scenes.first_question(state.seed, form.question)
-        picture = scenes.picture(state.seed)
+        state.seed = (first + number) % (sources.MAX_SEED + 1)
+        state.question = sources.first_question(state.seed, form.question)
+        picture = sources.picture(state.seed)
         form = replace(form, picture=picture, question=state.question)
         job = handlers.check(models, form, scene=state.seed)
         yield state

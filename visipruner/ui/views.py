@@ -10,10 +10,10 @@ from visipruner.render.counters import ROWS
 from visipruner.render.numbers import duration, flops, in_bytes, times, unbroken
 from visipruner.render.stages import dropping, entering
 from visipruner.render.words import describe_agreement
-from visipruner.results import LEAST_ROUNDS, Answer, Comparison, Times
+from visipruner.running.results import LEAST_ROUNDS, Answer, Comparison, Times
 from visipruner.ui import about, text
 from visipruner.ui.handlers import PRUNED, Job, Progress, Side
-from visipruner.ui.scenes import Truth
+from visipruner.world.sources import Truth
 
 _CARD, _LIVE = "<article ", "<article data-live "  # how a card begins, and one that waits for more
 SHORT_ANSWER = 14  # letters that fit a card in large type

@@ -6,20 +6,20 @@ import time
 
 import gradio as gr
 
-from visipruner.models import MODELS
+from visipruner.models.catalogue import MODELS
 from visipruner.ui import (
     api,
     choosing,
     controls,
     downloads,
     running,
-    scenes,
     share,
     teaching,
     text,
     views,
 )
 from visipruner.ui.page import MODEL_TURN, PRIVATE, SMALL, UNQUEUED, plainly
+from visipruner.world import sources
 
 
 def connect(page, models, model_line, chosen, results, lesson):
@@ -59,7 +59,7 @@ def _lessons(models, chosen, results, lesson) -> list:
             shown = teaching.search_html(state)
             yield shown, gr.skip(), gr.skip(), gr.skip(), gr.skip()
         # Found or not: the next search goes on from the last scene.
-        yield shown, scenes.picture(state.seed), state.seed, state.seed, state.question
+        yield shown, sources.picture(state.seed), state.seed, state.seed, state.question
 
     @plainly
     def on_sweep(*values):

@@ -10,8 +10,8 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 
-from visipruner.results import Times
-from visipruner.runner import Event, compare, measure
+from visipruner.running.results import Times
+from visipruner.running.runner import Event, compare, measure
 from visipruner.ui.page import plainly
 
 MOST_SECONDS = 110  # a visitor without an account has two minutes a day

@@ -1,0 +1,161 @@
+"""VisiPruner's presets for the bundled model, chosen on the validation split.
+
+    python -m visipruner calibrate
+    python -m visipruner calibrate --budgets   only measure the tokens of the presets there are
+
+Every candidate answers the same few validation questions, and the best for each preset answer many
+more; the held-out sets are never looked at. A preset is the most accurate of the candidates that
+cut enough executed prefill FLOPs, and fewer than the next preset must. Writes presets.json beside
+the weights, with what was measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import statistics
+
+from visipruner.evaluation.evaluate import UNPRUNED
+from visipruner.evaluation.interview import add_common, interview, open_model, share_cut
+from visipruner.files import write_whole
+from visipruner.levels import PRESETS
+from visipruner.methods import PruningMethod, VisiPruner
+from visipruner.models.catalogue import VLM
+from visipruner.world.phrases import SYSTEM
+
+# The FLOPs that a preset must cut.
+GOALS = {"gentle": 0.15, "balanced": 0.4, "aggressive": 0.55}
+# The model has no layers that use vision as a sink only (dynamics.py), so nothing is edited there.
+STAGES = ("middle", "deep")
+# Each word that it writes looks the picture up again in the lower layers, so they keep their cache.
+CACHE = "full"
+FIRST_TESTED = (4, 5, 6, 7, 8)
+COSINES = (0.995, 0.999)
+# Shares of sqrt(1 - cosine^2): below 1 the kept set can never be empty.
+SHARES = (0.01, 0.03, 0.15)
+EXIT = 0.999
+FINALISTS = 4  # per preset
+
+
+def candidates(semantics: str) -> list[VisiPruner]:
+    """Every setting that is tried."""
+    return [
+        VisiPruner(
+            semantics=semantics,
+            stages=STAGES,
+            # The published code begins to test one layer later than its shallow layers end.
+            shallow_layers=first - (semantics == "official"),
+            layer_threshold=cosine,
+            tokens_threshold=round(share * (1 - cosine**2) ** 0.5, 4),
+            relative=True,
+            exit_threshold=EXIT,
+            cache_before_filter=CACHE if semantics == "paper" else "kept",
+        )
+        for first, cosine, share in itertools.product(FIRST_TESTED, COSINES, SHARES)
+    ]
+
+
+def measure(vlm: VLM, methods: dict[str, PruningMethod], count: int, store) -> dict[str, dict]:
+    """For every method its accuracy on the validation split, and the share of FLOPs it cuts."""
+    rows = interview(vlm, {UNPRUNED: PruningMethod(), **methods}, ("validation",), count, store)
+    by_column = {name: [r for r in rows if r["column"] == name] for name in (UNPRUNED, *methods)}
+    return {
+        name: {
+            "right": statistics.mean(row["score"] for row in mine),
+            "flops_cut": share_cut(mine, by_column[UNPRUNED]),
+            "tokens": statistics.mean(statistics.mean(row["tokens"]) for row in mine),
+            "questions": len(mine),
+        }
+        for name, mine in by_column.items()
+    }
+
+
+def choose(tried: list[tuple[VisiPruner, dict]]) -> dict[str, tuple[VisiPruner, dict]]:
+    """Per preset the most accurate candidate that cuts enough, and less than the next preset must;
+    of equals, the cheapest."""
+    chosen = {}
+    for (name, goal), most in zip(GOALS.items(), [*list(GOALS.values())[1:], 1], strict=True):
+        enough = [pair for pair in tried if goal <= pair[1]["flops_cut"] < most]
+        # If nothing does, what cuts most below is the nearest that there is.
+        below = [pair for pair in tried if pair[1]["flops_cut"] < goal] or tried
+        enough = enough or [max(below, key=lambda pair: pair[1]["flops_cut"])]
+        chosen[name] = max(enough, key=lambda pair: (pair[1]["right"], pair[1]["flops_cut"]))
+    return chosen
+
+
+def shortlist(tried: list[tuple[VisiPruner, dict]]) -> list[VisiPruner]:
+    """For every preset the few candidates that did best."""
+    found = []
+    for _ in range(FINALISTS):
+        picks = [method for method, _ in choose(tried).values()]
+        found = list(dict.fromkeys([*found, *picks]))  # one may be the pick of two presets
+        tried = [pair for pair in tried if pair[0] not in picks] or tried
+    return found
+
+
+def table(chosen: dict, full_tokens: float) -> dict:
+    """Thresholds at the five levels 0, 0.25, 0.5, 0.75 and 1, as levels.py reads them.
+
+    Level 0 is never used for a run (it keeps everything); level 1 is the hardest preset.
+    """
+    picks = [chosen[name][0] for name in GOALS]
+    rows = {"stages": STAGES, "relative": True}
+    rows["cache_before_filter"] = picks[0].cache_before_filter
+    for name in ("shallow_layers", "layer_threshold", "tokens_threshold", "exit_threshold"):
+        values = [getattr(method, name) for method in picks]
+        rows[name] = _five(values, values[0])
+    means = [round(chosen[name][1]["tokens"], 1) for name in GOALS]
+    rows["tokens"] = _five(means, full_tokens)
+    rows["measured"] = {
+        name: {key: round(result[key], 4) for key in ("right", "flops_cut")}
+        for name, (_, result) in chosen.items()
+    }
+    return rows
+
+
+def _five(values: list, first) -> list:
+    """Of three presets the values at the five levels."""
+    return [first, *values, values[-1]]
+
+
+def measure_budgets(vlm: VLM, presets: dict, count: int, store) -> dict:
+    """The presets with the mean visual tokens per layer of each, as `for_budget` reads them."""
+    for semantics in ("paper", "official"):
+        given = {"semantics": semantics}
+        methods = {n: VisiPruner.at_level(PRESETS[n], vlm.facts(), given) for n in GOALS}
+        found = measure(vlm, methods, count, store)
+        means = [round(found[name]["tokens"], 1) for name in GOALS]
+        presets[semantics]["tokens"] = _five(means, round(found[UNPRUNED]["tokens"], 1))
+    return presets
+
+
+def add_options(parser: argparse.ArgumentParser):
+    """The options of the command."""
+    add_common(parser)
+    parser.add_argument("--questions", type=int, default=3, help="per skill, all candidates")
+    parser.add_argument("--final", type=int, default=20, help="per skill, the best of them")
+    parser.add_argument("--budgets", action="store_true", help="measure tokens, choose nothing")
+
+
+def run(options: argparse.Namespace):
+    """Carry out the command."""
+    vlm, store = open_model(options)
+    if options.budgets:
+        presets = measure_budgets(vlm, dict(vlm.presets), options.final, store)
+        write_whole(options.model / "presets.json", json.dumps(presets, indent=1) + "\n")
+        return
+    presets = {"system": SYSTEM}
+    for semantics in ("paper", "official"):
+        methods = candidates(semantics)
+        for count in (options.questions, options.final):
+            found = measure(vlm, {str(m): m for m in methods}, count, store)
+            full = found.pop(UNPRUNED)
+            tried = [(method, found[str(method)]) for method in methods]
+            print(f"{semantics}: {full['right']:.1%} of {full['questions']} questions, unpruned")
+            for method, result in sorted(tried, key=lambda pair: pair[1]["flops_cut"]):
+                print(f"{result['flops_cut']:6.1%} cut, {result['right']:6.1%} right: {method}")
+            methods = shortlist(tried)
+        presets |= {"questions": full["questions"], "unpruned": round(full["right"], 4)}
+        presets[semantics] = table(choose(tried), full["tokens"])
+    write_whole(options.model / "presets.json", json.dumps(presets, indent=1) + "\n")

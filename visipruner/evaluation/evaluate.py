@@ -1,0 +1,139 @@
+"""How often the bundled model is right, unpruned and with every preset, with 95% intervals.
+
+    python -m visipruner evaluate --quick         # 20 questions per skill, unpruned
+    python -m visipruner evaluate --write         # 300 per skill; stop and go on at will
+
+Two sets: scenes from seeds never trained on, and scenes of colour-shape pairs never trained on.
+Answers are greedy. A description counts by its facts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from pathlib import Path
+
+import torch
+
+from visipruner.choice import method_at
+from visipruner.evaluation.interview import FORMS, add_common, interview, open_model, share_cut
+from visipruner.files import write_whole
+from visipruner.levels import PRESETS
+from visipruner.methods import PruningMethod
+from visipruner.models.catalogue import VLM
+from visipruner.world.data import SKILLS
+
+SETS = ("heldout", "unseen")
+QUICK, FULL = 20, 300  # questions per skill and set
+UNPRUNED = "unpruned"
+# Skills; the others by how the answer is asked for (a description has one way); everything.
+GROUPS = (*SKILLS, *FORMS, "all")
+Z = 1.96  # 95%
+MARK = "<!-- results -->"  # the model card's table stands between two of these
+
+
+def columns(vlm: VLM, presets: bool) -> dict[str, PruningMethod]:
+    """What is compared: the model alone, and VisiPruner at each preset."""
+    found = {UNPRUNED: PruningMethod()}
+    if presets:
+        found |= {name: method_at(vlm, "visipruner", name) for name in PRESETS}
+    return found
+
+
+def wilson(right: float, count: int) -> tuple[float, float]:
+    """95% interval of a share; for shares of facts it is on the safe side."""
+    share, z2 = right / count, Z**2 / count
+    middle = (share + z2 / 2) / (1 + z2)
+    half = Z * math.sqrt(share * (1 - share) / count + z2 / (4 * count)) / (1 + z2)
+    return middle - half, middle + half
+
+
+def paired_difference(first: list[float], second: list[float]) -> tuple[float, float, float]:
+    """Mean of second - first over the same questions, and its 95% interval."""
+    differences = torch.tensor(second, dtype=torch.float64) - torch.tensor(first)
+    half = Z * differences.std().item() / math.sqrt(len(first)) if len(first) > 1 else math.inf
+    mean = differences.mean().item()
+    return mean, mean - half, mean + half
+
+
+def summary(rows: list[dict]) -> list[dict]:
+    """One line per column, set and group: the share of right answers, its interval, the FLOPs cut
+    and, where a method pruned, the paired difference to the unpruned answers."""
+    table = []
+    for column, split in dict.fromkeys((row["column"], row["set"]) for row in rows):
+        for skill in GROUPS:
+            mine, full = (_chosen(rows, name, split, skill) for name in (column, UNPRUNED))
+            scores = [row["score"] for row in mine]
+            low, high = wilson(sum(scores), len(scores))
+            line = {"column": column, "set": split, "skill": skill, "questions": len(scores)}
+            line |= {"right": sum(scores) / len(scores), "low": low, "high": high}
+            if column != UNPRUNED:
+                line["flops_cut"] = share_cut(mine, full)
+                line["difference"] = paired_difference([row["score"] for row in full], scores)
+            table.append(line)
+    return table
+
+
+def _chosen(rows: list[dict], column: str, split: str, skill: str) -> list[dict]:
+    """The rows of a column and a set that belong to one of `GROUPS`."""
+    return [
+        row
+        for row in rows
+        if (row["column"], row["set"]) == (column, split)
+        and skill in (row["skill"], row["form"], "all")
+    ]
+
+
+def as_markdown(table: list[dict]) -> str:
+    """One line per group, one column per set and method; then what pruning cost and saved."""
+    heads = list(dict.fromkeys((line["column"], line["set"]) for line in table))
+    cells = {(line["column"], line["set"], line["skill"]): line for line in table}
+    lines = ["| skill | questions | " + " | ".join(f"{c}, {s}" for c, s in heads) + " |"]
+    lines.append("|---" * (2 + len(heads)) + "|")
+    for skill in GROUPS:
+        shown = [cells[c, s, skill] for c, s in heads]
+        values = [f"{x['right']:.1%} ({x['low']:.1%}-{x['high']:.1%})" for x in shown]
+        counts = dict.fromkeys(str(line["questions"]) for line in shown)  # two, if sets differ
+        lines.append(f"| {skill} | {', '.join(counts)} | " + " | ".join(values) + " |")
+    totals = [cells[c, s, "all"] for c, s in heads]
+    if any("difference" in line for line in totals):
+        lost = [_points(line.get("difference")) for line in totals]
+        cut = [f"{line['flops_cut']:.1%}" if "flops_cut" in line else "" for line in totals]
+        lines.append("| points against unpruned | | " + " | ".join(lost) + " |")
+        lines.append("| prefill FLOPs cut | | " + " | ".join(cut) + " |")
+    return "\n".join(lines)
+
+
+def _points(difference) -> str:
+    if difference is None:
+        return ""
+    mean, low, high = (100 * value for value in difference)
+    return f"{mean:+.1f} ({low:+.1f} to {high:+.1f})"
+
+
+def write_results(folder: Path, table: list[dict]) -> None:
+    """The table as data beside the weights, and as text in the model card, between its marks."""
+    write_whole(folder / "evaluation.json", json.dumps(table, indent=1) + "\n")
+    card = folder / "README.md"
+    before, _, rest = card.read_text().partition(MARK)
+    after = rest.partition(MARK)[2]
+    write_whole(card, f"{before}{MARK}\n{as_markdown(table)}\n{MARK}{after}")
+
+
+def add_options(parser: argparse.ArgumentParser):
+    """The options of the command."""
+    add_common(parser)
+    parser.add_argument("--quick", action="store_true", help=f"{QUICK} per skill, unpruned only")
+    parser.add_argument("--questions", type=int, help="per skill and set, another number")
+    parser.add_argument("--write", action="store_true", help="put the table beside the weights")
+
+
+def run(options: argparse.Namespace):
+    """Carry out the command."""
+    vlm, store = open_model(options)
+    count = options.questions or (QUICK if options.quick else FULL)
+    table = summary(interview(vlm, columns(vlm, not options.quick), SETS, count, store))
+    print(as_markdown(table))
+    if options.write:
+        write_results(options.model, table)

@@ -1,0 +1,175 @@
+"""Asking the bundled model the questions of a split, with any pruning method, and scoring it.
+
+The same questions always, so that two methods, or two versions of the weights, can be paired.
+Finished answers are kept in a file, so that a run that was stopped goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import random
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import torch
+
+from visipruner.choice import Side, methods_of, name_of, settings_of_side
+from visipruner.engine import prune
+from visipruner.files import check_place
+from visipruner.flops import ModelShape, executed
+from visipruner.inputs import check_number
+from visipruner.methods import PruningMethod
+from visipruner.models.catalogue import VLM, Prompt, load_vlm
+from visipruner.tower import needs_tower
+from visipruner.trace import PruningTrace
+from visipruner.training.config import FOLDER
+from visipruner.training.train import CHECKPOINTS
+from visipruner.world.data import SKILLS, Question, Scene, ask_about, make_scene, render, score
+
+MOST_TOKENS = 160  # the longest description has about 120
+FORMS = {"one word": True, "a sentence": False}  # how an answer is asked for
+
+
+def questions(split: str, skill: str, count: int) -> Iterator[tuple[int, Scene, Question]]:
+    """The first `count` questions of a skill: (scene number, scene, question), always the same."""
+    number = 0
+    while count:
+        scene = make_scene(number, split)
+        asked = ask_about(scene, skill, random.Random(f"{split} {skill} {number}"))
+        if asked:
+            yield number, scene, asked
+            count -= 1
+        number += 1
+
+
+def form_of(asked: Question) -> str | None:
+    """Which of `FORMS` a question asks for; None if it knows only one."""
+    if not asked.other:
+        return None
+    return next(form for form, short in FORMS.items() if short == asked.short)
+
+
+def _all_methods(columns: dict[str, Side]) -> list[PruningMethod]:
+    return [method for side in columns.values() for method in methods_of(side)]
+
+
+@torch.inference_mode()
+def ask(vlm: VLM, method: Side, prompt: Prompt, features) -> tuple[str, PruningTrace]:
+    """The greedy answer under a method; `features` are the picture's, from `vlm.encode`."""
+    with prune(vlm.model, method, prompt.layout, tower=features.tower) as trace:
+        tokens = vlm.model.generate(
+            input_ids=prompt.inputs["input_ids"].to(vlm.device),
+            mm_encoder_outputs={"image": features.outputs},
+            max_new_tokens=MOST_TOKENS,
+            do_sample=False,
+        )
+    text = vlm.processor.decode(tokens[0, prompt.layout.length :], skip_special_tokens=True)
+    return text, trace
+
+
+def interview(
+    vlm: VLM,
+    columns: dict[str, Side],
+    splits: Iterable[str],
+    count: int,
+    store: Path,
+) -> list[dict]:
+    """Asks every column `count` questions per skill and split; what `store` holds is not repeated.
+
+    Returns one row per answer: column, set, skill, number, form (one of `FORMS`; None where there
+    is only one), score (0 to 1), flops (executed in the language model's prefill), filtering and
+    exit layer, visual tokens per layer, and the answer.
+    """
+    done = _read(store)
+    shape = ModelShape.of(vlm.model.config)
+    rows = []
+    with open(store, "a") as file:
+        for split in splits:
+            for skill in SKILLS:
+                for number, scene, asked in questions(split, skill, count):
+                    where = {"set": split, "skill": skill, "number": number}
+                    form = form_of(asked)
+                    keys = {c: _key(vlm, where, asked, m) for c, m in columns.items()}
+                    if any(key not in done for key in keys.values()):
+                        prompt = vlm.prepare(render(scene), asked.text)
+                        features = vlm.encode(prompt, needs_tower(_all_methods(columns)))
+                    for column, method in columns.items():
+                        key = keys[column]
+                        if key not in done:
+                            said, trace = ask(vlm, method, prompt, features)
+                            done[key] = {
+                                "flops": executed(shape, trace).prefill,
+                                "filtered": trace.filtering_layer,
+                                "left": trace.exit_layer,
+                                "tokens": [record.visual_tokens for record in trace.layers],
+                                "answer": said,
+                            }
+                            # A line of its own, also behind one that broke off.
+                            file.write("\n" + json.dumps({"key": key, **done[key]}))
+                            file.flush()
+                        right = score(asked, done[key]["answer"], scene)
+                        row = {"column": column, **where, "form": form, "score": right}
+                        rows.append(row | done[key])
+                print(f"{split} {skill} done", flush=True)
+    return rows
+
+
+def _key(vlm: VLM, where: dict, asked: Question, method: Side) -> str:
+    """Everything that an answer depends on besides the weights, which name the store."""
+    parts = [*where.values(), asked.text, vlm.precision, name_of(method), settings_of_side(method)]
+    return json.dumps(parts)
+
+
+def _read(store: Path) -> dict[str, dict]:
+    store.parent.mkdir(parents=True, exist_ok=True)
+    if not store.exists():
+        return {}
+    found = {}
+    for line in store.read_text().splitlines():
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError:
+            continue  # blank, or the last line of a run that died while writing
+        found[row.pop("key")] = row
+    return found
+
+
+def share_cut(rows: list[dict], full: list[dict]) -> float:
+    """The share of executed prefill FLOPs that the rows save against the unpruned ones."""
+    return 1 - sum(row["flops"] for row in rows) / sum(row["flops"] for row in full)
+
+
+def fingerprint(folder: Path) -> str:
+    """Names the weights in a folder."""
+    return hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()[:12]
+
+
+def store_of(folder: Path) -> Path:
+    """Where answers of these weights are kept between runs."""
+    return CHECKPOINTS / f"answers-{fingerprint(folder)}.jsonl"
+
+
+def add_common(parser: argparse.ArgumentParser) -> None:
+    """The options that every command on the bundled model has."""
+    parser.add_argument("--model", type=Path, default=FOLDER)
+    parser.add_argument("--store", type=Path, help="where answers are kept; else by the weights")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+
+
+def open_model(options: argparse.Namespace) -> tuple[VLM, Path]:
+    """The model of the command line, and the file that keeps its answers.
+
+    Raises:
+        Refused: a wrong number or folder.
+    """
+    for name in ("threads", "questions", "final"):
+        number = getattr(options, name, None)  # not every command has all of them
+        if number is not None:
+            check_number(f"--{name}", number, 1, 100_000, integer=True)
+    torch.set_num_threads(options.threads)
+    if options.store:
+        check_place(options.store)
+    vlm = load_vlm(options.model, device="cuda" if torch.cuda.is_available() else "cpu")
+    return vlm, options.store or store_of(options.model)

@@ -1,0 +1,1 @@
+"""Models: which there are, how their files are read and loaded."""

@@ -1,0 +1,240 @@
+"""Which models there are, where their files lie, and a loaded one with its processor."""
+
+from __future__ import annotations
+
+import math
+import os
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from transformers import LlavaForConditionalGeneration
+
+from visipruner import decoding, prompt
+from visipruner.choice import read_presets
+from visipruner.errors import Refused
+from visipruner.files import ROOT, shown
+from visipruner.inputs import check_choice
+from visipruner.levels import Facts
+from visipruner.models import hub, loading
+from visipruner.models.checkpoint import check_checkpoint, size_in_16_bit
+from visipruner.models.memory import gigabytes
+from visipruner.models.processor import load_processor, try_prompt
+from visipruner.prompt import PICTURE_MODES, Prompt
+from visipruner.tower import Tower, noting_tower
+
+ASSETS = ROOT / "assets"
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """One checkpoint: where it lies and what to say about it."""
+
+    name: str
+    title: str
+    path: str = ""  # empty: on the hub
+    repo: str = ""
+    size: int = 0  # bytes of a hub checkpoint, all in 16 bits
+
+    def find(self) -> Path | None:
+        """The folder with its files; None: it has to be downloaded first."""
+        if self.path:
+            return Path(self.path)
+        shelf = os.environ.get("VISIPRUNER_MODEL_DIR")
+        for name in (self.name, self.repo.split("/")[-1]):
+            if shelf and os.path.isdir(folder := Path(shelf, name)):
+                return folder
+        return hub.find(self.repo)
+
+    @property
+    def download_size(self) -> str:
+        return gigabytes(self.size)
+
+
+MODELS: dict[str, ModelSpec] = {
+    "tiny": ModelSpec(
+        "tiny",
+        "tiny-llava (bundled)",
+        str(ASSETS / "tiny-llava"),
+    ),
+    "llava-1.5-7b": ModelSpec(
+        "llava-1.5-7b",
+        "LLaVA-1.5 7B",
+        repo="llava-hf/llava-1.5-7b-hf",
+        size=14_130_000_000,
+    ),
+    "llava-1.5-13b": ModelSpec(
+        "llava-1.5-13b",
+        "LLaVA-1.5 13B",
+        repo="llava-hf/llava-1.5-13b-hf",
+        size=26_700_000_000,
+    ),
+}
+
+
+def menu() -> dict[str, ModelSpec]:
+    """The models that a server offers: all, or those named in VISIPRUNER_MODELS.
+
+    Raises:
+        Refused: an unknown name in the variable.
+    """
+    wanted = os.environ.get("VISIPRUNER_MODELS", "").replace(",", " ").split()
+    for name in wanted:
+        check_choice("every name in VISIPRUNER_MODELS", name, MODELS)
+    return {name: MODELS[name] for name in wanted or MODELS}
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A picture that went through the vision tower."""
+
+    outputs: object  # what `generate(mm_encoder_outputs={"image": ...})` takes
+    tower: Tower | None = None  # for methods that need it
+
+
+@dataclass
+class VLM:
+    """A loaded model with its processor. Hooks belong to the model: who runs it holds `lock`."""
+
+    spec: ModelSpec
+    model: LlavaForConditionalGeneration
+    processor: object
+    precision: str = "float32"
+    presets: dict | None = None  # the checkpoint's own settings and system sentence (levels.py)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    warm: set[int] = field(default_factory=set)  # prompt lengths that have run once
+    runs: int = 0  # finished comparisons: whose turn it is to go first
+
+    @property
+    def device(self) -> torch.device:
+        """Where the prompt goes in. With several devices, accelerate's hooks carry it on."""
+        embeddings = self.model.get_input_embeddings()
+        place = getattr(getattr(embeddings, "_hf_hook", None), "execution_device", None)
+        return embeddings.weight.device if place is None else torch.device(place)
+
+    @cached_property
+    def devices(self) -> list[torch.device]:
+        """Every device that holds a part of the model; looked up once, for clocks ask often."""
+        places = {parameter.device for parameter in self.model.parameters()} | {self.device}
+        return sorted((d for d in places if d.type != "meta"), key=str)
+
+    @property
+    def size(self) -> int:
+        """Bytes of the weights in memory."""
+        return self.model.get_memory_footprint()
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.model.lm_head.weight.dtype
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Patches (rows, columns) of a picture."""
+        return prompt.patch_grid(self.model.config)
+
+    def facts(self, num_visual: int | None = None) -> Facts:
+        """What gives a level its meaning here.
+
+        Args:
+            num_visual: visual tokens of the prompt; None: of one picture.
+        """
+        layers = self.model.config.get_text_config().num_hidden_layers
+        return Facts(num_visual or math.prod(self.grid), layers, self.presets)
+
+    def prepare(self, picture, question: str, mode: str = "pad", reword=str) -> Prompt:
+        """`make_prompt` for this model, with the system sentence that it learnt."""
+        system = (self.presets or {}).get("system")
+        made = prompt.make_prompt(
+            self.model.config, self.processor, picture, question, mode, system, reword
+        )
+        return replace(made, notes=made.notes + decoding.notes(self.model))
+
+    @torch.inference_mode()
+    def encode(self, prompt: Prompt, note_tower: bool = False) -> Encoded:
+        """Picture features, once for all methods.
+
+        Args:
+            note_tower: also note what methods that look into the vision tower need.
+        """
+        pixels = prompt.inputs["pixel_values"].to(self.device, self.dtype)
+        if not note_tower:
+            return Encoded(self.model.get_image_features(pixels, return_dict=True))
+        with noting_tower(self.model) as watch:
+            outputs = self.model.get_image_features(pixels, return_dict=True)
+        return Encoded(outputs, watch.tower)
+
+
+def load_vlm(
+    model: str | Path = "tiny",
+    *,
+    device: str | None = None,
+    precision: str = "auto",
+    attention: str = "sdpa",
+    on_progress: Callable[[hub.Progress], None] | None = None,
+) -> VLM:
+    """Load a model of MODELS by name, or any local folder with a LLaVA-1.5-style checkpoint.
+
+    A model of the hub that is not on this machine is downloaded first; nothing else is fetched.
+
+    Args:
+        model: a name in MODELS, or a folder (safetensors only, no remote code); a `Path` is always
+            a folder.
+        device: "cpu", "cuda", "cuda:1"; None: the GPUs if there are any.
+        precision: "auto" is float32 on a CPU (bfloat16 for large models) and bfloat16 on a GPU;
+            "float32", "bfloat16", "float16"; "4-bit" is NF4 by bitsandbytes.
+        attention: the backend of transformers, "sdpa" or "eager".
+        on_progress: called during a download; an exception that it raises cancels.
+
+    Raises:
+        Refused: one plain sentence that says what is missing and what it would take.
+    """
+    # A path is never a name: a folder may be called llava-1.5-7b, as those of the hub are.
+    spec = MODELS.get(model) or local_spec(Path(model))
+    path = spec.find()
+    if spec.path and spec is MODELS.get("tiny") and not ASSETS.is_dir():
+        raise Refused(f"{spec.title} comes with a clone of the repository; pip installs no model.")
+    if path is None:
+        # Before gigabytes are fetched for nothing.
+        loading.place(spec.title, spec.size, device, precision)
+        for progress in hub.download(spec.repo, spec.size):
+            if on_progress:
+                on_progress(progress)
+        path = spec.find()
+        if path is None:
+            raise Refused(f"{spec.repo} was downloaded, but is not complete; try again.")
+    check_checkpoint(path)
+    processor = load_processor(path, loading.build_empty(path))
+    presets = read_presets(path)
+    placement = loading.place(spec.title, size_in_16_bit(path), device, precision)
+    loaded = loading.load_model(path, placement, attention)
+    found = replace(spec, path=str(path))
+    vlm = VLM(found, loaded, processor, placement.precision, presets)
+    try_prompt(path, vlm)
+    _ = vlm.devices  # looked up here: in other threads of a ZeroGPU Space the CPU seems to hold all
+    return vlm
+
+
+def local_spec(path: Path) -> ModelSpec:
+    # Unlike Path's own, this one says no to a name that is too long and to a closed folder.
+    if not os.path.isdir(path):
+        raise Refused(
+            f"There is no model {shown(path)}: choose one of {', '.join(MODELS)} or name a folder "
+            "with a LLaVA checkpoint."
+        )
+    return ModelSpec(path.name, path.name, str(path))
+
+
+__all__ = [
+    "ASSETS",
+    "MODELS",
+    "PICTURE_MODES",
+    "VLM",
+    "ModelSpec",
+    "Prompt",
+    "load_vlm",
+    "local_spec",
+    "menu",
+]

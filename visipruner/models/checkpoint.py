@@ -1,0 +1,206 @@
+"""A checkpoint's folder, looked at before a model is built: what it holds and what is wrong."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import traceback
+from collections.abc import Iterable
+from pathlib import Path
+
+from huggingface_hub import parse_local_safetensors_file_metadata
+
+from visipruner.errors import Refused
+from visipruner.files import ROOT, named, shown, write_whole
+from visipruner.models import memory
+
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+SUMS = "checksums.sha256"  # as `sha256sum` writes it
+
+
+def check_checkpoint(path: Path):
+    """Say what is wrong with a checkpoint folder before transformers says it in ten lines.
+
+    Raises:
+        Refused: one sentence.
+    """
+    name = named(path)
+    if not os.path.exists(path / "config.json") and os.path.exists(path / "adapter_config.json"):
+        raise Refused(
+            f"{name} is an adapter and not a whole model: merge it into {_base_of(path)} and name "
+            "the merged model's folder."
+        )
+    try:
+        config = json.loads((path / "config.json").read_text("utf-8"))
+        kind, text = config["model_type"], dict(config.get("text_config") or {})
+    except Exception:  # damaged files raise nearly anything
+        raise Refused(f"{name} holds no model: its config.json is missing or damaged.") from None
+    if kind == "llava_next":
+        raise Refused(
+            f"{name} holds a LLaVA-NeXT model, which reads several crops of a picture: it can be "
+            "pruned from Python with prune(), but this program asks and draws one square only."
+        )
+    if kind != "llava":
+        kind = repr(kind)[:80]
+        raise Refused(f"{name} holds a {kind} model; only LLaVA-1.5-style models can be opened.")
+    if text.get("sliding_window") and text.get("use_sliding_window", True):
+        raise Refused(
+            f"{name} attends through a sliding window of {str(text['sliding_window'])[:80]} "
+            "tokens; its caches cannot be shortened one by one, so it cannot be pruned."
+        )
+    _check_brings_no_code(path)
+    weight_files(path)
+    _check_sums(path)
+
+
+def _base_of(adapter: Path) -> str:
+    try:
+        base = json.loads((adapter / "adapter_config.json").read_text("utf-8"))
+        return shown(Path(base["base_model_name_or_path"]))
+    except Exception:
+        return "the model that it was trained for"
+
+
+def _check_brings_no_code(path: Path):
+    """Refuse a folder that names Python code of its own.
+
+    `trust_remote_code=False` is not enough: a vision_config with an auto_map makes transformers
+    (5.24) ask on standard input all the same, and run the code after a "y".
+    """
+    for file in sorted(path.glob("*config.json")):
+        if _names_code(file):
+            raise _own_code(path, f"auto_map in {file.name}")
+    if os.path.exists(path / "custom_generate"):
+        raise _own_code(path, "the folder custom_generate")
+
+
+def _names_code(file: Path) -> bool:
+    """Whether any entry of a JSON file, however deep, names code."""
+    found = []
+
+    def note(entry: dict) -> dict:
+        found.append(bool(entry.get("auto_map")))
+        return entry
+
+    try:
+        json.loads(file.read_text("utf-8"), object_hook=note)
+    except (OSError, ValueError, RecursionError):
+        raise Refused(f"In {named(file.parent)}, {file.name} is damaged; fetch it again.") from None
+    return any(found)
+
+
+def _own_code(path: Path, where: str) -> Refused:
+    return Refused(
+        f"{named(path)} brings program code of its own ({where}), which is never run here: only "
+        "models that transformers itself knows can be opened."
+    )
+
+
+def weight_files(path: Path) -> list[Path]:
+    """The files of weights that transformers reads from a folder, ascending.
+
+    model.safetensors, else what the index names, as in transformers. Whatever lies beside them
+    (adapters, shards of an older release, the weights in another layout) is not read.
+
+    Raises:
+        Refused: one sentence, if a file is missing or the index is damaged.
+    """
+    name = named(path)
+    if os.path.exists(path / WEIGHTS):
+        return [path / WEIGHTS]
+    if not os.path.exists(path / INDEX):
+        others = sorted(file.name for file in path.glob("*.safetensors"))
+        if others:
+            raise Refused(
+                f"{name} lacks {WEIGHTS} and {INDEX}, so nothing says whether {others[0][:80]} "
+                "is the model."
+            )
+        raise Refused(f"{name} holds no weights in safetensors format, the only one that is read.")
+    try:
+        index = json.loads((path / INDEX).read_text("utf-8"))
+        parts = sorted({path / part for part in index["weight_map"].values()})
+        missing = [part.name for part in parts if not os.path.isfile(part)]
+    except Exception:
+        raise Refused(f"In {name}, {INDEX} is damaged; fetch it again.") from None
+    if missing:
+        raise Refused(f"{name} lacks {missing[0][:80]}, one of {len(parts)} files of weights.")
+    return parts
+
+
+def count_numbers(path: Path) -> list[int]:
+    """How many numbers each tensor of a folder's weights has, from the headers of its files.
+
+    Raises:
+        Refused: one sentence that names the damaged file.
+    """
+    counts = []
+    for file in weight_files(path):
+        try:
+            tensors = parse_local_safetensors_file_metadata(file).tensors.values()
+            counts += [int(tensor.parameter_count) for tensor in tensors]
+        except Exception:  # damaged headers raise nearly anything
+            raise Refused(
+                f"In {named(path)}, {file.name} is missing or damaged; fetch it again."
+            ) from None
+    return counts
+
+
+def size_in_16_bit(path: Path) -> int:
+    """Bytes of a folder's weights at two bytes per number."""
+    return 2 * sum(count_numbers(path))
+
+
+def why(path: Path, error: Exception) -> Exception:
+    """What to raise for an error while loading: damaged files make libraries raise nearly anything.
+
+    An error that arose in this package's own lines is a fault of ours and stays as it is.
+    """
+    if memory.is_out_of_memory(error):
+        return memory.ran_out(error)
+    *_, (last, _line) = traceback.walk_tb(error.__traceback__)
+    if isinstance(error, Refused):
+        words = str(error)
+    elif Path(last.f_code.co_filename).is_relative_to(ROOT / "visipruner"):
+        return error
+    else:
+        words = f"{_words(path, error)}."
+    return Refused(f"The model in {named(path)} could not be loaded: {words}")
+
+
+def _words(path: Path, error: Exception) -> str:
+    """A library's first line, in quotes, short and without this machine's folders."""
+    text = str(error).replace(str(path), path.name).strip()
+    lines = text.splitlines() or [type(error).__name__]
+    words = re.sub(r"(?<![\w:/.])/(?:[^/\s]+/)+", "", lines[0]).rstrip(".: ")
+    if isinstance(error, KeyError):  # whose words are the bare key
+        words = f"{words} is missing"
+    return f"“{words if len(words) <= 80 else words[:79] + '…'}”"
+
+
+def write_sums(folder: Path, names: Iterable[str]):
+    """List checksums of files beside them; `check_checkpoint` holds the folder to the list."""
+    write_whole(folder / SUMS, "".join(f"{_sum(folder / name)}  {name}\n" for name in names))
+
+
+def _check_sums(path: Path):
+    """Hold a folder to the checksums that it brings: flipped bytes in weights show in no header."""
+    if not os.path.exists(path / SUMS):
+        return
+    try:
+        lines = [line.split() for line in (path / SUMS).read_text("utf-8").splitlines()]
+        sums = {Path(name).name: digest for digest, name in lines}
+    except (OSError, ValueError):
+        raise Refused(f"In {named(path)}, {SUMS} is damaged; fetch it again.") from None
+    for name, digest in sums.items():
+        if not os.path.isfile(path / name) or _sum(path / name) != digest:
+            raise Refused(
+                f"In {named(path)}, {name[:80]} is missing or was changed since its checksum was "
+                f"noted in {SUMS}: fetch it again."
+            )
+
+
+def _sum(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,0 +1,221 @@
+"""Checkpoints of the Hugging Face hub: found on disk, or downloaded by a process of its own.
+
+    python -P visipruner/models/hub.py llava-hf/llava-1.5-7b-hf
+
+Everything else stays offline: only that child may use the network, and ending it ends the download.
+What has arrived stays in the hub's cache, so the next try goes on from there. In the child this
+file imports nothing of the package.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from huggingface_hub import constants, snapshot_download
+from huggingface_hub.errors import LocalEntryNotFoundError
+from huggingface_hub.file_download import repo_folder_name
+from tqdm.auto import tqdm
+
+if __package__:  # the child has no package around it, and refuses nothing
+    from visipruner.errors import Refused
+    from visipruner.models.checkpoint import weight_files
+
+PATTERNS = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]  # no pickles, no pictures
+HEARTBEAT = 0.5  # seconds between two reports, also when nothing moves
+_KEPT = "VISIPRUNER_NO_PROXY"  # what no_proxy was before this process ignored all proxies
+_UNREACHABLE = (
+    "The hub cannot be reached, so {repo} was not downloaded: connect this machine to the network, "
+    "or put the checkpoint's folder under VISIPRUNER_MODEL_DIR."
+)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Bytes that are here, and all of them as far as they are known yet."""
+
+    done: int
+    total: int
+
+
+def find(repo: str) -> Path | None:
+    """The folder of a checkpoint that was downloaded completely before; nothing is fetched."""
+    try:
+        folder = Path(snapshot_download(repo, local_files_only=True, allow_patterns=PATTERNS))
+    except (LocalEntryNotFoundError, OSError):
+        return None
+    return folder if _complete(folder) else None
+
+
+def _complete(folder: Path) -> bool:
+    """Older releases of huggingface_hub also give out the folder of a download that was ended."""
+    try:
+        return all(os.path.isfile(file) for file in (folder / "config.json", *weight_files(folder)))
+    except Refused:
+        return False
+
+
+def download(repo: str, size: int) -> Iterator[Progress]:
+    """Fetch a checkpoint into the hub's cache; closing the generator cancels.
+
+    Args:
+        size: about so many bytes, to check the disk for before.
+
+    Raises:
+        Refused: one sentence: no room on the disk, no network, no such checkpoint.
+    """
+    _check_disk(repo, size)
+    child = subprocess.Popen(
+        _command(repo),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env=_environment(),
+    )
+    try:
+        for line in child.stdout:
+            message = json.loads(line)
+            if "error" in message:
+                raise Refused(message["error"])
+            yield Progress(message["done"], max(message["total"], size))
+        if child.wait():
+            raise Refused(f"The download of {repo} broke off; try again to go on from there.")
+    finally:
+        child.terminate()
+        child.wait()
+        child.stdout.close()
+
+
+@contextmanager
+def without_proxies() -> Iterator[None]:
+    """This process uses no proxy, whatever the environment names; a download still does.
+
+    A server that never goes online asks only itself, and no proxy can help it there.
+    """
+    asked = os.environ.get("no_proxy")
+    os.environ.update({"no_proxy": "*", _KEPT: asked or ""})
+    try:
+        yield
+    finally:
+        _proxies_again(os.environ)
+
+
+def _proxies_again(environment):
+    """The variables as they were before `without_proxies`."""
+    if (asked := environment.pop(_KEPT, None)) is not None:
+        environment["no_proxy"] = asked
+        if not asked:
+            del environment["no_proxy"]
+
+
+def _environment() -> dict[str, str]:
+    """This process was told to stay offline; the child is the one exception."""
+    environment = {**os.environ, "HF_HUB_OFFLINE": "0", "TRANSFORMERS_OFFLINE": "0"}
+    _proxies_again(environment)
+    return environment
+
+
+def _command(repo: str) -> list[str]:
+    # -P: the package's own modules must not stand in for those of the standard library.
+    return [sys.executable, "-P", __file__, repo]
+
+
+def _check_disk(repo: str, size: int):
+    folder = Path(constants.HF_HUB_CACHE)
+    while not os.path.exists(folder):  # unlike Path's own, it says no to a closed folder
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    cached = repo_folder_name(repo_id=repo, repo_type="model")
+    here = (Path(constants.HF_HUB_CACHE) / cached / "blobs").glob("*")  # whole files and parts
+    left = size - sum(map(_size_of, here))
+    if free < left * 1.05:
+        raise Refused(
+            f"The disk of {folder} has {free / 1e9:.1f} GB free, but {repo} takes "
+            f"{left / 1e9:.1f} GB more: make room, or set HF_HOME to a folder on another disk."
+        )
+
+
+def _size_of(file: Path) -> int:
+    try:
+        return file.stat().st_size
+    except OSError:  # another download has renamed it meanwhile
+        return 0
+
+
+# -- the child
+
+
+def fetch(repo: str, report, snapshot=snapshot_download):
+    """Download while `report(done, total)` is called every now and then."""
+    bars: list[tqdm] = []
+
+    class Bytes(tqdm):
+        """Counts, and draws nothing."""
+
+        def __init__(self, *args, **kwargs):
+            # Of the two bars in bytes, the one with this name counts what is on the disk.
+            counts = kwargs.pop("name", None) == "huggingface_hub.snapshot_download"
+            super().__init__(*args, **{**kwargs, "file": io.StringIO(), "disable": False})
+            if counts:
+                bars.append(self)
+
+        def display(self, *_args, **_kwargs):
+            return True
+
+    def beat():
+        while not over.wait(HEARTBEAT):
+            report(sum(int(b.n) for b in bars), sum(int(b.total or 0) for b in bars))
+
+    over = threading.Event()
+    heart = threading.Thread(target=beat, daemon=True)
+    heart.start()
+    try:
+        snapshot(repo, allow_patterns=PATTERNS, tqdm_class=Bytes)
+    finally:
+        over.set()
+        heart.join()
+    report(sum(int(b.n) for b in bars), sum(int(b.total or 0) for b in bars))
+
+
+def main(repo: str, snapshot=snapshot_download) -> int:
+    """Print a line of JSON per report; the last one may be an error."""
+
+    def say(**message):
+        try:
+            sys.stdout.write(json.dumps(message) + "\n")
+            sys.stdout.flush()
+        except BrokenPipeError:  # nobody listens any more
+            os._exit(1)
+
+    try:
+        fetch(repo, lambda done, total: say(done=done, total=total), snapshot)
+    except Exception as error:
+        say(error=_sentence(repo, error))
+    return 0
+
+
+def _sentence(repo: str, error: Exception) -> str:
+    """What went wrong, for somebody who wants a model and not a stack of exceptions."""
+    kinds = {kind.__name__ for kind in type(error).__mro__}
+    if "RepositoryNotFoundError" in kinds:
+        return f"The hub has no {repo}, or hides it: set HF_TOKEN to a token that may read it."
+    if isinstance(error, OSError) and error.errno == 28:
+        return (
+            f"The disk is full, so {repo} was not downloaded completely: make room and try again."
+        )
+    if kinds & {"LocalEntryNotFoundError", "ConnectionError", "TransportError", "TimeoutException"}:
+        return _UNREACHABLE.format(repo=repo)
+    return f"The download of {repo} failed ({type(error).__name__}); try again to go on from there."
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))

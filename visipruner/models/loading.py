@@ -1,0 +1,254 @@
+"""From a folder to a model on its device: checks that speak first, 4-bit, several GPUs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+from transformers import (
+    BitsAndBytesConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+)
+
+from visipruner.engine import decoder_of, not_understood
+from visipruner.errors import Refused, quoted
+from visipruner.files import named
+from visipruner.inputs import check_choice
+from visipruner.models import memory
+from visipruner.models.checkpoint import count_numbers, why
+from visipruner.models.memory import gigabytes
+
+BLOCK, PACKED_ROWS = 64, 32  # of bitsandbytes: numbers with one scale; rows packed together
+PRECISIONS = ("auto", "float32", "bfloat16", "float16", "4-bit")
+# A configuration may ask for so many times the numbers that the weights have; those of tied
+# embeddings are stored once.
+MOST_OF_CONFIG = 1.5
+# Bare names would match nothing but lm_head, and the vision tower would be quantised silently.
+NOT_IN_4_BIT = ["model.vision_tower", "model.multi_modal_projector", "lm_head"]
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where a model will lie, and how precisely. `device_map` is accelerate's."""
+
+    precision: str
+    dtype: torch.dtype
+    device_map: dict | str
+    max_memory: dict[int, int] | None = None
+
+
+def place(title: str, size: int, device: str | None, precision: str) -> Placement:
+    """Decide where a checkpoint goes, before a byte of it is fetched or read.
+
+    Args:
+        size: bytes of the checkpoint in 16 bits per number.
+        device: "cpu", "cuda", "cuda:1"; None: the GPUs if there are any. A large model goes to a
+            CPU only when asked to.
+
+    Raises:
+        Refused: one sentence that says what is missing and what it would take.
+    """
+    check_choice("precision", precision, PRECISIONS)
+    kind = torch.device(usable_device(device)).type
+    if kind == "cpu":
+        return _on_cpu(title, size, device, precision)
+    # Older GPUs only emulate bfloat16, slowly.
+    native = torch.cuda.is_bf16_supported(including_emulation=False)
+    half = "bfloat16" if native else "float16"
+    if precision == "auto":
+        precision = half
+    dtype = getattr(torch, precision, None) or getattr(torch, half)  # 4-bit computes in that
+    return Placement(precision, dtype, *_on_gpus(title, size, device, precision))
+
+
+def usable_device(device: str | None) -> str:
+    """The device that is meant; None means a GPU if there is one.
+
+    Raises:
+        Refused: one sentence, for a word that names no device and for one that is not here.
+    """
+    has_gpu = torch.cuda.is_available()
+    if device is None:
+        return "cuda" if has_gpu else "cpu"
+    try:
+        wanted = torch.device(device)
+    except (RuntimeError, TypeError):
+        wanted = None
+    if wanted is None or wanted.type not in ("cpu", "cuda"):
+        raise Refused(f"The device must be cpu, cuda or cuda:NUMBER, not {quoted(device)}.")
+    if wanted.type == "cuda" and (wanted.index or 0) >= (
+        torch.cuda.device_count() if has_gpu else 0
+    ):
+        raise Refused(
+            f"There is no {device} here: torch finds {torch.cuda.device_count() if has_gpu else 0} "
+            "CUDA devices; name another one, or cpu."
+        )
+    return device
+
+
+def _on_cpu(title: str, size: int, device: str | None, precision: str) -> Placement:
+    if precision == "auto":
+        # Small models are exact; a large one would not fit twice.
+        precision = "bfloat16" if size >= memory.LARGE else "float32"
+    need, free = memory.needed(size, precision), memory.free_on_cpu()
+    if device is None and size >= memory.LARGE:
+        small = gigabytes(memory.needed(size, "4-bit"))
+        raise Refused(
+            f"{title} needs a GPU with {gigabytes(memory.needed(size, 'bfloat16'))} free "
+            f"({small} in 4-bit), and torch finds none here; with --device cpu it runs slowly in "
+            f"{gigabytes(need)} of main memory."
+        )
+    if need > free:
+        raise Refused(
+            f"{title} needs {gigabytes(need)} of main memory in {precision}, but "
+            f"{gigabytes(free)} are free here{_hint(size, precision)}."
+        )
+    dtype = torch.float32 if precision == "4-bit" else getattr(torch, precision)
+    return Placement(precision, dtype, {"": "cpu"})
+
+
+def _on_gpus(title: str, size: int, device: str | None, precision: str) -> tuple:
+    """(device_map, max_memory): one GPU where the model fits, else all of them together."""
+    need, free = memory.needed(size, precision), memory.free_on_gpus()
+    named = torch.device(device).index if device else None
+    if named is not None:
+        free = [bytes_ if index == named else 0 for index, bytes_ in enumerate(free)]
+    roomiest = max(range(len(free)), key=free.__getitem__)
+    if free[roomiest] >= need:
+        return {"": roomiest}, None
+    # The last tenth stays empty for activations: they appear on every device.
+    shares = {index: int(bytes_ * 0.9) for index, bytes_ in enumerate(free) if bytes_}
+    if len(shares) > 1 and sum(shares.values()) >= need:
+        return "auto", shares
+    raise Refused(
+        f"{title} needs {gigabytes(need)} of GPU memory in {precision}, but {gigabytes(sum(free))} "
+        f"are free on {device or 'the ' + str(len(free)) + ' GPU(s) here'}{_hint(size, precision)}."
+    )
+
+
+def _hint(size: int, precision: str) -> str:
+    if precision == "4-bit":
+        return ""
+    return f"; in 4-bit it takes {gigabytes(memory.needed(size, '4-bit'))}"
+
+
+def build_empty(path: Path) -> LlavaForConditionalGeneration:
+    """The model that config.json describes, without memory: to ask it before weights are read.
+
+    Raises:
+        Refused: one sentence: it is another model than the weights (of sizes with both numbers), or
+            its language model cannot be pruned.
+    """
+    counts = count_numbers(path)
+    try:
+        # With a backend of ours: a configuration may name one that would be fetched from the hub.
+        config = LlavaConfig.from_pretrained(
+            path, local_files_only=True, trust_remote_code=False, attn_implementation="eager"
+        )
+        _check_depth(config, counts)
+        with torch.device("meta"):
+            model = LlavaForConditionalGeneration(config)
+        _check_understood(model)  # else the first question would be refused, and not the model
+    except Exception as error:
+        raise why(path, error) from None
+    # Quantised weights store several numbers as one.
+    asked, there = sum(p.numel() for p in model.parameters()), sum(counts)
+    if asked > MOST_OF_CONFIG * there and not getattr(config, "quantization_config", None):
+        raise Refused(
+            f"The model in {named(path)} could not be loaded: its config.json asks for {asked:,} "
+            f"numbers, but its weights have {there:,}."
+        )
+    return model.eval()
+
+
+def _check_understood(model: LlavaForConditionalGeneration):
+    try:
+        decoder_of(model)
+    except Refused as refusal:
+        raise not_understood(model.get_decoder(), str(refusal).rstrip(".")) from None
+
+
+def _check_depth(config: LlavaConfig, counts: list[int]):
+    """Even an empty model of very many layers takes long."""
+    layers = sum(part.num_hidden_layers for part in (config.text_config, config.vision_config))
+    if layers > len(counts):
+        raise Refused(
+            f"its config.json asks for {layers:,} layers, but its weights are {len(counts):,} "
+            "tensors."
+        )
+
+
+def load_model(path: Path, placement: Placement, attention: str) -> LlavaForConditionalGeneration:
+    """The model of a folder, ready to answer.
+
+    Raises:
+        Refused: one sentence: a file is missing or damaged, or memory was not enough.
+    """
+    extra = {}
+    if placement.max_memory:
+        extra["max_memory"] = placement.max_memory
+    if placement.precision == "4-bit":
+        extra["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=placement.dtype,
+            llm_int8_skip_modules=NOT_IN_4_BIT,
+        )
+    try:
+        model, found = LlavaForConditionalGeneration.from_pretrained(
+            path,
+            output_loading_info=True,
+            dtype=placement.dtype,
+            device_map=placement.device_map,
+            attn_implementation=attention,
+            use_safetensors=True,
+            local_files_only=True,
+            trust_remote_code=False,
+            **extra,
+        )
+    except Exception as error:
+        raise why(path, error) from None
+    if found["missing_keys"]:
+        # transformers would go on with random numbers in their place.
+        raise Refused(f"{named(path)} lacks weights, {sorted(found['missing_keys'])[0]} for one.")
+    if placement.precision == "4-bit":
+        check_4_bit(model)
+        keep_odd_layers_unpacked(model)
+    return model.eval().requires_grad_(False)
+
+
+def keep_odd_layers_unpacked(model: nn.Module):
+    """Let layers run on any CPU whose rows are not whole blocks.
+
+    On a CPU with AVX-512 BF16, bitsandbytes (0.50) packs 4-bit weights anew when they are first
+    used, and fails where a row is no multiple of the block; unpacked, they run as on other CPUs.
+    """
+    from bitsandbytes.nn import Linear4bit
+
+    for module in model.modules():
+        if isinstance(module, Linear4bit):
+            whole = module.in_features % BLOCK == 0 and module.out_features % PACKED_ROWS == 0
+            if not whole:
+                module.support_avx512bf16_for_cpu = False
+
+
+def check_4_bit(model: nn.Module):
+    """Make sure that exactly the language model's linear layers are in 4 bits.
+
+    A wrong list of modules to skip is silent, and a quantised vision tower answers worse.
+
+    Raises:
+        Refused: names the first module that is not as it should be.
+    """
+    from bitsandbytes.nn import Linear4bit
+
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear):
+            wanted = name.startswith("model.language_model.layers.")
+            if isinstance(module, Linear4bit) != wanted:
+                state = "not in 4 bits" if wanted else "in 4 bits, which only the layers should be"
+                raise Refused(f"Loading in 4 bits went wrong: {name} is {state}.")

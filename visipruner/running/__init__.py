@@ -1,0 +1,1 @@
+"""One prompt answered by several sides, with clocks and counters."""

@@ -1,0 +1,426 @@
+"""ask(), compare(): one question, one or several methods; streamed events, honest clocks.
+
+The model runs in a thread of its own and puts its events in a queue, so no clock ever runs while
+somebody draws. Leaving the generator early stops the computation at the next layer or token, or at
+the end of a silent round.
+"""
+
+from __future__ import annotations
+
+import _thread
+import itertools
+import queue
+import statistics
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+
+import torch
+from transformers import LogitsProcessor
+
+from visipruner.choice import Side, methods_of
+from visipruner.decoding import configuration, settled
+from visipruner.engine import prune
+from visipruner.errors import Refused
+from visipruner.flops import (
+    ModelShape,
+    attention_share,
+    executed,
+    kv_bytes,
+    layer_flops,
+    paper_macs,
+    vision_flops,
+)
+from visipruner.inputs import check_number
+from visipruner.methods import PruningMethod
+from visipruner.models.catalogue import VLM, Prompt
+from visipruner.models.memory import freeing, is_out_of_memory, ran_out
+from visipruner.running.clocks import (
+    fixed_seed,
+    machine,
+    memory_mark,
+    memory_peak,
+    milliseconds,
+    now,
+    prefill_clock,
+)
+from visipruner.running.results import (
+    LEAST_ROUNDS,
+    LEAST_STEPS,
+    Answer,
+    Comparison,
+    Counts,
+    Options,
+    Times,
+)
+from visipruner.stock import BaseStreamer
+from visipruner.tower import needs_tower
+from visipruner.trace import LayerRecord, PruningTrace
+
+
+@dataclass(frozen=True)
+class Event:
+    """One thing that happened. `side` is the method's place in the list; -1 for all together.
+
+    kind: "waiting" (for another run to end), "encoded" (the picture), "warming" (a layer of a run
+    that nobody sees), "layer" (record), "token" (text so far), "answer" (answer), "clocked" (a
+    silent repeat begins), "probed" (a layer of the untimed probe), "compared" (comparison).
+    """
+
+    kind: str
+    side: int = -1
+    record: LayerRecord | None = field(default=None, repr=False)
+    text: str = ""
+    answer: Answer | None = field(default=None, repr=False)
+    comparison: Comparison | None = field(default=None, repr=False)
+
+
+WAIT_SECONDS = 0.2  # a run that waits for another says so this often, and stops if nobody listens
+START_SECONDS = 60.0  # a thread that has not begun by then never will: memory ran out as it started
+CLOCK_SECONDS = 0.5  # per side: about so long it is clocked again, if one round takes no longer
+NOT_A_NUMBER = (
+    "This model computed something that is not a number (NaN), so it has no answer: its weights "
+    "are damaged, or too large for {dtype}."
+)
+
+
+class Stopped(Exception):
+    """Raised inside a run that nobody waits for any more."""
+
+
+def ask(vlm: VLM, prompt: Prompt, method: Side, options: Options | None = None) -> Iterator[Event]:
+    """Answer with one method. Yields layers, tokens and last an "answer" event."""
+    options = options or Options()
+
+    def work(emit):
+        features, vision_ms = _encode(vlm, prompt, [method])
+        _warm_up(vlm, prompt, features, emit)
+        _answer(vlm, prompt, method, options, features, vision_ms, 0, emit)
+
+    return _stream(work, vlm.lock)
+
+
+def compare(
+    vlm: VLM, prompt: Prompt, methods: list[Side], options: Options | None = None
+) -> Iterator[Event]:
+    """Answer with several methods or stacks, one after the other; the picture is encoded once.
+
+    The first side is the baseline. Who runs first changes from comparison to comparison, side by
+    side. Yields events of all sides and last a "compared" event. Whoever watches (a browser on the
+    same machine, say) takes time from the run that is shown; so where answers come quickly, or at
+    least their first tokens, their clocks are medians of silent runs afterwards.
+    """
+    options = options or Options()
+
+    def work(emit):
+        encoded = _encode(vlm, prompt, methods)
+        emit(Event("encoded"))
+        _warm_up(vlm, prompt, encoded[0], emit)
+        answers = _in_turn(vlm, prompt, methods, options, encoded, vlm.runs, emit)
+        answers = _clocked(vlm, prompt, methods, options, answers, emit)
+        probe = _probe(vlm, prompt, encoded[0], emit) if options.probe else None
+        vlm.runs += 1
+        emit(Event("compared", comparison=Comparison(prompt, answers, probe, machine(vlm))))
+
+    return _stream(work, vlm.lock)
+
+
+def last_event(events: Iterator[Event]) -> Event:
+    """Run to the end without looking; the last event holds the result."""
+    event = None
+    for event in events:  # noqa: B007 - the last one is what is wanted
+        pass
+    return event
+
+
+def measure(
+    vlm: VLM,
+    prompt: Prompt,
+    methods: list[Side],
+    options: Options,
+    rounds: int = 5,
+    turn: int = 0,
+) -> list[list[Times]]:
+    """The times of `rounds` silent whole answers per method, in turn.
+
+    Args:
+        turn: the first round's number; who runs first goes by it.
+    """
+    check_number("rounds", rounds, 1, 100, integer=True)
+    samples = []
+    with freeing(), vlm.lock:
+        for number in range(turn, turn + rounds):
+            encoded = _encode(vlm, prompt, methods)
+            _warm_up(vlm, prompt, encoded[0])
+            answers = _in_turn(vlm, prompt, methods, options, encoded, number)
+            samples.append([answer.times for answer in answers])
+    return [list(taken) for taken in zip(*samples, strict=True)]
+
+
+# -- the thread and its queue
+
+
+def _stream(
+    work: Callable[[Callable[[Event], None]], None], lock: threading.Lock
+) -> Iterator[Event]:
+    """Run `work(emit)` in a thread that holds `lock`, and yield what it emits.
+
+    Leaving early stops the work, or the wait for the lock.
+
+    Raises:
+        Refused: one sentence, if memory ran out, also where the thread could not even begin.
+    """
+    events: queue.SimpleQueue = queue.SimpleQueue()
+    stop = threading.Event()
+    begun, done = object(), object()
+    alive = threading.Lock()  # held by the thread until it ends
+
+    def emit(event: Event):
+        if stop.is_set():
+            raise Stopped
+        events.put(event)
+
+    def body():
+        if not alive.acquire(blocking=False):
+            return  # it began too late: the listener has gone
+        try:
+            events.put(begun)
+            while not lock.acquire(timeout=WAIT_SECONDS):
+                emit(Event("waiting"))
+            try:
+                work(emit)
+            finally:
+                lock.release()
+            events.put(done)
+        except Stopped:
+            pass
+        except BaseException as error:  # handed to whoever listens
+            events.put(ran_out(error) if is_out_of_memory(error) else error)
+        finally:
+            alive.release()
+
+    try:
+        _begin(body, events)
+        while (event := _next(events, alive)) is not done:
+            if isinstance(event, BaseException):
+                raise event
+            yield event
+    finally:
+        stop.set()
+        alive.acquire()
+
+
+def _begin(body: Callable[[], None], events: queue.SimpleQueue):
+    """Start a thread, and wait for the first thing that it puts into `events`.
+
+    Not by threading.Thread: its start() waits without end for a thread that dies while it starts.
+    """
+    try:
+        _thread.start_new_thread(body, ())
+        events.get(timeout=START_SECONDS)
+    except (RuntimeError, MemoryError, queue.Empty) as error:
+        raise ran_out(error) from None
+
+
+def _next(events: queue.SimpleQueue, alive: threading.Lock):
+    """What comes next, or that the thread has ended without a last word."""
+    while True:
+        try:
+            return events.get(timeout=WAIT_SECONDS)
+        except queue.Empty as nothing:
+            # What it put just before it ended must not be lost.
+            if not alive.locked() and events.empty():
+                return ran_out(nothing)
+
+
+# -- answers
+
+
+def _in_turn(
+    vlm, prompt, methods, options, encoded, turn: int, emit=lambda event: None
+) -> list[Answer]:
+    """Every side's answer; who runs first goes by `turn`. `encoded` is of `_encode`."""
+    count = len(methods)
+    answers: list = [None] * count
+    for side in ((turn + place) % count for place in range(count)):
+        answers[side] = _answer(vlm, prompt, methods[side], options, *encoded, side, emit)
+    return answers
+
+
+def _clocked(vlm, prompt, methods, options, answers: list[Answer], emit) -> list[Answer]:
+    """The same answers with a steadier clock: of all answers, or else of all first tokens.
+
+    Which of them is repeated depends on how long it takes in silence, and that is only tried where
+    it was not much longer before: the first run of a process, say, is slow for its own reasons.
+    """
+    if not options.clock_rounds:
+        return answers
+    vision = answers[0].times.vision  # the picture is encoded once for all
+    firsts = replace(options, max_new_tokens=1)
+    for clock, again in (("total", options), ("first_token", firsts)):
+        shown = (vision + sum(getattr(a.times, clock) - vision for a in answers)) / 1000
+        samples = []
+        if shown <= 3 * CLOCK_SECONDS * len(methods):
+            samples = _silent(vlm, prompt, methods, again, emit)
+        if samples:
+            sides = zip(answers, zip(*samples, strict=True), strict=True)
+            return [
+                replace(a, times=a.times.with_first(t) if again is firsts else Times.median(t))
+                for a, t in sides
+            ]
+    return answers
+
+
+def _silent(vlm, prompt, methods, options, emit) -> list[list[Times]]:
+    """Round by round the times of all sides; none, if a round takes longer than CLOCK_SECONDS."""
+    samples, start, most = [], time.monotonic(), CLOCK_SECONDS * len(methods)
+    while len(samples) < options.clock_rounds:
+        late = time.monotonic() - start > most
+        if late and len(samples) == 1:
+            return []
+        if late and len(samples) >= LEAST_ROUNDS:
+            break
+        emit(Event("clocked"))
+        answers = _in_turn(
+            vlm, prompt, methods, options, _encode(vlm, prompt, methods), len(samples)
+        )
+        samples.append([answer.times for answer in answers])
+    return samples
+
+
+class _Tokens(BaseStreamer):
+    """Receives tokens from generate(), notes when, and passes on the text so far."""
+
+    def __init__(self, tokenizer, emit: Callable[[str], None]):
+        self.tokenizer, self.emit = tokenizer, emit
+        self.ids: list[int] = []
+        self.times: list[float] = []
+        self.saw_prompt = False
+
+    def put(self, value):
+        if not self.saw_prompt:  # generate() sends the prompt first
+            self.saw_prompt = True
+            return
+        self.ids += value.flatten().tolist()
+        self.times.append(time.perf_counter())
+        self.emit(self.text)
+
+    def end(self):
+        pass
+
+    @property
+    def text(self) -> str:
+        return self.tokenizer.decode(self.ids, skip_special_tokens=True).strip()
+
+
+@torch.inference_mode()
+def _answer(vlm, prompt, method, options, features, vision_ms, side, emit) -> Answer:
+    tokens = _Tokens(vlm.processor.tokenizer, lambda text: emit(Event("token", side, text=text)))
+    before = memory_mark(vlm)
+    with (
+        prefill_clock(vlm) as clock,
+        fixed_seed(vlm, options.seed),
+        prune(
+            vlm.model,
+            method,
+            prompt.layout,
+            tower=features.tower if needs_tower(methods_of(method)) else None,  # its cost is theirs
+            on_layer=lambda record: emit(Event("layer", side, record=record)),
+        ) as trace,
+    ):
+        start = now(vlm)
+        _generate(vlm, prompt, features, options, tokens)
+        end = now(vlm)
+    steps = [b - a for a, b in itertools.pairwise(tokens.times)]
+    times = Times(
+        vision_ms,
+        milliseconds(*clock),
+        vision_ms + 1000 * (tokens.times[0] - start),
+        1000 * statistics.median(steps) if len(steps) >= LEAST_STEPS else None,
+        vision_ms + 1000 * (end - start),
+    )
+    counts = _count(vlm, prompt, trace, memory_peak(vlm, before))
+    answer = Answer(tokens.text, tokens.ids, times, counts, trace)
+    emit(Event("answer", side, answer=answer))
+    return answer
+
+
+def _generate(vlm, prompt, features, options, streamer=None):
+    settings = configuration(vlm.model, options.max_new_tokens, options.temperature)
+    with settled(vlm.model, settings):
+        return vlm.model.generate(
+            input_ids=prompt.inputs["input_ids"].to(vlm.device),
+            attention_mask=prompt.inputs["attention_mask"].to(vlm.device),
+            mm_encoder_outputs={"image": features.outputs},
+            generation_config=settings,
+            streamer=streamer,
+            logits_processor=[_NoNumber(vlm)],
+        )
+
+
+class _NoNumber(LogitsProcessor):
+    """Ends a run whose first logits are NaN: without a word the answer would be an empty one."""
+
+    def __init__(self, vlm: VLM):
+        self.dtype, self.looked = str(vlm.dtype).removeprefix("torch."), False
+
+    def __call__(self, input_ids, scores):
+        if not self.looked and bool(scores.isnan().any()):
+            raise Refused(NOT_A_NUMBER.format(dtype=self.dtype))
+        self.looked = True
+        return scores
+
+
+def _encode(vlm: VLM, prompt: Prompt, sides: list[Side]):
+    methods = [method for side in sides for method in methods_of(side)]
+    start = now(vlm)
+    features = vlm.encode(prompt, needs_tower(methods))
+    return features, 1000 * (now(vlm) - start)
+
+
+@torch.inference_mode()
+def _warm_up(vlm, prompt, features, emit=lambda event: None):
+    """Once per model and prompt length: the first run of a shape pays for what later ones find."""
+    if prompt.layout.length not in vlm.warm:
+        on_layer = lambda record: emit(Event("warming", record=record))  # noqa: E731 - as in _probe
+        with prune(vlm.model, PruningMethod(), prompt.layout, on_layer=on_layer):
+            _generate(vlm, prompt, features, Options(max_new_tokens=2))
+        vlm.warm.add(prompt.layout.length)
+
+
+@torch.inference_mode()
+def _probe(vlm, prompt, features, emit) -> PruningTrace:
+    """Influence in every layer of the unpruned model, in a run of its own that no clock sees."""
+    on_layer = lambda record: emit(Event("probed", record=record))  # noqa: E731 - lets Stop through
+    with prune(vlm.model, PruningMethod(), prompt.layout, probe=True, on_layer=on_layer) as trace:
+        _generate(vlm, prompt, features, Options(max_new_tokens=1))
+    return trace
+
+
+def _count(vlm, prompt, trace, peak) -> Counts:
+    shape = ModelShape.of(vlm.model.config)
+    share_paper, share_executed = attention_share(trace)
+    return Counts(
+        executed(shape, trace),
+        layer_flops(shape, trace),
+        vision_flops(vlm.model.config, len(prompt.layout.grids)),
+        paper_macs(shape, trace),
+        share_paper,
+        share_executed,
+        kv_bytes(shape, trace, vlm.dtype.itemsize),
+        peak,
+    )
+
+
+__all__ = [
+    "Answer",
+    "Comparison",
+    "Event",
+    "Options",
+    "Stopped",
+    "ask",
+    "compare",
+    "last_event",
+    "measure",
+]
