@@ -19,7 +19,7 @@ TESTED = {
     "huggingface_hub": ">=1.31,<2.5",
     "accelerate": ">=1.10,<2",
     "bitsandbytes": ">=0.49,<1",
-    "gradio": ">=6.24,<6.32",
+    "gradio": ">=6.27,<6.32",
     "plotly": ">=6,<8",
     "pillow": ">=12.3,<13",
 }
