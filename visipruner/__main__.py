@@ -13,6 +13,7 @@ from importlib.util import find_spec
 from types import ModuleType
 
 from visipruner.errors import Refused, short
+from visipruner.versions import untested
 
 # Each module has `add_options(parser)` and `run(options)`; only the one that is named is imported.
 COMMANDS = {
@@ -41,6 +42,8 @@ def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
         command, options = parse(arguments)
+        if line := untested():
+            print(f"note: {line}", file=sys.stderr)
         command.run(options)
     except Refused as error:
         print(f"error: {error}", file=sys.stderr)

@@ -18,7 +18,6 @@ from pathlib import Path
 from visipruner.errors import Refused, quoted, short
 from visipruner.files import check_place, print_whole, same_file, write_whole
 from visipruner.inputs import check_choice, check_number, clean_question, open_picture
-from visipruner.versions import untested
 
 
 def add_options(ask: argparse.ArgumentParser):
@@ -101,8 +100,6 @@ def run(args):
     logging.disable_progress_bar()
     # All that can be checked before a model is loaded, or even fetched.
     options, picture, overrides = _checked(args)
-    if line := untested():
-        print(f"note: {line}", file=sys.stderr)
     vlm = load_vlm(
         Path(args.model_path) if args.model_path else args.model,
         device=args.device,
