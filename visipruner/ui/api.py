@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
-from typing import Any
 
+from gradio import FileData
 from gradio_client.utils import is_file_obj_with_meta
 
 from visipruner.choice import parse_sides
@@ -26,13 +27,13 @@ def endpoint(models: Models):
     """`/compare` for these models."""
 
     def compare(
-        picture: Any = None,
-        question: Any = None,
-        model: Any = None,
-        method: Any = "visipruner",
-        level: Any = "balanced",
-        options: Any = None,
-    ) -> Any:
+        picture: FileData = None,
+        question: str = None,
+        model: str | None = None,
+        method: str = "visipruner",
+        level: str | float = "balanced",
+        options: dict | None = None,
+    ) -> Iterator[dict | None]:
         """Answer a question about a picture with the full and the pruned model.
 
         Null comes while it runs, and the result last.
