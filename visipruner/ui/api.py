@@ -27,8 +27,8 @@ def endpoint(models: Models):
     """`/compare` for these models."""
 
     def compare(
-        picture: FileData = None,
-        question: str = None,
+        picture: FileData | None = None,
+        question: str | None = None,
         model: str | None = None,
         method: str = "visipruner",
         level: str | float = "balanced",

@@ -1,0 +1,115 @@
+"""The house as its imports show it: everything points down, and nothing goes round."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "visipruner"
+# A room may use the rooms before it and no other.
+ROOMS = [
+    "versions",
+    "errors",
+    "files",
+    "inputs",
+    "settings",
+    "layout",
+    "levels",
+    "stock",
+    "trace",
+    "flops",
+    "attention",
+    "tower",
+    "view",
+    "block",
+    "cutting",
+    "methods",
+    "engine",
+    "choice",
+    "templates",
+    "prompt",
+    "decoding",
+    "models",
+    "running",
+    "world",
+    "render",
+    "training",
+    "evaluation",
+    "bench",
+    "ui",
+    "ask",
+    "__main__",
+]
+
+
+def modules() -> dict[str, Path]:
+    found = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        found[name.removesuffix(".__init__")] = path
+    return found
+
+
+MODULES = modules()
+
+
+def imported(path: Path) -> set[str]:
+    """Modules of the package that a file imports, also within functions."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+            found |= {name if name in MODULES else node.module for name in names}
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+    return found & set(MODULES)
+
+
+def room(module: str) -> str:
+    return module.split(".")[1]
+
+
+ARROWS = {module: imported(path) for module, path in MODULES.items()}
+ARROWS.pop("visipruner")  # the names for outside
+
+
+def test_every_arrow_points_down():
+    wrong = [
+        f"{module} -> {other}"
+        for module, others in ARROWS.items()
+        for other in others - {"visipruner"}
+        if ROOMS.index(room(other)) > ROOMS.index(room(module))
+    ]
+    assert not wrong
+
+
+def test_no_imports_go_round():
+    done: set[str] = set()
+
+    def visit(module: str, way: tuple[str, ...]):
+        assert module not in way, " -> ".join((*way, module))
+        if module not in done:
+            for other in ARROWS.get(module, ()):
+                visit(other, (*way, module))
+            done.add(module)
+
+    for module in ARROWS:
+        visit(module, ())
+
+
+def test_a_wrong_arrow_would_be_found(tmp_path):
+    (tmp_path / "a.py").write_text("def f():\n    from visipruner.ui import text, store\n")
+    assert imported(tmp_path / "a.py") == {"visipruner.ui.text", "visipruner.ui.store"}
+
+
+def test_functions_are_short():
+    """What does not fit on a screen is two functions."""
+    long = [
+        f"{path.relative_to(ROOT)}:{node.lineno} {node.name}"
+        for path in MODULES.values()
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        and node.end_lineno - node.lineno >= 45
+    ]
+    assert not long
