@@ -5,8 +5,8 @@ import json
 
 import pytest
 import torch
+from support import LAYOUTS, embeds_for
 from tape import TapeRecorder
-from test_visipruner import LAYOUTS, embeds_for
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AttentionInterface

@@ -12,8 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
-from test_engine import DROPPING, greedy, other_kind, state_of
-from test_visipruner import LAYOUTS, embeds_for
+from support import DROPPING, LAYOUTS, embeds_for, greedy, other_kind, state_of
 from transformers import LlamaConfig, Qwen3Config
 from transformers.generation.streamers import BaseStreamer
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from test_visipruner import LAYOUTS, embeds_for, run_pruned
+from support import LAYOUTS, embeds_for, run_pruned
 
 from visipruner import METHODS, Refused, VisiPruner
 from visipruner.choice import make, methods_of, name_of, parse

@@ -9,8 +9,7 @@ import torch
 from accelerate import dispatch_model, infer_auto_device_map
 from accelerate.hooks import AlignDevicesHook, add_hook_to_module
 from places import Places, place_of
-from test_engine import DROPPING
-from test_visipruner import LAYOUTS, embeds_for
+from support import DROPPING, LAYOUTS, embeds_for
 
 from visipruner import PruningMethod, prune
 from visipruner.running.runner import Options, compare, last_event

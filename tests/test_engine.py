@@ -9,11 +9,22 @@ from typing import ClassVar
 import pytest
 import torch
 from reference import forward, softmax
-from test_visipruner import LAYOUTS, embeds_for, present_positions, run_pruned
+from support import (
+    DROPPING,
+    KEEP_ALL,
+    LAYOUTS,
+    MergeAtTheDoor,
+    RenumberLater,
+    embeds_for,
+    greedy,
+    other_kind,
+    present_positions,
+    run_pruned,
+    state_of,
+)
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import (
-    AutoModelForCausalLM,
     CohereConfig,
     Gemma2Config,
     GlmConfig,
@@ -29,65 +40,18 @@ from visipruner import (
     METHODS,
     FastV,
     PruningMethod,
-    PyramidDrop,
     Random,
     Schedule,
-    SparseVLMPlus,
     TokenLayout,
     VisiPruner,
     prune,
 )
 from visipruner.attention import Span
-from visipruner.layout import gaps
 from visipruner.render.stages import steps
 from visipruner.stock import output_cache, with_cache
 from visipruner.trace import PruningTrace, Selection
 
 LAYOUT = LAYOUTS["one picture"]
-KEEP_ALL = {
-    "none": PruningMethod(),
-    "visipruner": VisiPruner(stages=("middle", "deep"), layer_threshold=-1.0, shallow_layers=1),
-    "visipruner keeps all": VisiPruner(
-        stages=("middle", "deep"),
-        layer_threshold=1.0,
-        tokens_threshold=0.0,
-        exit_threshold=1.0,
-        shallow_layers=1,
-    ),
-    "fastv": FastV(keep=1000),
-    "random": Random(keep=1000),
-    "schedule": Schedule(keep=1000, keep_after=2, none_after=None),
-    "pyramiddrop": PyramidDrop(layers=(2, 4), ratios=(1.0, 1.0)),
-    "sparsevlm_plus": SparseVLMPlus(layers=(), keep=()),
-}
-DROPPING = {
-    "visipruner": VisiPruner(shallow_layers=2, layer_threshold=0.9999, tokens_threshold=0.1),
-    "fastv": FastV(keep=7),
-    "fastv late": FastV(keep=3, before_layer=8),
-    "random at the door": Random(keep=9),
-    "random later": Random(keep=9, after_layer=3, seed=5),
-    "schedule": Schedule(keep=5, keep_after=2, none_after=4),
-    "schedule at the door": Schedule(keep=4, keep_after=-1, none_after=3),
-    "nothing at all": Schedule(keep=0, keep_after=0, none_after=None),
-    "late entry": Schedule(keep_after=None, none_after=None, enter=3),
-    "late entry, few, exit": Schedule(keep=6, keep_after=4, none_after=6, enter=2),
-    "vision exit": Schedule(keep_after=None, none_after=4),
-    "pyramiddrop": PyramidDrop(layers=(2, 4), ratios=(0.5, 0.1), renumber=False),
-    "sparsevlm_plus": SparseVLMPlus(layers=(1, 3), keep=(20, 5), heads=3),
-}
-
-
-def greedy(model, embeds, **options):
-    with torch.no_grad():
-        run = model.generate(
-            inputs_embeds=embeds,
-            max_new_tokens=4,
-            do_sample=False,
-            return_dict_in_generate=True,
-            output_logits=True,
-            **options,
-        )
-    return run.sequences[0], torch.cat(run.logits)
 
 
 def test_every_method_is_in_the_matrix():
@@ -187,29 +151,6 @@ def test_random_draws_the_same_patches_by_seed(llama):
 
 
 @dataclass(frozen=True)
-class MergeAtTheDoor(PruningMethod):
-    """Averages the picture into four tokens before the language model and renumbers."""
-
-    name: ClassVar[str] = "merge"
-
-    def encode(self, view):
-        groups = view.patches.chunk(4)
-        carriers = [view.layout.visual[int(group[0])] for group in groups]
-        into = {
-            view.layout.visual[patch]: carrier
-            for group, carrier in zip(groups, carriers, strict=True)
-            for patch in group.tolist()
-        }
-        text = gaps(view.layout.spans, view.layout.length)
-        keep = sorted(carriers + [row for part in text for row in range(*part)])
-        hidden = view.hidden[:, keep].clone()
-        for group, carrier in zip(groups, carriers, strict=True):
-            mean = view.hidden[:, view.visual_rows[group]].mean(1)
-            hidden[:, keep.index(carrier)] = mean
-        return Selection(tuple(keep), "merge", hidden=hidden, into=into, compact=True)
-
-
-@dataclass(frozen=True)
 class KeepsWhatItIsTold(PruningMethod):
     name: ClassVar[str] = "told"
     keep: tuple[int, ...] = ()
@@ -296,18 +237,6 @@ def test_layers_may_be_renumbered_in_the_middle(llama):
         handle.remove()
     assert seen[0] == seen[2] == [59, 60, 61, 62]
     assert seen[3] == [24, 25, 26, 27] and seen[5] == [19, 20, 21, 22]
-
-
-@dataclass(frozen=True)
-class RenumberLater(Schedule):
-    """Drops without renumbering; renumbers two layers on, where nothing is dropped."""
-
-    name: ClassVar[str] = "renumber"
-
-    def select(self, view):
-        if view.layer != 4:
-            return super().select(view)
-        return Selection(tuple(view.tokens.tolist()), "renumber", compact=True)
 
 
 def test_renumbering_without_a_cut_starts_with_the_next_layer(llama):
@@ -539,23 +468,6 @@ def test_another_default_device_changes_nothing(method, llama):
     assert torch.equal(ran[0][0], ran[1][0]) and ran[0][1] == ran[1][1]
 
 
-SMALL = {
-    "hidden_size": 64,
-    "intermediate_size": 64,
-    "num_hidden_layers": 4,
-    "vocab_size": 100,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "initializer_range": 0.2,
-    "pad_token_id": 0,
-}
-
-
-def other_kind(config, **more):
-    torch.manual_seed(4)
-    return AutoModelForCausalLM.from_config(config(**{**SMALL, **more})).eval()
-
-
 @pytest.mark.parametrize(
     ("config", "more"),
     [
@@ -717,15 +629,6 @@ def test_a_prompt_without_pictures_runs_untouched(llama):
 
 
 # -- nothing stays
-
-
-def state_of(model):
-    hooks = [
-        (len(m._forward_pre_hooks), len(m._forward_hooks), len(m.__dict__)) for m in model.modules()
-    ]
-    configs = [m.config for m in model.modules() if hasattr(m, "config")]
-    backends = [config._attn_implementation for config in configs]
-    return hooks, [id(config) for config in configs], backends
 
 
 @pytest.mark.parametrize("where", ["layer 2", "plan", "select", "after prefill", "before"])

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from test_engine import DROPPING
-from test_visipruner import LAYOUTS, embeds_for
+from support import DROPPING, LAYOUTS, embeds_for
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import (

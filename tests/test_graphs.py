@@ -7,10 +7,18 @@ import gc
 
 import pytest
 import torch
+from support import (
+    DROPPING,
+    KEEP_ALL,
+    LAYOUTS,
+    MergeAtTheDoor,
+    RenumberLater,
+    embeds_for,
+    greedy,
+    relative,
+    state_of,
+)
 from tape import TapeRecorder
-from test_engine import DROPPING, KEEP_ALL, MergeAtTheDoor, RenumberLater, greedy, state_of
-from test_relatives import relative
-from test_visipruner import LAYOUTS, embeds_for
 
 from visipruner import FastV, PruningMethod, Schedule, TokenLayout, VisiPruner, prune
 from visipruner.attention import Span, clipped

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import page_server
 import pytest
 import torch
-from test_relatives import check_dropping_equals_masking
+from support import check_dropping_equals_masking
 from transformers import LlavaForConditionalGeneration
 
 from visipruner import FastV, PruningMethod, Schedule, VisiPruner, prune

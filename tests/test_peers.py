@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from reference import softmax, weights_and_values
-from test_visipruner import LAYOUTS, embeds_for, run_pruned
+from support import LAYOUTS, embeds_for, run_pruned
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 

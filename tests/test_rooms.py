@@ -98,6 +98,16 @@ def test_no_imports_go_round():
         visit(module, ())
 
 
+def test_a_test_module_imports_no_other():
+    wrong = [
+        path.name
+        for path in (ROOT / "tests").glob("test_*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(("test_", "tests."))
+    ]
+    assert not wrong
+
+
 def test_a_wrong_arrow_would_be_found(tmp_path):
     (tmp_path / "a.py").write_text("def f():\n    from visipruner.ui import text, store\n")
     assert imported(tmp_path / "a.py") == {"visipruner.ui.text", "visipruner.ui.store"}

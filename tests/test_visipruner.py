@@ -6,33 +6,9 @@ import pytest
 import torch
 from conftest import GoldenCase
 from reference import VisiPrunerReference
+from support import LAYOUTS, embeds_for, present_positions, run_pruned
 
-from visipruner import TokenLayout, VisiPruner, prune
-
-STEPS = 4
-
-
-def run_pruned(model, method, layout, embeds):
-    """Greedy tokens through generate(): (ids, logits per step, hidden rows per layer, trace)."""
-    hidden, handles = [], []
-    for layer in model.model.layers:
-        # Registered before prune()'s hooks, so it sees every row that the layer computed.
-        handles.append(
-            layer.register_forward_hook(
-                lambda _m, _i, output: hidden.append(output[0]) if output.shape[1] > 1 else None
-            )
-        )
-    with torch.no_grad(), prune(model, method, layout) as trace:
-        run = model.generate(
-            inputs_embeds=embeds,
-            max_new_tokens=STEPS,
-            do_sample=False,
-            return_dict_in_generate=True,
-            output_logits=True,
-        )
-    for handle in handles:
-        handle.remove()
-    return run.sequences[0], torch.cat(run.logits), hidden, trace
+from visipruner import TokenLayout, VisiPruner
 
 
 def check_against_reference(model, method, layout, embeds):
@@ -58,23 +34,6 @@ def check_against_reference(model, method, layout, embeds):
         expected = reference.hidden[layer][positions]
         assert (states - expected).abs().max() < 1e-5 * expected.abs().max()
     return trace, reference
-
-
-def present_positions(trace, layout, layer):
-    visual = [layout.visual[patch] for patch in trace.patches_at(layer)]
-    text = sorted(set(range(layout.length)) - set(layout.visual))
-    return sorted(text + visual)
-
-
-def embeds_for(layout, width, seed=3, spread=1.0):
-    """Clustered visual tokens, so that a few of them can matter."""
-    generator = torch.Generator().manual_seed(seed)
-    embeds = torch.randn(1, layout.length, width, generator=generator)
-    visual = list(layout.visual)
-    embeds[0, visual] = embeds[0, visual] * 0.1 + torch.randn(width, generator=generator)
-    strong = visual[:: max(1, len(visual) // 4)]
-    embeds[0, strong] = spread * 3 * torch.randn(len(strong), width, generator=generator)
-    return embeds
 
 
 PAPER_ON_GOLDEN = [
@@ -103,12 +62,6 @@ def test_paper_semantics_equal_the_masked_reference(name, settings, attention, g
     check_against_reference(model, VisiPruner(**settings), layout, case.embeds)
 
 
-LAYOUTS = {
-    "one picture": TokenLayout(60, ((6, 46),)),
-    "two adjacent": TokenLayout(90, ((6, 76),)),
-    "text between": TokenLayout(80, ((4, 34), (40, 70))),
-    "picture last but one": TokenLayout(40, ((3, 39),)),
-}
 SETTINGS = {
     "all": {"shallow_layers": 2, "layer_threshold": 0.9999, "tokens_threshold": 0.1},
     "merge elsewhere": {"shallow_layers": 3, "layer_threshold": 0.999, "merge_index": 17},
