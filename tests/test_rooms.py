@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 from pathlib import Path
 
+from visipruner.methods import METHODS
+
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "visipruner"
 # A room may use the rooms before it and no other.
@@ -123,3 +125,16 @@ def test_functions_are_short():
         and node.end_lineno - node.lineno >= 45
     ]
     assert not long
+
+
+def test_no_file_but_its_own_names_a_method():
+    """A new method is one file, a line in METHODS and a line in the README."""
+    others = METHODS.keys() - {"none", "visipruner"}  # the baseline, and whom the page is about
+    wrong = [
+        f"{path.relative_to(ROOT)}:{node.lineno} {node.value}"
+        for module, path in MODULES.items()
+        if module != "visipruner" and room(module) not in ("methods", "evaluation", "bench")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Constant) and node.value in others
+    ]
+    assert not wrong
