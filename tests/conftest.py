@@ -28,8 +28,8 @@ from transformers import (
 )
 
 from visipruner import memory
+from visipruner.families.llava import SYSTEM
 from visipruner.models import load_vlm
-from visipruner.prompt import SYSTEM
 
 GOLDEN = Path(__file__).parent / "golden"
 

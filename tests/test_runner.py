@@ -18,10 +18,10 @@ from PIL import Image
 from visipruner import METHODS, FastV, PruningMethod, VisiPruner, runner
 from visipruner.choice import method_at
 from visipruner.errors import Refused
+from visipruner.families.llava import SYSTEM
 from visipruner.flops import ModelShape, executed
 from visipruner.levels import PRESETS, level_number
 from visipruner.models import load_vlm
-from visipruner.prompt import SYSTEM
 from visipruner.results import LEAST_STEPS
 from visipruner.runner import Options, ask, compare, last_event, measure
 

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from visipruner import runner
-from visipruner.checkpoint import check_checkpoint
 from visipruner.choice import method_at, read_presets
 from visipruner.errors import Refused
 from visipruner.levels import PRESETS
+from visipruner.loading import check_checkpoint
 from visipruner.methods import FastV, PruningMethod, Schedule, VisiPruner
 from visipruner.models import load_vlm
 from visipruner.tiny import calibrate, dynamics, evaluate, tradeoff, train

@@ -24,10 +24,11 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import AutoProcessor, LlavaForConditionalGeneration
 
-from visipruner.checkpoint import check_checkpoint, write_sums
+from visipruner.checkpoint import write_sums
 from visipruner.errors import Refused
 from visipruner.files import write_whole
 from visipruner.inputs import check_number
+from visipruner.loading import check_checkpoint
 from visipruner.tiny.batches import Packer
 from visipruner.tiny.config import FOLDER, build_model, build_processor
 from visipruner.tiny.optimizer import optimizers
