@@ -126,8 +126,9 @@ class VLM:
         """What serves models of this kind."""
         return family_of(self.model.config.model_type)
 
-    @cached_property
+    @property
     def parts(self) -> Parts:
+        """Where this model keeps its decoder, head, tower and projector."""
         return self.family.parts(self.model)
 
     def facts(self, num_visual: int | None = None) -> Facts:

@@ -12,6 +12,17 @@ function shareOf(value, scale) {
   return (Math.log10(Math.max(value, 1e-12)) - scale[0]) / (scale[1] - scale[0]);
 }
 
+// Spans [from, to] in the fewest that cover the same.
+function joined(spans) {
+  const found = [];
+  for (const [from, to] of spans.sort((a, b) => a[0] - b[0])) {
+    const last = found[found.length - 1];
+    if (last && from <= last[1]) last[1] = Math.max(last[1], to);
+    else found.push([from, to]);
+  }
+  return found;
+}
+
 // A copy with so much of its colour taken out, by hand because Safari's canvas has no filters.
 function paleCopy(image, without) {
   const copy = document.createElement("canvas");
@@ -205,20 +216,23 @@ class Painter {
 
   // Thin lines between boxes, and none along the rim of a picture.
   paintGrid() {
-    const { context, story } = this, lines = new Map();
+    const { context, story } = this, upright = new Map(), level = new Map();
     for (const patch of story.placed) {
       const { frame } = story.sheetOf[patch];
       const rim = this.edges([frame.left, frame.top, frame.right, frame.bottom]);
-      const box = this.edges(story.boxes[patch]);
+      const box = this.edges(story.boxes[patch]), [left, top, right, bottom] = box;
       box.forEach((at, side) => {
-        if (at !== rim[side]) this.noteLine(lines, box, side);
+        if (at === rim[side]) return;
+        const [lines, span] = side % 2 ? [level, [left, right]] : [upright, [top, bottom]];
+        lines.set(at, [...(lines.get(at) || []), span]);
       });
     }
     context.beginPath();
-    for (const { line: [x1, y1, x2, y2] } of lines.values()) {
-      const [right, down] = x1 === x2 ? [0.5, 0] : [0, 0.5]; // in the middle of a pixel
-      context.moveTo(x1 + right, y1 + down);
-      context.lineTo(x2 + right, y2 + down);
+    for (const [x, spans] of upright) {
+      for (const [from, to] of joined(spans)) { context.moveTo(x + 0.5, from); context.lineTo(x + 0.5, to); }
+    }
+    for (const [y, spans] of level) {
+      for (const [from, to] of joined(spans)) { context.moveTo(from, y + 0.5); context.lineTo(to, y + 0.5); }
     }
     context.globalAlpha = 0.22;
     context.lineWidth = 1;
@@ -227,27 +241,21 @@ class Painter {
     context.globalAlpha = 1;
   }
 
-  // One side of a box (0 left, 1 top, 2 right, 3 bottom) among lines that each count once.
-  noteLine(lines, [left, top, right, bottom], side) {
-    const line = [[left, top, left, bottom], [left, top, right, top],
-      [right, top, right, bottom], [left, bottom, right, bottom]][side];
-    const known = lines.get(line.join()) || { line, count: 0 };
-    known.count += 1;
-    lines.set(line.join(), known);
-  }
-
   // The edge of a set of patches: neighbours share none, so a group reads as one shape.
   paintOutline(flags) {
     const lines = new Map(), path = new Path2D();
     const boxes = this.story.placed.filter((patch) => flags[patch])
       .map((patch) => this.edges(this.story.boxes[patch]));
-    for (const box of new Map(boxes.map((box) => [box.join(), box])).values()) {
-      for (let side = 0; side < 4; side++) this.noteLine(lines, box, side);
+    for (const [left, top, right, bottom] of new Map(boxes.map((box) => [box.join(), box])).values()) {
+      for (const line of [[left, top, right, top], [left, bottom, right, bottom],
+        [left, top, left, bottom], [right, top, right, bottom]]) {
+        lines.set(line.join(), lines.has(line.join()) ? null : line);
+      }
     }
-    for (const { line: [x1, y1, x2, y2], count } of lines.values()) {
-      if (count > 1) continue;
-      path.moveTo(x1, y1);
-      path.lineTo(x2, y2);
+    for (const line of lines.values()) {
+      if (!line) continue;
+      path.moveTo(line[0], line[1]);
+      path.lineTo(line[2], line[3]);
     }
     this.context.lineCap = "square";
     this.strokeTwice(path, this.palette.kept, 2.5);
