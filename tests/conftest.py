@@ -27,9 +27,9 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from visipruner.families.llava import SYSTEM
 from visipruner.models import memory
 from visipruner.models.catalogue import load_vlm
-from visipruner.prompt import SYSTEM
 
 GOLDEN = Path(__file__).parent / "golden"
 

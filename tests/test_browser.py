@@ -7,13 +7,18 @@ import os
 import re
 import shutil
 import time
+from dataclasses import replace
 
 import page_server
 import pytest
 import torch
 from playwright.sync_api import Page, expect, sync_playwright
 
-from visipruner.methods import METHODS
+from visipruner.methods import METHODS, FastV, PruningMethod
+from visipruner.models.catalogue import load_vlm
+from visipruner.render.report import report_html
+from visipruner.running.runner import Options, compare, last_event
+from visipruner.sheets import Sheet, grid_boxes
 from visipruner.ui import fields, teaching, text
 from visipruner.world.data import make_scene, render
 from visipruner.world.phrases import LLAVA_SHORT
@@ -115,6 +120,59 @@ def colours_of(canvas) -> int:
             return new Set(new Uint32Array(data.buffer)).size;
         }"""
     )
+
+
+@pytest.fixture
+def two_sheets(browser, mini_path, picture, tmp_path):
+    """A report in which 16 visual tokens lie on two pictures, and three nowhere."""
+    vlm = load_vlm(mini_path, device="cpu")
+    methods, options = [PruningMethod(), FastV(keep=5)], Options(max_new_tokens=1, clock_rounds=0)
+    prompt = vlm.prepare(picture, "what colour is the star?")
+    found = last_event(compare(vlm, prompt, methods, options)).comparison
+    part = picture.crop((0, 0, 30, 60))
+    sheets = (
+        Sheet("whole picture", picture, grid_boxes(picture.size, 2, 4) + (None,) * 8),
+        Sheet("part", part, (None,) * 8 + grid_boxes(part.size, 3, 2)[:5] + (None,) * 3),
+    )
+    found = replace(found, prompt=replace(prompt, sheets=sheets, padding=(3, 15)))
+    (tmp_path / "report.html").write_text(report_html(found, {}))
+    page = browser.new_page(viewport={"width": 1280, "height": 900})
+    errors = []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.goto((tmp_path / "report.html").as_uri())
+    yield page
+    page.close()
+    assert not errors
+
+
+def test_tokens_on_several_pictures_are_drawn_and_walked_through(two_sheets):
+    viewer = two_sheets.locator(".pv")
+    expect(viewer.locator(".pv-note")).to_contain_text("3 of 16 visual tokens look at no place")
+    expect(viewer.locator(".pv-note")).to_contain_text("Beside each other: whole picture; part.")
+    canvas, said = viewer.locator(".pv-canvas"), viewer.locator(".pv-patch")
+    expect(canvas).to_have_attribute("aria-label", re.compile("it, 13 patches. Layer"))
+    assert colours_of(canvas) > 50
+    box = canvas.bounding_box()
+    assert box["width"] / box["height"] == pytest.approx(2, abs=0.1)  # 90 x 60 beside 30 x 60
+    canvas.click(position={"x": 8, "y": 8})
+    expect(said).to_contain_text("Whole picture, row 1, column 1")
+    for key, where in [
+        ("ArrowUp", "Whole picture, row 1, column 1"),
+        ("ArrowRight", "Whole picture, row 1, column 2"),
+        ("ArrowRight", "Whole picture, row 1, column 3"),
+        ("ArrowRight", "Whole picture, row 1, column 4 (only padding)"),
+        ("ArrowRight", "Part, 0 % from the left, 0 % from the top"),
+        ("ArrowDown", "Part, 0 % from the left, 33 % from the top"),
+        ("ArrowRight", "Part, 50 % from the left, 33 % from the top"),
+        ("ArrowRight", "Part, 50 % from the left, 33 % from the top"),
+        ("ArrowDown", "Part, 0 % from the left, 67 % from the top"),
+        ("ArrowLeft", "Whole picture, row 2, column 4"),
+    ]:
+        canvas.press(key)
+        expect(said).to_contain_text(where)
+    canvas.press("Escape")
+    canvas.click(position={"x": box["width"] - 8, "y": box["height"] - 8})  # a box that is missing
+    expect(said).to_contain_text("Point at a patch")
 
 
 def test_the_viewer_shows_what_happened(visit):

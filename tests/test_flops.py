@@ -16,6 +16,7 @@ from transformers import (
 )
 
 from visipruner import PruningMethod, TokenLayout, VisiPruner, prune
+from visipruner.families.llava import vision_flops
 from visipruner.flops import (
     ModelShape,
     attention_share,
@@ -23,7 +24,6 @@ from visipruner.flops import (
     kv_bytes,
     layer_flops,
     paper_macs,
-    vision_flops,
 )
 from visipruner.stock import output_cache, with_cache
 from visipruner.trace import LayerRecord, MethodStory, PruningTrace

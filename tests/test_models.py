@@ -13,16 +13,19 @@ from types import SimpleNamespace
 import page_server
 import pytest
 import torch
+from PIL import Image
 from support import check_dropping_equals_masking
 from transformers import LlavaForConditionalGeneration
 
 from visipruner import FastV, PruningMethod, Schedule, VisiPruner, prune
+from visipruner.families.llava import Llava
 from visipruner.layout import TokenLayout
 from visipruner.models import checkpoint, hub, loading, memory, processor
 from visipruner.models.catalogue import MODELS, ModelSpec, load_vlm, menu
 from visipruner.models.loading import place
 from visipruner.models.memory import GIGABYTE
 from visipruner.running.runner import Options, compare, last_event, measure
+from visipruner.sheets import Sheet
 from visipruner.ui.store import Models
 
 SEVEN, THIRTEEN = MODELS["llava-1.5-7b"], MODELS["llava-1.5-13b"]
@@ -179,7 +182,8 @@ def test_odd_layers_in_4_bit_run_on_every_cpu(mini_path, monkeypatch):
 
 def test_wrong_names_to_skip_do_not_pass_silently(mini_path, monkeypatch):
     pytest.importorskip("bitsandbytes")
-    monkeypatch.setattr(loading, "NOT_IN_4_BIT", ["vision_tower", "multi_modal_projector"])
+    wrong = ("vision_tower", "multi_modal_projector")
+    monkeypatch.setattr(Llava, "not_in_4_bit", wrong)
     with says("Loading in 4 bits went wrong: model.vision_tower", "only the layers"):
         load_vlm(mini_path, device="cpu", precision="4-bit")
 
@@ -280,9 +284,9 @@ def with_config(mini_path, tmp_path, change):
     return folder
 
 
-def test_llava_next_is_refused_with_a_sentence(mini_path, tmp_path):
+def test_a_kind_that_no_family_serves_is_refused_by_its_name(mini_path, tmp_path):
     folder = with_config(mini_path, tmp_path, lambda c: c.update(model_type="llava_next"))
-    with says("LLaVA-NeXT", "several crops", r"prune\(\)"):
+    with says(r"holds a .llava_next. model; models of these kinds .* llava \(LLaVA-1.5\)\.$"):
         load_vlm(folder)
 
 
@@ -410,8 +414,9 @@ def test_damaged_files_of_any_kind_end_in_one_sentence(change, words, mini_path,
 @pytest.mark.parametrize("spans", [(), ((1, 10),), ((1, 5), (7, 11))])
 def test_a_template_without_exactly_one_picture_is_refused(spans, tmp_path):
     """transformers 5.20 makes such prompts; the newest release refuses them itself."""
-    prompt = SimpleNamespace(layout=TokenLayout(12, spans))
-    vlm = SimpleNamespace(grid=(2, 2), prepare=lambda *_: prompt)
+    sheets = (Sheet.of_grid(Image.new("RGB", (8, 8)), 2, 2),)
+    prompt = SimpleNamespace(layout=TokenLayout(12, spans), sheets=sheets)
+    vlm = SimpleNamespace(prepare=lambda *_: prompt)
     with says("could not be loaded: its chat template does not put one picture into a question"):
         processor.try_prompt(tmp_path, vlm)
 
@@ -461,13 +466,11 @@ def test_the_real_tokenizer_gives_the_35_prefix_tokens_of_the_paper(spec, pictur
     from huggingface_hub import snapshot_download
     from transformers import AutoConfig, AutoProcessor
 
-    from visipruner.prompt import make_prompt
-
     small = ["*.json", "*.jinja", "*.model"]
     folder = snapshot_download(spec.repo, allow_patterns=small)
     processor = AutoProcessor.from_pretrained(folder, trust_remote_code=False)
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    prompt = make_prompt(config, processor, picture, "What is this?")
+    prompt = Llava().prepare(config, processor, picture, "What is this?")
     assert prompt.layout.spans[0][0] == 35 and prompt.layout.num_visual == 576
     assert prompt.layout.grids == ((24, 24),)
 

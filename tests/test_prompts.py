@@ -17,11 +17,11 @@ from transformers import GenerationConfig, LlavaForConditionalGeneration, Siglip
 from visipruner import FastV, PruningMethod, decoding, prompt
 from visipruner.choice import MOST_SYSTEM, method_at
 from visipruner.errors import Refused
-from visipruner.flops import vision_flops
+from visipruner.families.llava import SYSTEM, Llava, system_sentence, vision_flops
 from visipruner.models.catalogue import VLM, ModelSpec, load_vlm
 from visipruner.render.values import viewer_start
 from visipruner.running.runner import Options, compare, last_event
-from visipruner.templates import SYSTEM, prompt_text, system_sentence, template_of
+from visipruner.templates import one_blank, prompt_text, template_of
 
 QUESTION = "what colour is the star?"
 OLDER = "Someone asks about a picture, and the answer is short."
@@ -122,9 +122,9 @@ def test_vicunas_blank_is_one_and_other_templates_stay_as_they_are():
     for blanks in ("", " ", "\n", "  "):
         for system in (SYSTEM, r"Back\slash \1 (and more)?"):
             text = prompt_text(processor(f"{system}{blanks}USER: <image>x"), "x", system)
-            assert text == f"{system} USER: <image>x"
+            assert one_blank(text, system) == f"{system} USER: <image>x"
     chatml = f"<|im_start|>system\n{SYSTEM}<|im_end|>\n<|im_start|>user <image>x"
-    assert prompt_text(processor(chatml), "x", SYSTEM) == chatml
+    assert one_blank(prompt_text(processor(chatml), "x", SYSTEM), SYSTEM) == chatml
 
 
 # -- templates that differ
@@ -210,7 +210,7 @@ def test_a_template_that_prints_the_first_token_gets_no_second(processor):
     )
     config = make_llava(processor, 56, 14).config
     for template in (processor.chat_template, ONE_OF_EACH):
-        made = prompt.make_prompt(
+        made = Llava().prepare(
             config, with_template(processor, template), Image.new("RGB", (9, 9)), QUESTION
         )
         ids = made.inputs["input_ids"][0].tolist()
@@ -245,7 +245,7 @@ def test_a_picture_word_of_another_name_is_plain_text_too(processor, picture):
     config = make_llava(processor, 56, 14).config
     config.image_token_id = number
     with_template(processor, processor.chat_template.replace("<image>", "red"))
-    made = prompt.make_prompt(config, processor, picture, "what red is it?", system="")
+    made = Llava().prepare(config, processor, picture, "what red is it?", system="")
     assert made.layout.num_visual == 16 and "r ed" in made.text
     assert made.notes == ("“red” in your question is read as plain text.",)
 
@@ -395,7 +395,8 @@ def test_a_rim_that_no_patch_covers_is_not_shown(rimmed, picture):
     assert made.seen.size == (45, 45) and made.layout.grids == ((5, 5),)
     assert "cover 45 of 47 pixels a side" in made.notes[-1]
     start = viewer_start(made)
-    assert start["size"] == [45, 45] and start["grid"] == [5, 5]
+    [sheet] = start["sheets"]
+    assert sheet["size"] == [45, 45] and made.sheets[0].boxes[24] == (36, 36, 45, 45)
     pixels = made.inputs["pixel_values"][0].permute(1, 2, 0)[:45, :45]
     seen = torch.tensor(list(made.seen.get_flattened_data())).view(45, 45, 3) / 255
     torch.testing.assert_close(pixels / 2 + 0.5, seen, atol=1e-3, rtol=0)

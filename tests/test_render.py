@@ -30,6 +30,7 @@ from visipruner.render.values import (
 )
 from visipruner.render.viewer import PatchViewer, viewer_parts
 from visipruner.running.results import Answer, Comparison, Counts, Times
+from visipruner.sheets import Sheet, grid_boxes
 from visipruner.trace import Cut, Influence, LayerRecord, MethodStory, PruningTrace
 from visipruner.world.composed import composer_props, composer_value, scene_of
 from visipruner.world.data import make_scene
@@ -109,14 +110,25 @@ def answer_of(trace, text="red"):
     return Answer(text, [1, 2], Times(1.0, 2.0, 3.0, 0.5, 4.0), counts, trace)
 
 
+def sheets_of(picture, grids=(GRID,)):
+    """The picture once for each grid, its tokens one grid after the other."""
+    boxes, sheets = [grid_boxes(picture.size, *grid) for grid in grids] or [()], []
+    for number, own in enumerate(boxes):
+        before, after = (
+            (None,) * sum(map(len, part)) for part in (boxes[:number], boxes[number + 1 :])
+        )
+        sheets.append(Sheet(f"picture {number + 1}", picture, before + own + after))
+    return tuple(sheets)
+
+
 def comparison_of(trace, probe=True, question="What colour is the star?", seen=None):
     full = trace_of(["full"] * len(trace.layers), {}, "none", tuple(trace.grids), tested=False)
     spans = tuple(trace.spans)
     layout = TokenLayout(trace.length, spans, tuple(trace.grids))
     noise = np.random.default_rng(0).integers(0, 255, (336, 336, 3), dtype=np.uint8)
-    seen = seen or Image.fromarray(noise)
+    sheets = sheets_of(seen or Image.fromarray(noise), trace.grids)
     prompt = SimpleNamespace(
-        question=question, layout=layout, seen=seen, padding=(0, 1), outside=False
+        question=question, layout=layout, sheets=sheets, padding=(0, 1), outside=False
     )
     probed = trace_of(["search"] * len(trace.layers), {}, "none", tuple(trace.grids))
     machine = {"model": "tiny", "torch": "2.x"}
@@ -204,7 +216,7 @@ def test_live_value_grows_layer_by_layer_and_is_cheap(comparison):
         assert [layer["visual"] for layer in live["layers"]] == [
             record.visual_tokens for record in trace.layers[:count]
         ]
-        assert len(json.dumps(live)) - len(start["picture"]) < 8_000
+        assert len(json.dumps(live)) - len(json.dumps(start["sheets"])) < 8_000
     known = [layer["mask"] for layer in live["layers"]]
     assert unpack_bits(live["masks"][known[6]], PATCHES) == [30, 31, 200]
 
@@ -218,7 +230,7 @@ def test_live_value_of_a_method_that_measures_nothing_claims_no_patches():
 
 @pytest.mark.parametrize(
     ("grids", "words"),
-    [((), "no visual tokens"), ((GRID, GRID), "2 pictures"), ((GRID,), "")],
+    [((), "no visual tokens"), ((GRID, GRID), ""), ((GRID,), "")],
 )
 def test_any_number_of_pictures_can_be_shown(grids, words):
     trace = trace_of(["full"] * 3, {}, "none", grids, tested=False)
@@ -373,7 +385,7 @@ def test_lines_of_the_report_break_where_nothing_was_tested():
 
 
 def test_picture_shows_the_trace():
-    seen = Image.new("RGB", (336, 336), "white")
+    seen = sheets_of(Image.new("RGB", (336, 336), "white"))
     one = draw_survivors(seen, visipruner_trace())
     other = draw_survivors(seen, visipruner_trace(kept=(400,)))
     assert one.width > 4 * 336
@@ -382,7 +394,8 @@ def test_picture_shows_the_trace():
 
 
 def test_picture_lights_exactly_the_kept_patches():
-    drawn = veiled(Image.new("RGB", (336, 336), "white"), GRID, {0, 300}, PATCHES)
+    [sheet] = sheets_of(Image.new("RGB", (336, 336), "white"))
+    drawn = veiled(sheet, {0, 300})
     centres = [int((number + 0.5) * drawn.width / 24) for number in range(24)]
     lights = np.asarray(drawn.convert("L"))[np.ix_(centres, centres)]
     assert np.flatnonzero(lights == 255).tolist() == [0, 300]
@@ -398,7 +411,7 @@ def test_every_cut_that_changed_something_has_a_panel(kept):
 
 
 def test_more_than_four_panels_go_on_in_a_second_row():
-    seen = Image.new("RGB", (336, 336), "white")
+    seen = sheets_of(Image.new("RGB", (336, 336), "white"))
     cuts = {layer: ("stage", list(range(400 - 100 * layer))) for layer in range(4)}
     one, two = (
         draw_survivors(seen, trace_of(["reduced"] * 6, dict(list(cuts.items())[:count])))
@@ -409,7 +422,8 @@ def test_more_than_four_panels_go_on_in_a_second_row():
 
 def test_picture_without_visual_tokens_is_drawn_too():
     trace = trace_of(["text only"] * 2, {}, "none", (), tested=False)
-    assert draw_survivors(Image.new("RGB", (336, 336)), trace).size[0] > 336
+    nothing = sheets_of(Image.new("RGB", (336, 336)), ())
+    assert draw_survivors(nothing, trace).size[0] > 336
 
 
 # -- the report

@@ -18,10 +18,10 @@ from PIL import Image
 from visipruner import METHODS, FastV, PruningMethod, VisiPruner
 from visipruner.choice import method_at
 from visipruner.errors import Refused
+from visipruner.families.llava import SYSTEM
 from visipruner.flops import ModelShape, executed
 from visipruner.levels import PRESETS, level_number
 from visipruner.models.catalogue import load_vlm
-from visipruner.prompt import SYSTEM
 from visipruner.running import runner
 from visipruner.running.results import LEAST_STEPS
 from visipruner.running.runner import Options, ask, compare, last_event, measure

@@ -20,7 +20,7 @@ from visipruner.evaluation.interview import FORMS, ask, form_of, interview, ques
 from visipruner.levels import PRESETS, Facts
 from visipruner.methods import FastV, PruningMethod, Schedule, VisiPruner
 from visipruner.models.catalogue import load_vlm
-from visipruner.models.checkpoint import check_checkpoint
+from visipruner.models.loading import check_checkpoint
 from visipruner.running import runner
 from visipruner.training import train
 from visipruner.training.batches import ask_many, user_prompt

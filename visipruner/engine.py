@@ -39,7 +39,6 @@ from visipruner.stock import (
     find_decoder,
     is_growing,
     missing_part,
-    projector_of,
 )
 from visipruner.tower import Tower, TowerWatch, needs_tower
 from visipruner.trace import Cut, LayerRecord, MethodStory, PruningTrace, Selection
@@ -55,6 +54,7 @@ def prune(
     tower: Tower | None = None,
     on_layer: Callable[[LayerRecord], None] | None = None,
     probe: bool = False,
+    renumbers: bool = True,
 ) -> Iterator[PruningTrace]:
     """Prune one prompt while it runs through `model`, by `generate()` or a bare forward loop.
 
@@ -75,6 +75,7 @@ def prune(
             within the block.
         on_layer: called after every layer in prefill; an exception that it raises stops the run.
         probe: run the influence test after every layer, whatever the method does.
+        renumbers: whether the model's positions are plain numbers, which a method may close up.
 
     Raises:
         Refused: for what cannot be pruned exactly: a batch, left padding, a prompt in pieces, a
@@ -85,7 +86,7 @@ def prune(
     """
     decoder = decoder_of(model)
     methods = (method,) if isinstance(method, PruningMethod) else tuple(method)
-    run = Run(model, decoder, methods, layout, tower, on_layer, probe)
+    run = Run(model, decoder, methods, layout, tower, on_layer, probe, renumbers)
     try:
         run.install()
         yield run.trace
@@ -148,14 +149,15 @@ class _Member:
 def parts_of(model: nn.Module, decoder: nn.Module) -> Parts:
     """What methods may use of a model."""
     head = model.get_output_embeddings() if model is not decoder else None
-    layers = list(decoder.layers)
-    return Parts(layers, decoder.norm, head, projector_of(model), decoder.config)
+    return Parts(list(decoder.layers), decoder.norm, head, decoder.config)
 
 
 class Run:
     """One prompt's life: hooks in, prefill, decode steps, hooks out."""
 
-    def __init__(self, model, decoder, methods, layout, tower, on_layer, probe):
+    def __init__(
+        self, model, decoder, methods, layout, tower, on_layer, probe=False, renumbers=True
+    ):
         self.model, self.decoder, self.layout = model, decoder, layout
         self.layers = list(decoder.layers)
         self.members = [_Member.of(number, method) for number, method in enumerate(methods)]
@@ -163,8 +165,8 @@ class Run:
         self.tower = tower
         self.tower_watch = None  # where a method needs what nobody handed in
         if tower is None and needs_tower(methods):
-            self.tower_watch = TowerWatch(model)
-        self.on_layer, self.probe = on_layer, probe
+            self.tower_watch = TowerWatch.on(model)
+        self.on_layer, self.probe, self.renumbers = on_layer, probe, renumbers
         stories = [MethodStory(method.name, method.settings) for method in methods]
         self.trace = PruningTrace.begin(stories, layout)
         self.handles: list = []
@@ -537,6 +539,8 @@ class Run:
         Args:
             hidden: None: after the last layer, where rows stay as they are.
         """
+        if selection.compact and not self.renumbers:
+            raise Refused(f"{member.method.name} renumbers tokens, which this model cannot take.")
         carried = carry_out(selection, self.rows, self.layout, member.method.name)
         before = self.owners.owner
         owner = self.owners.follow(selection, carried.rows)

@@ -80,33 +80,6 @@ def layer_flops(shape: ModelShape, trace: PruningTrace) -> list[int]:
     ]
 
 
-def vision_flops(config, pictures: int) -> int:
-    """FLOPs of the vision tower and LLaVA's projector for a number of square pictures.
-
-    The tower is CLIP's, or SigLIP's, which has no class token but may end in a pooling head. A rim
-    that no whole patch covers costs nothing.
-    """
-    vision, text = config.vision_config, config.get_text_config()
-    patches, width = (vision.image_size // vision.patch_size) ** 2, vision.hidden_size
-    tokens = patches + class_tokens(vision)
-    dense = 2 * width * vision.intermediate_size
-    macs = patches * vision.num_channels * vision.patch_size**2 * width
-    layer = tokens * (4 * width**2 + dense) + 2 * tokens**2 * width
-    macs += vision.num_hidden_layers * layer
-    if getattr(vision, "vision_use_head", False):  # one query looks at all tokens
-        macs += 2 * (tokens + 1) * width**2 + 2 * tokens * width + dense
-    projected = tokens - (config.vision_feature_select_strategy == "default")
-    features = config.vision_feature_layer
-    features = 1 if isinstance(features, int) else len(features)
-    macs += projected * (features * width * text.hidden_size + text.hidden_size**2)
-    return 2 * macs * pictures
-
-
-def class_tokens(vision) -> int:
-    """Tokens of a tower that stand for no patch, from its configuration."""
-    return 0 if vision.model_type.startswith("siglip") else 1
-
-
 def paper_macs(shape: ModelShape, trace: PruningTrace) -> int:
     """The paper's formula: 4nd^2 + 2n^2 d + 3ndm per layer for n visual tokens.
 

@@ -156,9 +156,14 @@ def projector_of(model: nn.Module) -> nn.Module | None:
     return getattr(inner, "multi_modal_projector", None)
 
 
+def tower_of(model: nn.Module) -> nn.Module | None:
+    """A LLaVA's vision tower; None: the model has none by this name."""
+    return getattr(getattr(model, "model", model), "vision_tower", None)
+
+
 def tower_layers(model: nn.Module) -> list[nn.Module]:
     """The layers of a model's vision tower; empty: it has no tower, or of an unknown kind."""
-    tower = getattr(getattr(model, "model", model), "vision_tower", None)
+    tower = tower_of(model)
     for part in tower.modules() if tower is not None else ():
         layers = getattr(getattr(part, "encoder", None), "layers", None)
         if layers is not None:
@@ -186,5 +191,6 @@ __all__ = [
     "rotated",
     "run_layer",
     "tower_layers",
+    "tower_of",
     "with_cache",
 ]

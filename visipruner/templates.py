@@ -7,11 +7,6 @@ from collections.abc import Iterator
 
 from visipruner.errors import Refused
 
-# LLaVA-1.5 was trained and evaluated with this sentence; its chat template does not hold it.
-SYSTEM = (
-    "A chat between a curious user and an artificial intelligence assistant. The assistant gives "
-    "helpful, detailed, and polite answers to the user's questions."
-)
 MOST_QUOTED = 80  # characters of a template's own words in a sentence
 
 
@@ -26,23 +21,15 @@ def template_of(processor) -> str | None:
     return None
 
 
-def system_sentence(processor, own: str | None) -> str:
-    """What stands before the question; empty: nothing does.
-
-    Args:
-        own: the sentence that the checkpoint brings (field `system` of its presets.json). None: it
-            is LLaVA-1.5's for a Vicuna template, and none for any other. A Vicuna template is one
-            whose text for a lone question holds both "USER:" and "ASSISTANT:".
+def given_sentence(processor, sentence: str) -> str:
+    """The system sentence that a checkpoint brings (field `system` of its presets.json).
 
     Raises:
-        Refused: one sentence.
+        Refused: it holds the picture's word.
     """
-    if own is not None:
-        if picture_word(processor) in own:
-            raise Refused("The field system of presets.json must not hold the picture's word.")
-        return own.strip()
-    text = prompt_text(processor, "?", "")
-    return SYSTEM if "USER:" in text and "ASSISTANT:" in text else ""
+    if picture_word(processor) in sentence:
+        raise Refused("The field system of presets.json must not hold the picture's word.")
+    return sentence.strip()
 
 
 def prompt_text(processor, question: str, system: str) -> str:
@@ -53,7 +40,7 @@ def prompt_text(processor, question: str, system: str) -> str:
 
     Args:
         question: without blanks around it.
-        system: as `system_sentence` gives it.
+        system: what stands before the question, without blanks around it; empty: nothing.
 
     Raises:
         Refused: one sentence, where no form leads to a prompt.
@@ -73,7 +60,7 @@ def prompt_text(processor, question: str, system: str) -> str:
             continue  # it wants a string, and prints the list as Python does
         counts.append(text.count(word))
         if counts[-1] == 1 and question in text and system in text:
-            return _one_blank(text, system)
+            return text
     # Of several errors the one about the usual form without a system message says most.
     raise Refused(_why_not(counts) if counts else _why(errors[1 if system else 0]))
 
@@ -103,7 +90,7 @@ def _forms(question: str, system: str, word: str) -> Iterator[list[dict]]:
         yield [{"role": "user", "content": whole}]
 
 
-def _one_blank(text: str, system: str) -> str:
+def one_blank(text: str, system: str) -> str:
     """Vicuna's templates differ in the blanks that they add; LLaVA was trained with exactly one."""
     if not system:
         return text

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from visipruner.attention import Watch, attention_row
 from visipruner.errors import Refused
-from visipruner.stock import tower_layers
+from visipruner.stock import projector_of, tower_layers
 
 
 @dataclass(frozen=True)
@@ -22,38 +22,44 @@ class Tower:
     cls_attention: Tensor  # (heads, patches) float32: softmax weights of the class token
     keys: Tensor  # (heads, tokens, head width): keys with bias, before scaling
     flops: int  # what the class token's weights cost
+    projector: nn.Module | None = None  # from features to the language model's embeddings
 
 
 class TowerWatch:
-    """Hooks on one layer of the vision tower.
+    """Hooks on one layer of a vision tower, which runs at most once while they are installed.
 
     Args:
-        model: a LLaVA. Its tower runs at most once between `install` and `remove`.
+        layer: the layer whose output the projector reads; its first token is the class token.
+        projector: what turns the tower's features into embeddings.
     """
 
-    def __init__(self, model: nn.Module):
-        self.model, self.handles, self.tower = model, [], None
+    def __init__(self, layer: nn.Module, projector: nn.Module):
+        self.layer, self.projector = layer, projector
+        self.handles, self.tower = [], None
         self.watch: Watch | None = None
 
-    def install(self):
-        """Hook the layer that the projector reads.
+    @classmethod
+    def on(cls, model: nn.Module) -> TowerWatch:
+        """A watch on a model whose parts and settings have the names of transformers' LLaVAs.
 
         Raises:
             Refused: the model has no vision tower with a class token, or reads several layers.
         """
-        layers, name = tower_layers(self.model), type(self.model).__name__
+        layers, name = tower_layers(model), type(model).__name__
         if not layers:
             raise Refused(f"{name} has no vision tower that can be watched.")
-        config = self.model.config
+        config = model.config
         chosen = config.vision_feature_layer
         if not isinstance(chosen, int) or chosen % (len(layers) + 1) == 0:
             raise Refused(f"{name} reads several layers of its vision tower, not one.")
         if not hasattr(config.vision_config, "projection_dim"):  # CLIP's towers have one
             raise Refused(f"{name}'s vision tower has no class token.")
-        layer = layers[chosen % (len(layers) + 1) - 1]
+        return cls(layers[chosen % (len(layers) + 1) - 1], projector_of(model))
+
+    def install(self):
         self.handles = [
-            layer.self_attn.register_forward_pre_hook(self._before, with_kwargs=True),
-            layer.register_forward_hook(self._after),
+            self.layer.self_attn.register_forward_pre_hook(self._before, with_kwargs=True),
+            self.layer.register_forward_hook(self._after),
         ]
 
     def remove(self):
@@ -76,13 +82,12 @@ class TowerWatch:
         watch = self.watch
         weights = attention_row(watch.query, watch.scaling, watch.key)
         flops = 2 * weights.numel() * watch.key.shape[-1]
-        self.tower = Tower(hidden[0], weights[:, 1:], watch.key[0], flops)
+        self.tower = Tower(hidden[0], weights[:, 1:], watch.key[0], flops, self.projector)
 
 
 @contextmanager
-def noting_tower(model: nn.Module):
-    """Watch the tower of a model within the block; the watch's `tower` then holds what it noted."""
-    watch = TowerWatch(model)
+def noting(watch: TowerWatch):
+    """Watch a tower within the block; the watch's `tower` then holds what it noted."""
     try:
         watch.install()
         yield watch

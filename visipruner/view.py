@@ -30,12 +30,11 @@ from visipruner.trace import Influence, LayerRecord, PruningTrace, Selection
 
 @dataclass(frozen=True)
 class Parts:
-    """The parts of a language model, and of what feeds it, that methods may use."""
+    """The parts of a language model that methods may use."""
 
     layers: Sequence[nn.Module]
     norm: nn.Module  # the final norm
     head: nn.Module | None  # from states to logits; None for a decoder without one
-    projector: nn.Module | None  # from the vision tower's features to embeddings
     config: object  # the language model's
 
     @cached_property
@@ -273,13 +272,15 @@ class LayerView(LayerInput):
 
         Raises:
             Refused: the model has no projector.
+            ValueError: as `tower`.
         """
-        if self.parts.projector is None:
+        projector = self.tower.projector
+        if projector is None:
             raise Refused("This model has no projector from a vision tower.")
-        linear = [m for m in self.parts.projector.modules() if isinstance(m, nn.Linear)]
+        linear = [m for m in projector.modules() if isinstance(m, nn.Linear)]
         macs = sum(layer.in_features * layer.out_features for layer in linear)
         self.spend(2 * len(vectors) * macs)
-        return self.parts.projector(vectors)
+        return projector(vectors)
 
     # -- counting and drawing lots
 

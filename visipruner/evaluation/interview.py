@@ -61,7 +61,7 @@ def ask(vlm: VLM, method: Side, prompt: Prompt, features) -> tuple[str, PruningT
     with prune(vlm.model, method, prompt.layout, tower=features.tower) as trace:
         tokens = vlm.model.generate(
             input_ids=prompt.inputs["input_ids"].to(vlm.device),
-            mm_encoder_outputs={"image": features.outputs},
+            **features.arguments,
             max_new_tokens=MOST_TOKENS,
             do_sample=False,
         )

@@ -45,7 +45,7 @@ def contestants(vlm: VLM) -> dict[str, PruningMethod]:
         found[f"schedule at level {level:g}"] = method_at(vlm, "schedule", level)
     for name in ("fastv", "random"):
         for share in KEPT:
-            keep = round(share * math.prod(vlm.grid))
+            keep = round(share * vlm.facts().num_visual)
             found[f"{name} at {keep} tokens"] = method_at(vlm, name, 0.5, keep=keep)
     return found
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import threading
 from collections.abc import Callable
@@ -11,22 +10,23 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
-from transformers import LlavaForConditionalGeneration
+from transformers import PreTrainedModel
 
-from visipruner import decoding, prompt
+from visipruner import decoding
 from visipruner.choice import read_presets
 from visipruner.errors import Refused
+from visipruner.families import FAMILIES, Encoded, Family, Parts, family_of
 from visipruner.files import ROOT, shown
 from visipruner.inputs import check_choice
 from visipruner.levels import Facts
 from visipruner.models import hub, loading
-from visipruner.models.checkpoint import check_checkpoint, size_in_16_bit
+from visipruner.models.checkpoint import size_in_16_bit
 from visipruner.models.memory import gigabytes
 from visipruner.models.processor import load_processor, try_prompt
-from visipruner.prompt import PICTURE_MODES, Prompt
-from visipruner.tower import Tower, noting_tower
+from visipruner.prompt import Prompt
 
 ASSETS = ROOT / "assets"
+PICTURE_MODES = tuple(dict.fromkeys(m for f in FAMILIES.values() for m in f.picture_modes))
 
 
 @dataclass(frozen=True)
@@ -87,20 +87,12 @@ def menu() -> dict[str, ModelSpec]:
     return {name: MODELS[name] for name in wanted or MODELS}
 
 
-@dataclass(frozen=True)
-class Encoded:
-    """A picture that went through the vision tower."""
-
-    outputs: object  # what `generate(mm_encoder_outputs={"image": ...})` takes
-    tower: Tower | None = None  # for methods that need it
-
-
 @dataclass
 class VLM:
     """A loaded model with its processor. Hooks belong to the model: who runs it holds `lock`."""
 
     spec: ModelSpec
-    model: LlavaForConditionalGeneration
+    model: PreTrainedModel
     processor: object
     precision: str = "float32"
     presets: dict | None = None  # the checkpoint's own settings and system sentence (levels.py)
@@ -128,12 +120,17 @@ class VLM:
 
     @property
     def dtype(self) -> torch.dtype:
-        return self.model.lm_head.weight.dtype
+        return self.parts.lm_head.weight.dtype
 
     @property
-    def grid(self) -> tuple[int, int]:
-        """Patches (rows, columns) of a picture."""
-        return prompt.patch_grid(self.model.config)
+    def family(self) -> Family:
+        """What serves models of this kind."""
+        return family_of(self.model.config.model_type)
+
+    @property
+    def parts(self) -> Parts:
+        """Where this model keeps its decoder, head, tower and projector."""
+        return self.family.parts(self.model)
 
     def facts(self, num_visual: int | None = None) -> Facts:
         """What gives a level its meaning here.
@@ -142,12 +139,12 @@ class VLM:
             num_visual: visual tokens of the prompt; None: of one picture.
         """
         layers = self.model.config.get_text_config().num_hidden_layers
-        return Facts(num_visual or math.prod(self.grid), layers, self.presets)
+        return Facts(num_visual or self.family.tokens(self.model.config), layers, self.presets)
 
-    def prepare(self, picture, question: str, mode: str = "pad", reword=str) -> Prompt:
-        """`make_prompt` for this model, with the system sentence that it learnt."""
+    def prepare(self, picture, question: str, mode: str | None = None, reword=str) -> Prompt:
+        """`Family.prepare` for this model, with the system sentence that it learnt."""
         system = (self.presets or {}).get("system")
-        made = prompt.make_prompt(
+        made = self.family.prepare(
             self.model.config, self.processor, picture, question, mode, system, reword
         )
         return replace(made, notes=made.notes + decoding.notes(self.model))
@@ -159,12 +156,11 @@ class VLM:
         Args:
             note_tower: also note what methods that look into the vision tower need.
         """
-        pixels = prompt.inputs["pixel_values"].to(self.device, self.dtype)
-        if not note_tower:
-            return Encoded(self.model.get_image_features(pixels, return_dict=True))
-        with noting_tower(self.model) as watch:
-            outputs = self.model.get_image_features(pixels, return_dict=True)
-        return Encoded(outputs, watch.tower)
+        there = {
+            name: tensor.to(self.device, self.dtype if tensor.is_floating_point() else None)
+            for name, tensor in prompt.inputs.items()
+        }
+        return self.family.encode(self.model, replace(prompt, inputs=there), note_tower)
 
 
 def load_vlm(
@@ -205,8 +201,8 @@ def load_vlm(
         path = spec.find()
         if path is None:
             raise Refused(f"{spec.repo} was downloaded, but is not complete; try again.")
-    check_checkpoint(path)
-    processor = load_processor(path, loading.build_empty(path))
+    family = loading.check_checkpoint(path)
+    processor = load_processor(path, loading.build_empty(path), family)
     presets = read_presets(path)
     placement = loading.place(spec.title, size_in_16_bit(path), device, precision)
     loaded = loading.load_model(path, placement, attention)

@@ -20,11 +20,11 @@ WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 SUMS = "checksums.sha256"  # as `sha256sum` writes it
 
 
-def check_checkpoint(path: Path):
-    """Say what is wrong with a checkpoint folder before transformers says it in ten lines.
+def read_config(path: Path) -> dict:
+    """A checkpoint folder's config.json; it names a model_type.
 
     Raises:
-        Refused: one sentence.
+        Refused: one sentence, before transformers says it in ten lines.
     """
     name = named(path)
     if not os.path.exists(path / "config.json") and os.path.exists(path / "adapter_config.json"):
@@ -34,22 +34,21 @@ def check_checkpoint(path: Path):
         )
     try:
         config = json.loads((path / "config.json").read_text("utf-8"))
-        kind, text = config["model_type"], dict(config.get("text_config") or {})
+        return {**config, "model_type": config["model_type"], "text_config": _text_of(config)}
     except Exception:  # damaged files raise nearly anything
         raise Refused(f"{name} holds no model: its config.json is missing or damaged.") from None
-    if kind == "llava_next":
-        raise Refused(
-            f"{name} holds a LLaVA-NeXT model, which reads several crops of a picture: it can be "
-            "pruned from Python with prune(), but this program asks and draws one square only."
-        )
-    if kind != "llava":
-        kind = repr(kind)[:80]
-        raise Refused(f"{name} holds a {kind} model; only LLaVA-1.5-style models can be opened.")
-    if text.get("sliding_window") and text.get("use_sliding_window", True):
-        raise Refused(
-            f"{name} attends through a sliding window of {str(text['sliding_window'])[:80]} "
-            "tokens; its caches cannot be shortened one by one, so it cannot be pruned."
-        )
+
+
+def _text_of(config: dict) -> dict:
+    return dict(config.get("text_config") or {})
+
+
+def check_files(path: Path):
+    """Refuse a folder that brings code, lacks weights, or does not fit its own checksums.
+
+    Raises:
+        Refused: one sentence.
+    """
     _check_brings_no_code(path)
     weight_files(path)
     _check_sums(path)
@@ -180,7 +179,7 @@ def _words(path: Path, error: Exception) -> str:
 
 
 def write_sums(folder: Path, names: Iterable[str]):
-    """List checksums of files beside them; `check_checkpoint` holds the folder to the list."""
+    """List checksums of files beside them; `check_files` holds the folder to the list."""
     write_whole(folder / SUMS, "".join(f"{_sum(folder / name)}  {name}\n" for name in names))
 
 

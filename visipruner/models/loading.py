@@ -7,18 +7,15 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from transformers import (
-    BitsAndBytesConfig,
-    LlavaConfig,
-    LlavaForConditionalGeneration,
-)
+from transformers import BitsAndBytesConfig, PreTrainedConfig, PreTrainedModel
 
 from visipruner.engine import decoder_of, not_understood
 from visipruner.errors import Refused, quoted
+from visipruner.families import Family, Parts, family_of
 from visipruner.files import named
 from visipruner.inputs import check_choice
 from visipruner.models import memory
-from visipruner.models.checkpoint import count_numbers, why
+from visipruner.models.checkpoint import check_files, count_numbers, read_config, why
 from visipruner.models.memory import gigabytes
 
 BLOCK, PACKED_ROWS = 64, 32  # of bitsandbytes: numbers with one scale; rows packed together
@@ -26,8 +23,6 @@ PRECISIONS = ("auto", "float32", "bfloat16", "float16", "4-bit")
 # A configuration may ask for so many times the numbers that the weights have; those of tied
 # embeddings are stored once.
 MOST_OF_CONFIG = 1.5
-# Bare names would match nothing but lm_head, and the vision tower would be quantised silently.
-NOT_IN_4_BIT = ["model.vision_tower", "model.multi_modal_projector", "lm_head"]
 
 
 @dataclass(frozen=True)
@@ -135,22 +130,42 @@ def _hint(size: int, precision: str) -> str:
     return f"; in 4-bit it takes {gigabytes(memory.needed(size, '4-bit'))}"
 
 
-def build_empty(path: Path) -> LlavaForConditionalGeneration:
+def check_checkpoint(path: Path) -> Family:
+    """Say what is wrong with a checkpoint folder before transformers says it in ten lines.
+
+    Returns the family that serves it.
+
+    Raises:
+        Refused: one sentence.
+    """
+    config = read_config(path)
+    family = family_of(config["model_type"], named(path))
+    family.check(named(path), config)
+    check_files(path)
+    return family
+
+
+def _class_of(path: Path) -> type[PreTrainedModel]:
+    kind = read_config(path)["model_type"]
+    return family_of(kind, named(path)).kinds[kind]
+
+
+def build_empty(path: Path) -> PreTrainedModel:
     """The model that config.json describes, without memory: to ask it before weights are read.
 
     Raises:
         Refused: one sentence: it is another model than the weights (of sizes with both numbers), or
             its language model cannot be pruned.
     """
-    counts = count_numbers(path)
+    counts, model_class = count_numbers(path), _class_of(path)
     try:
         # With a backend of ours: a configuration may name one that would be fetched from the hub.
-        config = LlavaConfig.from_pretrained(
+        config = model_class.config_class.from_pretrained(
             path, local_files_only=True, trust_remote_code=False, attn_implementation="eager"
         )
         _check_depth(config, counts)
         with torch.device("meta"):
-            model = LlavaForConditionalGeneration(config)
+            model = model_class(config)
         _check_understood(model)  # else the first question would be refused, and not the model
     except Exception as error:
         raise why(path, error) from None
@@ -164,16 +179,18 @@ def build_empty(path: Path) -> LlavaForConditionalGeneration:
     return model.eval()
 
 
-def _check_understood(model: LlavaForConditionalGeneration):
+def _check_understood(model: PreTrainedModel):
     try:
         decoder_of(model)
     except Refused as refusal:
         raise not_understood(model.get_decoder(), str(refusal).rstrip(".")) from None
 
 
-def _check_depth(config: LlavaConfig, counts: list[int]):
+def _check_depth(config: PreTrainedConfig, counts: list[int]):
     """Even an empty model of very many layers takes long."""
-    layers = sum(part.num_hidden_layers for part in (config.text_config, config.vision_config))
+    parts = config.get_text_config(), config.vision_config
+    # A tower of Qwen's calls the number of its layers its depth.
+    layers = sum(getattr(part, "num_hidden_layers", None) or part.depth for part in parts)
     if layers > len(counts):
         raise Refused(
             f"its config.json asks for {layers:,} layers, but its weights are {len(counts):,} "
@@ -181,13 +198,14 @@ def _check_depth(config: LlavaConfig, counts: list[int]):
         )
 
 
-def load_model(path: Path, placement: Placement, attention: str) -> LlavaForConditionalGeneration:
+def load_model(path: Path, placement: Placement, attention: str) -> PreTrainedModel:
     """The model of a folder, ready to answer.
 
     Raises:
         Refused: one sentence: a file is missing or damaged, or memory was not enough.
     """
-    extra = {}
+    model_class, extra = _class_of(path), {}
+    family = family_of(model_class.config_class.model_type)
     if placement.max_memory:
         extra["max_memory"] = placement.max_memory
     if placement.precision == "4-bit":
@@ -196,10 +214,10 @@ def load_model(path: Path, placement: Placement, attention: str) -> LlavaForCond
             bnb_4bit_quant_type="nf4",
             bnb_4bit_use_double_quant=True,
             bnb_4bit_compute_dtype=placement.dtype,
-            llm_int8_skip_modules=NOT_IN_4_BIT,
+            llm_int8_skip_modules=list(family.not_in_4_bit),
         )
     try:
-        model, found = LlavaForConditionalGeneration.from_pretrained(
+        model, found = model_class.from_pretrained(
             path,
             output_loading_info=True,
             dtype=placement.dtype,
@@ -216,7 +234,7 @@ def load_model(path: Path, placement: Placement, attention: str) -> LlavaForCond
         # transformers would go on with random numbers in their place.
         raise Refused(f"{named(path)} lacks weights, {sorted(found['missing_keys'])[0]} for one.")
     if placement.precision == "4-bit":
-        check_4_bit(model)
+        check_4_bit(model, family.parts(model))
         keep_odd_layers_unpacked(model)
     return model.eval().requires_grad_(False)
 
@@ -236,7 +254,7 @@ def keep_odd_layers_unpacked(model: nn.Module):
                 module.support_avx512bf16_for_cpu = False
 
 
-def check_4_bit(model: nn.Module):
+def check_4_bit(model: nn.Module, parts: Parts):
     """Make sure that exactly the language model's linear layers are in 4 bits.
 
     A wrong list of modules to skip is silent, and a quantised vision tower answers worse.
@@ -246,9 +264,10 @@ def check_4_bit(model: nn.Module):
     """
     from bitsandbytes.nn import Linear4bit
 
+    inside = {module for layer in parts.layers for module in layer.modules()}
     for name, module in model.named_modules():
         if isinstance(module, nn.Linear):
-            wanted = name.startswith("model.language_model.layers.")
+            wanted = module in inside
             if isinstance(module, Linear4bit) != wanted:
                 state = "not in 4 bits" if wanted else "in 4 bits, which only the layers should be"
                 raise Refused(f"Loading in 4 bits went wrong: {name} is {state}.")

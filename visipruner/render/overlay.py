@@ -4,38 +4,42 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Collection
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from visipruner.render import palette
 from visipruner.render.stages import dropping
+from visipruner.render.words import describe_unplaced
+from visipruner.sheets import Sheet
 from visipruner.trace import PruningTrace
 
 _SIZE = 420  # pixels of a panel's longer side
-_MARGIN = 24
+_MARGIN, _GAP = 24, 6
 _PER_ROW = 4
 _VEIL = 0.66  # how much of a dropped patch is covered by ink
 
 
 def draw_survivors(
-    picture: Image.Image, trace: PruningTrace, small_print: str = "", asked: str = ""
+    sheets: Sequence[Sheet], trace: PruningTrace, small_print: str = "", asked: str = ""
 ) -> Image.Image:
     """Draw which patches survive where: one picture per stage, four in a row.
 
     Args:
-        picture: the picture as the model sees it (`Prompt.seen`).
+        sheets: the prompt's; those of one stage stand beside each other.
         trace: what happened.
         small_print: model and versions, below.
         asked: question and answers, above.
     """
-    cells = [_panel(picture, trace, name, set(kept)) for name, kept in panels(trace)]
-    rows = [cells[first : first + _PER_ROW] for first in range(0, len(cells), _PER_ROW)]
+    cells = [_panel(sheets, name, set(kept)) for name, kept in panels(trace)]
+    per_row = max(1, _PER_ROW // len(sheets))
+    rows = [cells[first : first + per_row] for first in range(0, len(cells), per_row)]
     widest = max(sum(cell.width + _MARGIN for cell in row) - _MARGIN for row in rows)
     width = max(2 * _SIZE, widest) + 2 * _MARGIN
     title = "\n".join(filter(None, [asked, _title(trace)]))
     head = _text_block(title, width, _SIZE // 16, palette.INK)
-    foot = _legend(trace, width)
+    foot = _legend(trace, sheets, width)
     lines = "\n".join(filter(None, [_settings_line(trace), small_print]))
     small = _text_block(lines, width, _SIZE // 30, "#4a4f57")
     parts = [head, *(_row(row, width) for row in rows), foot, small]
@@ -87,8 +91,8 @@ def _short(value) -> str:
 # -- drawing
 
 
-def _panel(picture, trace: PruningTrace, name: str, kept: Collection[int]) -> Image.Image:
-    drawn = veiled(picture, trace.grids[0] if trace.grids else None, kept, trace.num_visual)
+def _panel(sheets: Sequence[Sheet], name: str, kept: Collection[int]) -> Image.Image:
+    drawn = _beside([veiled(sheet, kept) for sheet in sheets])
     label = _text_block(name, drawn.width + 2 * _MARGIN, _SIZE // 20, palette.INK)
     label = label.crop((_MARGIN, 0, drawn.width + _MARGIN, label.height))
     panel = Image.new("RGB", (drawn.width, label.height + drawn.height), palette.PAPER)
@@ -97,70 +101,66 @@ def _panel(picture, trace: PruningTrace, name: str, kept: Collection[int]) -> Im
     return panel
 
 
-def veiled(picture, grid, kept: Collection[int], num_visual: int) -> Image.Image:
-    """The picture with the patches in `kept` framed and all others pale, dark and hatched."""
-    drawn = ImageOps.contain(picture.convert("RGB"), (_SIZE, _SIZE), Image.Resampling.LANCZOS)
-    if grid is None or len(kept) == num_visual:
+def _beside(pictures: Sequence[Image.Image]) -> Image.Image:
+    """Several pictures in a row, with a narrow gap between them."""
+    width = sum(picture.width + _GAP for picture in pictures) - _GAP
+    row = Image.new("RGB", (width, max(p.height for p in pictures)), palette.PAPER)
+    left = 0
+    for picture in pictures:
+        row.paste(picture, (left, 0))
+        left += picture.width + _GAP
+    return row
+
+
+def veiled(sheet: Sheet, kept: Collection[int]) -> Image.Image:
+    """A sheet's picture with the boxes in `kept` framed and all others pale, dark and hatched."""
+    drawn = ImageOps.contain(sheet.picture.convert("RGB"), (_SIZE, _SIZE), Image.Resampling.LANCZOS)
+    if all(token in kept for token in sheet.placed):
         return drawn
-    rows, columns = grid
-    boxes = boxes_of(drawn.size, rows, columns)
+    boxes = sheet.scaled(drawn.size)
     mask = Image.new("L", drawn.size, 0)
     pen = ImageDraw.Draw(mask)
-    for patch, (left, top, right, bottom) in enumerate(boxes):
-        if patch not in kept:
-            pen.rectangle((left, top, right - 1, bottom - 1), fill=255)
-    drawn.paste(_veil(drawn, columns), (0, 0), mask)
-    _frame(drawn, boxes, rows, columns, kept)
+    for token, (left, top, right, bottom) in boxes.items():
+        if token not in kept:
+            pen.rectangle((left, top, max(left, right - 1), max(top, bottom - 1)), fill=255)
+    cell = sheet.cell * drawn.width / sheet.picture.width
+    drawn.paste(_veil(drawn, max(4, int(cell) // 2)), (0, 0), mask)
+    _frame(drawn, edges_of([boxes[token] for token in kept if token in boxes]))
     return drawn
 
 
-def boxes_of(size: tuple[int, int], rows: int, columns: int) -> list[tuple[int, int, int, int]]:
-    """Left, top, right and bottom of every patch, row by row, on a picture of this size."""
-    width, height = size
-    xs = [round(column * width / columns) for column in range(columns + 1)]
-    ys = [round(row * height / rows) for row in range(rows + 1)]
-    return [
-        (xs[column], ys[row], xs[column + 1], ys[row + 1])
-        for row in range(rows)
-        for column in range(columns)
-    ]
-
-
-def _veil(picture: Image.Image, columns: int) -> Image.Image:
+def _veil(picture: Image.Image, step: int) -> Image.Image:
     # Half its colour stays: one can still see what the model no longer looks at.
     pale = Image.blend(picture, ImageOps.grayscale(picture).convert("RGB"), 0.5)
     dark = Image.blend(pale, Image.new("RGB", picture.size, palette.INK), _VEIL)
     pen = ImageDraw.Draw(dark)
-    step = max(4, picture.width // columns // 2)
     for start in range(-picture.height, picture.width, step):
         pen.line((start, picture.height, start + picture.height, 0), fill="#565b64")
     return dark
 
 
-def _frame(drawn: Image.Image, boxes, rows: int, columns: int, kept: Collection[int]):
-    """Outline groups of kept patches, light on dark, so that they show on any picture."""
-    pen, edges = ImageDraw.Draw(drawn), edges_of(boxes, rows, columns, kept)
+def _frame(drawn: Image.Image, edges: Sequence[tuple]):
+    """Outline groups of kept boxes, light on dark, so that they show on any picture."""
+    pen = ImageDraw.Draw(drawn)
     for colour, width in ((palette.INK, 5), (palette.KEPT, 3)):
         for line in edges:
             pen.line(line, fill=colour, width=width)
 
 
-def edges_of(boxes, rows: int, columns: int, kept: Collection[int]) -> list[tuple]:
-    """The lines (x, y, x, y) around groups of kept patches."""
-    edges = []
-    for patch in kept:
-        if patch >= len(boxes):
-            continue
-        left, top, right, bottom = boxes[patch]
-        row, column = divmod(patch, columns)
-        sides = (
-            (row == 0 or patch - columns not in kept, (left, top, right, top)),
-            (row == rows - 1 or patch + columns not in kept, (left, bottom, right, bottom)),
-            (column == 0 or patch - 1 not in kept, (left, top, left, bottom)),
-            (column == columns - 1 or patch + 1 not in kept, (right, top, right, bottom)),
+def edges_of(boxes: Iterable[tuple[int, int, int, int]]) -> list[tuple]:
+    """The lines (x, y, x, y) around groups of boxes: what two of them share is left out."""
+    lines = [
+        line
+        for left, top, right, bottom in dict.fromkeys(boxes)
+        for line in (
+            (left, top, right, top),
+            (left, bottom, right, bottom),
+            (left, top, left, bottom),
+            (right, top, right, bottom),
         )
-        edges += [line for outer, line in sides if outer]
-    return edges
+    ]
+    count = Counter(lines)
+    return [line for line in lines if count[line] == 1]
 
 
 def _row(cells: list[Image.Image], width: int) -> Image.Image:
@@ -173,10 +173,11 @@ def _row(cells: list[Image.Image], width: int) -> Image.Image:
     return row
 
 
-def _legend(trace: PruningTrace, width: int) -> Image.Image:
-    text = "" if trace.num_visual else "This prompt holds no visual tokens."
+def _legend(trace: PruningTrace, sheets: Sequence[Sheet], width: int) -> Image.Image:
+    text = describe_unplaced(sheets, trace.num_visual)
     if trace.drops:
-        text = "Framed: the model still has this patch.   Dark and hatched: its token was dropped."
+        how = "Framed: the model still has this patch.   Dark and hatched: its token was dropped."
+        text = f"{how} {text}".strip()
     return _text_block(text, width, _SIZE // 24, palette.INK)
 
 

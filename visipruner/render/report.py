@@ -23,6 +23,7 @@ from visipruner.render.words import (
     describe_influence,
     describe_speed,
     describe_tokens,
+    describe_unplaced,
     kept,
     verdict,
 )
@@ -110,18 +111,20 @@ def _marked(pair, side: str) -> str:
 
 def _patches(comparison) -> str:
     """Each side's patches, one below the other."""
-    seen, parts = comparison.prompt.seen, []
+    sheets, parts = comparison.prompt.sheets, []
     for name, answer in zip(comparison.names, comparison.answers, strict=True):
         trace = answer.trace
         used = f"{trace.mean_tokens:.1f} visual tokens per layer in the mean"
         parts.append(
             f"<h3>{escape(_title(answer, name))}</h3>"
-            f"<p>{kept(trace, '→')}; {used}.</p>{patches.stages(trace, seen.size)}"
+            f"<p>{kept(trace, '→')}; {used}.</p>{patches.stages(trace, sheets)}"
         )
     head = "<h2>What the model still sees</h2><p><small>Framed: the model still has this patch. "
     head += "Dark and hatched: its token was dropped. “300 after 2”: 300 visual tokens are left "
     head += "after layer 2, counted from 0.</small></p>"
-    return f"{head}{patches.definitions(seen)}{''.join(parts)}"
+    if missing := describe_unplaced(sheets, comparison.prompt.layout.num_visual):
+        head += f"<p>{escape(missing)}</p>"
+    return f"{head}{patches.definitions(sheets)}{''.join(parts)}"
 
 
 def _counters(comparison) -> str:

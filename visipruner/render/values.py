@@ -12,9 +12,11 @@ from PIL import Image
 
 from visipruner.render.series import thresholds_of
 from visipruner.render.stages import live_steps, most_telling_layer, steps
+from visipruner.render.words import describe_unplaced
+from visipruner.sheets import Sheet
 from visipruner.trace import NOBODY, Influence, LayerRecord, PruningTrace
 
-MAX_SIDE = 672  # pixels of the picture that is sent; the patch grid needs no more
+MAX_SIDE = 672  # pixels of a picture that is sent; the boxes need no more
 MAX_PICTURE_BYTES = 60_000
 
 # Numbers travel as 16-bit codes, evenly spaced in their logarithm: their steps of 0.05 % are finer
@@ -30,19 +32,17 @@ def viewer_start(prompt, layers: int = 0) -> dict:
         prompt: a `models.Prompt`.
         layers: decoder layers of the model; when known, the layer strip has its final length.
     """
-    grids = prompt.layout.grids
+    num_visual = prompt.layout.num_visual
     return {
         "kind": "start",
-        "picture": picture_uri(prompt.seen),
-        "size": list(prompt.seen.size),
-        "grid": list(grids[0]) if grids else None,
-        "num_visual": prompt.layout.num_visual,
+        "sheets": [_sheet(sheet, num_visual) for sheet in prompt.sheets],
+        "num_visual": num_visual,
         "padding": list(prompt.padding),
         "num_layers": layers,
         "layers": [],
         "masks": [],
         "steps": [],
-        "note": _note(prompt.layout.num_visual, grids),
+        "note": describe_unplaced(prompt.sheets, num_visual),
         "why": "",
     }
 
@@ -124,6 +124,18 @@ def pack_numbers(values: Sequence[float]) -> str:
     return base64.b64encode(codes.astype("<u2").tobytes()).decode()
 
 
+def pack_boxes(sheet: Sheet) -> tuple[str, int]:
+    """The boxes of a sheet's placed tokens, and how many parts a pixel has in them.
+
+    Left, top, right and bottom of each, 16 bits little-endian in base64, in the finest parts of a
+    pixel that fit: whole pixels, and their halves, stay exact.
+    """
+    parts = 2 ** int(math.log2(_CODES / max(sheet.picture.size)))
+    edges = np.array([sheet.boxes[token] for token in sheet.placed], dtype=float).reshape(-1, 4)
+    codes = np.round(edges * parts).astype("<u2")
+    return base64.b64encode(codes.tobytes()).decode(), parts
+
+
 class _Masks:
     """Sets of patches, each sent once; layers name them by number."""
 
@@ -139,6 +151,18 @@ class _Masks:
 
 
 # -- parts of the value
+
+
+def _sheet(sheet: Sheet, num_visual: int) -> dict:
+    boxes, parts = pack_boxes(sheet)
+    return {
+        "name": sheet.name,
+        "picture": picture_uri(sheet.picture),
+        "size": list(sheet.picture.size),
+        "at": pack_bits(sheet.placed, num_visual),
+        "boxes": boxes,
+        "parts": parts,
+    }
 
 
 def _layer(record: LayerRecord, present: Sequence[int] | None, masks: _Masks) -> dict:
@@ -227,13 +251,3 @@ def _scale(*traces: PruningTrace | None) -> list[int]:
     low = max(1e-7, float(np.quantile(changes, 0.1)))
     high = max(low * 10, float(changes.max()))
     return [math.floor(math.log10(low)), math.ceil(math.log10(high))]
-
-
-def _note(num_visual: int, grids: Sequence) -> str:
-    if not num_visual:
-        return "This prompt holds no visual tokens."
-    if not grids:
-        return "How this model's patches lie on the picture is not known, so no grid is drawn."
-    if len(grids) > 1:
-        return f"This prompt holds {len(grids)} pictures; the first is shown."
-    return ""

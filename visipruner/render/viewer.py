@@ -15,6 +15,7 @@ from visipruner.render.values import (
 )
 
 _HERE = Path(__file__).parent
+_SCRIPTS = ("sheets", "data", "draw", "panel", "page")  # a class stands before its heirs
 EMPTY: dict = {"kind": "empty", "layers": [], "masks": [], "steps": []}
 
 
@@ -23,9 +24,7 @@ def viewer_parts() -> dict[str, str]:
     # Constants of the script, not props: gradio drops props when a hidden column is shown first.
     script = f"const PALETTE = {json.dumps(for_viewer())};\n"
     script += f"const LOG_RANGE = {json.dumps([LOG_LOW, LOG_HIGH])};\n"
-    script += "\n".join(
-        (_HERE / f"viewer_{part}.js").read_text() for part in ("data", "draw", "panel", "page")
-    )
+    script += "\n".join((_HERE / f"viewer_{part}.js").read_text() for part in _SCRIPTS)
     return {
         "html_template": (_HERE / "viewer.html").read_text(),
         "css_template": (_HERE / "viewer.css").read_text(),

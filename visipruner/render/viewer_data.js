@@ -30,12 +30,10 @@ function spread(numbers, patches, length) {
   return all;
 }
 
-class Story {
+class Story extends Places {
   constructor(value, logRange) {
-    Object.assign(this, value);
-    this.length = value.num_visual || 0;
-    [this.rows, this.columns] = value.grid || [0, 0];
-    this.perPicture = this.rows * this.columns;
+    super(value.sheets || [], value.num_visual || 0);
+    Object.assign(this, { ...value, sheets: this.sheets });
     this.range = logRange;
     this.sets = (value.masks || []).map((mask) => patchesOf(mask, this.length));
     this.layers = value.layers || [];
@@ -121,10 +119,6 @@ class Story {
     return this.steps.find((step) => step.first <= layer && layer <= step.last) || null;
   }
 
-  place(patch) {
-    return `Row ${Math.floor(patch / this.columns) + 1}, column ${(patch % this.columns) + 1}`;
-  }
-
   // The cut that took a patch away for good, or null: one that waits outside comes back.
   death(patch) {
     let death = null;
@@ -140,7 +134,7 @@ class Story {
     const at = cut.carriers.length ? this.sets[cut.merged].indexOf(patch) : -1;
     if (at < 0) return "";
     const by = cut.carriers[at];
-    if (by < 0) return "by a token that is no patch";
+    if (by < 0 || !this.boxes[by]) return "by a token that is no patch";
     return `by the token of ${this.place(by).toLowerCase()}`;
   }
 
@@ -237,8 +231,8 @@ class Story {
 
   // What a screen reader hears about the picture.
   pictureLabel(layer) {
-    if (!this.picture) return "No picture yet";
-    const grid = this.rows ? `, ${this.rows} by ${this.columns} patches` : "";
+    if (!this.sheets.length) return "No picture yet";
+    const grid = this.gridText();
     const record = this.layers[layer];
     if (!record) return `The picture as the model sees it${grid}`;
     const staying = this.present(layer);
@@ -259,13 +253,4 @@ function shortNumber(number) {
   if (!(number > 0)) return "0";
   return number >= 100 ? number.toFixed(0) : number >= 0.001 ? String(+number.toPrecision(2))
     : number.toExponential(0);
-}
-
-function moved(patch, key, rows, columns) {
-  let row = Math.floor(patch / columns), column = patch % columns;
-  if (key === "ArrowUp") row = Math.max(0, row - 1);
-  if (key === "ArrowDown") row = Math.min(rows - 1, row + 1);
-  if (key === "ArrowLeft") column = Math.max(0, column - 1);
-  if (key === "ArrowRight") column = Math.min(columns - 1, column + 1);
-  return row * columns + column;
 }

@@ -12,6 +12,17 @@ function shareOf(value, scale) {
   return (Math.log10(Math.max(value, 1e-12)) - scale[0]) / (scale[1] - scale[0]);
 }
 
+// Spans [from, to] in the fewest that cover the same.
+function joined(spans) {
+  const found = [];
+  for (const [from, to] of spans.sort((a, b) => a[0] - b[0])) {
+    const last = found[found.length - 1];
+    if (last && from <= last[1]) last[1] = Math.max(last[1], to);
+    else found.push([from, to]);
+  }
+  return found;
+}
+
 // A copy with so much of its colour taken out, by hand because Safari's canvas has no filters.
 function paleCopy(image, without) {
   const copy = document.createElement("canvas");
@@ -33,22 +44,24 @@ class Painter {
     this.canvas = canvas;
     this.palette = palette;
     this.context = canvas.getContext("2d");
-    this.image = null;
+    this.images = null; // one per sheet
     this.grey = null; // under the heat map
     this.pale = null; // under the veil: one can still see what the model no longer looks at
   }
 
-  load(source, then) {
-    const image = new Image();
-    this.source = source;
-    image.onload = () => {
-      if (this.source !== source) return; // a newer one is on its way
-      this.image = image;
-      this.grey = paleCopy(image, 1);
-      this.pale = paleCopy(image, 0.5);
+  load(sources, then) {
+    const images = sources.map(() => new Image());
+    let missing = images.length;
+    this.sources = sources;
+    const loaded = () => {
+      missing -= 1;
+      if (missing || this.sources !== sources) return; // or a newer one is on its way
+      this.images = images;
+      this.grey = images.map((image) => paleCopy(image, 1));
+      this.pale = images.map((image) => paleCopy(image, 0.5));
       then();
     };
-    image.src = source;
+    images.forEach((image, i) => { image.onload = loaded; image.src = sources[i]; });
   }
 
   // Give the canvas as many pixels as the screen has for it.
@@ -63,12 +76,35 @@ class Painter {
     this.ratio = ratio;
   }
 
+  // Left, top, right and bottom on the canvas, in whole pixels.
+  edges([left, top, right, bottom]) {
+    const { width, height } = this.canvas, { plane } = this.story;
+    const across = (x) => Math.round((x * width) / plane.width);
+    const down = (y) => Math.round((y * height) / plane.height);
+    return [across(left), down(top), across(right), down(bottom)];
+  }
+
   box(patch) {
-    const { width, height } = this.canvas, { rows, columns } = this.story;
-    const row = Math.floor(patch / columns), column = patch % columns;
-    const left = Math.round((column * width) / columns), top = Math.round((row * height) / rows);
-    return [left, top, Math.round(((column + 1) * width) / columns) - left,
-      Math.round(((row + 1) * height) / rows) - top];
+    const [left, top, right, bottom] = this.edges(this.story.boxes[patch]);
+    return [left, top, right - left, bottom - top];
+  }
+
+  // The sheets' pictures, in one of their colourings.
+  paste(images) {
+    this.story.sheets.forEach(({ frame }, i) => {
+      const [left, top, right, bottom] = this.edges(
+        [frame.left, frame.top, frame.right, frame.bottom]);
+      this.context.drawImage(images[i], left, top, right - left, bottom - top);
+    });
+  }
+
+  // How wide the narrowest sheet's boxes are on the canvas, in its pixels.
+  cell() {
+    const widths = this.story.sheets.map(({ own, frame, size }) => {
+      const [first] = Object.values(own);
+      return (first ? first[2] - first[0] : size[0]) * frame.scale;
+    });
+    return Math.min(...widths) * this.canvas.width / this.story.plane.width;
   }
 
   // view: {layer, mode, cursor, hover, fading: flags of the layer before, progress 0..1}
@@ -76,9 +112,9 @@ class Painter {
     this.story = story;
     const { context, canvas } = this, heat = story.heat(view.layer, view.mode);
     context.clearRect(0, 0, canvas.width, canvas.height);
-    if (!this.image) return;
-    context.drawImage(heat ? this.grey : this.image, 0, 0, canvas.width, canvas.height);
-    if (!story.perPicture) return;
+    if (!this.images) return;
+    this.paste(heat ? this.grey : this.images);
+    if (!story.placed.length) return;
     if (heat) this.paintHeat(heat);
     const present = story.present(view.layer), staying = story.staying(view.layer);
     if (present) this.paintGone(present, view, heat && heat.values);
@@ -93,7 +129,7 @@ class Painter {
 
   paintHeat({ values, scale }) {
     this.context.globalAlpha = 0.82;
-    for (let patch = 0; patch < this.story.perPicture; patch++) {
+    for (const patch of this.story.placed) {
       if (Number.isNaN(values[patch])) continue;
       this.context.fillStyle = heatColour(shareOf(values[patch], scale), this.palette.heat);
       this.context.fillRect(...this.box(patch));
@@ -103,7 +139,7 @@ class Painter {
 
   region(test) {
     const path = new Path2D();
-    for (let patch = 0; patch < this.story.perPicture; patch++) {
+    for (const patch of this.story.placed) {
       if (test(patch)) path.rect(...this.box(patch));
     }
     return path;
@@ -122,7 +158,7 @@ class Painter {
     context.save();
     context.clip(path);
     context.globalAlpha = strength;
-    context.drawImage(this.pale, 0, 0, canvas.width, canvas.height);
+    this.paste(this.pale);
     context.globalAlpha = 0.66 * strength;
     context.fillStyle = this.palette.ink;
     context.fillRect(0, 0, canvas.width, canvas.height);
@@ -146,7 +182,7 @@ class Painter {
 
   hatch(colour, alpha) {
     const { context, canvas } = this;
-    const step = canvas.width / this.story.columns / 2;
+    const step = this.cell() / 2;
     context.globalAlpha = alpha;
     context.strokeStyle = colour;
     context.lineWidth = this.ratio;
@@ -167,7 +203,7 @@ class Painter {
     context.lineWidth = this.ratio;
     context.beginPath();
     for (const patch of padding) {
-      if (present && !present[patch]) continue;
+      if (!this.story.boxes[patch] || (present && !present[patch])) continue;
       const [left, top, wide, high] = this.box(patch), inset = 0.36;
       context.moveTo(left + inset * wide, top + inset * high);
       context.lineTo(left + (1 - inset) * wide, top + (1 - inset) * high);
@@ -178,18 +214,25 @@ class Painter {
     context.globalAlpha = 1;
   }
 
+  // Thin lines between boxes, and none along the rim of a picture.
   paintGrid() {
-    const { context, canvas } = this, { rows, columns } = this.story;
-    context.beginPath();
-    for (let column = 1; column < columns; column++) {
-      const x = Math.round((column * canvas.width) / columns) + 0.5;
-      context.moveTo(x, 0);
-      context.lineTo(x, canvas.height);
+    const { context, story } = this, upright = new Map(), level = new Map();
+    for (const patch of story.placed) {
+      const { frame } = story.sheetOf[patch];
+      const rim = this.edges([frame.left, frame.top, frame.right, frame.bottom]);
+      const box = this.edges(story.boxes[patch]), [left, top, right, bottom] = box;
+      box.forEach((at, side) => {
+        if (at === rim[side]) return;
+        const [lines, span] = side % 2 ? [level, [left, right]] : [upright, [top, bottom]];
+        lines.set(at, [...(lines.get(at) || []), span]);
+      });
     }
-    for (let row = 1; row < rows; row++) {
-      const y = Math.round((row * canvas.height) / rows) + 0.5;
-      context.moveTo(0, y);
-      context.lineTo(canvas.width, y);
+    context.beginPath();
+    for (const [x, spans] of upright) {
+      for (const [from, to] of joined(spans)) { context.moveTo(x + 0.5, from); context.lineTo(x + 0.5, to); }
+    }
+    for (const [y, spans] of level) {
+      for (const [from, to] of joined(spans)) { context.moveTo(from, y + 0.5); context.lineTo(to, y + 0.5); }
     }
     context.globalAlpha = 0.22;
     context.lineWidth = 1;
@@ -200,21 +243,21 @@ class Painter {
 
   // The edge of a set of patches: neighbours share none, so a group reads as one shape.
   paintOutline(flags) {
-    const { rows, columns } = this.story, { context } = this, path = new Path2D();
-    const has = (row, column) => row >= 0 && column >= 0 && row < rows && column < columns
-      && flags[row * columns + column];
-    const edge = (x1, y1, x2, y2) => { path.moveTo(x1, y1); path.lineTo(x2, y2); };
-    for (let row = 0; row < rows; row++) {
-      for (let column = 0; column < columns; column++) {
-        if (!has(row, column)) continue;
-        const [x, y, wide, high] = this.box(row * columns + column);
-        if (!has(row - 1, column)) edge(x, y, x + wide, y);
-        if (!has(row + 1, column)) edge(x, y + high, x + wide, y + high);
-        if (!has(row, column - 1)) edge(x, y, x, y + high);
-        if (!has(row, column + 1)) edge(x + wide, y, x + wide, y + high);
+    const lines = new Map(), path = new Path2D();
+    const boxes = this.story.placed.filter((patch) => flags[patch])
+      .map((patch) => this.edges(this.story.boxes[patch]));
+    for (const [left, top, right, bottom] of new Map(boxes.map((box) => [box.join(), box])).values()) {
+      for (const line of [[left, top, right, top], [left, bottom, right, bottom],
+        [left, top, left, bottom], [right, top, right, bottom]]) {
+        lines.set(line.join(), lines.has(line.join()) ? null : line);
       }
     }
-    context.lineCap = "square";
+    for (const line of lines.values()) {
+      if (!line) continue;
+      path.moveTo(line[0], line[1]);
+      path.lineTo(line[2], line[3]);
+    }
+    this.context.lineCap = "square";
     this.strokeTwice(path, this.palette.kept, 2.5);
   }
 
@@ -227,8 +270,7 @@ class Painter {
 
   strokeTwice(path, colour, thickness) {
     // On a phone a patch is a dozen pixels wide; its frame may not cover it.
-    const cell = this.canvas.width / this.ratio / this.story.columns;
-    thickness *= Math.min(1, cell / 18);
+    thickness *= Math.min(1, this.cell() / this.ratio / 18);
     this.context.strokeStyle = this.palette.ink;
     this.context.lineWidth = 2 * thickness * this.ratio;
     this.context.stroke(path);
@@ -237,18 +279,19 @@ class Painter {
     this.context.stroke(path);
   }
 
-  // A patch with its neighbours, for the tray; the patch itself is framed.
+  // A patch with its neighbours, two on each side, for the tray; the patch itself is framed.
   thumbnail(canvas, patch) {
-    const { rows, columns } = this.story, reach = 2;
-    const row = Math.floor(patch / columns), column = patch % columns;
-    const span = Math.min(2 * reach + 1, rows, columns);
-    const top = Math.min(Math.max(row - reach, 0), rows - span);
-    const left = Math.min(Math.max(column - reach, 0), columns - span);
-    const wide = this.image.naturalWidth / columns, high = this.image.naturalHeight / rows;
-    const context = canvas.getContext("2d"), cell = canvas.width / span;
-    context.drawImage(this.image, left * wide, top * high, span * wide, span * high,
+    const sheet = this.story.sheetOf[patch], [wide, high] = sheet.size;
+    const [left, top, right, bottom] = sheet.own[patch];
+    const span = Math.min(5 * Math.max(right - left, bottom - top), wide, high);
+    const start = (low, upper, end) => Math.min(Math.max((low + upper - span) / 2, 0), end - span);
+    const x = start(left, right, wide), y = start(top, bottom, high);
+    const image = this.images[this.story.sheets.indexOf(sheet)];
+    const ratio = image.naturalWidth / wide, cell = canvas.width / span;
+    const context = canvas.getContext("2d");
+    context.drawImage(image, x * ratio, y * ratio, span * ratio, span * ratio,
       0, 0, canvas.width, canvas.height);
-    const frame = [(column - left) * cell, (row - top) * cell, cell, cell];
+    const frame = [(left - x) * cell, (top - y) * cell, (right - left) * cell, (bottom - top) * cell];
     context.strokeStyle = this.palette.ink;
     context.lineWidth = 6;
     context.strokeRect(...frame);

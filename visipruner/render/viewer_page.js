@@ -13,8 +13,8 @@ function redraw() {
   if (frame) return;
   frame = requestAnimationFrame(() => {
     frame = null;
-    const canvas = find("canvas"), aspect = story.size ? story.size[0] / story.size[1] : 1;
-    painter.fit(canvas.clientWidth, aspect);
+    const canvas = find("canvas");
+    painter.fit(canvas.clientWidth, story.plane.width / story.plane.height);
     painter.draw(story, view);
   });
 }
@@ -23,11 +23,12 @@ function redraw() {
 
 function receive(value) {
   value = value && value.kind ? value : { kind: "empty" };
-  const picture = value.picture !== shown.picture, wasLive = shown.kind === "live";
+  const pictures = (one) => (one.sheets || []).map((sheet) => sheet.picture);
+  const picture = pictures(value).join() !== pictures(shown).join(), wasLive = shown.kind === "live";
   shown = value;
   story = new Story(value, LOG_RANGE);
-  if (picture) { painter.image = null; view.cursor = view.hover = -1; }
-  if (picture && value.picture) painter.load(value.picture, refresh);
+  if (picture) { painter.images = null; view.cursor = view.hover = -1; }
+  if (picture && story.sheets.length) painter.load(pictures(value), refresh);
   if (value.kind !== "live") stop();
   if (value.kind !== "live" || !wasLive || view.layer >= story.layers.length - 2) {
     view.layer = Math.min(value.first || 0, Math.max(0, story.layers.length - 1));
@@ -85,10 +86,8 @@ function play() {
 
 function patchAt(event) {
   const box = find("canvas").getBoundingClientRect();
-  const column = Math.floor(((event.clientX - box.left) / box.width) * story.columns);
-  const row = Math.floor(((event.clientY - box.top) / box.height) * story.rows);
-  const inside = row >= 0 && column >= 0 && row < story.rows && column < story.columns;
-  return inside ? row * story.columns + column : -1;
+  return story.at(((event.clientX - box.left) / box.width) * story.plane.width,
+    ((event.clientY - box.top) / box.height) * story.plane.height);
 }
 
 function hover(event) {
@@ -119,9 +118,8 @@ function onKey(event) {
   if (event.altKey || event.ctrlKey || event.metaKey) return;
   const control = event.target.closest("input, button");
   let used = layerKey(event.key);
-  if (!control && event.key.startsWith("Arrow") && story.perPicture) {
-    const { rows, columns } = story;
-    choose(view.cursor < 0 ? startPatch() : moved(view.cursor, event.key, rows, columns));
+  if (!control && event.key.startsWith("Arrow") && story.placed.length) {
+    choose(view.cursor < 0 ? startPatch() : story.beside(view.cursor, event.key));
     used = true;
   }
   if (event.key === "Escape" && view.cursor >= 0) { choose(-1); used = true; }
@@ -132,9 +130,10 @@ function onKey(event) {
 
 // Arrow keys begin at a patch that is left, or in the middle.
 function startPatch() {
-  const { rows, columns } = story, flags = story.staying(view.layer);
-  const kept = flags && flags.includes(0) ? flags.indexOf(1) : -1;
-  return kept >= 0 ? kept : Math.floor(rows / 2) * columns + Math.floor(columns / 2);
+  const flags = story.staying(view.layer), { left, top, right, bottom } = story.sheets[0].frame;
+  const kept = flags && flags.includes(0) ? story.placed.find((patch) => flags[patch]) : undefined;
+  const middle = story.at((left + right) / 2, (top + bottom) / 2);
+  return kept ?? (middle < 0 ? story.placed[0] : middle);
 }
 
 function nextMode() {

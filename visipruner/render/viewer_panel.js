@@ -7,7 +7,7 @@ function show(node, text) {
 
 function build() {
   const layers = Math.max(story.layers.length, story.num_layers || 0);
-  element.querySelector(".pv").classList.toggle("pv-has-picture", Boolean(story.picture));
+  element.querySelector(".pv").classList.toggle("pv-has-picture", story.sheets.length > 0);
   element.querySelector(".pv").classList.toggle("pv-has-trace", story.layers.length > 0);
   const range = find("range");
   range.max = Math.max(0, layers - 1);
@@ -23,12 +23,17 @@ function build() {
     radio.closest("label").hidden = !modes.includes(radio.value);
   }
   show(find("why"), story.why);
-  show(find("note"), [story.note, paddingNote()].filter(Boolean).join(" "));
+  show(find("note"), [story.note, sheetsNote(), paddingNote()].filter(Boolean).join(" "));
+}
+
+function sheetsNote() {
+  const names = story.sheets.map((sheet) => sheet.name).filter(Boolean);
+  return names.length > 1 ? `Beside each other: ${names.join("; ")}.` : "";
 }
 
 function paddingNote() {
   const padding = (story.padding || []).length;
-  if (!padding || !story.perPicture) return "";
+  if (!padding || !story.placed.length) return "";
   return `${padding} patches marked × are only padding that makes the picture square.`;
 }
 
@@ -122,7 +127,7 @@ function countText(record) {
 }
 
 function whereText(record, step) {
-  if (!record) return story.picture ? "before the first layer" : "";
+  if (!record) return story.sheets.length ? "before the first layer" : "";
   const live = story.kind === "live" ? `${story.label || "running"}: `
     : view.mode === "probe" ? "full model, " : "";
   const last = Math.max(story.layers.length, story.num_layers || 0) - 1;
@@ -130,7 +135,7 @@ function whereText(record, step) {
 }
 
 function waitingText(record) {
-  if (!story.picture) return "Nothing has run yet.";
+  if (!story.sheets.length) return "Nothing has run yet.";
   if (!record) return "The picture as the model sees it, cut into patches: one visual token each.";
   return `${record.visual} of ${story.length} visual tokens went through this layer. ` +
     "Which patches they are is shown as soon as the answer is there.";
@@ -191,8 +196,8 @@ const TRAY_MOST = 16;
 // The few patches that are left, large enough to be recognised from the last row.
 function refreshTray() {
   const tray = find("tray"), flags = story.staying(view.layer) || story.present(view.layer);
-  const few = [...(flags || []).keys()].filter((p) => flags[p] && p < story.perPicture);
-  tray.hidden = !painter.image || !few.length || few.length > TRAY_MOST || story.kind !== "done";
+  const few = [...(flags || []).keys()].filter((p) => flags[p] && story.boxes[p]);
+  tray.hidden = !painter.images || !few.length || few.length > TRAY_MOST || story.kind !== "done";
   if (tray.hidden) return tray.replaceChildren();
   painter.story = story;
   tray.replaceChildren(...few.map((patch) => {
@@ -210,14 +215,13 @@ function refreshTray() {
 
 function refreshPatch() {
   const patch = view.hover >= 0 ? view.hover : view.cursor, tip = find("tip");
-  const line = story.picture && story.perPicture
+  const line = story.placed.length
     ? story.patchLine(patch, view.layer, view.mode === "probe") : "";
   find("patch").textContent = line;
   show(tip, patch >= 0 ? line : "");
   if (tip.hidden) return;
   // In the opposite corner, so that it never covers what it speaks of.
-  const { rows, columns } = story;
-  const right = patch % columns > columns / 2, low = patch / columns > rows / 2;
-  tip.classList.toggle("pv-tip-left", right);
-  tip.classList.toggle("pv-tip-top", low);
+  const { boxes, plane } = story, [left, top] = boxes[patch];
+  tip.classList.toggle("pv-tip-left", left > plane.width / 2);
+  tip.classList.toggle("pv-tip-top", top >= plane.height / 2);
 }

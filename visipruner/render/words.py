@@ -5,9 +5,12 @@ Where a function takes a pair, a `results.Comparison` will do: then it is about 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from visipruner.render.numbers import duration, flops
 from visipruner.render.series import influence_series, layer_spans, sides
 from visipruner.running.results import LEAST_ROUNDS, Times
+from visipruner.sheets import Sheet, unplaced
 from visipruner.trace import PruningTrace
 
 SAME, DIFFERENT = "Same answer", "Different answers"
@@ -118,6 +121,21 @@ def describe_speed(pair) -> str:
     if pair.faster is None:
         return f"no measurable difference ({ratio:.2f} times)"
     return f"{ratio:.2f} times faster" if pair.faster else f"{1 / ratio:.2f} times slower"
+
+
+def describe_unplaced(sheets: Sequence[Sheet], num_visual: int) -> str:
+    """Which visual tokens no picture shows, and why; "" where each has its place."""
+    missing = unplaced(sheets, num_visual)
+    if not num_visual:
+        return "This prompt holds no visual tokens."
+    if missing == num_visual:
+        return "It is not known where this model's visual tokens look, so none of them is drawn."
+    if not missing:
+        return ""
+    return (
+        f"{missing} of {num_visual} visual tokens look{'s' if missing == 1 else ''} at no place of "
+        f"the picture, such as a line end: counted, but not drawn."
+    )
 
 
 def layers(first: int, last: int) -> str:

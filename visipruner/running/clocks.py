@@ -59,8 +59,8 @@ def prefill_clock(vlm: VLM):
             marks.append(_mark(vlm))
 
     handles = [
-        vlm.model.model.language_model.register_forward_pre_hook(note),
-        vlm.model.lm_head.register_forward_hook(note),
+        vlm.parts.decoder.register_forward_pre_hook(note),
+        vlm.parts.lm_head.register_forward_hook(note),
     ]
     try:
         yield marks

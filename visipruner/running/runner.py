@@ -30,7 +30,6 @@ from visipruner.flops import (
     kv_bytes,
     layer_flops,
     paper_macs,
-    vision_flops,
 )
 from visipruner.inputs import check_number
 from visipruner.methods import PruningMethod
@@ -327,6 +326,7 @@ def _answer(vlm, prompt, method, options, features, vision_ms, side, emit) -> An
             prompt.layout,
             tower=features.tower if needs_tower(methods_of(method)) else None,  # its cost is theirs
             on_layer=lambda record: emit(Event("layer", side, record=record)),
+            renumbers=vlm.family.renumbers,
         ) as trace,
     ):
         start = now(vlm)
@@ -352,7 +352,7 @@ def _generate(vlm, prompt, features, options, streamer=None):
         return vlm.model.generate(
             input_ids=prompt.inputs["input_ids"].to(vlm.device),
             attention_mask=prompt.inputs["attention_mask"].to(vlm.device),
-            mm_encoder_outputs={"image": features.outputs},
+            **features.arguments,
             generation_config=settings,
             streamer=streamer,
             logits_processor=[_NoNumber(vlm)],
@@ -374,9 +374,21 @@ class _NoNumber(LogitsProcessor):
 
 def _encode(vlm: VLM, prompt: Prompt, sides: list[Side]):
     methods = [method for side in sides for method in methods_of(side)]
+    _check_offered(vlm, methods)
     start = now(vlm)
     features = vlm.encode(prompt, needs_tower(methods))
     return features, 1000 * (now(vlm) - start)
+
+
+def _check_offered(vlm: VLM, methods: list[PruningMethod]):
+    """Refuse a method that needs what models of this family do not have."""
+    family = vlm.family
+    for method in methods:
+        if missing := sorted(method.needs - family.offers):
+            raise Refused(
+                f"{method.name} needs {', '.join(missing)}, which {family.title} models do not "
+                "offer."
+            )
 
 
 @torch.inference_mode()
@@ -404,7 +416,7 @@ def _count(vlm, prompt, trace, peak) -> Counts:
     return Counts(
         executed(shape, trace),
         layer_flops(shape, trace),
-        vision_flops(vlm.model.config, len(prompt.layout.grids)),
+        vlm.family.tower_flops(vlm.model.config, prompt),
         paper_macs(shape, trace),
         share_paper,
         share_executed,

@@ -27,7 +27,8 @@ from transformers import AutoProcessor, LlavaForConditionalGeneration
 from visipruner.errors import Refused
 from visipruner.files import shown, write_whole
 from visipruner.inputs import check_number
-from visipruner.models.checkpoint import check_checkpoint, write_sums
+from visipruner.models.checkpoint import write_sums
+from visipruner.models.loading import check_checkpoint
 from visipruner.training.batches import Packer
 from visipruner.training.config import FOLDER, build_model, build_processor
 from visipruner.training.lessons import STAGES, WrittenScenes

@@ -70,7 +70,7 @@ def png_file(result: Result) -> dict:
     comparison, stream = result.comparison, io.BytesIO()
     small = "{model}, {dtype}, torch {torch}, transformers {transformers}"
     picture = draw_survivors(
-        comparison.prompt.seen,
+        comparison.prompt.sheets,
         comparison.answers[-1].trace,
         small_print=small.format(**comparison.machine),
         asked=_asked(result),

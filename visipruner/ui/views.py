@@ -367,10 +367,9 @@ def model_line(models, name: str) -> str:
     title = models.titles[name]
     line = text.MODEL_WAITING.format(title=title)
     if vlm := models.peek(name):
-        rows, columns = vlm.grid
         layers = vlm.model.config.get_text_config().num_hidden_layers
-        grid, device = f"{rows} × {columns}", str(vlm.devices[0]).upper()
-        line = text.MODEL_READY.format(title=title, grid=grid, layers=layers, device=device)
+        patches, device = vlm.facts().num_visual, str(vlm.devices[0]).upper()
+        line = text.MODEL_READY.format(title=title, grid=patches, layers=layers, device=device)
     return f'<p class="vp-modelline">{escape(line)}</p>'
 
 

@@ -1,0 +1,32 @@
+"""The families of models that can be loaded and asked. Adding one: its file and its line here."""
+
+from __future__ import annotations
+
+from visipruner.errors import Refused
+from visipruner.families.base import Encoded, Family, Parts
+from visipruner.families.llava import Llava
+
+FAMILIES: dict[str, Family] = {  # by config.model_type
+    "llava": Llava(),
+}
+
+
+def family_of(kind: object, name: str = "This") -> Family:
+    """The family that serves models of this `config.model_type`.
+
+    Args:
+        name: the checkpoint, as a sentence calls it.
+
+    Raises:
+        Refused: no family does; the sentence lists what is served.
+    """
+    if not isinstance(kind, str) or kind not in FAMILIES:
+        served = ", ".join(f"{kind} ({family.title})" for kind, family in FAMILIES.items())
+        raise Refused(
+            f"{name} holds a {repr(kind)[:80]} model; models of these kinds can be opened: "
+            f"{served}."
+        )
+    return FAMILIES[kind]
+
+
+__all__ = ["FAMILIES", "Encoded", "Family", "Parts", "family_of"]

@@ -1,0 +1,241 @@
+"""LLaVA-1.5 and models built like it: one square picture, one visual token per patch of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from PIL import Image, ImageOps
+from transformers import LlavaForConditionalGeneration, LlavaProcessor
+
+from visipruner.errors import Refused
+from visipruner.families.base import Encoded, Family, Parts
+from visipruner.files import named
+from visipruner.inputs import check_choice, open_picture
+from visipruner.layout import TokenLayout
+from visipruner.prompt import Prompt, encoded, read_question
+from visipruner.sheets import Sheet
+from visipruner.stock import projector_of, tower_of
+from visipruner.templates import given_sentence, one_blank, prompt_text
+from visipruner.tower import TowerWatch, noting
+
+# LLaVA-1.5 was trained and evaluated with this sentence; its chat template does not hold it.
+SYSTEM = (
+    "A chat between a curious user and an artificial intelligence assistant. The assistant gives "
+    "helpful, detailed, and polite answers to the user's questions."
+)
+PAD, CROP = "pad", "crop"  # to a square, as LLaVA-1.5 was trained; or only the middle
+
+
+class Llava(Family):
+    """LLaVA-1.5."""
+
+    title = "LLaVA-1.5"
+    kinds = {"llava": LlavaForConditionalGeneration}
+    processor = LlavaProcessor
+    picture_modes = (PAD, CROP)
+    offers = frozenset({"tower"})
+    # Bare names would match nothing but lm_head, and the tower would be quantised silently.
+    not_in_4_bit = ("model.vision_tower", "model.multi_modal_projector", "lm_head")
+
+    def fit(self, path: Path, processor: LlavaProcessor, model: LlavaForConditionalGeneration):
+        _check_pictures(path, processor, model.config.vision_config.image_size)
+        _set_visual_tokens(path, processor, model)
+
+    def parts(self, model: LlavaForConditionalGeneration) -> Parts:
+        decoder, head = model.model.language_model, model.lm_head
+        return Parts(decoder, head, tower_of(model), projector_of(model))
+
+    def tokens(self, config) -> int:
+        return math.prod(patch_grid(config))
+
+    def prepare(
+        self,
+        config,
+        processor,
+        picture,
+        question: str,
+        mode: str | None = None,
+        system: str | None = None,
+        reword: Callable[[str], str] = str,
+    ) -> Prompt:
+        mode = self.picture_modes[0] if mode is None else mode
+        check_choice("picture mode", mode, self.picture_modes)
+        picture = open_picture(picture)
+        question, plain, notes = read_question(processor, question, reword)
+        system = system_sentence(processor, system)
+        text = one_blank(prompt_text(processor, plain, system), system)
+        side, seen, grid = config.vision_config.image_size, seen_side(config), patch_grid(config)
+        square, box = _square(picture, side, mode, processor.image_processor.image_mean)
+        inputs = encoded(processor, square, text)
+        layout = TokenLayout.from_ids(inputs["input_ids"], config.image_token_id, grid)
+        if seen < side:
+            notes.append(
+                f"This model's patches cover {seen} of {side} pixels a side; the rim at the right "
+                "and at the bottom is neither seen nor shown."
+            )
+        sheet = Sheet.of_grid(square.crop((0, 0, seen, seen)), *grid)
+        padding = _outside(sheet, box)
+        return Prompt(question, text, inputs, layout, (sheet,), padding, tuple(notes))
+
+    def encode(
+        self, model: LlavaForConditionalGeneration, prompt: Prompt, note_tower: bool = False
+    ) -> Encoded:
+        pixels = prompt.inputs["pixel_values"]
+        if not note_tower:
+            return Encoded(model.get_image_features(pixels, return_dict=True))
+        with noting(TowerWatch.on(model)) as watch:
+            outputs = model.get_image_features(pixels, return_dict=True)
+        return Encoded(outputs, watch.tower)
+
+    def tower_flops(self, config, prompt: Prompt) -> int:
+        return vision_flops(config, len(prompt.inputs["pixel_values"]))
+
+
+def system_sentence(processor, own: str | None) -> str:
+    """What stands before the question; empty: nothing does.
+
+    Args:
+        own: the sentence that the checkpoint brings (field `system` of its presets.json). None: it
+            is LLaVA-1.5's for a Vicuna template, and none for any other. A Vicuna template is one
+            whose text for a lone question holds both "USER:" and "ASSISTANT:".
+
+    Raises:
+        Refused: one sentence.
+    """
+    if own is not None:
+        return given_sentence(processor, own)
+    text = prompt_text(processor, "?", "")
+    return SYSTEM if "USER:" in text and "ASSISTANT:" in text else ""
+
+
+# -- the square and its patches
+
+
+def patch_grid(config) -> tuple[int, int]:
+    """Patches (rows, columns) of a picture."""
+    side = config.vision_config.image_size // config.vision_config.patch_size
+    return side, side
+
+
+def seen_side(config) -> int:
+    """Pixels of the square that the patches cover; a side that is no multiple of one has a rim."""
+    return patch_grid(config)[0] * config.vision_config.patch_size
+
+
+def _square(picture: Image.Image, side: int, mode: str, mean) -> tuple[Image.Image, tuple]:
+    """The square that the model sees, and the box (left, top, right, bottom) of the picture."""
+    if mode == CROP:
+        return ImageOps.fit(picture, (side, side), Image.Resampling.BICUBIC), (0, 0, side, side)
+    scale = side / max(picture.size)
+    width, height = (min(side, max(1, round(edge * scale))) for edge in picture.size)
+    left, top = (side - width) // 2, (side - height) // 2
+    square = Image.new("RGB", (side, side), tuple(round(255 * channel) for channel in mean))
+    square.paste(picture.resize((width, height), Image.Resampling.BICUBIC), (left, top))
+    return square, (left, top, left + width, top + height)
+
+
+def _outside(sheet: Sheet, picture: tuple) -> tuple[int, ...]:
+    """Patches that touch no pixel of the picture, which lies in this box of the square."""
+    left, top, right, bottom = picture
+    return tuple(
+        patch
+        for patch, box in enumerate(sheet.boxes)
+        if box.bottom <= top or box.top >= bottom or box.right <= left or box.left >= right
+    )
+
+
+# -- a checkpoint's image processor
+
+
+def _check_pictures(path: Path, processor: LlavaProcessor, side: int):
+    """The image processor must hand on a square as the tower takes it.
+
+    Raises:
+        Refused: one sentence that names the setting.
+    """
+    mean = processor.image_processor.image_mean
+    if not isinstance(mean, list | tuple) or len(mean) != 3:
+        raise Refused(
+            f"In {named(path)}, the image processor's image_mean must be three numbers, one for "
+            f"each of red, green and blue, not {str(mean)[:80]}."
+        )
+    made = processor.image_processor(Image.new("RGB", (side, side)), return_tensors="pt")
+    pixels = made["pixel_values"]
+    height, width = pixels.shape[-2:]
+    if (height, width) != (side, side):
+        raise Refused(
+            f"In {named(path)}, the image processor's settings make pictures of {width} x {height} "
+            f"pixels, but the image_size of config.json is {side}."
+        )
+    if not pixels.isfinite().all():
+        raise Refused(
+            f"In {named(path)}, the image processor's image_mean and image_std make numbers that "
+            "are infinite."
+        )
+
+
+def _set_visual_tokens(path: Path, processor: LlavaProcessor, model: LlavaForConditionalGeneration):
+    """Let the processor count visual tokens as the model makes them.
+
+    Folders saved before transformers 4.46, or in part, lack the settings for it or hold wrong
+    ones. They say nothing that the model does not know, so they are taken from it.
+
+    Raises:
+        Refused: one sentence that names the setting and its file.
+    """
+    config = model.config
+    patches = math.prod(patch_grid(config))
+    visual = _count_visual(model)
+    strategy = config.vision_feature_select_strategy
+    if visual != patches:
+        raise Refused(
+            f"The model in {named(path)} makes {visual} visual tokens of {patches} patches "
+            f"(vision_feature_select_strategy is {strategy!r} in config.json), so they cannot be "
+            "drawn on the picture."
+        )
+    processor.patch_size = config.vision_config.patch_size
+    processor.vision_feature_select_strategy = strategy
+    # "default" leaves out the first token of the tower, which then is no patch.
+    processor.num_additional_image_tokens = int(strategy == "default")
+
+
+@torch.no_grad()
+def _count_visual(model: LlavaForConditionalGeneration) -> int:
+    """Visual tokens that a model without memory makes of one picture."""
+    vision = model.config.vision_config
+    shape = (1, vision.num_channels, vision.image_size, vision.image_size)
+    seen = model.get_image_features(torch.empty(shape, device="meta"), return_dict=True)
+    return len(seen.pooler_output[0])
+
+
+# -- what the tower costs
+
+
+def vision_flops(config, pictures: int) -> int:
+    """FLOPs of the vision tower and LLaVA's projector for a number of square pictures.
+
+    The tower is CLIP's, or SigLIP's, which has no class token but may end in a pooling head. A rim
+    that no whole patch covers costs nothing.
+    """
+    vision, text = config.vision_config, config.get_text_config()
+    patches, width = (vision.image_size // vision.patch_size) ** 2, vision.hidden_size
+    tokens = patches + class_tokens(vision)
+    dense = 2 * width * vision.intermediate_size
+    macs = patches * vision.num_channels * vision.patch_size**2 * width
+    layer = tokens * (4 * width**2 + dense) + 2 * tokens**2 * width
+    macs += vision.num_hidden_layers * layer
+    if getattr(vision, "vision_use_head", False):  # one query looks at all tokens
+        macs += 2 * (tokens + 1) * width**2 + 2 * tokens * width + dense
+    projected = tokens - (config.vision_feature_select_strategy == "default")
+    features = config.vision_feature_layer
+    features = 1 if isinstance(features, int) else len(features)
+    macs += projected * (features * width * text.hidden_size + text.hidden_size**2)
+    return 2 * macs * pictures
+
+
+def class_tokens(vision) -> int:
+    """Tokens of a tower that stand for no patch, from its configuration."""
+    return 0 if vision.model_type.startswith("siglip") else 1
