@@ -109,7 +109,7 @@ def verdict(comparison: Comparison, truth: Truth | None = None, below: str = "")
         f'<section class="vp-verdict {kind}" aria-label="Verdict">'
         '<div class="vp-result"><div class="vp-says">'
         f"<h2>{escape(describe_agreement(comparison))} {before}</h2>{below}"
-        f"{_words(comparison)}{_truth(comparison, truth)}</div>"
+        f"{_words(comparison)}{_truth(truth)}</div>"
         f'<div class="vp-numbers">{_numbers(comparison)}</div></div>'
         f"{_no_speed(comparison)}</section>"
     )
@@ -131,7 +131,19 @@ def card_stopped(html: str | None, words: str) -> str:
 
 def verdict_waits(words: str, below: str = "") -> str:
     """The place of the verdict while there is none: it must not jump when it comes."""
-    return f'<section class="vp-verdict waits"><h2>{escape(words)}</h2>{below}</section>'
+    cells = "".join(
+        _number("0.0×", label, why.format(full="0.00 GFLOP", pruned="0.00 GFLOP", rounds=5), known)
+        for label, why, known in (
+            (text.FEWER_FLOPS, text.FEWER_FLOPS_WHY, text.EXECUTED),
+            (text.TOKENS, text.TOKENS_WHY.format(layer=0, then=""), text.EXECUTED),
+            (text.FASTER, text.FIRST_TOKEN_WHY, text.MEASURED),
+        )
+    )  # unseen, and as large as the figures that will come
+    return (
+        '<section class="vp-verdict waits" aria-label="Verdict"><div class="vp-result">'
+        f'<div class="vp-says"><h2>{escape(words)}</h2>{below}</div>'
+        f'<div class="vp-numbers" aria-hidden="true">{cells}</div></div></section>'
+    )
 
 
 def _names(comparison: Comparison) -> tuple[str, str]:
@@ -149,15 +161,10 @@ def _words(comparison: Comparison) -> str:
     return f'<p class="vp-diff" tabindex="0">{words}</p><p class="vp-small">{text.DIFF_MARKS}</p>'
 
 
-def _truth(comparison: Comparison, truth: Truth | None) -> str:
+def _truth(truth: Truth | None) -> str:
     if truth is None:
         return ""
-    marks = " ".join(
-        f"<span>{escape(name)}: {mark(truth, answer)}</span>"
-        for name, answer in zip(_names(comparison), comparison.answers, strict=True)
-    )
-    sentence = escape(text.TRUE_ANSWER.format(answer=truth.answer))
-    return f'<p class="vp-truth"><b>{sentence}</b> {marks}</p>'
+    return f'<p class="vp-truth">{escape(text.TRUE_ANSWER.format(answer=truth.answer))}</p>'
 
 
 def mark(truth: Truth, answer) -> str:
@@ -254,9 +261,9 @@ def column(progress: Progress, side: int, truth: Truth | None = None) -> str:
         return card(shown.answer, side, name, truth)
     busy = "busy" if side == progress.now else ""
     words = escape(shown.text) or text.NO_ANSWER_YET
-    folds = f'<dl class="vp-live">{_live(progress, shown)}</dl>'
-    folds += about.of_names(names_of(progress.method)) if side == PRUNED else ""
-    return _card(side, escape(name), words, folds, busy).replace(_CARD, _LIVE, 1)
+    costs = f'<dl class="vp-live">{_live(progress, shown)}</dl>'
+    methods = about.of_names(names_of(progress.method)) if side == PRUNED else ""
+    return _card(side, escape(name), methods, words, costs, busy).replace(_CARD, _LIVE, 1)
 
 
 def card(answer: Answer, side: int, name: str, truth: Truth | None = None) -> str:
@@ -267,15 +274,19 @@ def card(answer: Answer, side: int, name: str, truth: Truth | None = None) -> st
     words = escape(answer.text) or text.EMPTY_ANSWER
     first, *rows = _ended(answer)
     costs = f"<summary>{first}</summary><dl>{''.join(rows)}</dl>"
-    folds = f'<details class="vp-costs">{costs}</details>{about.of_trace(answer.trace)}'
-    return _card(side, f"{escape(name)} {right}", words, folds, size=size)
+    costs = f'<details class="vp-costs">{costs}</details>'
+    methods = about.of_trace(answer.trace)
+    return _card(side, f"{escape(name)} {right}", methods, words, costs, size=size)
 
 
-def _card(side: int, head: str, words: str, folds: str, busy: str = "", size: str = "") -> str:
+def _card(
+    side: int, head: str, methods: str, words: str, costs: str, busy: str = "", size: str = ""
+) -> str:
+    kind = "pruned" if side == PRUNED else "full"
     return (
-        f'<article class="vp-side {"pruned" if side == PRUNED else "full"} {busy}"><h3>{head}</h3>'
-        f'<p class="vp-answer {size}" tabindex="0">{words}</p>'
-        f'<div class="vp-folds">{folds}</div></article>'
+        f'<article class="vp-side {kind} {busy}">'
+        f'<div class="vp-cardhead"><h3>{head}</h3>{methods}</div>'
+        f'<p class="vp-answer {size}" tabindex="0">{words}</p>{costs}</article>'
     )
 
 
