@@ -114,9 +114,7 @@ FEWER_FLOPS_WHY = "to read the prompt: {full} → {pruned}"
 FASTER = "faster first word"
 SLOWER = "slower first word"
 NO_DIFFERENCE = "no measurable difference"
-FIRST_TOKEN_WHY = (
-    "after {full} → {pruned}, the picture's encoding included: median of {rounds} runs"
-)
+FIRST_TOKEN_WHY = "{full} → {pruned} with the picture's encoding, median of {rounds} runs"
 UNEVEN = "The times are too uneven to call one side faster: first word {why}."
 MEDIAN_OF, SUM, ONE_RUN, FEW_TOKENS = "median of {rounds}", "sum", "one run", "too few"
 TOO_FEW_RUNS = (

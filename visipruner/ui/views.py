@@ -17,7 +17,7 @@ from visipruner.ui.scenes import Truth
 
 _CARD, _LIVE = "<article ", "<article data-live "  # how a card begins, and one that waits for more
 SHORT_ANSWER = 14  # letters that fit a card in large type
-LONG_ANSWER = 90  # from here on a card uses small type
+LONG_ANSWER = 60  # from here on a card uses small type
 
 
 def names(method: str) -> tuple[str, str]:
@@ -104,14 +104,15 @@ def verdict(comparison: Comparison, truth: Truth | None = None, below: str = "")
     """
     kind = "same" if comparison.same else "different"
     kind += " guess" if comparison.prompt.outside else ""
+    shown, short = _truth(truth), truth is None or len(truth.answer) <= SHORT_ANSWER
     before = f'<small class="vp-before">{text.BEFORE}</small>'  # page.js knows when
     return (
         f'<section class="vp-verdict {kind}" aria-label="Verdict">'
         '<div class="vp-result"><div class="vp-says">'
         f"<h2>{escape(describe_agreement(comparison))} {before}</h2>{below}"
-        f"{_words(comparison)}{_truth(truth)}</div>"
-        f'<div class="vp-numbers">{_numbers(comparison)}</div></div>'
-        f"{_no_speed(comparison)}</section>"
+        f"{shown if short else ''}</div>"
+        f'<div class="vp-numbers">{_numbers(comparison)}{_no_speed(comparison)}</div></div>'
+        f"{'' if short else shown}{_words(comparison)}</section>"
     )
 
 
@@ -132,11 +133,11 @@ def card_stopped(html: str | None, words: str) -> str:
 def verdict_waits(words: str, below: str = "") -> str:
     """The place of the verdict while there is none: it must not jump when it comes."""
     cells = "".join(
-        _number("0.0×", label, why.format(full="0.00 GFLOP", pruned="0.00 GFLOP", rounds=5), known)
-        for label, why, known in (
-            (text.FEWER_FLOPS, text.FEWER_FLOPS_WHY, text.EXECUTED),
-            (text.TOKENS, text.TOKENS_WHY.format(layer=0, then=""), text.EXECUTED),
-            (text.FASTER, text.FIRST_TOKEN_WHY, text.MEASURED),
+        _number("0.0×", label, why.format(full=large, pruned=large, rounds=5), known)
+        for label, why, large, known in (
+            (text.FEWER_FLOPS, text.FEWER_FLOPS_WHY, unbroken("0.00 GFLOP"), text.EXECUTED),
+            (text.TOKENS, text.TOKENS_WHY.format(layer=0, then=""), "", text.EXECUTED),
+            (text.FASTER, text.FIRST_TOKEN_WHY, unbroken("000 ms"), text.MEASURED),
         )
     )  # unseen, and as large as the figures that will come
     return (
@@ -158,13 +159,16 @@ def _words(comparison: Comparison) -> str:
         f"<{tags[kind]}>{escape(words)}</{tags[kind]}>" for kind, words in comparison.word_diff
     )
     # Long answers scroll, by keys too.
-    return f'<p class="vp-diff" tabindex="0">{words}</p><p class="vp-small">{text.DIFF_MARKS}</p>'
+    marks = f'<small class="vp-small">({text.DIFF_MARKS})</small>'
+    return f'<p class="vp-diff" tabindex="0">{words} {marks}</p>'
 
 
 def _truth(truth: Truth | None) -> str:
     if truth is None:
         return ""
-    return f'<p class="vp-truth">{escape(text.TRUE_ANSWER.format(answer=truth.answer))}</p>'
+    size = "long" if len(truth.answer) > SHORT_ANSWER else ""
+    sentence = escape(text.TRUE_ANSWER.format(answer=truth.answer))
+    return f'<p class="vp-truth {size}">{sentence}</p>'
 
 
 def mark(truth: Truth, answer) -> str:
@@ -261,9 +265,10 @@ def column(progress: Progress, side: int, truth: Truth | None = None) -> str:
         return card(shown.answer, side, name, truth)
     busy = "busy" if side == progress.now else ""
     words = escape(shown.text) or text.NO_ANSWER_YET
+    size = "long" if len(shown.text) >= LONG_ANSWER else ""
     costs = f'<dl class="vp-live">{_live(progress, shown)}</dl>'
     methods = about.of_names(names_of(progress.method)) if side == PRUNED else ""
-    return _card(side, escape(name), methods, words, costs, busy).replace(_CARD, _LIVE, 1)
+    return _card(side, escape(name), methods, words, costs, busy, size).replace(_CARD, _LIVE, 1)
 
 
 def card(answer: Answer, side: int, name: str, truth: Truth | None = None) -> str:
@@ -299,9 +304,8 @@ def _row(name: str, value: str, source: str, words: str = "") -> str:
 def _live(progress: Progress, side: Side) -> str:
     last = side.records[-1] if side.records else None
     layers = f"{last.layer + 1 if last else 0} / {progress.layers}"
-    return _row("layer", layers, text.EXECUTED) + _row(
-        "flops", flops(side.flops) if side.flops else "–", text.EXECUTED
-    )
+    done = f" · {flops(side.flops)}" if side.flops else ""
+    return _row("layer", layers + done, text.EXECUTED)
 
 
 def how_often(times: Times) -> dict[str, str]:
