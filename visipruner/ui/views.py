@@ -104,15 +104,14 @@ def verdict(comparison: Comparison, truth: Truth | None = None, below: str = "")
     """
     kind = "same" if comparison.same else "different"
     kind += " guess" if comparison.prompt.outside else ""
-    shown, short = _truth(truth), truth is None or len(truth.answer) <= SHORT_ANSWER
     before = f'<small class="vp-before">{text.BEFORE}</small>'  # page.js knows when
     return (
         f'<section class="vp-verdict {kind}" aria-label="Verdict">'
         '<div class="vp-result"><div class="vp-says">'
         f"<h2>{escape(describe_agreement(comparison))} {before}</h2>{below}"
-        f"{shown if short else ''}</div>"
+        f"{_truth(truth)}</div>"
         f'<div class="vp-numbers">{_numbers(comparison)}{_no_speed(comparison)}</div></div>'
-        f"{'' if short else shown}{_words(comparison)}</section>"
+        f"{_unfolding(comparison, truth)}</section>"
     )
 
 
@@ -151,24 +150,32 @@ def _names(comparison: Comparison) -> tuple[str, str]:
     return names(comparison.answers[-1].trace.method)
 
 
+def _unfolding(comparison: Comparison, truth: Truth | None) -> str:
+    """What takes many words waits in one line, so that the patches stay on the screen."""
+    folds = [] if _is_short(truth) else [(text.TRUE_ANSWER, f"<p>{escape(truth.answer)}</p>")]
+    folds += [] if comparison.same else [(text.DIFF, _words(comparison))]
+    folded = "".join(
+        f"<details><summary>{escape(name)}</summary>{words}</details>" for name, words in folds
+    )
+    return f'<div class="vp-unfolding">{folded}</div>' if folds else ""
+
+
 def _words(comparison: Comparison) -> str:
-    if comparison.same:
-        return ""
     tags = {"same": "span", "full": "del", "pruned": "ins"}
     words = " ".join(
         f"<{tags[kind]}>{escape(words)}</{tags[kind]}>" for kind, words in comparison.word_diff
     )
-    # Long answers scroll, by keys too.
-    marks = f'<small class="vp-small">({text.DIFF_MARKS})</small>'
-    return f'<p class="vp-diff" tabindex="0">{words} {marks}</p>'
+    return f'<p class="vp-diff">{words}</p><p class="vp-small">{text.DIFF_MARKS}</p>'
+
+
+def _is_short(truth: Truth | None) -> bool:
+    return truth is None or len(truth.answer) <= SHORT_ANSWER
 
 
 def _truth(truth: Truth | None) -> str:
-    if truth is None:
+    if truth is None or not _is_short(truth):
         return ""
-    size = "long" if len(truth.answer) > SHORT_ANSWER else ""
-    sentence = escape(text.TRUE_ANSWER.format(answer=truth.answer))
-    return f'<p class="vp-truth {size}">{sentence}</p>'
+    return f'<p class="vp-truth">{text.TRUE_ANSWER}: {escape(truth.answer)}</p>'
 
 
 def mark(truth: Truth, answer) -> str:
