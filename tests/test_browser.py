@@ -626,7 +626,7 @@ def test_a_projector_shows_run_on_arrival_and_picture_and_sentence_on_one_screen
     )
     type_size = """(names) => names.map((name) =>
         document.querySelector(name).getBoundingClientRect().height)"""
-    names = ["#vp-run", "#vp-dark", ".vp-question textarea"]
+    names = ["#vp-dark", ".vp-question", ".vp-model", ".vp-about"]
     usual = page.evaluate(type_size, names)
     press(page, text.PROJECTOR)
     assert all(n > 1.15 * o for n, o in zip(page.evaluate(type_size, names), usual, strict=True))

@@ -109,9 +109,9 @@ def verdict(comparison: Comparison, truth: Truth | None = None, below: str = "")
         f'<section class="vp-verdict {kind}" aria-label="Verdict">'
         '<div class="vp-result"><div class="vp-says">'
         f"<h2>{escape(describe_agreement(comparison))} {before}</h2>{below}"
-        f"{_truth(truth)}</div>"
+        f"{_truth(truth)}{_unfolding(comparison, truth)}</div>"
         f'<div class="vp-numbers">{_numbers(comparison)}{_no_speed(comparison)}</div></div>'
-        f"{_unfolding(comparison, truth)}</section>"
+        "</section>"
     )
 
 
@@ -283,6 +283,7 @@ def card(answer: Answer, side: int, name: str, truth: Truth | None = None) -> st
     right = mark(truth, answer) if truth else ""
     length = len(answer.text)
     size = "short" if 0 < length <= SHORT_ANSWER else "long" if length >= LONG_ANSWER else ""
+    size = size if length else "empty"
     words = escape(answer.text) or text.EMPTY_ANSWER
     first, *rows = _ended(answer)
     costs = f"<summary>{first}</summary><dl>{''.join(rows)}</dl>"
