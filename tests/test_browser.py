@@ -605,6 +605,8 @@ def test_a_new_page_shows_one_picture(visit):
 
 def test_on_a_phone_charts_and_counters_are_folded(visit):
     page = visit(**PHONE)
+    set_longest_answer(page, 1)
+    page.get_by_role("button", name=re.compile(text.ADVANCED)).click()  # folded again
     run(page)
     wait_until_still(page)
     assert page.evaluate("document.documentElement.scrollHeight") < 3000
@@ -626,10 +628,11 @@ def test_a_projector_shows_run_on_arrival_and_picture_and_sentence_on_one_screen
     )
     type_size = """(names) => names.map((name) =>
         document.querySelector(name).getBoundingClientRect().height)"""
-    names = ["#vp-dark", ".vp-question", ".vp-model", ".vp-about"]
+    names = ["#vp-run", "#vp-dark", ".vp-scene input"]
     usual = page.evaluate(type_size, names)
     press(page, text.PROJECTOR)
-    assert all(n > 1.15 * o for n, o in zip(page.evaluate(type_size, names), usual, strict=True))
+    large = page.evaluate(type_size, names)
+    assert all(now > 1.15 * old for now, old in zip(large, usual, strict=True)), (usual, large)
     assert page.evaluate("scrollY") == 0
     expect(page.locator("#vp-run")).to_be_in_viewport(ratio=1)
     assert bounds(page, ".vp-question textarea")[1] <= lower_edge(page)

@@ -110,8 +110,8 @@ def verdict(comparison: Comparison, truth: Truth | None = None, below: str = "")
         '<div class="vp-result"><div class="vp-says">'
         f"<h2>{escape(describe_agreement(comparison))} {before}</h2>{below}"
         f"{_truth(truth)}{_unfolding(comparison, truth)}</div>"
-        f'<div class="vp-numbers">{_numbers(comparison)}{_no_speed(comparison)}</div></div>'
-        "</section>"
+        f'<div class="vp-numbers">{_numbers(comparison)}</div></div>'
+        f"{_no_speed(comparison)}</section>"
     )
 
 
