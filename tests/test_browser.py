@@ -14,6 +14,7 @@ import pytest
 import torch
 from playwright.sync_api import Page, expect, sync_playwright
 
+from visipruner.choice import short_title
 from visipruner.methods import METHODS, FastV, PruningMethod
 from visipruner.models.catalogue import load_vlm
 from visipruner.render.report import report_html
@@ -96,7 +97,6 @@ def set_longest_answer(page: Page, tokens: int):
 def test_first_answer_takes_one_click(visit):
     page = visit()
     expect(page.locator(".js-plotly-plot")).to_have_count(0)
-    expect(page.locator(".vp-intro img")).to_have_attribute("src", re.compile("."))
     run(page)
     expect(page.locator(".vp-side .vp-answer")).to_have_count(2)
     expect(page.locator(".vp-number").nth(1)).to_contain_text(text.TOKENS)
@@ -602,6 +602,147 @@ def test_who_passes_through_the_scene_number_keeps_picture_and_question(visit, t
     number.fill("12")
     number.press("Tab")  # a changed number counts without Enter
     expect(question(page)).not_to_have_value("what is this?", timeout=PATIENCE)
+
+
+def bounds(page: Page, selector: str) -> tuple[float, float]:
+    """Where something stands on the screen: its upper and its lower edge."""
+    box = page.locator(selector).bounding_box()
+    return box["y"], box["y"] + box["height"]
+
+
+def lower_edge(page: Page) -> float:
+    """Where the screen ends, or the bar with Run that lies on it."""
+    return page.evaluate(
+        """() => {
+            const bar = document.querySelector(".vp-actions");
+            const fixed = getComputedStyle(bar).position === "fixed";
+            return fixed ? bar.getBoundingClientRect().top : innerHeight;
+        }"""
+    )
+
+
+def wait_until_still(page: Page):
+    """The page may scroll to its results, and draws its charts last."""
+    expect(page.locator(".js-plotly-plot")).to_have_count(3, timeout=PATIENCE)
+    page.wait_for_function(
+        """async () => {
+            const place = () => document.querySelector(".pv").getBoundingClientRect().top;
+            const before = place();
+            await new Promise((done) => setTimeout(done, 300));
+            return place() === before;
+        }"""
+    )
+
+
+PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
+SCREENS = [(1440, 900), (1280, 720), (390, 844)]
+
+
+@pytest.mark.parametrize(("width", "height"), SCREENS)
+def test_the_patches_stand_on_the_first_screen(visit, width, height):
+    page = visit(**({**PHONE} if width < 700 else {"viewport": {"width": width, "height": height}}))
+    set_longest_answer(page, 1)
+    page.get_by_role("button", name=re.compile(text.ADVANCED)).click()  # folded again
+    page.evaluate("scrollTo(0, 0)")
+    run(page)
+    wait_until_still(page)
+    assert bounds(page, ".vp-verdict")[0] >= 0
+    assert bounds(page, ".pv-canvas")[1] <= lower_edge(page)
+    assert bounds(page, ".pv-canvas")[1] - bounds(page, ".pv-canvas")[0] > 230
+    assert (page.evaluate("scrollY") > 0) == (width < 700)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_a_new_page_shows_one_picture(visit):
+    page = visit()
+    expect(page.locator(".vp-picture img")).to_be_visible()
+    large = """() => [...document.querySelectorAll("img, canvas, svg, figure")].filter(
+        (part) => part.getBoundingClientRect().width > 130).length"""
+    assert page.evaluate(large) == 1
+
+
+def test_on_a_phone_charts_and_counters_are_folded(visit):
+    page = visit(**PHONE)
+    set_longest_answer(page, 1)
+    page.get_by_role("button", name=re.compile(text.ADVANCED)).click()  # folded again
+    run(page)
+    wait_until_still(page)
+    assert page.evaluate("document.documentElement.scrollHeight") < 3000
+    fold, chart = page.locator("#vp-fold"), page.locator(".js-plotly-plot").first
+    expect(page.locator(".vp-counters")).to_be_hidden()
+    expect(chart).to_be_hidden()
+    expect(fold).to_have_attribute("aria-expanded", "false")
+    fold.click()
+    expect(chart).to_be_visible()
+    expect(fold).to_have_attribute("aria-expanded", "true")
+
+
+@pytest.mark.parametrize(("width", "height"), [(1280, 720), (1920, 1080)])
+def test_a_projector_shows_run_on_arrival_and_picture_and_sentence_on_one_screen(
+    visit, width, height
+):
+    page = visit(
+        "?seed=49&method=visionzip%2Bvisipruner", viewport={"width": width, "height": height}
+    )
+    type_size = """(names) => names.map((name) =>
+        document.querySelector(name).getBoundingClientRect().height)"""
+    names = ["#vp-run", ".vp-scene input"]
+    usual = page.evaluate(type_size, names)
+    press(page, text.PROJECTOR)
+    large = page.evaluate(type_size, names)
+    assert all(now > 1.15 * old for now, old in zip(large, usual, strict=True)), (usual, large)
+    assert page.evaluate("scrollY") == 0
+    expect(page.locator("#vp-run")).to_be_in_viewport(ratio=1)
+    assert bounds(page, ".vp-question textarea")[1] <= lower_edge(page)
+    run(page)
+    wait_until_still(page)
+    assert 0 <= bounds(page, ".vp-verdict")[0] < height / 4  # the page went to its results
+    page.locator(".pv").evaluate("(viewer) => viewer.scrollIntoView({ behavior: 'instant' })")
+    for part in (".pv-head", ".pv-canvas", ".pv-chips", ".pv-sentence"):
+        top, bottom = bounds(page, part)
+        assert top >= -1 and bottom <= lower_edge(page), part
+
+
+@pytest.mark.parametrize("method", ["visipruner", "visionzip+visipruner"])
+def test_methods_are_headings_and_unfold_what_they_are(visit, method):
+    page = visit("?seed=49&method=" + method.replace("+", "%2B"))
+    run(page)
+    for place in (".vp-about", ".vp-side.pruned"):
+        for name in method.split("+"):
+            about = page.locator(f"{place} details", has=page.get_by_role("heading")).filter(
+                has=page.get_by_role("heading", name=short_title(name), exact=True)
+            )
+            expect(about.locator("dl")).to_be_hidden()
+            about.locator("summary").click()
+            expect(about.locator("dl")).to_contain_text(METHODS[name].rule)
+            expect(about.locator("a").first).to_have_attribute("href", re.compile("arxiv.org"))
+            expect(about.locator("a").nth(1)).to_have_attribute("href", re.compile("github.com"))
+    thresholds = fields.setting("visipruner", "tokens_threshold").words
+    expect(page.locator(".vp-side.pruned dt", has_text=thresholds)).to_be_visible()
+
+
+@pytest.mark.parametrize("screen", [{"viewport": {"width": 1280, "height": 720}}, PHONE])
+def test_nothing_jumps_while_a_run_goes_on(visit, screen):
+    page = visit(**screen)
+    set_longest_answer(page, 1)
+    page.get_by_role("button", name=re.compile(text.ADVANCED)).click()  # folded again
+    page.evaluate("scrollTo(0, 0)")
+    page.evaluate(
+        """() => {
+            window.places = [];
+            const note = () => {
+                const viewer = document.querySelector(".pv");
+                const top = viewer?.getBoundingClientRect().top + scrollY;
+                if (viewer?.getClientRects().length) window.places.push(Math.round(top));
+                requestAnimationFrame(note);
+            };
+            note();
+        }"""
+    )
+    run(page)
+    wait_until_still(page)
+    places = page.evaluate("places")
+    assert max(places) - min(places) < 48  # two lines of what the verdict says
 
 
 def test_dark_and_projector(visit):

@@ -188,7 +188,7 @@ def follow(job: Job) -> Iterator[Progress]:
     """
     config = job.vlm.model.config
     layers = config.get_text_config().num_hidden_layers
-    progress = Progress(layers, ModelShape.of(config), job.methods[-1].name)
+    progress = Progress(layers, ModelShape.of(config), choice.name_of(job.methods[-1]))
     yield progress
     drawn, events = 0.0, job.run()
     try:

@@ -105,9 +105,9 @@ def _results() -> Results:
     status = gr.HTML(elem_classes="vp-statusbox")
     older = f'data-form="{text.OLDER}" data-picture="{text.OLDER_PICTURE}"'
     gr.HTML(f'<p id="vp-older" {older} hidden></p>')
-    notes = gr.HTML()
+    notes = gr.HTML(elem_classes="vp-notesbox")
     intro = gr.HTML(_intro())
-    with gr.Column(visible=False) as body:
+    with gr.Column(visible=False, elem_classes="vp-body") as body:
         verdict = gr.HTML(elem_id="vp-verdict")
         with gr.Row(elem_classes="vp-answers", equal_height=True):
             full, pruned = gr.HTML(min_width=280), gr.HTML(min_width=280)
@@ -133,7 +133,7 @@ def _results() -> Results:
                     ("html", text.SAVE_HTML),
                 )
             }
-        medians = gr.HTML()
+        medians = gr.HTML(elem_classes="vp-medians")
         small = gr.HTML()
     fold.click(None, js="() => vp.fold()", api_visibility="private")
     payload = gr.JSON(visible="hidden")

@@ -108,15 +108,13 @@ DIFF_MARKS = "struck: only with all patches; underlined: only when pruned"
 RIGHT = "right"
 WRONG = "wrong"
 FACTS = "{right} of {total} facts right"
-TRUE_ANSWER = "True answer: {answer}"
+TRUE_ANSWER, DIFF = "True answer", "What differs"
 FEWER_FLOPS, MORE_FLOPS, AS_MANY_FLOPS = "less computing", "more computing", "as much computing"
 FEWER_FLOPS_WHY = "to read the prompt: {full} → {pruned}"
 FASTER = "faster first word"
 SLOWER = "slower first word"
 NO_DIFFERENCE = "no measurable difference"
-FIRST_TOKEN_WHY = (
-    "after {full} → {pruned}, the picture's encoding included: median of {rounds} runs"
-)
+FIRST_TOKEN_WHY = "{full} → {pruned} with the picture's encoding, median of {rounds} runs"
 UNEVEN = "The times are too uneven to call one side faster: first word {why}."
 MEDIAN_OF, SUM, ONE_RUN, FEW_TOKENS = "median of {rounds}", "sum", "one run", "too few"
 TOO_FEW_RUNS = (

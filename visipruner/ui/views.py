@@ -17,7 +17,7 @@ from visipruner.world.sources import Truth
 
 _CARD, _LIVE = "<article ", "<article data-live "  # how a card begins, and one that waits for more
 SHORT_ANSWER = 14  # letters that fit a card in large type
-LONG_ANSWER = 90  # from here on a card uses small type
+LONG_ANSWER = 60  # from here on a card uses small type
 
 
 def names(method: str) -> tuple[str, str]:
@@ -109,7 +109,7 @@ def verdict(comparison: Comparison, truth: Truth | None = None, below: str = "")
         f'<section class="vp-verdict {kind}" aria-label="Verdict">'
         '<div class="vp-result"><div class="vp-says">'
         f"<h2>{escape(describe_agreement(comparison))} {before}</h2>{below}"
-        f"{_words(comparison)}{_truth(comparison, truth)}</div>"
+        f"{_truth(truth)}{_unfolding(comparison, truth)}</div>"
         f'<div class="vp-numbers">{_numbers(comparison)}</div></div>'
         f"{_no_speed(comparison)}</section>"
     )
@@ -131,33 +131,51 @@ def card_stopped(html: str | None, words: str) -> str:
 
 def verdict_waits(words: str, below: str = "") -> str:
     """The place of the verdict while there is none: it must not jump when it comes."""
-    return f'<section class="vp-verdict waits"><h2>{escape(words)}</h2>{below}</section>'
+    cells = "".join(
+        _number("0.0×", label, why.format(full=large, pruned=large, rounds=5), known)
+        for label, why, large, known in (
+            (text.FEWER_FLOPS, text.FEWER_FLOPS_WHY, unbroken("0.00 GFLOP"), text.EXECUTED),
+            (text.TOKENS, text.TOKENS_WHY.format(layer=0, then=""), "", text.EXECUTED),
+            (text.FASTER, text.FIRST_TOKEN_WHY, unbroken("000 ms"), text.MEASURED),
+        )
+    )  # unseen, and as large as the figures that will come
+    return (
+        '<section class="vp-verdict waits" aria-label="Verdict"><div class="vp-result">'
+        f'<div class="vp-says"><h2>{escape(words)}</h2>{below}</div>'
+        f'<div class="vp-numbers" aria-hidden="true">{cells}</div></div></section>'
+    )
 
 
 def _names(comparison: Comparison) -> tuple[str, str]:
     return names(comparison.answers[-1].trace.method)
 
 
+def _unfolding(comparison: Comparison, truth: Truth | None) -> str:
+    """What takes many words waits in one line, so that the patches stay on the screen."""
+    folds = [] if _is_short(truth) else [(text.TRUE_ANSWER, f"<p>{escape(truth.answer)}</p>")]
+    folds += [] if comparison.same else [(text.DIFF, _words(comparison))]
+    folded = "".join(
+        f"<details><summary>{escape(name)}</summary>{words}</details>" for name, words in folds
+    )
+    return f'<div class="vp-unfolding">{folded}</div>' if folds else ""
+
+
 def _words(comparison: Comparison) -> str:
-    if comparison.same:
-        return ""
     tags = {"same": "span", "full": "del", "pruned": "ins"}
     words = " ".join(
         f"<{tags[kind]}>{escape(words)}</{tags[kind]}>" for kind, words in comparison.word_diff
     )
-    # Long answers scroll, by keys too.
-    return f'<p class="vp-diff" tabindex="0">{words}</p><p class="vp-small">{text.DIFF_MARKS}</p>'
+    return f'<p class="vp-diff">{words}</p><p class="vp-small">{text.DIFF_MARKS}</p>'
 
 
-def _truth(comparison: Comparison, truth: Truth | None) -> str:
-    if truth is None:
+def _is_short(truth: Truth | None) -> bool:
+    return truth is None or len(truth.answer) <= SHORT_ANSWER
+
+
+def _truth(truth: Truth | None) -> str:
+    if truth is None or not _is_short(truth):
         return ""
-    marks = " ".join(
-        f"<span>{escape(name)}: {mark(truth, answer)}</span>"
-        for name, answer in zip(_names(comparison), comparison.answers, strict=True)
-    )
-    sentence = escape(text.TRUE_ANSWER.format(answer=truth.answer))
-    return f'<p class="vp-truth"><b>{sentence}</b> {marks}</p>'
+    return f'<p class="vp-truth">{text.TRUE_ANSWER}: {escape(truth.answer)}</p>'
 
 
 def mark(truth: Truth, answer) -> str:
@@ -254,9 +272,10 @@ def column(progress: Progress, side: int, truth: Truth | None = None) -> str:
         return card(shown.answer, side, name, truth)
     busy = "busy" if side == progress.now else ""
     words = escape(shown.text) or text.NO_ANSWER_YET
-    folds = f'<dl class="vp-live">{_live(progress, shown)}</dl>'
-    folds += about.of_names(names_of(progress.method)) if side == PRUNED else ""
-    return _card(side, escape(name), words, folds, busy).replace(_CARD, _LIVE, 1)
+    size = "long" if len(shown.text) >= LONG_ANSWER else ""
+    costs = f'<dl class="vp-live">{_live(progress, shown)}</dl>'
+    methods = about.of_names(names_of(progress.method)) if side == PRUNED else ""
+    return _card(side, escape(name), methods, words, costs, busy, size).replace(_CARD, _LIVE, 1)
 
 
 def card(answer: Answer, side: int, name: str, truth: Truth | None = None) -> str:
@@ -264,18 +283,23 @@ def card(answer: Answer, side: int, name: str, truth: Truth | None = None) -> st
     right = mark(truth, answer) if truth else ""
     length = len(answer.text)
     size = "short" if 0 < length <= SHORT_ANSWER else "long" if length >= LONG_ANSWER else ""
+    size = size if length else "empty"
     words = escape(answer.text) or text.EMPTY_ANSWER
     first, *rows = _ended(answer)
     costs = f"<summary>{first}</summary><dl>{''.join(rows)}</dl>"
-    folds = f'<details class="vp-costs">{costs}</details>{about.of_trace(answer.trace)}'
-    return _card(side, f"{escape(name)} {right}", words, folds, size=size)
+    costs = f'<details class="vp-costs">{costs}</details>'
+    methods = about.of_trace(answer.trace)
+    return _card(side, f"{escape(name)} {right}", methods, words, costs, size=size)
 
 
-def _card(side: int, head: str, words: str, folds: str, busy: str = "", size: str = "") -> str:
+def _card(
+    side: int, head: str, methods: str, words: str, costs: str, busy: str = "", size: str = ""
+) -> str:
+    kind = "pruned" if side == PRUNED else "full"
     return (
-        f'<article class="vp-side {"pruned" if side == PRUNED else "full"} {busy}"><h3>{head}</h3>'
-        f'<p class="vp-answer {size}" tabindex="0">{words}</p>'
-        f'<div class="vp-folds">{folds}</div></article>'
+        f'<article class="vp-side {kind} {busy}">'
+        f'<div class="vp-cardhead"><h3>{head}</h3>{methods}</div>'
+        f'<p class="vp-answer {size}" tabindex="0">{words}</p>{costs}</article>'
     )
 
 
@@ -288,9 +312,8 @@ def _row(name: str, value: str, source: str, words: str = "") -> str:
 def _live(progress: Progress, side: Side) -> str:
     last = side.records[-1] if side.records else None
     layers = f"{last.layer + 1 if last else 0} / {progress.layers}"
-    return _row("layer", layers, text.EXECUTED) + _row(
-        "flops", flops(side.flops) if side.flops else "–", text.EXECUTED
-    )
+    done = f" · {flops(side.flops)}" if side.flops else ""
+    return _row("layer", layers + done, text.EXECUTED)
 
 
 def how_often(times: Times) -> dict[str, str]:
