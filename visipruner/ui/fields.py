@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import gradio as gr
 
@@ -12,6 +12,7 @@ from visipruner.methods import METHODS
 from visipruner.settings import FLAG, YES_OR_NO, Setting, settings_of
 from visipruner.ui import text
 
+MOST_TYPED = 1_000  # characters of one input
 SHOWN_ELSEWHERE = ("semantics",)
 
 
@@ -49,18 +50,27 @@ def choices(one: Setting, hint: str = "") -> list[tuple[str, str]]:
     return [(first, ""), *((word, word) for word in options(one))]
 
 
-def overrides(method: str, values: list) -> dict:
-    """The settings of a method or stack that were filled in; `values` stand in the order of ALL.
+def overrides(method: str, given: Mapping) -> dict:
+    """The settings of a method or stack that were filled in.
+
+    Args:
+        given: what was typed, by METHOD.FIELD; of other methods too, and other names.
 
     Raises:
         Refused: one sentence with the setting's words.
     """
-    given, names = {}, names_of(method)
-    for (owner, name), value in zip(ALL, values, strict=False):
+    filled, names = {}, names_of(method)
+    for owner, name in ALL:
+        value = given.get(f"{owner}.{name}")
         if owner in names and value is not None and value != "":
+            if isinstance(value, str) and len(value) > MOST_TYPED:
+                words, length = setting(owner, name).words, len(value)
+                raise Refused(
+                    text.TYPED_TOO_LONG.format(name=words, length=length, most=MOST_TYPED)
+                )
             key = name if len(names) == 1 else f"{owner}.{name}"
-            given[key] = setting(owner, name).parse(value)
-    return given
+            filled[key] = setting(owner, name).parse(value)
+    return filled
 
 
 def in_words(sentence: str, method: str, names: Iterable[str]) -> str:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from visipruner import choice
@@ -146,18 +148,23 @@ class _Layers:
 
 
 def check_input(form: Form, scene: int | dict | None = None):
-    """What can be refused before a model is downloaded or loaded for it.
+    """What can be refused before a model is downloaded or loaded for it, and costs nothing.
+
+    Of an upload only that it is there: it is decoded once, for the prompt.
 
     Raises:
-        Refused: one plain sentence, for no question or a picture that is none.
+        Refused: one plain sentence, for no question or no picture.
     """
     question, _ = clean_question(form.question)
     if not bare(question)[0].strip():
         raise Refused(text.ONLY_A_PLEA)
-    if scene is None:
-        if isinstance(form.picture, str) and not os.path.exists(form.picture):
-            raise Refused(text.PICTURE_GONE)  # see KEEP_FILES in layout.py
-        open_picture(form.picture)
+    if scene is not None:
+        scenes.scene(scene)
+        return
+    if form.picture is None:
+        open_picture(None)
+    if isinstance(form.picture, str) and not os.path.exists(form.picture):
+        raise Refused(text.PICTURE_GONE)  # see KEEP_FILES in layout.py
 
 
 def check(
@@ -186,17 +193,33 @@ def follow(job: Job) -> Iterator[Progress]:
 
     Closing this generator stops the model at its next layer or token, or after a silent round.
     """
+    return paced(_followed(job), lambda progress: PAUSES.get(progress.news, 0))
+
+
+def _followed(job: Job) -> Iterator[Progress]:
     config = job.vlm.model.config
     layers = config.get_text_config().num_hidden_layers
-    progress = Progress(layers, ModelShape.of(config), job.methods[-1].name)
+    progress = Progress(layers, ModelShape.of(config), choice.name_of(job.methods[-1]))
     yield progress
-    drawn, events = 0.0, job.run()
-    try:
+    with contextlib.closing(job.run()) as events:
         for event in events:
             progress.take(event)
-            if time.monotonic() - drawn < PAUSES.get(event.kind, 0):
-                continue
             yield progress
-            drawn = time.monotonic()
-    finally:
-        events.close()
+
+
+def paced(states: Iterator, pause: Callable[[object], float]) -> Iterator:
+    """The states that are worth drawing, and always the last.
+
+    Args:
+        states: a generator; it is closed with this one.
+        pause: of a state: the least seconds since the last one that was drawn.
+    """
+    drawn, skipped = -math.inf, False
+    with contextlib.closing(states):
+        for state in states:
+            skipped = time.monotonic() - drawn < pause(state)
+            if not skipped:
+                yield state
+                drawn = time.monotonic()
+        if skipped:
+            yield state

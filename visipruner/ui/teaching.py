@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from html import escape
@@ -86,18 +85,19 @@ def search_html(state: Search) -> str:
         line = text.NOT_FOUND.format(tried=state.tried)
         return f'<p data-say="{line}">{line}</p>'
     line = text.SEARCHING.format(seed=state.seed, tried=state.tried, most=MOST_SCENES)
+    line += views.when(views.RUNNING, "…")
     last = text.LAST_SAME.format(answer=full) if full else ""
     return (
-        f'<p data-say="{text.FIND}">{line}</p><progress max="{MOST_SCENES}" value="{state.tried}" '
-        f'aria-label="{text.FIND}"></progress><p>{last}</p>'
+        f'<p data-say="{text.FIND}">{line}</p><progress class="{views.RUNNING}" '
+        f'max="{MOST_SCENES}" value="{state.tried}" aria-label="{text.FIND}"></progress>'
+        f"<p>{last}</p>{_unfinished()}"
     )
 
 
-def ended(html: str | None) -> str:
-    """A lesson's box after Stop or an error: what was found stays, nothing goes on promising."""
-    left = re.sub(r"<progress.*?</progress>", "", html or "")
-    left = left.replace("…</p>", ".</p>").replace(_WAITS, _WAITS.replace("…", "–"))
-    return f'{left}<p class="vp-small" data-say="{text.LESSON_ENDED}">{text.LESSON_ENDED}</p>'
+def _unfinished() -> str:
+    """What a lesson's box says after Stop or a failure; the style sheet hides it till then."""
+    line = text.LESSON_ENDED
+    return f'<p class="vp-small {views.UNFINISHED}" data-say="{line}">{line}</p>'
 
 
 @dataclass
@@ -145,21 +145,20 @@ def sweep_html(state: Sweep, job: Job) -> str:
     ]
     head = views.table_head(*text.SWEEP_HEAD)
     line = text.SWEEP_DONE.format(done=len(state.answers), all=len(rows))
-    say = line if len(state.answers) == len(rows) else text.SWEEP
+    done = len(state.answers) == len(rows)
+    say, end = (line, "") if done else (text.SWEEP, _unfinished())
     return (
         f'<p class="vp-small" data-say="{say}">{line}</p>{views.asked(job, leveled=False)}'
         f'<div class="vp-scroll" tabindex="0" role="region" aria-label="{text.SWEEP}">'
         f'<table class="vp-table"><thead><tr>{head}</tr></thead>'
-        f"<tbody>{''.join(rows)}</tbody></table></div>{note}"
+        f"<tbody>{''.join(rows)}</tbody></table></div>{note}{end}"
     )
-
-
-_WAITS = '<td colspan="4">…</td>'
 
 
 def _sweep_row(name: str, answer, full, job: Job) -> str:
     if answer is None:
-        return f'<tr><th scope="row">{name}</th>{_WAITS}</tr>'
+        waits = views.when(views.RUNNING, "…") + views.when(views.UNFINISHED, "–")
+        return f'<tr><th scope="row">{name}</th><td colspan="4">{waits}</td></tr>'
     fewer, same = "–", ""
     if full is not None and answer is not full:
         fewer = views.times(full.counts.executed.prefill / answer.counts.executed.prefill)
@@ -186,7 +185,8 @@ def rounds_html(samples: list[list[Times]], method: str) -> str:
     """Medians so far, both sides beside each other."""
     done = len(samples[0])
     if not done:
-        return f'<p data-say="{text.MEASURING}">{text.MEASURING}</p>'
+        line = views.when(views.RUNNING, text.MEASURING)
+        return f'<p data-say="{text.MEASURING}">{line}</p>{_unfinished()}'
     medians = [Times.median(side) for side in samples]
     labels = ("vision", "prefill", "first", "token", "total")
     rows = []
@@ -200,9 +200,9 @@ def rounds_html(samples: list[list[Times]], method: str) -> str:
         )
     head = views.table_head("", *views.names(method), text.MEDIAN_RATIO)
     title = text.MEDIANS.format(done=done, rounds=ROUNDS)
-    say = title if done == ROUNDS else text.MEASURING
+    say, end = (title, "") if done == ROUNDS else (text.MEASURING, _unfinished())
     return (
         f'<p><b data-say="{say}">{title}</b> {views.tag(text.MEASURED)}</p>'
         f'<table class="vp-table"><thead><tr>{head}</tr></thead>'
-        f"<tbody>{''.join(rows)}</tbody></table>"
+        f"<tbody>{''.join(rows)}</tbody></table>{end}"
     )

@@ -15,7 +15,8 @@ from visipruner.ui import about, text
 from visipruner.ui.handlers import PRUNED, Job, Progress, Side
 from visipruner.ui.scenes import Truth
 
-_CARD, _LIVE = "<article ", "<article data-live "  # how a card begins, and one that waits for more
+RUNNING, STOPPED = "vp-if-running", "vp-if-stopped"
+UNFINISHED, OVER = "vp-if-unfinished", "vp-if-over"
 SHORT_ANSWER = 14  # letters that fit a card in large type
 LONG_ANSWER = 90  # from here on a card uses small type
 
@@ -65,11 +66,6 @@ def says(line: str, busy: str = "", kind: str = "still") -> str:
     return f'<p class="vp-status {kind}" data-say="{escape(busy or line)}">{escape(line)}</p>'
 
 
-def is_busy(status: str) -> bool:
-    """Whether a status line, as `says` made it, promises that something will follow."""
-    return 'class="vp-status busy"' in status
-
-
 # -- verdict
 
 
@@ -115,23 +111,19 @@ def verdict(comparison: Comparison, truth: Truth | None = None, below: str = "")
     )
 
 
-def verdict_stopped(html: str | None) -> str:
-    """A waiting verdict that nothing will follow; what was asked stays."""
-    return (html or "").replace(text.VERDICT_WAITS, text.NO_VERDICT_YET)
-
-
-def card_stopped(html: str | None, words: str) -> str:
-    """A card as it was left: one that waited for more says that nothing will follow."""
-    if not (html or "").startswith(_LIVE):
-        return html or ""
-    ended = f' <span class="vp-ended">{escape(words)}</span></p>'  # after what was written
-    still = html.replace(_LIVE, _CARD).replace(f">{text.NO_ANSWER_YET}</p>", "></p>", 1)
-    return still.replace("</p>", ended, 1)
-
-
-def verdict_waits(words: str, below: str = "") -> str:
+def verdict_waits(below: str = "") -> str:
     """The place of the verdict while there is none: it must not jump when it comes."""
-    return f'<section class="vp-verdict waits"><h2>{escape(words)}</h2>{below}</section>'
+    words = when(RUNNING, text.VERDICT_WAITS) + when(OVER, text.NO_VERDICT_YET)
+    return f'<section class="vp-verdict waits"><h2>{words}</h2>{below}</section>'
+
+
+def when(state: str, words: str) -> str:
+    """Words that are seen in one state of a run only; the style sheet shows and hides them.
+
+    Args:
+        state: RUNNING, or STOPPED, UNFINISHED or, of both, OVER.
+    """
+    return f'<span class="{state}">{escape(words)}</span>'
 
 
 def _names(comparison: Comparison) -> tuple[str, str]:
@@ -253,10 +245,18 @@ def column(progress: Progress, side: int, truth: Truth | None = None) -> str:
     if shown.answer:
         return card(shown.answer, side, name, truth)
     busy = "busy" if side == progress.now else ""
-    words = escape(shown.text) or text.NO_ANSWER_YET
+    words = escape(shown.text) or when(RUNNING, text.NO_ANSWER_YET)
+    ends = when(STOPPED, text.STOPPED_CARD) + when(UNFINISHED, text.UNFINISHED_CARD)
+    words += f' <span class="vp-ended">{ends}</span>'
     folds = f'<dl class="vp-live">{_live(progress, shown)}</dl>'
     folds += about.of_names(names_of(progress.method)) if side == PRUNED else ""
-    return _card(side, escape(name), words, folds, busy).replace(_CARD, _LIVE, 1)
+    return _card(side, escape(name), words, folds, busy)
+
+
+def cards(comparison: Comparison, truth: Truth | None = None) -> list[str]:
+    """Every finished answer."""
+    sides = zip(comparison.answers, _names(comparison), strict=True)
+    return [card(answer, side, name, truth) for side, (answer, name) in enumerate(sides)]
 
 
 def card(answer: Answer, side: int, name: str, truth: Truth | None = None) -> str:
