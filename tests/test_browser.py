@@ -304,7 +304,7 @@ def test_levels_and_layers_work_from_the_keyboard(visit):
 def test_a_link_fills_the_form_and_runs_nothing(visit):
     page = visit("?seed=8&question=is+it+blue%3F&method=fastv&level=0.75&model=no/such&other=1")
     expect(question(page)).to_have_value("is it blue?")
-    expect(page.get_by_label(text.METHOD)).to_have_value(METHODS["fastv"].title)
+    expect(page.get_by_label(text.METHOD, exact=True)).to_have_value(METHODS["fastv"].title)
     expect(page.get_by_label("aggressive")).to_be_checked()
     expect(page.locator(".vp-notes")).to_contain_text("model")
     expect(page.locator(FINISHED)).to_have_count(0)
@@ -693,11 +693,51 @@ def test_a_lesson_sweeps_the_level(visit):
     expect(page.locator(".vp-table tbody")).not_to_contain_text("…", timeout=PATIENCE)
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_axe_finds_nothing(visit, scheme):
+def test_three_contestants_stand_beside_the_baseline(visit):
+    """Chosen by hand, shown, switched by keys, reopened by the link."""
+    page = visit("?seed=8", viewport={"width": 1280, "height": 720})
+    more = page.get_by_label(text.OTHERS)
+    titles = ["VisiPruner", "FastV", "PyramidDrop"]
+    for title in titles[1:]:
+        more.click()
+        page.get_by_role("option", name=title, exact=True).click()
+    question(page).click()
+    run(page)
+    cards = page.locator(".vp-side")
+    expect(cards).to_have_count(4)
+    tops = cards.evaluate_all("cards => cards.map((card) => card.getBoundingClientRect().top)")
+    assert len(set(tops)) == 1  # in one row
+    lines = page.locator(".vp-pairs li")
+    expect(lines.locator("h3")).to_have_text(titles)
+    expect(page.locator(".vp-counters thead th")).to_have_text([text.FULL, *titles])
+    switch = page.locator(".pv-sides")
+    expect(switch.get_by_label("VisiPruner", exact=True)).to_be_checked()
+    why = page.locator(".pv-why")
+    first = why.inner_text()
+    switch.get_by_label("VisiPruner", exact=True).focus()
+    page.keyboard.press("ArrowRight")
+    expect(switch.get_by_label("FastV", exact=True)).to_be_checked()
+    expect(switch.get_by_label("FastV", exact=True)).to_be_focused()
+    expect(why).not_to_have_text(first)
+    page.get_by_role("button", name=re.compile(text.REPEAT)).click()
+    link = page.get_by_label(text.LINK)
+    expect(link).to_have_value(re.compile("method=visipruner%2Cfastv%2Cpyramiddrop"))
+    again = visit(link.input_value()[link.input_value().index("?") :])
+    expect(again.locator(".vp-others")).to_contain_text("PyramidDrop")
+    page.set_viewport_size({"width": 390, "height": 844})
+    lefts = cards.evaluate_all("cards => cards.map((card) => card.getBoundingClientRect().left)")
+    assert len(set(lefts)) == 1  # one below the other
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+@pytest.mark.parametrize(
+    ("scheme", "query"),
+    [("light", ""), ("dark", ""), ("light", "?seed=3&method=visipruner,fastv,random")],
+)
+def test_axe_finds_nothing(visit, scheme, query):
     from axe_playwright_python.sync_playwright import Axe
 
-    page = visit(color_scheme=scheme)
+    page = visit(query, color_scheme=scheme)
     run(page)
     expect(page.locator(".js-plotly-plot")).to_have_count(3, timeout=PATIENCE)
     dark = page.get_by_role("button", name=text.DARK, exact=True, pressed=scheme == "dark")

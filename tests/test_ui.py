@@ -182,7 +182,7 @@ def test_of_a_picture_outside_its_world_both_guess(models, form):
             assert words.SAME not in page and words.DIFFERENT not in page
         assert ' guess"' in shown[0]
         assert downloads.as_json(downloads.Result(job, comparison))["guesses"]
-    assert downloads._asked(downloads.Result(job, same)).count(words.SAME_GUESS) == 1
+    assert downloads._asked(same, same.answers[1]).count(words.SAME_GUESS) == 1
     drawn = handlers.check(models, replace(asked, picture=scenes.picture(12)), scene=12)
     assert not drawn.prompt.outside and text.OUTSIDE not in drawn.notes
     other = handlers.check(models, replace(asked, model=form.model))
@@ -192,7 +192,7 @@ def test_of_a_picture_outside_its_world_both_guess(models, form):
 def test_a_card_on_its_way_holds_the_words_for_every_end(finished):
     """page.js says which end it was, in the place of what is still to come."""
     done = finished[1]
-    progress = handlers.Progress(8, done.shape, "fastv")
+    progress = handlers.Progress(8, done.shape, ["none", "fastv"])
     for written in ("", "red & blue"):
         progress.sides[1].text = written
         card = views.column(progress, 1)
@@ -378,24 +378,24 @@ def test_a_refused_field_is_named_as_on_the_page():
         ("visipruner", names),
         ("visionzip+visipruner", [f"visipruner.{name}" for name in names]),
     ):
-        said = fields.in_words("layer_threshold must be a number.", method, keys)
+        said = fields.in_words("layer_threshold must be a number.", [method], keys)
         assert said == f"“{words}” must be a number."
-        assert fields.in_words("The question is empty.", method, keys) == "The question is empty."
+        assert fields.in_words("The question is empty.", [method], keys) == "The question is empty."
 
 
 def test_fields_follow_the_level_unless_filled_in(models):
-    assert fields.overrides("visipruner", {"visipruner.relative": "", "level": 1}) == {}
+    assert fields.overrides(["visipruner"], {"visipruner.relative": "", "level": 1}) == {}
     filled = {"fastv.keep": 7}
     for name, value in (("shallow_layers", "3"), ("relative", "no"), ("stages", "middle")):
         filled[f"visipruner.{name}"] = value
     expected = {"shallow_layers": 3, "relative": False, "stages": ("middle",)}
-    assert fields.overrides("visipruner", filled) == expected
+    assert fields.overrides(["visipruner"], filled) == expected
     filled["visipruner.shallow_layers"] = "three"
     with pytest.raises(ValueError, match="three"):
-        fields.overrides("visipruner", filled)
+        fields.overrides(["visipruner"], filled)
     filled["visipruner.shallow_layers"] = "3" * (1 + fields.MOST_TYPED)
     with pytest.raises(ValueError, match="at most 1000 can be read"):
-        fields.overrides("visipruner", filled)
+        fields.overrides(["visipruner"], filled)
     hints = fields.hints(models.get(models.default), "visipruner", 0.5, "paper")
     assert hints["visipruner", "shallow_layers"] == "2"
 
@@ -477,9 +477,10 @@ def test_files_are_made_from_a_result(finished):
     assert "<html" in html
     # Of a scene it is known what the patches show, and the files say so too.
     result = replace(result, job=replace(result.job, scene=3))
-    assert result.stays.startswith("Of the ") or result.stays.startswith("The one ")
-    assert result.stays in downloads.as_json(result)["notes"]
-    assert result.stays in base64.b64decode(downloads.html_file(result)["data"]).decode()
+    [stays] = result.stays
+    assert stays.startswith("Of the ") or stays.startswith("The one ")
+    assert stays in downloads.as_json(result)["notes"]
+    assert stays in base64.b64decode(downloads.html_file(result)["data"]).decode()
 
 
 # -- turns
@@ -561,7 +562,7 @@ def test_a_lesson_on_its_way_holds_the_words_for_its_end(models, form, finished)
     boxes = [
         teaching.sweep_html(next(teaching.sweep(job)), job),
         teaching.search_html(teaching.Search(4, tried=1)),
-        teaching.rounds_html([[], []], "visipruner"),
+        teaching.rounds_html([[], []], ["full", "pruned"]),
     ]
     promise = re.compile(r'<(progress|span) class="vp-if-running"')
     for box in boxes:
@@ -607,8 +608,8 @@ def test_rounds_take_turns(finished):
     job = replace(finished[0], options=Options(max_new_tokens=2))
     *_, samples = teaching.rounds(job)
     assert [len(side) for side in samples] == [5, 5]
-    assert "5 of 5" in teaching.rounds_html(samples, "visipruner")
-    assert text.PRUNED not in teaching.rounds_html(samples, "none")
+    assert "5 of 5" in teaching.rounds_html(samples, views.names(["none", "visipruner"]))
+    assert text.PRUNED not in teaching.rounds_html(samples, views.names(["none", "none"]))
 
 
 # -- the endpoint

@@ -24,7 +24,8 @@ def viewer_parts() -> dict[str, str]:
     script = f"const PALETTE = {json.dumps(for_viewer())};\n"
     script += f"const LOG_RANGE = {json.dumps([LOG_LOW, LOG_HIGH])};\n"
     script += "\n".join(
-        (_HERE / f"viewer_{part}.js").read_text() for part in ("data", "draw", "panel", "page")
+        (_HERE / f"viewer_{part}.js").read_text()
+        for part in ("data", "draw", "panel", "sides", "page")
     )
     return {
         "html_template": (_HERE / "viewer.html").read_text(),

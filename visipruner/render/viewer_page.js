@@ -22,7 +22,7 @@ function redraw() {
 // -- a new value
 
 function receive(value) {
-  value = value && value.kind ? value : { kind: "empty" };
+  value = sideOf(value && value.kind ? value : { kind: "empty" });
   const picture = value.picture !== shown.picture, wasLive = shown.kind === "live";
   shown = value;
   story = new Story(value, LOG_RANGE);

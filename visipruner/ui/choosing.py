@@ -21,7 +21,7 @@ def connect(page, models, model_line, chosen, results, run):
     c = chosen
     shown = [*_scenes(c), _composing(c)]
     _pictures(c)
-    filled = [c.model, c.method, c.level, c.preset, c.advanced.semantics]
+    filled = [c.model, c.method, c.others, c.level, c.preset, c.advanced.semantics]
     told = [results.notes, model_line]
     loaded = page.load(_loading(models), None, [*_scene_parts(c), *filled, *told], **UNQUEUED)
 
@@ -156,13 +156,14 @@ def _loading(models):
             # Asked of a picture that stayed with its owner.
             seed = None
             unread.append(text.NO_PICTURE_IN_LINK)
+        method, *others = found.get("method", ["visipruner"])
         level = found.get("level", PRESETS["balanced"])
         name = next((name for name, value in PRESETS.items() if value == level), None)
         model = found.get("model", models.default)
         return [
             None if seed is None else scenes.picture(seed), seed, seed,
             found.get("question", question), gr.update(choices=models.choices, value=model),
-            found.get("method", "visipruner"), level, name, found.get("semantics", "paper"),
+            method, others, level, name, found.get("semantics", "paper"),
             views.notes(unread), views.model_line(models, model),
         ]  # fmt: skip
 
@@ -207,14 +208,15 @@ def _fields(loaded, run, models, c):
     triggers = [
         c.model.input,
         c.method.change,
+        c.others.change,
         c.level.change,  # by mouse, keys or preset
         c.advanced.semantics.input,
     ]
-    chosen = [c.model, c.method, c.level, c.advanced.semantics]
+    chosen = [c.model, c.method, c.others, c.level, c.advanced.semantics]
     shown = [c.about, *c.advanced.groups.values(), *c.advanced.fields.values(), c.preset, c.level]
     on_choice = _explaining(models)
     # Gradio would answer a level outside the slider with an error of the server.
-    within = "(model, method, level, semantics) => [model, method, vp.within(level), semantics]"
+    within = "(model, one, others, level, rules) => [model, one, others, vp.within(level), rules]"
     gr.on(triggers, on_choice, chosen, shown, js=within, trigger_mode="always_last", **UNQUEUED)
     loaded.success(on_choice, chosen, shown, **UNQUEUED)  # a link may have changed the form
     run.success(on_choice, chosen, shown, **UNQUEUED)  # its model is in memory now
@@ -222,17 +224,19 @@ def _fields(loaded, run, models, c):
 
 def _explaining(models):
     @plainly
-    def on_choice(model, method, level, semantics):
-        names = names_of(method)
+    def on_choice(model, method, others, level, semantics):
+        sides = [method, *(others or [])]
+        names = list(dict.fromkeys(name for side in sides for name in names_of(side)))
         groups = [gr.update(visible=name in names) for name in METHODS]
         hints = {}
         if vlm := models.peek(model):
-            hints = fields.hints(vlm, method, level, semantics)
+            for side in reversed(sides):  # of a method in two of them, the first one's
+                hints |= fields.hints(vlm, side, level, semantics)
         boxes = [
             _hinted(owner, name, hints.get((owner, name), "")) if owner in names else gr.skip()
             for owner, name in fields.ALL
         ]
-        leveled = gr.update(interactive=method != "none")
+        leveled = gr.update(interactive=names != ["none"])
         return [about.of_names(names, hints, "h2"), *groups, *boxes, leveled, leveled]
 
     return on_choice

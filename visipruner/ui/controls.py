@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import gradio as gr
 
-from visipruner.choice import menu
+from visipruner.choice import MOST_CONTESTANTS, brief_title, menu, names_of, parse_sides
+from visipruner.errors import Refused
 from visipruner.levels import PRESETS
 from visipruner.loading import PRECISIONS
 from visipruner.methods import METHODS
@@ -38,6 +39,7 @@ class Controls:
     reset: gr.Button
     model: gr.Dropdown
     method: gr.Dropdown
+    others: gr.Dropdown
     about: gr.HTML
     preset: gr.Radio
     level: gr.Slider
@@ -50,7 +52,7 @@ class Controls:
         A method's own setting is called METHOD.FIELD.
         """
         more, named = self.advanced, {}
-        for name in ("picture", "scene", "question", "model", "method", "level"):
+        for name in ("picture", "scene", "question", "model", "method", "others", "level"):
             named[name] = getattr(self, name)
         for name in _ADVANCED:
             named[name] = getattr(more, name)
@@ -98,14 +100,32 @@ def form_of(given: Mapping) -> tuple[Form, int | dict | None]:
     Raises:
         Refused: a setting that cannot be read.
     """
+    others = given["others"] or []
+    sides = sides_of(given["method"], others)
     same = ("picture", "question", "model", "method", "level", "semantics", "picture_mode")
     values = {name: given[name] for name in (*same, "backend", "precision")}
     options = {name: given[name] for name in ("max_new_tokens", "temperature")}
     return Form(
         **values,
-        fields=fields.overrides(given["method"], given),
+        methods=sides if others else (),
+        fields=fields.overrides(sides[1:], given),
         options={**options, "seed": given["draw_seed"]},
     ), given["scene"]
+
+
+def sides_of(method: str, others: Sequence[str]) -> tuple[str, ...]:
+    """Every side: the unpruned baseline, the method of the menu, and those beside it.
+
+    Raises:
+        Refused: an unknown method, too many, or one of them twice.
+    """
+    sides = ("none", method, *others)
+    names_of(method)
+    parse_sides(sides)
+    for name in others:
+        if sides[1:].count(name) > 1:
+            raise Refused(text.CHOSEN_TWICE.format(method=brief_title(name)))
+    return sides
 
 
 def build(models: Models) -> Controls:
@@ -170,13 +190,22 @@ def _methods(models: Models) -> dict[str, gr.Component]:
         value="visipruner",
         label=text.METHOD,
     )
+    others = gr.Dropdown(
+        [(brief_title(name), name) for _, name in menu()],
+        value=[],
+        multiselect=True,
+        max_choices=MOST_CONTESTANTS - 1,
+        label=text.OTHERS,
+        elem_classes="vp-others",
+    )
     told = gr.HTML(about.of_names(["visipruner"], heading="h2"), elem_classes="vp-about")
     preset = gr.Radio(list(PRESETS), value="balanced", label=text.PRESET)
     level = gr.Slider(
         0, 1, PRESETS["balanced"], step=0.05, label=text.LEVEL, info=text.LEVEL_INFO, buttons=[]
     )
     model = gr.Dropdown(models.choices, value=models.default, label=text.MODEL)
-    return {"method": method, "about": told, "preset": preset, "level": level, "model": model}
+    found = {"method": method, "others": others, "about": told}
+    return {**found, "preset": preset, "level": level, "model": model}
 
 
 def _advanced() -> Advanced:
@@ -213,4 +242,4 @@ def _advanced() -> Advanced:
     )
 
 
-__all__ = ["Advanced", "Controls", "build", "form_of"]
+__all__ = ["Advanced", "Controls", "build", "form_of", "sides_of"]

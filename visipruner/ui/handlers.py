@@ -6,7 +6,7 @@ import contextlib
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from visipruner import choice
@@ -24,7 +24,6 @@ from visipruner.ui import scenes, text
 from visipruner.ui.scenes import Truth
 from visipruner.ui.store import Models
 
-FULL, PRUNED = 0, 1
 # Least seconds since the last yield, by the kind of the next: a browser that gets more than it can
 # draw lags behind.
 PAUSES = {"warming": 0.1, "layer": 0.1, "probed": 0.1, "token": 0.04, "clocked": 0.3}
@@ -45,7 +44,7 @@ class Form:
     precision: object = "auto"
     fields: dict = field(default_factory=dict)  # of the method, where they replace the level's
     options: dict = field(default_factory=dict)  # of results.Options; api.py knows the names
-    methods: tuple[str, ...] = ()  # every side in words, the baseline first, instead of `method`
+    methods: tuple[str, ...] = ()  # every side in words, the baseline first; else `method` alone
 
     @property
     def sides(self) -> tuple:
@@ -85,10 +84,16 @@ class Job:
         """One silent whole answer of each side; who runs first alternates with `turn`."""
         return self.models.measure(self.key, self.prompt, self.methods, self.options, 1, turn)
 
+    @property
+    def names(self) -> list[str]:
+        """The method or stack of every side, the baseline first."""
+        return [choice.name_of(side) for side in self.methods]
+
     def at(self, level: float | str) -> choice.Side:
-        """The form's method at another level."""
+        """The form's own method, of the menu, at another level."""
         form, visual = self.form, self.prompt.layout.num_visual
-        return method_at(self.vlm, form.method, level, form.semantics, visual, **form.fields)
+        own = choice.fields_of(form.method, form.fields) if form.methods else form.fields
+        return method_at(self.vlm, form.method, level, form.semantics, visual, **own)
 
     def preset_of(self, method: choice.Side) -> str | None:
         """The named level that means this method, if one alone does."""
@@ -112,12 +117,15 @@ class Progress:
 
     layers: int
     shape: ModelShape
-    method: str  # of the second side
-    sides: tuple[Side, Side] = field(default_factory=lambda: (Side(), Side()))
+    methods: Sequence[str]  # of every side, the baseline first
+    sides: list[Side] = field(default_factory=list)
     news: str = "waiting"
-    now: int = FULL
+    now: int = 0  # the side that runs
     probed: int = 0
     comparison: Comparison | None = None
+
+    def __post_init__(self):
+        self.sides = self.sides or [Side() for _ in self.methods]
 
     def take(self, event: Event):
         """Remember one event."""
@@ -199,7 +207,7 @@ def follow(job: Job) -> Iterator[Progress]:
 def _followed(job: Job) -> Iterator[Progress]:
     config = job.vlm.model.config
     layers = config.get_text_config().num_hidden_layers
-    progress = Progress(layers, ModelShape.of(config), choice.name_of(job.methods[-1]))
+    progress = Progress(layers, ModelShape.of(config), job.names)
     yield progress
     with contextlib.closing(job.run()) as events:
         for event in events:

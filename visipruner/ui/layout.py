@@ -11,6 +11,7 @@ from pathlib import Path
 import gradio as gr
 from starlette.middleware import Middleware
 
+from visipruner.choice import MOST_CONTESTANTS
 from visipruner.errors import Refused
 from visipruner.render.charts import CHART_CSS
 from visipruner.render.viewer import PatchViewer
@@ -39,8 +40,7 @@ class Results:
     intro: gr.HTML
     body: gr.Column
     verdict: gr.HTML
-    full: gr.HTML
-    pruned: gr.HTML
+    cards: list[gr.HTML]
     viewer: gr.HTML
     charts: gr.Column
     plots: list[gr.Plot]
@@ -136,7 +136,7 @@ def _body() -> dict:
     """What is hidden before the first run."""
     verdict = gr.HTML(elem_id="vp-verdict")
     with gr.Row(elem_classes="vp-answers", equal_height=True):
-        full, pruned = gr.HTML(min_width=280), gr.HTML(min_width=280)
+        cards = [gr.HTML() for _ in range(1 + MOST_CONTESTANTS)]
     viewer = PatchViewer()
     drawn = _charts()
     with gr.Row(elem_classes="vp-tight vp-saves"):
@@ -151,7 +151,7 @@ def _body() -> dict:
         }
     medians = gr.HTML(elem_id="vp-medians")
     small = gr.HTML()
-    parts = {"verdict": verdict, "full": full, "pruned": pruned, "viewer": viewer, **drawn}
+    parts = {"verdict": verdict, "cards": cards, "viewer": viewer, **drawn}
     return {**parts, "measure": measure, "saves": saves, "medians": medians, "small": small}
 
 

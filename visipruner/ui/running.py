@@ -11,9 +11,10 @@ from visipruner.errors import Refused
 from visipruner.inputs import open_picture
 from visipruner.render import charts
 from visipruner.render.viewer import viewer_live, viewer_start, viewer_value
+from visipruner.render.words import describe_all
 from visipruner.ui import fields, handlers, run_state, scenes, text, views
 from visipruner.ui.downloads import Result
-from visipruner.ui.handlers import FULL, PRUNED, Form, Job, Progress
+from visipruner.ui.handlers import Form, Job, Progress
 from visipruner.ui.page import MODEL_TURN, PRIVATE, UNQUEUED, plainly
 
 
@@ -46,15 +47,15 @@ class Showing:
         layers = job.vlm.model.config.get_text_config().num_hidden_layers
         start, asked = viewer_start(job.prompt, layers), views.asked(job)
         self._open(job, start, asked)
-        shown = None
+        shown, names = None, views.names(job.names)
         for progress in handlers.follow(job):
             frame.set(results.status, views.status(progress))
-            frame.set(results.full, views.column(progress, FULL, job.truth))
-            frame.set(results.pruned, views.column(progress, PRUNED, job.truth))
+            for side, card in zip(range(len(job.methods)), results.cards, strict=False):
+                frame.set(card, views.column(progress, side, job.truth))
             stage = _stage(progress)
-            if stage != shown and progress.sides[PRUNED].records and not progress.probed:
+            if stage and stage != shown and not progress.probed:
                 shown = stage
-                records, name = progress.sides[PRUNED].records, views.names(progress.method)[PRUNED]
+                records, name = progress.sides[stage[0]].records, names[stage[0]]
                 frame.set(results.viewer, viewer_live(start, records, name))
             if progress.comparison:
                 self._end(job, progress.comparison, start, asked)
@@ -70,6 +71,8 @@ class Showing:
         frame.set(results.charts, gr.update(visible=False))
         frame.set(results.verdict, views.verdict_waits(asked))
         frame.set(results.viewer, start)
+        for card in results.cards[len(job.methods) :]:
+            frame.set(card, "")
         frame.set(results.small, "")
         frame.set(results.medians, "")
         frame.set(results.result, None)
@@ -79,11 +82,12 @@ class Showing:
         frame.set(self.chosen.advanced.prompt, job.prompt.text)
 
     def _end(self, job: Job, comparison, start: dict, asked: str):
-        frame, results, result = self.frame, self.results, Result(job, comparison)
+        frame, results = self.frame, self.results
+        result = Result(job, replace(comparison, words=job.form.methods))
         frame.set(results.state, run_state.DONE)
         frame.set(results.verdict, views.verdict(comparison, job.truth, asked))
-        story = viewer_value(comparison, start=start)
-        frame.set(results.viewer, {**story, "note": result.stays})
+        story = viewer_value(views.named(comparison), start, result.stays)
+        frame.set(results.viewer, story)
         frame.set(results.small, views.counters(comparison))
         frame.set(results.result, results.kept.put(result))
         for button in buttons_of(results):
@@ -92,6 +96,7 @@ class Showing:
     def _drawn(self, comparison) -> list:
         """The plots come last: they are the only thing that takes time to draw."""
         frame, results = self.frame, self.results
+        comparison = views.named(comparison)
         frame.set(results.charts, gr.update(visible=True))
         drawings = (charts.tokens_chart, charts.flops_chart, charts.influence_chart)
         words = (charts.describe_tokens, charts.describe_flops, charts.describe_influence)
@@ -99,14 +104,14 @@ class Showing:
             results.plots, results.told, drawings, words, strict=True
         ):
             frame.set(plot, draw(comparison))
-            frame.set(told, views.told(describe(comparison)))
+            frame.set(told, views.told(describe_all(describe, comparison)))
         return frame.take()
 
 
 def outputs_of(model_line, chosen, results) -> list:
     r = results
     return [
-        r.status, r.state, r.notes, r.intro, r.body, r.verdict, r.full, r.pruned, r.viewer,
+        r.status, r.state, r.notes, r.intro, r.body, r.verdict, *r.cards, r.viewer,
         r.charts, *r.plots, *r.told, r.small, r.medians, r.result, model_line,
         chosen.advanced.prompt, *buttons_of(r),
     ]  # fmt: skip
@@ -118,8 +123,11 @@ def buttons_of(results) -> list:
 
 
 def _stage(progress: Progress) -> tuple:
-    records = progress.sides[PRUNED].records
-    return (records[-1].stage, records[-1].visual_tokens) if records else ()
+    """(side, stage, visual tokens) of the viewer's picture: the baseline keeps all patches."""
+    records = progress.sides[progress.now].records
+    if not progress.now or not records:
+        return ()
+    return progress.now, records[-1].stage, records[-1].visual_tokens
 
 
 def job_of(models, form: Form, scene: int | dict | None) -> Job:
@@ -135,7 +143,7 @@ def job_of(models, form: Form, scene: int | dict | None) -> Job:
     try:
         return handlers.check(models, form, known, scene)
     except Refused as error:
-        raise Refused(fields.in_words(str(error), form.method, form.fields)) from None
+        raise Refused(fields.in_words(str(error), form.sides[1:], form.fields)) from None
 
 
 # -- events

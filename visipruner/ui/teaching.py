@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from html import escape
 
@@ -26,21 +26,23 @@ class Search:
     Args:
         seed: the scene that is asked about; the one that was found, if `found`.
         tried: scenes that were begun, this one included.
-        answers: of the last scene that was finished.
+        answers: of every side, of the last scene that was finished.
+        names: what the sides are called.
         over: nothing more will come.
     """
 
     seed: int
     question: str = ""
     tried: int = 0
-    answers: tuple[str, str] = ("", "")
+    answers: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()
     found: bool = False
     over: bool = False
 
 
 def search(models: Models, form: Form, seed) -> Iterator[Search]:
-    """Walk the scenes after `seed` until both sides answer differently."""
-    if form.method == "none":
+    """Walk the scenes after `seed` until a side answers otherwise than the baseline."""
+    if all(name == "none" for name in form.sides):
         raise Refused(text.NOTHING_TO_FIND)
     scenes.scene(seed or 0)  # none, beside a picture of one's own
     first = int(seed or 0) + 1
@@ -56,7 +58,8 @@ def search(models: Models, form: Form, seed) -> Iterator[Search]:
         for comparison in _quick(job):  # noqa: B007 - the last one counts
             yield state
         state.answers = tuple(answer.text for answer in comparison.answers)
-        state.found = not comparison.same
+        state.names = tuple(views.names(job.names))
+        state.found = not all(pair.same for pair in comparison.pairs)
         if state.found:
             break
     state.over = True
@@ -74,19 +77,23 @@ def _quick(job: Job) -> Iterator[Comparison | None]:
 
 
 def search_html(state: Search) -> str:
-    full, pruned = (escape(answer) for answer in state.answers)
+    answers = [escape(answer) for answer in state.answers]
     if state.found:
         line = text.FOUND.format(seed=state.seed, tried=state.tried)
+        said = "".join(
+            f"<p>{escape(name)}: <b>{answer}</b></p>"
+            for name, answer in zip(state.names, answers, strict=True)
+        )
         return (
             f'<div class="vp-found"><b data-say="{line}">{line}</b><p>{escape(state.question)}</p>'
-            f"<p>{text.FULL}: <b>{full}</b></p><p>{text.PRUNED}: <b>{pruned}</b></p></div>"
+            f"{said}</div>"
         )
     if state.over:
         line = text.NOT_FOUND.format(tried=state.tried)
         return f'<p data-say="{line}">{line}</p>'
     line = text.SEARCHING.format(seed=state.seed, tried=state.tried, most=MOST_SCENES)
     line += views.when(views.RUNNING, "…")
-    last = text.LAST_SAME.format(answer=full) if full else ""
+    last = text.LAST_SAME.format(answer=answers[0]) if answers and answers[0] else ""
     return (
         f'<p data-say="{text.FIND}">{line}</p><progress class="{views.RUNNING}" '
         f'max="{MOST_SCENES}" value="{state.tried}" aria-label="{text.FIND}"></progress>'
@@ -173,16 +180,16 @@ def _sweep_row(name: str, answer, full, job: Job) -> str:
 
 
 def rounds(job: Job) -> Iterator[list[list[Times]]]:
-    """Silent whole answers of both sides in turn. Stop works after every round."""
-    samples: list[list[Times]] = [[], []]
+    """Silent whole answers of all sides in turn. Stop works after every round."""
+    samples: list[list[Times]] = [[] for _ in job.methods]
     for turn in range(ROUNDS):
         for side, times in zip(samples, job.measure(turn), strict=True):
             side += times
         yield samples
 
 
-def rounds_html(samples: list[list[Times]], method: str) -> str:
-    """Medians so far, both sides beside each other."""
+def rounds_html(samples: list[list[Times]], names: Sequence[str]) -> str:
+    """Medians so far, all sides beside each other; of two also how they compare."""
     done = len(samples[0])
     if not done:
         line = views.when(views.RUNNING, text.MEASURING)
@@ -191,18 +198,21 @@ def rounds_html(samples: list[list[Times]], method: str) -> str:
     labels = ("vision", "prefill", "first", "token", "total")
     rows = []
     for name, label in zip(CLOCKS, labels, strict=True):
-        full, pruned = (getattr(times, name) for times in medians)
-        # The picture is encoded once for both.
-        ratio = f"{full / pruned:.2f}" if full and pruned and name != "vision" else "–"
-        rows.append(
-            f'<tr><th scope="row">{text.COUNTERS[label]}</th><td>{views.duration(full)}</td>'
-            f"<td>{views.duration(pruned)}</td><td>{ratio}</td></tr>"
-        )
-    head = views.table_head("", *views.names(method), text.MEDIAN_RATIO)
+        clocks = [getattr(times, name) for times in medians]
+        cells = [views.duration(clock) for clock in clocks]
+        if len(clocks) == 2:
+            # The picture is encoded once for both.
+            known = all(clocks) and name != "vision"
+            cells.append(f"{clocks[0] / clocks[1]:.2f}" if known else "–")
+        row = "".join(f"<td>{cell}</td>" for cell in cells)
+        rows.append(f'<tr><th scope="row">{text.COUNTERS[label]}</th>{row}</tr>')
+    ratio = [text.MEDIAN_RATIO] if len(samples) == 2 else []
+    head = views.table_head("", *names, *ratio)
     title = text.MEDIANS.format(done=done, rounds=ROUNDS)
     say, end = (title, "") if done == ROUNDS else (text.MEASURING, _unfinished())
     return (
         f'<p><b data-say="{say}">{title}</b> {views.tag(text.MEASURED)}</p>'
+        '<div class="vp-scroll" tabindex="0" role="region" aria-label="Medians">'
         f'<table class="vp-table"><thead><tr>{head}</tr></thead>'
-        f"<tbody>{''.join(rows)}</tbody></table>{end}"
+        f"<tbody>{''.join(rows)}</tbody></table></div>{end}"
     )

@@ -59,7 +59,7 @@ PAUSE = 0.25  # seconds between two drawn states of a lesson
 
 def _lessons(models, chosen, results, lesson) -> list:
     c, r = chosen, results
-    clocked = [r.medians, r.verdict, r.full, r.pruned, r.small, r.result]
+    clocked = [r.medians, r.verdict, *r.cards, r.small, r.result]
     found = [lesson.found, c.picture, c.scene, c.seed, c.question]
     begun = []
     for button, answer, inputs, outputs in (
@@ -104,20 +104,19 @@ def _sweeping(models, chosen):
 def _measuring(results):
     @plainly
     def on_measure(key):
-        result, shown = results.kept.find(key), [gr.skip()] * 5
-        job = result.job
-        method = result.comparison.answers[-1].trace.method
-        yield teaching.rounds_html([[], []], method), *shown
+        result, shown = results.kept.find(key), [gr.skip()] * (3 + len(results.cards))
+        job, names = result.job, views.names_of_sides(result.comparison)
+        yield teaching.rounds_html([[] for _ in names], names), *shown
         for samples in teaching.rounds(job):
-            yield teaching.rounds_html(samples, method), *shown
+            yield teaching.rounds_html(samples, names), *shown
         # Better clocks than those of the run: everything that names one is drawn anew.
         comparison = result.comparison.clocked(samples)
-        cards = views.cards(comparison, job.truth)
+        cards = views.cards(comparison, job.truth, len(results.cards))
         verdict = views.verdict(comparison, job.truth, views.asked(job))
         small = views.counters(comparison)
         results.kept.drop(key)
         measured = results.kept.put(downloads.Result(job, comparison))
-        yield teaching.rounds_html(samples, method), verdict, *cards, small, measured
+        yield teaching.rounds_html(samples, names), verdict, *cards, small, measured
 
     return on_measure
 
