@@ -33,6 +33,7 @@ ARGS = [
 ]
 # Milliseconds; a machine that runs the tests may be busy.
 PATIENCE = int(os.environ.get("BROWSER_PATIENCE", "60000"))
+SEEN = {"use_inner_text": True}  # the style sheet shows one of several words
 FINISHED = ".vp-verdict.same, .vp-verdict.different"
 
 
@@ -361,7 +362,7 @@ def test_levels_and_layers_work_from_the_keyboard(visit):
 def test_a_link_fills_the_form_and_runs_nothing(visit):
     page = visit("?seed=8&question=is+it+blue%3F&method=fastv&level=0.75&model=no/such&other=1")
     expect(question(page)).to_have_value("is it blue?")
-    expect(page.get_by_label(text.METHOD)).to_have_value(METHODS["fastv"].title)
+    expect(page.get_by_label(text.METHOD, exact=True)).to_have_value(METHODS["fastv"].title)
     expect(page.get_by_label("aggressive")).to_be_checked()
     expect(page.locator(".vp-notes")).to_contain_text("model")
     expect(page.locator(FINISHED)).to_have_count(0)
@@ -435,8 +436,9 @@ def test_a_model_that_fails_says_why_and_the_next_run_works(visit, mini_path):
             press(page, text.RUN)
             status = page.locator(".vp-status").first
             expect(status).to_contain_text("not a number", timeout=PATIENCE)
-            expect(page.locator("#vp-verdict")).to_contain_text(text.NO_VERDICT_YET)
-            expect(page.locator(".vp-answer .vp-ended")).to_have_text([text.UNFINISHED_CARD] * 2)
+            expect(page.locator("#vp-verdict h2")).to_have_text(text.NO_VERDICT_YET, **SEEN)
+            ends = page.locator(".vp-answer .vp-ended")
+            expect(ends).to_have_text([text.UNFINISHED_CARD] * 2, **SEEN)
             expect(page.locator("#vp-older")).to_be_hidden()
         finally:
             norm.copy_(whole)
@@ -551,19 +553,24 @@ def test_stop_leaves_no_promise(visit):
     verdict = page.locator(".vp-verdict h2")
     for _ in range(5):  # a run of this small model may be over before Stop is pressed
         press(page, text.RUN)
-        expect(verdict).to_have_text(text.VERDICT_WAITS, timeout=PATIENCE)
+        expect(verdict).to_have_text(text.VERDICT_WAITS, timeout=PATIENCE, **SEEN)
         press(page, text.STOP)
-        expect(verdict).not_to_have_text(text.VERDICT_WAITS, timeout=PATIENCE)
+        expect(verdict).not_to_have_text(text.VERDICT_WAITS, timeout=PATIENCE, **SEEN)
         if verdict.inner_text() == text.NO_VERDICT_YET:
             break
-    expect(verdict).to_have_text(text.NO_VERDICT_YET)
+    expect(verdict).to_have_text(text.NO_VERDICT_YET, **SEEN)
     expect(page.locator(".vp-asked").first).to_contain_text("describe the picture.")
     cards = page.locator(".vp-side .vp-answer")
-    expect(cards.nth(1)).not_to_have_text(text.NO_ANSWER_YET)
-    expect(cards.nth(0)).not_to_have_text(text.NO_ANSWER_YET)
-    expect(cards.filter(has_text=text.STOPPED_CARD).first).to_be_visible()
+    expect(cards.nth(1)).not_to_contain_text(text.NO_ANSWER_YET, **SEEN)
+    expect(cards.nth(0)).not_to_contain_text(text.NO_ANSWER_YET, **SEEN)
+    expect(page.locator(".vp-side").get_by_text(text.STOPPED_CARD).first).to_be_visible()
     expect(page.locator(".vp-status").first).to_have_text(text.STOPPED)
     expect(page.get_by_role("button", name=text.SAVE_JSON)).to_be_disabled()
+    question(page).fill("")  # refused before it is shown: what was stopped stays stopped
+    press(page, text.RUN)
+    expect(page.locator(".vp-status").first).to_contain_text("question is empty", timeout=PATIENCE)
+    expect(verdict).to_have_text(text.NO_VERDICT_YET, **SEEN)
+    expect(page.locator("#vp-older")).to_be_visible()
 
 
 def test_a_stopped_lesson_leaves_no_promise(visit):
@@ -575,7 +582,12 @@ def test_a_stopped_lesson_leaves_no_promise(visit):
     ended = page.locator(".vp-small", has_text=text.LESSON_ENDED)
     expect(ended).to_be_visible(timeout=PATIENCE)
     expect(page.locator("[role=status].vp-unseen")).to_have_text(text.LESSON_ENDED)
-    expect(page.locator("progress")).to_have_count(0)
+    expect(page.locator("progress")).to_be_hidden()
+    press(page, text.FIND)  # and the next try begins with none of it
+    expect(page.locator("progress")).to_be_visible(timeout=PATIENCE)
+    expect(ended).to_be_hidden()
+    press(page, text.STOP)
+    expect(ended).to_be_visible(timeout=PATIENCE)
 
 
 def test_the_first_failure_of_a_visit_is_said_where_the_answer_would_be(visit):
@@ -880,11 +892,51 @@ def test_a_lesson_sweeps_the_level(visit):
     expect(page.locator(".vp-table tbody")).not_to_contain_text("…", timeout=PATIENCE)
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_axe_finds_nothing(visit, scheme):
+def test_three_contestants_stand_beside_the_baseline(visit):
+    """Chosen by hand, shown, switched by keys, reopened by the link."""
+    page = visit("?seed=8", viewport={"width": 1280, "height": 720})
+    more = page.get_by_label(text.OTHERS)
+    titles = ["VisiPruner", "FastV", "PyramidDrop"]
+    for title in titles[1:]:
+        more.click()
+        page.get_by_role("option", name=title, exact=True).click()
+    question(page).click()
+    run(page)
+    cards = page.locator(".vp-side")
+    expect(cards).to_have_count(4)
+    tops = cards.evaluate_all("cards => cards.map((card) => card.getBoundingClientRect().top)")
+    assert len(set(tops)) == 1  # in one row
+    lines = page.locator(".vp-pairs li")
+    expect(lines.locator("h3")).to_have_text(titles)
+    expect(page.locator(".vp-counters thead th")).to_have_text([text.FULL, *titles])
+    switch = page.locator(".pv-sides")
+    expect(switch.get_by_label("VisiPruner", exact=True)).to_be_checked()
+    why = page.locator(".pv-why")
+    first = why.inner_text()
+    switch.get_by_label("VisiPruner", exact=True).focus()
+    page.keyboard.press("ArrowRight")
+    expect(switch.get_by_label("FastV", exact=True)).to_be_checked()
+    expect(switch.get_by_label("FastV", exact=True)).to_be_focused()
+    expect(why).not_to_have_text(first)
+    page.get_by_role("button", name=re.compile(text.REPEAT)).click()
+    link = page.get_by_label(text.LINK)
+    expect(link).to_have_value(re.compile("method=visipruner%2Cfastv%2Cpyramiddrop"))
+    again = visit(link.input_value()[link.input_value().index("?") :])
+    expect(again.locator(".vp-others")).to_contain_text("PyramidDrop")
+    page.set_viewport_size({"width": 390, "height": 844})
+    lefts = cards.evaluate_all("cards => cards.map((card) => card.getBoundingClientRect().left)")
+    assert len(set(lefts)) == 1  # one below the other
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+@pytest.mark.parametrize(
+    ("scheme", "query"),
+    [("light", ""), ("dark", ""), ("light", "?seed=3&method=visipruner,fastv,random")],
+)
+def test_axe_finds_nothing(visit, scheme, query):
     from axe_playwright_python.sync_playwright import Axe
 
-    page = visit(color_scheme=scheme)
+    page = visit(query, color_scheme=scheme)
     run(page)
     expect(page.locator(".js-plotly-plot")).to_have_count(3, timeout=PATIENCE)
     dark = page.get_by_role("button", name=text.DARK, exact=True, pressed=scheme == "dark")

@@ -51,9 +51,7 @@ def short_lessons(monkeypatch):
 def good(visitor: Visitor, event: dict, picture: dict) -> list:
     """What the page would send, with an answer of one token."""
     own = {"Picture": picture, "Question": "what colour is the star?", "Longest answer (tokens)": 1}
-    values = visitor.usual(event)
-    labels = [visitor.components[part]["props"].get("label") for part in event["inputs"]]
-    return [own.get(label, value) for label, value in zip(labels, values, strict=True)]
+    return visitor.filled(event, own)
 
 
 def spoiled(rng: random.Random, values: list) -> list:

@@ -2,27 +2,52 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import re
+import shlex
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import httpx
 import page_server
 import pytest
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
+from PIL import Image
+from visitors import Visitor
 
 from visipruner.__main__ import main
 from visipruner.choice import MOST_CONTESTANTS, parse_sides, sides_at
 from visipruner.errors import Refused
-from visipruner.render import counters
+from visipruner.methods import METHODS
+from visipruner.render import charts, counters
 from visipruner.render.report import report_html
-from visipruner.render.words import describe_speed, describe_tokens, kept, verdict
+from visipruner.render.viewer import viewer_value
+from visipruner.render.words import (
+    describe_agreement,
+    describe_speed,
+    describe_tokens,
+    kept,
+    verdict,
+)
 from visipruner.running import runner
 from visipruner.running.runner import Options, compare, last_event
 from visipruner.trace import PruningTrace
-from visipruner.ui import views, zerogpu
+from visipruner.ui import (
+    controls,
+    downloads,
+    fields,
+    handlers,
+    running,
+    share,
+    teaching,
+    text,
+    views,
+    zerogpu,
+)
 
 SAVED = Path(__file__).parent / "saved"
 WORDS = ("none", "fastv:0.8", "visionzip+fastv@6", "random@25%", "none")
@@ -91,6 +116,8 @@ def test_the_time_for_silent_rounds_grows_with_the_sides(monkeypatch, count, per
 def test_zerogpu_is_asked_for_more_time_with_every_side():
     asked = [zerogpu.seconds(None, None, [None] * count, Options(40)) for count in range(2, 6)]
     assert asked == sorted(set(asked)) and asked[-1] < zerogpu.MOST_SECONDS
+    silent = zerogpu.seconds(None, None, [None] * 5, Options(40, clock_rounds=0))
+    assert silent < asked[-1]  # repeats take time of each side too
 
 
 # -- results
@@ -246,6 +273,7 @@ def test_the_command_compares_several_methods(picture_file, mini_path, tmp_path,
         (("--methods", "none"), "a baseline and 1 to 4 others"),
         (("--methods", "none", "magic"), "method must be one of"),
         (("--methods", "none", "fastv", "--set", "keep=2"), "--set replaces a setting of --method"),
+        (("--methods", "none", "fastv", "--set", "random.keep=2"), "it is METHOD.FIELD=VALUE"),
         (("--methods", "none", "fastv@1"), "cannot use as few as 1 visual tokens"),
     ],
 )
@@ -333,6 +361,203 @@ def test_the_report_draws_the_patches_that_each_side_kept(five):
                 for column in range(int(left) // side, int(right) // side)
             }
             assert gone == set(range(16)) - set(patches)
+
+
+# -- the page
+
+MANY = ("visipruner", "fastv", "visionzip+visipruner")
+
+
+def filled(**own):
+    """What the page hands in, by names."""
+    usual = {"picture": None, "scene": 3, "question": "what?", "model": "tiny", "level": 0.5}
+    usual |= {"method": MANY[0], "others": list(MANY[1:]), "semantics": "paper"}
+    usual |= {"picture_mode": "pad", "backend": "sdpa", "precision": "auto", "draw_seed": 0}
+    return {**usual, "max_new_tokens": 3, "temperature": 0, **own}
+
+
+@pytest.fixture(scope="module")
+def models(mini_path):
+    return page_server.models(mini_path)
+
+
+@pytest.fixture(scope="module")
+def shown(models):
+    """(job, progress) of a run of the page with three contestants."""
+    form, scene = controls.form_of(filled(model=models.default, **{"fastv.keep": "5"}))
+    job = running.job_of(models, form, scene)
+    job = replace(job, options=replace(job.options, clock_rounds=0))
+    *_, progress = handlers.follow(job)
+    return job, progress
+
+
+def test_the_form_names_every_side_and_keeps_two_as_they_were():
+    form, _ = controls.form_of(filled(others=[]))
+    assert (form.sides, form.methods) == (("none", "visipruner"), ())
+    form, _ = controls.form_of(filled(others=None, **{"visipruner.shallow_layers": "3"}))
+    assert form.fields == {"shallow_layers": 3}
+    given = {"visipruner.shallow_layers": "3", "fastv.keep": "7", "random.keep": "9"}
+    form, _ = controls.form_of(filled(**given))
+    assert form.sides == ("none", *MANY)
+    assert form.fields == {"visipruner.shallow_layers": 3, "fastv.keep": 7}
+
+
+@pytest.mark.parametrize(
+    ("method", "others", "said"),
+    [
+        ("fastv", ["random", "fastv"], "FastV is chosen twice"),
+        ("fastv", ["random", "random"], "is chosen twice"),
+        ("fastv", ["none", "random", "visipruner", "visionzip"], "5 words at most, not 6"),
+        ("fastv", ["magic"], "method must be one of"),
+        (None, ["fastv"], "method must be one of"),
+    ],
+)
+def test_sides_that_the_page_cannot_compare_are_refused(method, others, said):
+    with pytest.raises(Refused, match=said):
+        controls.form_of(filled(method=method, others=others))
+
+
+def test_each_contestant_gets_its_own_settings_and_is_named_where_one_is_wrong(models, shown):
+    job, _ = shown
+    _, visipruner, fastv, stack = job.methods
+    assert (fastv.keep, visipruner) == (5, job.at(0.5))
+    assert [method.name for method in stack] == ["visionzip", "visipruner"]
+    keep = fields.setting("fastv", "keep").words
+    for typed in ("-1", "2.5"):
+        form, scene = controls.form_of(filled(model=models.default, **{"fastv.keep": typed}))
+        with pytest.raises(Refused) as caught:
+            running.job_of(models, form, scene)
+        assert str(caught.value).startswith(f"FastV: “{keep}” must be a whole number")
+
+
+def test_a_method_that_refuses_a_picture_is_named(mini, prompt, monkeypatch):
+    def select(self, view):
+        raise Refused("This picture is too odd.")
+
+    monkeypatch.setattr(METHODS["fastv"], "select", select)
+    for words, said in (
+        (("none", "random", "fastv"), "FastV: This picture is too odd."),
+        (("none", "fastv"), "This picture is too odd."),
+    ):
+        with pytest.raises(Refused) as caught:
+            compared(mini, prompt, words)
+        assert str(caught.value) == said
+
+
+def test_the_page_shows_every_side(shown):
+    job, progress = shown
+    comparison = progress.comparison
+    titles = ["All patches", "VisiPruner", "FastV", "VisionZip, then VisiPruner"]
+    assert views.names_of_sides(comparison) == titles
+    verdict = views.verdict(comparison, job.truth, views.asked(job))
+    lines = re.findall(r'<li class="(\w+)"><h3>(.*?)</h3><b class="vp-said">(.*?)</b>', verdict)
+    assert lines == [
+        ("same" if pair.same else "different", title, describe_agreement(pair))
+        for title, pair in zip(titles[1:], comparison.pairs, strict=True)
+    ]
+    same = sum(pair.same for pair in comparison.pairs)
+    assert text.SAME_OF_MANY.format(same=same, count=3) in verdict
+    assert "VisiPruner, FastV, VisionZip + VisiPruner, balanced (level 0.5)" in verdict
+    table = views.counters(comparison)
+    assert re.findall(r'<th scope="col">(.*?)</th>', table) == titles
+    assert {row.count("<td>") for row in re.findall(r"<tr><th.*?</tr>", table)} == {4}
+    cards = views.cards(comparison, None, 5)
+    assert [bool(card) for card in cards] == [True] * 4 + [False]
+    for side, (card, title) in enumerate(zip(cards, titles, strict=False)):
+        live = views.column(handlers.Progress(8, progress.shape, job.names), side)
+        assert f"<h3>{title} " in card and f"<h3>{title}<" in live
+        assert text.STOPPED_CARD in live and text.STOPPED_CARD not in card
+    named = views.named(comparison)
+    for draw in (charts.tokens_chart, charts.flops_chart):
+        assert [line.name for line in draw(named).data] == titles
+    assert charts.influence_chart(named).data
+
+
+def test_the_viewer_gets_each_run_and_the_shared_things_once(shown):
+    job, progress = shown
+    notes = ["", "about FastV", ""]
+    value = viewer_value(views.named(progress.comparison), None, notes)
+    assert [run["name"] for run in value["runs"]] == views.names(job.names)[1:]
+    assert [run.get("note", "") for run in value["runs"]] == notes
+    pairs = progress.comparison.pairs
+    for run, pair in zip(value["runs"], pairs, strict=True):
+        alone = viewer_value(replace(progress.comparison, answers=list(pair.answers)))
+        for name in ("steps", "first", "why"):
+            assert run[name] == alone[name]
+        packed = [value["masks"][layer["mask"]] for layer in run["layers"]]
+        assert packed == [alone["masks"][layer["mask"]] for layer in alone["layers"]]
+    assert value["layers"] == [] and len(value["probe"]) == 8
+    assert len(set(value["masks"])) == len(value["masks"])
+
+
+def test_files_of_several_sides(shown):
+    job, progress = shown
+    result = downloads.Result(job, replace(progress.comparison, words=job.form.methods))
+    data = downloads.as_json(result)
+    assert data["settings"]["methods"] == ["none", *MANY]
+    assert [answer["name"] for answer in data["answers"]] == ["none", *MANY]
+    assert data["settings"]["fields"]["fastv"]["keep"] == 5
+    assert len([note for note in data["notes"] if note.startswith("fastv: ")]) == 1
+    sizes = [
+        Image.open(io.BytesIO(base64.b64decode(downloads.png_file(one)["data"]))).height
+        for one in (
+            result,
+            *(
+                replace(result, comparison=replace(result.comparison, answers=list(pair.answers)))
+                for pair in progress.comparison.pairs
+            ),
+        )
+    ]
+    assert sizes[0] == sum(sizes[1:])
+
+
+def test_links_and_commands_carry_every_side(models, shown, mini_path, capsys):
+    form = replace(shown[0].form, precision="auto")
+    query = dict(httpx.QueryParams(share.query(form, 3)))
+    assert query["method"] == ",".join(MANY)
+    found, notes = share.read(query, models)
+    assert found["method"] == list(MANY) and not notes
+    assert share.read({"method": "fastv"}, models)[0]["method"] == ["fastv"]
+    for wrong in ("fastv,fastv", "fastv,magic", ",", ",".join(MANY * 2)):
+        assert share.read({"method": wrong}, models)[0] == {}
+    words = shlex.split(share.command_line(form, 3, local=True))[3:]
+    words[words.index("DIR")], words[words.index("out.json")] = str(mini_path), "-"
+    assert main(words) == 0
+    answers = json.loads(capsys.readouterr().out)["answers"]
+    assert [answer["name"] for answer in answers] == ["none", *MANY]
+    assert answers[2]["trace"]["stories"][0]["settings"]["keep"] == 5
+    exec(share.python(form, 3, True).replace('"DIR"  # your checkpoint', repr(str(mini_path))), {})
+    assert len(capsys.readouterr().out.splitlines()) == 4
+
+
+def test_several_sides_run_are_measured_again_and_saved(mini_path, monkeypatch):
+    monkeypatch.setattr(teaching, "ROUNDS", 1)
+    visitor = Visitor(page_server.address(mini_path))
+    own = {"Longest answer (tokens)": 2, text.METHOD: "fastv", text.OTHERS: ["random", "none"]}
+    own[text.QUESTION] = "what?"
+    assert visitor.run(own, scene=3)["success"]
+    assert visitor.send(visitor.event("on_measure"), [visitor.key])["success"]
+    job = page_server.page(mini_path).kept.find(visitor.key).job
+    assert job.names == ["none", "fastv", "random", "none"]
+    saved = visitor.send(visitor.event("on_save", 1), [visitor.key])["output"]["data"][0]
+    data = json.loads(base64.b64decode(saved["data"]))
+    assert [answer["times"]["rounds"] for answer in data["answers"]] == [1] * 4
+    assert len(data["pairs"]) == 3
+    for others, said in (("fastv", "must be a list"), ([["fastv"]], "one of"), (["no"], "one of")):
+        answer = visitor.run({**own, text.OTHERS: others}, scene=3)
+        assert f"“{text.OTHERS}” must be" in answer["output"]["error"]
+        assert said in answer["output"]["error"]
+    visitor.http.close()
+
+
+def test_a_search_ends_where_any_side_differs(models, monkeypatch):
+    monkeypatch.setattr(teaching, "MOST_SCENES", 2)
+    form, _ = controls.form_of(filled(model=models.default, method="none", others=["random"]))
+    form = replace(form, level=1.0)
+    *_, state = teaching.search(models, form, 0)
+    assert state.names[:2] == (text.FULL, text.AGAIN) and len(state.answers) == 3
+    assert state.found == (len({answer.casefold() for answer in state.answers}) > 1)
+    assert teaching.search_html(replace(state, found=True)).count("<p>") == 4
 
 
 # -- one table

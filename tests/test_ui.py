@@ -182,26 +182,28 @@ def test_of_a_picture_outside_its_world_both_guess(models, form):
             assert words.SAME not in page and words.DIFFERENT not in page
         assert ' guess"' in shown[0]
         assert downloads.as_json(downloads.Result(job, comparison))["guesses"]
-    assert downloads._asked(downloads.Result(job, same)).count(words.SAME_GUESS) == 1
+    assert downloads._asked(same, same.answers[1]).count(words.SAME_GUESS) == 1
     drawn = handlers.check(models, replace(asked, picture=sources.picture(12)), scene=12)
     assert not drawn.prompt.outside and text.OUTSIDE not in drawn.notes
     other = handlers.check(models, replace(asked, model=form.model))
     assert not other.prompt.outside  # what another model learnt is not known here
 
 
-def test_a_stopped_card_says_so_and_keeps_what_was_written(finished):
+def test_a_card_on_its_way_holds_the_words_for_every_end(finished):
+    """page.js says which end it was, in the place of what is still to come."""
     done = finished[1]
-    progress = handlers.Progress(8, done.shape, "fastv")
+    progress = handlers.Progress(8, done.shape, ["none", "fastv"])
     for written in ("", "red & blue"):
         progress.sides[1].text = written
-        live = views.column(progress, 1)
-        ended = views.card_stopped(live, text.STOPPED_CARD)
-        answer = re.search(r'<p class="vp-answer[^>]*>(.*?)</p>', ended)[1]
-        assert text.STOPPED_CARD in answer and answer.startswith(escape(written))
-        assert text.NO_ANSWER_YET not in answer
-        assert views.card_stopped(ended, text.UNFINISHED_CARD) == ended  # said once
-    for whole in (views.column(done, 0), None, ""):
-        assert views.card_stopped(whole, text.STOPPED_CARD) == (whole or "")
+        card = views.column(progress, 1)
+        answer = re.search(r'<p class="vp-answer[^>]*>(.*?)</p>', card)[1]
+        assert answer.startswith(escape(written)) or not written
+        waits = views.when(views.RUNNING, text.NO_ANSWER_YET)
+        assert (waits in answer) == (not written)
+        assert views.when(views.STOPPED, text.STOPPED_CARD) in answer
+        assert views.when(views.UNFINISHED, text.UNFINISHED_CARD) in answer
+    whole = views.column(done, 0) + views.verdict(done.comparison)
+    assert "vp-if-" not in whole and "vp-if-over" in views.verdict_waits()
 
 
 def test_a_card_gives_no_time_for_a_single_step(finished):
@@ -376,23 +378,24 @@ def test_a_refused_field_is_named_as_on_the_page():
         ("visipruner", names),
         ("visionzip+visipruner", [f"visipruner.{name}" for name in names]),
     ):
-        said = fields.in_words("layer_threshold must be a number.", method, keys)
+        said = fields.in_words("layer_threshold must be a number.", [method], keys)
         assert said == f"“{words}” must be a number."
-        assert fields.in_words("The question is empty.", method, keys) == "The question is empty."
+        assert fields.in_words("The question is empty.", [method], keys) == "The question is empty."
 
 
 def test_fields_follow_the_level_unless_filled_in(models):
-    empty = [""] * len(fields.ALL)
-    assert fields.overrides("visipruner", empty) == {}
-    filled = list(empty)
+    assert fields.overrides(["visipruner"], {"visipruner.relative": "", "level": 1}) == {}
+    filled = {"fastv.keep": 7}
     for name, value in (("shallow_layers", "3"), ("relative", "no"), ("stages", "middle")):
-        filled[fields.ALL.index(("visipruner", name))] = value
-    filled[fields.ALL.index(("fastv", "keep"))] = 7
+        filled[f"visipruner.{name}"] = value
     expected = {"shallow_layers": 3, "relative": False, "stages": ("middle",)}
-    assert fields.overrides("visipruner", filled) == expected
-    filled[fields.ALL.index(("visipruner", "shallow_layers"))] = "three"
+    assert fields.overrides(["visipruner"], filled) == expected
+    filled["visipruner.shallow_layers"] = "three"
     with pytest.raises(ValueError, match="three"):
-        fields.overrides("visipruner", filled)
+        fields.overrides(["visipruner"], filled)
+    filled["visipruner.shallow_layers"] = "3" * (1 + fields.MOST_TYPED)
+    with pytest.raises(ValueError, match="at most 1000 can be read"):
+        fields.overrides(["visipruner"], filled)
     hints = fields.hints(models.get(models.default), "visipruner", 0.5, "paper")
     assert hints["visipruner", "shallow_layers"] == "2"
 
@@ -474,9 +477,10 @@ def test_files_are_made_from_a_result(finished):
     assert "<html" in html
     # Of a scene it is known what the patches show, and the files say so too.
     result = replace(result, job=replace(result.job, scene=3))
-    assert result.stays.startswith("Of the ") or result.stays.startswith("The one ")
-    assert result.stays in downloads.as_json(result)["notes"]
-    assert result.stays in base64.b64decode(downloads.html_file(result)["data"]).decode()
+    [stays] = result.stays
+    assert stays.startswith("Of the ") or stays.startswith("The one ")
+    assert stays in downloads.as_json(result)["notes"]
+    assert stays in base64.b64decode(downloads.html_file(result)["data"]).decode()
 
 
 # -- turns
@@ -489,6 +493,42 @@ def test_only_what_computes_waits_for_the_model(models):
     # A download takes minutes and must not keep the others waiting.
     assert by_name["on_fetch"].concurrency_limit is None
     assert by_name["on_fetch"].concurrency_id != "model"
+
+
+def test_what_comes_quickly_is_drawn_now_and_then_and_at_last(monkeypatch):
+    now, ended = [0.0], []
+
+    def states():
+        try:
+            for state in range(10):
+                yield state
+                now[0] += 0.1
+        finally:
+            ended.append(state)
+
+    monkeypatch.setattr(handlers, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    assert list(handlers.paced(states(), lambda state: 0.35)) == [0, 4, 8, 9]
+    assert list(handlers.paced(states(), lambda state: 9 * (state < 8))) == [0, 8, 9]
+    drawn = handlers.paced(states(), lambda state: 0)
+    next(drawn)
+    drawn.close()  # as Stop does
+    assert ended == [9, 9, 0]
+
+
+def test_every_input_of_the_form_has_a_name(models):
+    """And the form gets it, wherever it stands on the page."""
+    page = build(models)
+    read = next(event for event in page.fns.values() if event.name == "on_fetch")
+    components = {getattr(part, "label", None): part for part in read.inputs}
+    own = {text.QUESTION: "what?", text.SEED: 7, text.PRECISION: "float32", text.LEVEL: 0.25}
+    own[fields.setting("visipruner", "shallow_layers").words] = "3"
+    values = [own.get(getattr(part, "label", None), part.value) for part in read.inputs]
+    assert set(own) <= set(components)
+    values[1] = 3  # the scene, which has no label
+    key = next(read.fn(*values))[-1]
+    form, scene = page.forms.take(key)
+    assert (form.question, form.precision, form.level) == ("what?", "float32", 0.25)
+    assert (form.options["seed"], form.fields, scene) == (7, {"shallow_layers": 3}, 3)
 
 
 # -- lessons
@@ -516,16 +556,20 @@ def test_a_search_is_over_only_after_its_last_answer():
     assert text.NOT_FOUND.format(tried=teaching.MOST_SCENES) in teaching.search_html(silent)
 
 
-def test_a_stopped_sweep_keeps_the_question_as_it_was(models, form):
+def test_a_lesson_on_its_way_holds_the_words_for_its_end(models, form, finished):
     job = handlers.check(models, replace(form, question="what is … the star?"))
-    box = teaching.ended(teaching.sweep_html(next(teaching.sweep(job)), job))
-    assert "what is … the star?" in box and ">…<" not in box
-
-
-def test_an_ended_lesson_promises_nothing():
-    box = teaching.ended(teaching.search_html(teaching.Search(4, tried=1)))
-    assert "progress" not in box and "…" not in box and text.LESSON_ENDED in box
-    assert text.LESSON_ENDED in teaching.ended(None)
+    *_, whole = teaching.sweep(job)
+    boxes = [
+        teaching.sweep_html(next(teaching.sweep(job)), job),
+        teaching.search_html(teaching.Search(4, tried=1)),
+        teaching.rounds_html([[], []], ["full", "pruned"]),
+    ]
+    promise = re.compile(r'<(progress|span) class="vp-if-running"')
+    for box in boxes:
+        assert promise.search(box) and text.LESSON_ENDED in box
+    assert "what is … the star?" in boxes[0]
+    done = teaching.sweep_html(whole, job)
+    assert not promise.search(done) and text.LESSON_ENDED not in done
 
 
 @pytest.mark.parametrize(
@@ -564,8 +608,8 @@ def test_rounds_take_turns(finished):
     job = replace(finished[0], options=Options(max_new_tokens=2))
     *_, samples = teaching.rounds(job)
     assert [len(side) for side in samples] == [5, 5]
-    assert "5 of 5" in teaching.rounds_html(samples, "visipruner")
-    assert text.PRUNED not in teaching.rounds_html(samples, "none")
+    assert "5 of 5" in teaching.rounds_html(samples, views.names(["none", "visipruner"]))
+    assert text.PRUNED not in teaching.rounds_html(samples, views.names(["none", "none"]))
 
 
 # -- the endpoint
@@ -678,13 +722,15 @@ def test_a_fault_in_a_method_is_logged_with_its_place_and_not_shown(
     with pytest.raises(AppError) as caught:
         client.predict(handle_file(picture_file), "what?", options=QUICK, api_name="/compare")
     assert text.BROKEN in str(caught.value)
-    run = next(fn for fn in page_server.page(mini_path).fns.values() if fn.name == "on_run")
-    values = [getattr(component, "value", None) for component in run.inputs]
-    labels = [getattr(component, "label", None) for component in run.inputs]
+    events = {fn.name: fn for fn in page_server.page(mini_path).fns.values()}
+    read = events["on_fetch"]
+    values = [getattr(component, "value", None) for component in read.inputs]
+    labels = [getattr(component, "label", None) for component in read.inputs]
     for label, value in ((text.PICTURE, picture_file), (text.QUESTION, "what?")):
         values[labels.index(label)] = value
+    *_, key = next(read.fn(*values))
     with pytest.raises(gr.Error) as caught:
-        list(run.fn(*values))
+        list(events["on_run"].fn(None, key))
     assert caught.value.message == text.BROKEN
     faults = [record.getMessage() for record in caplog.records if record.name == "visipruner"]
     assert len(faults) == 2

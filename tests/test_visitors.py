@@ -8,10 +8,11 @@ import threading
 
 import page_server
 import pytest
-from visitors import QUESTION, Visitor, visit
+from visitors import QUESTION, Visitor, picture_of, visit
 
+from visipruner import inputs
 from visipruner.errors import Refused
-from visipruner.ui import keeping, text
+from visipruner.ui import controls, keeping, text
 from visipruner.ui.keeping import Kept, tidy_files
 
 
@@ -72,14 +73,41 @@ def test_a_page_keeps_as_many_visitors_as_it_may(page, monkeypatch):
     assert visitors[4].send(save, [visitors[4].key])["success"]
     assert visitors[0].send(save, [visitors[0].key])["output"]["error"] == text.NO_LONGER_KEPT
     # Once more by the same visitor: of each there is one result at most.
-    again = visitors[4].event("on_run")
-    values = visitors[4].usual(again)
-    values[0], values[2], values[3], values[9] = visitors[4].key, 3, QUESTION, 1
-    older = visitors[4].key
-    assert visitors[4].send(again, values)["success"]
+    older, own = visitors[4].key, {"Question": QUESTION, "Longest answer (tokens)": 1}
+    assert visitors[4].run(own, scene=3)["success"]
     assert refusal(page.kept, older) == text.NO_LONGER_KEPT
     # The number of its scene came from the page: the server need not remember it.
     assert page.kept.find(visitors[4].key).job.scene == 3
+    assert not {visitor.asked for visitor in visitors} & set(page.forms._results)  # taken out
+
+
+def test_a_run_reads_its_form_and_its_picture_once(page, monkeypatch):
+    seen = []
+
+    def noting(owner, name):
+        real = getattr(owner, name)
+        monkeypatch.setattr(owner, name, lambda *given: seen.append(name) or real(*given))
+
+    visitor = Visitor(page.local_url)
+    picture = visitor.upload(picture_of(77))
+    own = {"Picture": picture, "Question": "what?", "Longest answer (tokens)": 1}
+    noting(controls, "form_of")
+    noting(inputs, "_decode")
+    assert visitor.run(own)["success"]
+    assert sorted(seen) == ["_decode", "form_of"]
+    # Its turn is over: the same key runs nothing more, and a key of nobody's neither.
+    for key in (visitor.asked, "magic"):
+        answer = visitor.send(visitor.event("on_run"), [visitor.key, key])
+        assert answer["output"]["error"] == text.FORM_GONE
+    assert page.kept.find(visitor.key).job.form.question == "what?"  # nor takes a result away
+
+
+def test_a_form_whose_visitor_left_goes_when_newer_ones_come(monkeypatch):
+    monkeypatch.setattr(keeping, "MOST_WAITING", 2)
+    forms = keeping.forms()
+    keys = [forms.put(number) for number in range(5)]
+    assert refusal(forms, keys[0]) == text.FORM_GONE
+    assert forms.take(keys[1]) == 1 and refusal(forms, keys[1]) == text.FORM_GONE
 
 
 def test_a_picture_is_ours_to_check_after_an_update_as_well(page):

@@ -44,7 +44,7 @@ class Visitor:
         self.session = uuid.uuid4().hex
         self.http = httpx.Client(timeout=120, trust_env=False)
         self.config = config or self.http.get(f"{address}config").json()
-        self.key = None  # of the result that the page shows
+        self.key = self.asked = None  # of the result that the page shows, and of the form before it
         self.components = {part["id"]: part for part in self.config["components"]}
 
     def event(self, name: str, number: int = 0) -> dict:
@@ -55,6 +55,20 @@ class Visitor:
     def usual(self, event: dict) -> list:
         """What the page sends when nobody has touched it."""
         return [self.components[part]["props"].get("value") for part in event["inputs"]]
+
+    def filled(self, event: dict, own: dict) -> list:
+        """The same, but what the visitor filled in, by labels."""
+        labels = [self.components[part]["props"].get("label") for part in event["inputs"]]
+        usual = self.usual(event)
+        return [own.get(label, value) for label, value in zip(labels, usual, strict=True)]
+
+    def run(self, own: dict, scene=None) -> dict:
+        """Press Run on a form with these values, by labels."""
+        read, answer = self.event("on_fetch"), self.event("on_run")
+        values = self.filled(read, own)
+        values[1] = scene
+        asked = self.send(read, values)
+        return self.send(answer, [self.key, self.asked]) if asked["success"] else asked
 
     def upload(self, content: bytes, name: str = "picture.png") -> dict:
         """A file of the visitor's own, as the page names it in its requests."""
@@ -72,8 +86,10 @@ class Visitor:
         if joined.is_error:
             return {"success": False, "output": joined.json()}
         for message in self._messages(joined.json()["event_id"]):
-            if event["outputs"] and self._key in event["outputs"]:
-                self._note_key(event, message.get("output", {}).get("data") or [])
+            data = message.get("output", {}).get("data") or []
+            keys = dict(zip(self.event("on_run")["inputs"], ("key", "asked"), strict=True))
+            for part, name in keys.items():
+                self._note_key(event, data, part, name)
         return message
 
     def _post(self, route: str, body: dict) -> httpx.Response:
@@ -81,16 +97,13 @@ class Visitor:
         kind = {"content-type": "application/json"}
         return self.http.post(self.api + route, content=json.dumps(body), headers=kind)
 
-    @property
-    def _key(self) -> int:
-        """The component that holds the key of a result: what is saved is asked for by it."""
-        return self.event("on_save")["inputs"][0]
-
-    def _note_key(self, event: dict, data: list):
-        said = dict(zip(event["outputs"], data, strict=False)).get(self._key)
+    def _note_key(self, event: dict, data: list, part: int, name: str):
+        """Remember a key that the browser would hold: data is saved, and a run begun, by it."""
+        said = dict(zip(event["outputs"], data, strict=False)).get(part)
         changes = said if isinstance(said, list) else []  # after the first message, differences
         for value in [said, *(change[-1] for change in changes)]:
-            self.key = value if isinstance(value, str) else self.key
+            if isinstance(value, str):
+                setattr(self, name, value)
 
     def _messages(self, event_id: str) -> Iterator[dict]:
         where = {"session_hash": self.session}
@@ -115,10 +128,8 @@ def visit(address: str, config: dict, number: int) -> Visitor:
     visitor.send(visitor.event("on_load"), [])
     picture = visitor.upload(picture_of(number))
     shown = visitor.send(visitor.event("on_upload"), [picture])["output"]["data"][0]
-    values = visitor.usual(visitor.event("on_run"))
-    values[1], values[3], values[9] = shown, QUESTION, 4  # no answer is longer than 4 tokens
-    _done(visitor.send(visitor.event("on_fetch"), values[1:]))
-    _done(visitor.send(visitor.event("on_run"), values))
+    own = {"Picture": shown, "Question": QUESTION, "Longest answer (tokens)": 4}
+    _done(visitor.run(own))
     _done(visitor.send(visitor.event("on_save", 1), [visitor.key]))
     return visitor
 

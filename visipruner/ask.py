@@ -67,8 +67,8 @@ def add_options(ask: argparse.ArgumentParser):
         action="append",
         default=[],
         metavar="FIELD=VALUE",
-        help="replace one setting of --method, e.g. layer_threshold=0.99; in a stack "
-        "METHOD.FIELD=VALUE",
+        help="replace one setting of --method, e.g. layer_threshold=0.99; in a stack, "
+        "and with --methods, METHOD.FIELD=VALUE",
     )
     ask.add_argument("--picture-mode", default="pad", help=f"one of: {', '.join(PICTURE_MODES)}")
     ask.add_argument("--max-new-tokens", type=int, default=96, help="longest answer, in tokens")
@@ -143,9 +143,12 @@ def _checked(args) -> tuple:
     clean_question(args.question)
     parse(args.method)
     if args.methods:
-        parse_sides(args.methods)
-        if overrides:
-            raise Refused("--set replaces a setting of --method; --methods takes METHOD:LEVEL.")
+        _, *wishes = parse_sides(args.methods)
+        known = {name for wish in wishes for name in wish.names}
+        if not all("." in key and key.partition(".")[0] in known for key in overrides):
+            raise Refused(
+                "--set replaces a setting of --method; with --methods it is METHOD.FIELD=VALUE."
+            )
     check_choice("semantics", args.semantics, SEMANTICS)
     check_choice("picture mode", args.picture_mode, PICTURE_MODES)
     level_number(args.level)

@@ -181,12 +181,30 @@ def sides_at(
     """The sides of a comparison by their words, the baseline first; as `method_at`.
 
     Args:
-        overrides: of all but the baseline.
+        overrides: of all but the baseline. Of several others they are METHOD.FIELD, and go to
+            every one with this method.
+
+    Raises:
+        Refused: as `method_at`; of several others it begins with the title of one.
     """
     baseline, *others = words
     wished = level, semantics, num_visual
-    sides = [method_at(vlm, side, *wished, **overrides) for side in others]
-    return [method_at(vlm, baseline, *wished), *sides]
+    sides = [method_at(vlm, baseline, *wished)]
+    for side in others:
+        own = overrides if len(others) == 1 else fields_of(side, overrides)
+        try:
+            sides.append(method_at(vlm, side, *wished, **own))
+        except Refused as error:
+            if len(others) == 1:
+                raise
+            raise Refused(f"{brief_title(side)}: {error}") from None
+    return sides
+
+
+def fields_of(words: str, given: Mapping) -> dict:
+    """What is given as METHOD.FIELD for the methods of "one+another"."""
+    names = names_of(words)
+    return {key: value for key, value in given.items() if key.partition(".")[0] in names}
 
 
 def methods_of(side: Side) -> tuple[PruningMethod, ...]:
@@ -197,9 +215,12 @@ def methods_of(side: Side) -> tuple[PruningMethod, ...]:
 def title_of(name: str) -> str:
     """What a method or stack is called on the page: "VisionZip, then VisiPruner"."""
     names = names_of(name)
-    if len(names) == 1:
-        return METHODS[name].title
-    return ", then ".join(short_title(name) for name in names)
+    return METHODS[names[0]].title if len(names) == 1 else brief_title(name)
+
+
+def brief_title(name: str) -> str:
+    """The same without the rule of a single method: "FastV"."""
+    return ", then ".join(short_title(one) for one in names_of(name))
 
 
 def short_title(name: str) -> str:

@@ -30,31 +30,30 @@ CHART_CSS = """
 """
 
 
+# Each takes a `results.Comparison`; of more than two sides each is a line, by its name.
+
+
 def tokens_chart(comparison) -> go.Figure:
-    """Visual tokens in each layer, full and pruned."""
-    full, pruned = ([r.visual_tokens for r in side.trace.layers] for side in sides(comparison))
-    return _bars(comparison, full, pruned, "Visual tokens in each layer", "visual tokens")
+    """Visual tokens in each layer of every side."""
+    tokens = [[r.visual_tokens for r in side.trace.layers] for side in comparison.answers]
+    return _per_layer(comparison, tokens, "Visual tokens in each layer", "visual tokens")
 
 
 def flops_chart(comparison) -> go.Figure:
-    """FLOPs that ran in each layer in prefill, full and pruned."""
+    """FLOPs that ran in each layer in prefill of every side."""
     scale, unit = flops_unit(comparison)
-    full, pruned = (
-        [n / scale for n in side.counts.executed_per_layer] for side in sides(comparison)
-    )
-    return _bars(comparison, full, pruned, "Executed FLOPs in each layer", unit)
+    work = [[n / scale for n in side.counts.executed_per_layer] for side in comparison.answers]
+    return _per_layer(comparison, work, "Executed FLOPs in each layer", unit)
 
 
 def influence_chart(comparison) -> go.Figure:
     """The strongest patch of each layer by both measures, with the thresholds of the method."""
-    pruned, probe = influence_series(comparison)
     data = []
-    colours = ((probe, palette.FULL, "circle-open"), (pruned, palette.PRUNED, "diamond"))
-    for series, colour, symbol in colours:
-        if series is not None and any(series["change"]):
-            data += [_curve(series, colour, symbol, row) for row in (1, 2)]
-    data += _thresholds(comparison)
-    shapes, untested = _untested(comparison)
+    for series, colour, symbol in _tested(comparison):
+        data += [_curve(series, colour, symbol, row) for row in (1, 2)]
+    one = len(comparison.pairs) <= 1  # else there are as many thresholds and gaps as methods
+    data += _thresholds(comparison) if one else []
+    shapes, untested = _untested(comparison) if one else ([], "")
     relative = settings_of(comparison).get("relative")
     log = {"type": "log", "exponentformat": "power", "nticks": 5}
     axes = {
@@ -69,6 +68,18 @@ def influence_chart(comparison) -> go.Figure:
     }
     title = "The strongest patch of each layer"
     return _figure(data, title, axes, untested, height=420, shapes=shapes)
+
+
+def _tested(comparison) -> list[tuple[dict, str, str]]:
+    """(series, colour, symbol) of the full model and of every run that tested a layer."""
+    _, probe = influence_series(comparison)
+    found = [(probe, palette.FULL, "circle-open")]
+    symbols = ("diamond", "square", "triangle-up", "cross")
+    for pair, colour, symbol in zip(
+        comparison.pairs, (palette.PRUNED, *palette.OTHERS), symbols, strict=False
+    ):
+        found.append((influence_series(pair)[0], colour, symbol))
+    return [one for one in found if one[0] is not None and any(one[0]["change"])]
 
 
 # -- parts. Figures are made of plain dictionaries and checked once: setting their attributes one by
@@ -109,6 +120,36 @@ def _figure(data: list, title: str, axes: dict, subtitle: str = "", **layout) ->
 _NO_BUTTONS = (
     "zoom", "pan", "select", "lasso", "zoomin", "zoomout", "autoscale", "resetscale",
 )  # fmt: skip
+
+
+def _per_layer(comparison, values: list[list], title: str, unit: str) -> go.Figure:
+    if len(values) > 2:
+        return _lines(comparison, values, title, unit)
+    return _bars(comparison, values[0], values[-1], title, unit)
+
+
+def _lines(comparison, values: list[list], title: str, unit: str) -> go.Figure:
+    """A step for every side: they differ by dash too, and are drawn over the baseline's."""
+    colours = (palette.FULL, palette.PRUNED, *palette.OTHERS)
+    data = [
+        {
+            "type": "scatter",
+            "x": list(range(len(numbers))),
+            "y": numbers,
+            "name": name,
+            "mode": "lines",
+            "line": {"color": colour, "width": 3, "shape": "hvh", "dash": dash},
+            "hovertemplate": "%{y:.4~g} " + unit,
+        }
+        for name, numbers, colour, dash in zip(
+            comparison.names, values, colours, palette.DASHES, strict=False
+        )
+    ]
+    axes = {
+        "xaxis": {"title": {"text": "layer"}},
+        "yaxis": {"title": {"text": unit}, "rangemode": "tozero"},
+    }
+    return _figure(data, title, axes, height=300 + 22 * len(values))  # a line of the legend each
 
 
 def _bars(comparison, full: list, pruned: list, title: str, unit: str) -> go.Figure:

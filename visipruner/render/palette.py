@@ -10,6 +10,9 @@ FULL = "#3A8FC7"  # their blue, lightened: contrast 3 and more on white and on b
 FULL_PALE = "rgba(58, 143, 199, 0.5)"  # behind the pruned run's bars
 PRUNED = "#D55E00"
 EXIT = "#CC79A7"
+# Of further sides: contrast 3 and more on white and on black, and each with a dash of its own.
+OTHERS = ("#009E73", "#9467BD", "#B07A00")
+DASHES = ("solid", "solid", "dash", "dashdot", "dot")
 KEPT = (
     "#F0E442"  # outlines on the picture, always with a dark edge so that they show on any picture
 )

@@ -152,8 +152,9 @@ def _viewer(comparison) -> str:
     # "</" would end the script element, wherever it stands.
     props = json.dumps({"value": viewer_value(comparison)}).replace("</", "<\\/")
     name = escape(_title(comparison.answers[-1], comparison.names[-1]))
+    heading = f"{name}, layer by layer" if len(comparison.pairs) <= 1 else "Layer by layer"
     return (
-        f"<h3>{name}, layer by layer</h3>"
+        f"<h3>{heading}</h3>"
         f"<style>#viewer {{ {parts['css_template']} }}</style>"
         f'<div id="viewer">{parts["html_template"]}</div>'
         f"<script>(function (element, props, watch) {{\n{parts['js_on_load']}\n}})"

@@ -70,28 +70,46 @@ def viewer_live(start: dict, records: Sequence[LayerRecord], label: str = "") ->
     }
 
 
-def viewer_value(comparison, start: dict | None = None) -> dict:
-    """Everything that the viewer shows about the pruned answer of a comparison.
+def viewer_value(comparison, start: dict | None = None, notes: Sequence[str] = ()) -> dict:
+    """Everything that the viewer shows about the pruned answers of a comparison.
+
+    Of several answers each is one of `runs`, with its name; viewer_sides.js shows one of them.
 
     Args:
         comparison: a `results.Comparison`.
         start: what `viewer_start` gave for this prompt, to encode its picture only once.
+        notes: a sentence for each answer but the first.
     """
-    trace, probe = comparison.answers[-1].trace, comparison.probe
-    masks = _Masks(trace.num_visual)
+    answers, probe = comparison.answers[1:] or comparison.answers, comparison.probe
+    traces = [answer.trace for answer in answers]
+    masks = _Masks(traces[0].num_visual)
+    runs = [_run(trace, masks) for trace in traces]
+    for run, note in zip(runs, notes, strict=False):
+        run.update({"note": note} if note else {})
+    shown = runs[0]
+    if len(runs) > 1:
+        named = zip(comparison.names[1:], runs, strict=True)
+        shown = {"runs": [{"name": name, **run} for name, run in named]}
+    return {
+        **(start or viewer_start(comparison.prompt, len(traces[0].layers))),
+        "kind": "done",
+        **shown,
+        "probe": probe and [_influence(record.influence, masks) for record in probe.layers],
+        "scale": _scale(*traces, probe),
+        "masks": masks.packed,
+    }
+
+
+def _run(trace: PruningTrace, masks: _Masks) -> dict:
+    """What differs from run to run."""
     layers = [_layer(record, trace.patches_at(record.layer), masks) for record in trace.layers]
     return {
-        **(start or viewer_start(comparison.prompt, len(trace.layers))),
-        "kind": "done",
         "layers": layers,
         "steps": steps(trace),
         "first": most_telling_layer(trace),
         "why": trace.why,
         "thresholds": _thresholds(trace.fields),
         "cuts": [_cut(cut, trace, masks) for cut in trace.cuts if _matters(cut, trace)],
-        "probe": probe and [_influence(record.influence, masks) for record in probe.layers],
-        "scale": _scale(trace, probe),
-        "masks": masks.packed,
     }
 
 

@@ -15,7 +15,7 @@ from visipruner.render.values import (
 )
 
 _HERE = Path(__file__).parent
-_SCRIPTS = ("sheets", "data", "draw", "panel", "page")  # a class stands before its heirs
+_SCRIPTS = ("sheets", "data", "draw", "panel", "sides", "page")  # a class stands before its heirs
 EMPTY: dict = {"kind": "empty", "layers": [], "masks": [], "steps": []}
 
 

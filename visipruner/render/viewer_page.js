@@ -22,7 +22,7 @@ function redraw() {
 // -- a new value
 
 function receive(value) {
-  value = value && value.kind ? value : { kind: "empty" };
+  value = sideOf(value && value.kind ? value : { kind: "empty" });
   const pictures = (one) => (one.sheets || []).map((sheet) => sheet.picture);
   const picture = pictures(value).join() !== pictures(shown).join(), wasLive = shown.kind === "live";
   shown = value;

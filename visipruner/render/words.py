@@ -33,6 +33,11 @@ def kept(trace: PruningTrace, arrow: str = "->") -> str:
     return f" {arrow} ".join(parts)
 
 
+def describe_all(describe, comparison) -> str:
+    """What `describe` says of every pair."""
+    return " ".join(dict.fromkeys(map(describe, comparison.pairs)))
+
+
 def describe_tokens(pair) -> str:
     """Visual tokens per layer, in words."""
     full, pruned = (_in_layers(answer.trace) for answer in sides(pair))

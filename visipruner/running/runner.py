@@ -19,7 +19,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from transformers import LogitsProcessor
 
-from visipruner.choice import Side, methods_of
+from visipruner.choice import Side, brief_title, methods_of, name_of
 from visipruner.decoding import configuration, settled
 from visipruner.engine import prune
 from visipruner.errors import Refused
@@ -243,7 +243,12 @@ def _in_turn(
     count = len(methods)
     answers: list = [None] * count
     for side in ((turn + place) % count for place in range(count)):
-        answers[side] = _answer(vlm, prompt, methods[side], options, *encoded, side, emit)
+        try:
+            answers[side] = _answer(vlm, prompt, methods[side], options, *encoded, side, emit)
+        except Refused as error:
+            if side == 0 or count <= 2:
+                raise
+            raise Refused(f"{brief_title(name_of(methods[side]))}: {error}") from None
     return answers
 
 

@@ -56,20 +56,23 @@ def endpoint(models: Models):
             machine.
         """
         model = models.default if model is None else model
-        form = read(picture, question, model, method, level, options)
-        check_input(form)  # an empty request loads no model
-        yield None  # a call whose client has left by now never starts
-        job = check(models, form)
-        said = time.monotonic()
-        with closing(job.run()) as events:
-            for event in events:
-                comparison = event.comparison
-                if time.monotonic() - said > BEAT_SECONDS:
-                    yield None
-                    said = time.monotonic()
-        yield as_json(Result(job, replace(comparison, words=form.methods)))
+        yield from _answer(models, read(picture, question, model, method, level, options))
 
     return compare
+
+
+def _answer(models: Models, form: Form) -> Iterator[dict | None]:
+    check_input(form)  # an empty request loads no model
+    yield None  # a call whose client has left by now never starts
+    job = check(models, form)
+    said = time.monotonic()
+    with closing(job.run()) as events:
+        for event in events:
+            comparison = event.comparison
+            if time.monotonic() - said > BEAT_SECONDS:
+                yield None
+                said = time.monotonic()
+    yield as_json(Result(job, replace(comparison, words=form.methods)))
 
 
 def read(picture, question, model, method, level, options) -> Form:

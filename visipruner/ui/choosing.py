@@ -19,112 +19,12 @@ from visipruner.world.phrases import LLAVA_SHORT, SHORT
 
 
 def connect(page, models, model_line, chosen, results, run):
-    c, notes = chosen, [results.notes, model_line]
-    scene_parts = [c.picture, c.scene, c.seed, c.question]
-
-    @plainly
-    def on_example(event: gr.EventData):
-        data = event._data if isinstance(event._data, dict) else {}
-        known = examples.chosen()
-        number = data.get("number")
-        if not isinstance(number, int | str) or str(number) not in map(str, range(len(known))):
-            raise Refused(text.NO_EXAMPLE)
-        seed, question = known[int(number)]
-        return sources.picture(seed), seed, seed, question
-
-    @plainly
-    def on_upload(path):
-        try:
-            return open_picture(path), None, None
-        except Refused as error:
-            # Not an error: the broken file has to leave the page as well.
-            gr.Warning(str(error), duration=12)
-            return None, None, None
-
-    def numbered_scene(seed, question):
-        asked = sources.first_question(seed, question)
-        return sources.picture(seed), int(seed), int(seed), asked
-
-    @plainly
-    def on_seed(seed, question, scene):
-        try:
-            return numbered_scene(seed, question)
-        except Refused as error:
-            gr.Warning(str(error), duration=12)  # and the box shows what the picture is
-            return gr.skip(), gr.skip(), scene if isinstance(scene, int) else None, gr.skip()
-
-    @plainly
-    def on_seed_left(seed, question, scene):
-        """A number counts without Enter too; one that is shown already changes nothing."""
-        return gr.skip() if seed is None or seed == scene else on_seed(seed, question, scene)
-
-    @plainly
-    def on_new(seed, question):
-        return numbered_scene(((seed or 0) + 1) % (sources.MAX_SEED + 1), question)
-
-    @plainly
-    def on_compose(source, filled):
-        """Opened again with the same scene, the composer keeps what was done in it."""
-        if source is None or source == filled:
-            return gr.skip(), gr.skip()
-        return composer_value(sources.scene(source)), source
-
-    @plainly
-    def on_composed(value, question):
-        value = value if isinstance(value, dict) else {}  # `sources.scene` says what is missing
-        source = {"things": value.get("things"), "seed": value.get("seed")}
-        asked = sources.first_question(source, question)
-        return sources.picture(source), source, None, asked
-
-    @plainly
-    def on_another(scene, question):
-        if scene is None:
-            raise Refused(text.NO_SCENE)
-        return sources.next_question(scene, question).text
-
-    @plainly
-    def on_load(request: gr.Request):
-        found, unread = share.read(dict(request.query_params), models)
-        seed, question = examples.chosen()[0]
-        if "seed" in found:
-            seed = found["seed"]
-            question = sources.first_question(seed, question)
-        elif "question" in found and "seed" not in request.query_params:
-            # Asked of a picture that stayed with its owner.
-            seed = None
-            unread.append(text.NO_PICTURE_IN_LINK)
-        level = found.get("level", PRESETS["balanced"])
-        name = next((name for name, value in PRESETS.items() if value == level), None)
-        model = found.get("model", models.default)
-        return [
-            None if seed is None else sources.picture(seed), seed, seed,
-            found.get("question", question), gr.update(choices=models.choices, value=model),
-            found.get("method", "visipruner"), level, name, found.get("semantics", "paper"),
-            views.notes(unread), views.model_line(models, model),
-        ]  # fmt: skip
-
-    filled = gr.State(None)  # the scene that the composer began with
-    c.compose.expand(on_compose, [c.scene, filled], [c.composer, filled], **SMALL)
-    used = c.composer.submit(on_composed, [c.composer, c.question], scene_parts, **SMALL)
-    used.success(None, js="() => vp.show('.vp-picture')", **PRIVATE)
-    taken = c.examples.select(on_example, None, scene_parts, **SMALL)
-    new = c.new_scene.click(on_new, [c.seed, c.question], scene_parts, **SMALL)
-    numbered = [c.seed, c.question, c.scene]
-    entered = c.seed.submit(on_seed, numbered, scene_parts, **SMALL)
-    # Who only passes through the box must not lose a picture of their own.
-    c.seed.focus(None, c.seed, None, js="(seed) => vp.enterSeed(seed)", **PRIVATE)
-    change = "(seed, ...others) => [vp.leaveSeed(seed), ...others]"
-    left = c.seed.blur(on_seed_left, numbered, scene_parts, js=change, **SMALL)
-    another = c.another.click(on_another, [c.scene, c.question], c.question, **SMALL)
-    # The number names the picture that is shown, or none.
-    c.picture.upload(on_upload, c.picture, [c.picture, c.scene, c.seed], **SMALL)
-    c.picture.clear(lambda: (None, None), None, [c.scene, c.seed], **SMALL)
-    loaded = page.load(
-        on_load,
-        None,
-        [*scene_parts, c.model, c.method, c.level, c.preset, c.advanced.semantics, *notes],
-        **UNQUEUED,
-    )
+    c = chosen
+    shown = [*_scenes(c), _composing(c)]
+    _pictures(c)
+    filled = [c.model, c.method, c.others, c.level, c.preset, c.advanced.semantics]
+    told = [results.notes, model_line]
+    loaded = page.load(_loading(models), None, [*_scene_parts(c), *filled, *told], **UNQUEUED)
 
     @plainly
     def on_model(name):
@@ -134,8 +34,144 @@ def connect(page, models, model_line, chosen, results, run):
     # What was downloaded for a run is there now, and the menu says so.
     run.success(lambda: gr.update(choices=models.choices), None, c.model, **UNQUEUED)
     _levels(c)
-    _one_word(c, [used, taken, new, entered, left, another])
+    _one_word(c, shown)
     _fields(loaded, run, models, c)
+
+
+# -- the picture and its question
+
+
+def _scene_parts(c) -> list:
+    """What another scene changes."""
+    return [c.picture, c.scene, c.seed, c.question]
+
+
+def numbered_scene(seed, question) -> tuple:
+    asked = sources.first_question(seed, question)
+    return sources.picture(seed), int(seed), int(seed), asked
+
+
+@plainly
+def on_example(event: gr.EventData):
+    data = event._data if isinstance(event._data, dict) else {}
+    known = examples.chosen()
+    number = data.get("number")
+    if not isinstance(number, int | str) or str(number) not in map(str, range(len(known))):
+        raise Refused(text.NO_EXAMPLE)
+    seed, question = known[int(number)]
+    return sources.picture(seed), seed, seed, question
+
+
+@plainly
+def on_seed(seed, question, scene):
+    try:
+        return numbered_scene(seed, question)
+    except Refused as error:
+        gr.Warning(str(error), duration=12)  # and the box shows what the picture is
+        return gr.skip(), gr.skip(), scene if isinstance(scene, int) else None, gr.skip()
+
+
+@plainly
+def on_seed_left(seed, question, scene):
+    """A number counts without Enter too; one that is shown already changes nothing."""
+    return gr.skip() if seed is None or seed == scene else on_seed(seed, question, scene)
+
+
+@plainly
+def on_new(seed, question):
+    return numbered_scene(((seed or 0) + 1) % (sources.MAX_SEED + 1), question)
+
+
+@plainly
+def on_another(scene, question):
+    if scene is None:
+        raise Refused(text.NO_SCENE)
+    return sources.next_question(scene, question).text
+
+
+def _scenes(c) -> list:
+    """Events that put a scene's question into the form, in the bundled model's words."""
+    parts, numbered = _scene_parts(c), [c.seed, c.question, c.scene]
+    taken = c.examples.select(on_example, None, parts, **SMALL)
+    new = c.new_scene.click(on_new, [c.seed, c.question], parts, **SMALL)
+    entered = c.seed.submit(on_seed, numbered, parts, **SMALL)
+    # Who only passes through the box must not lose a picture of their own.
+    c.seed.focus(None, c.seed, None, js="(seed) => vp.enterSeed(seed)", **PRIVATE)
+    change = "(seed, ...others) => [vp.leaveSeed(seed), ...others]"
+    left = c.seed.blur(on_seed_left, numbered, parts, js=change, **SMALL)
+    another = c.another.click(on_another, [c.scene, c.question], c.question, **SMALL)
+    return [taken, new, entered, left, another]
+
+
+@plainly
+def on_compose(source, filled):
+    """Opened again with the same scene, the composer keeps what was done in it."""
+    if source is None or source == filled:
+        return gr.skip(), gr.skip()
+    return composer_value(sources.scene(source)), source
+
+
+@plainly
+def on_composed(value, question):
+    value = value if isinstance(value, dict) else {}  # `sources.scene` says what is missing
+    source = {"things": value.get("things"), "seed": value.get("seed")}
+    asked = sources.first_question(source, question)
+    return sources.picture(source), source, None, asked
+
+
+def _composing(c):
+    """The event that puts a composed scene into the form."""
+    filled = gr.State(None)  # the scene that the composer began with
+    c.compose.expand(on_compose, [c.scene, filled], [c.composer, filled], **SMALL)
+    used = c.composer.submit(on_composed, [c.composer, c.question], _scene_parts(c), **SMALL)
+    used.success(None, js="() => vp.show('.vp-picture')", **PRIVATE)
+    return used
+
+
+@plainly
+def on_upload(path):
+    try:
+        return open_picture(path), None, None
+    except Refused as error:
+        # Not an error: the broken file has to leave the page as well.
+        gr.Warning(str(error), duration=12)
+        return None, None, None
+
+
+def _pictures(c):
+    """The number names the picture that is shown, or none."""
+    c.picture.upload(on_upload, c.picture, [c.picture, c.scene, c.seed], **SMALL)
+    c.picture.clear(lambda: (None, None), None, [c.scene, c.seed], **SMALL)
+
+
+def _loading(models):
+    @plainly
+    def on_load(request: gr.Request):
+        """Fill the form as a link says."""
+        found, unread = share.read(dict(request.query_params), models)
+        seed, question = examples.chosen()[0]
+        if "seed" in found:
+            seed = found["seed"]
+            question = sources.first_question(seed, question)
+        elif "question" in found and "seed" not in request.query_params:
+            # Asked of a picture that stayed with its owner.
+            seed = None
+            unread.append(text.NO_PICTURE_IN_LINK)
+        method, *others = found.get("method", ["visipruner"])
+        level = found.get("level", PRESETS["balanced"])
+        name = next((name for name, value in PRESETS.items() if value == level), None)
+        model = found.get("model", models.default)
+        return [
+            None if seed is None else sources.picture(seed), seed, seed,
+            found.get("question", question), gr.update(choices=models.choices, value=model),
+            method, others, level, name, found.get("semantics", "paper"),
+            views.notes(unread), views.model_line(models, model),
+        ]  # fmt: skip
+
+    return on_load
+
+
+# -- settings
 
 
 def _levels(c):
@@ -170,34 +206,41 @@ def _one_word(c, asked: list):
 
 def _fields(loaded, run, models, c):
     """Advanced shows the fields of the chosen method, and what the level says for each."""
+    triggers = [
+        c.model.input,
+        c.method.change,
+        c.others.change,
+        c.level.change,  # by mouse, keys or preset
+        c.advanced.semantics.input,
+    ]
+    chosen = [c.model, c.method, c.others, c.level, c.advanced.semantics]
+    shown = [c.about, *c.advanced.groups.values(), *c.advanced.fields.values(), c.preset, c.level]
+    on_choice = _explaining(models)
+    # Gradio would answer a level outside the slider with an error of the server.
+    within = "(model, one, others, level, rules) => [model, one, others, vp.within(level), rules]"
+    gr.on(triggers, on_choice, chosen, shown, js=within, trigger_mode="always_last", **UNQUEUED)
+    loaded.success(on_choice, chosen, shown, **UNQUEUED)  # a link may have changed the form
+    run.success(on_choice, chosen, shown, **UNQUEUED)  # its model is in memory now
 
+
+def _explaining(models):
     @plainly
-    def on_choice(model, method, level, semantics):
-        names = names_of(method)
+    def on_choice(model, method, others, level, semantics):
+        sides = [method, *(others or [])]
+        names = list(dict.fromkeys(name for side in sides for name in names_of(side)))
         groups = [gr.update(visible=name in names) for name in METHODS]
         hints = {}
         if vlm := models.peek(model):
-            hints = fields.hints(vlm, method, level, semantics)
+            for side in reversed(sides):  # of a method in two of them, the first one's
+                hints |= fields.hints(vlm, side, level, semantics)
         boxes = [
             _hinted(owner, name, hints.get((owner, name), "")) if owner in names else gr.skip()
             for owner, name in fields.ALL
         ]
-        leveled = gr.update(interactive=method != "none")
+        leveled = gr.update(interactive=names != ["none"])
         return [about.of_names(names, hints, "h2"), *groups, *boxes, leveled, leveled]
 
-    triggers = [
-        c.model.input,
-        c.method.change,
-        c.level.change,  # by mouse, keys or preset
-        c.advanced.semantics.input,
-    ]
-    chosen = [c.model, c.method, c.level, c.advanced.semantics]
-    shown = [c.about, *c.advanced.groups, *c.advanced.fields, c.preset, c.level]
-    # Gradio would answer a level outside the slider with an error of the server.
-    within = "(model, method, level, semantics) => [model, method, vp.within(level), semantics]"
-    gr.on(triggers, on_choice, chosen, shown, js=within, trigger_mode="always_last", **UNQUEUED)
-    loaded.success(on_choice, chosen, shown, **UNQUEUED)  # a link may have changed the form
-    run.success(on_choice, chosen, shown, **UNQUEUED)  # its model is in memory now
+    return on_choice
 
 
 def _hinted(method: str, name: str, hint: str) -> dict:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import gradio as gr
 
-from visipruner.choice import menu
+from visipruner.choice import MOST_CONTESTANTS, brief_title, menu, names_of, parse_sides
+from visipruner.errors import Refused
 from visipruner.levels import PRESETS
 from visipruner.methods import METHODS
 from visipruner.methods.visipruner import SEMANTICS
@@ -21,7 +23,7 @@ from visipruner.world import composed
 
 @dataclass
 class Controls:
-    """The components, by name. `inputs` is what a run needs, in the order of `form`."""
+    """The components, by name."""
 
     picture: gr.Component
     scene: gr.HTML
@@ -38,20 +40,48 @@ class Controls:
     reset: gr.Button
     model: gr.Dropdown
     method: gr.Dropdown
+    others: gr.Dropdown
     about: gr.HTML
     preset: gr.Radio
     level: gr.Slider
     advanced: Advanced
 
     @property
-    def inputs(self) -> list:
-        chosen = [self.picture, self.scene, self.question, self.model, self.method, self.level]
-        return [*chosen, *self.advanced.choices, *self.advanced.fields]
+    def form(self) -> dict[str, gr.Component]:
+        """All that a run needs, by the names that `form_of` reads; page.js takes the picture first.
+
+        A method's own setting is called METHOD.FIELD.
+        """
+        more, named = self.advanced, {}
+        for name in ("picture", "scene", "question", "model", "method", "others", "level"):
+            named[name] = getattr(self, name)
+        for name in _ADVANCED:
+            named[name] = getattr(more, name)
+        return {**named, **more.fields}
+
+    @property
+    def inputs(self) -> list[gr.Component]:
+        return list(self.form.values())
+
+    def read(self, values) -> tuple[Form, int | dict | None]:
+        """The form, and what scene its picture shows, from the values of `inputs`."""
+        return form_of(dict(zip(self.form, values, strict=True)))
+
+
+_ADVANCED = (
+    "semantics", "picture_mode", "max_new_tokens", "temperature", "draw_seed", "backend",
+    "precision",
+)  # fmt: skip
 
 
 @dataclass
 class Advanced:
-    """What is folded away."""
+    """What is folded away.
+
+    Args:
+        fields: an input for every setting of every method, by METHOD.FIELD.
+        groups: the inputs of each method together, by its name.
+    """
 
     semantics: gr.Radio
     picture_mode: gr.Radio
@@ -60,44 +90,57 @@ class Advanced:
     draw_seed: gr.Number
     backend: gr.Radio
     precision: gr.Radio
-    fields: list
-    groups: list[gr.Group]
+    fields: dict[str, gr.Component]
+    groups: dict[str, gr.Group]
     prompt: gr.Textbox
 
-    @property
-    def choices(self) -> list:
-        return [
-            self.semantics,
-            self.picture_mode,
-            self.max_new_tokens,
-            self.temperature,
-            self.draw_seed,
-            self.backend,
-            self.precision,
-        ]
 
+def form_of(given: Mapping) -> tuple[Form, int | dict | None]:
+    """What the page sends, by the names of `Controls.form`, as a form and the scene's source.
 
-def form(values) -> tuple[Form, int | dict | None]:
-    """What the page sends, in the order of `Controls.inputs`, as a form and the scene's number."""
-    picture, scene, question, model, method, level, *rest = values
-    semantics, mode, longest, temperature, seed, backend, precision, *own = rest
+    Raises:
+        Refused: a setting that cannot be read.
+    """
+    others = given["others"] or []
+    sides = sides_of(given["method"], others)
+    same = ("picture", "question", "model", "method", "level", "semantics", "picture_mode")
+    values = {name: given[name] for name in (*same, "backend", "precision")}
+    options = {name: given[name] for name in ("max_new_tokens", "temperature")}
     return Form(
-        picture,
-        question,
-        model,
-        method,
-        level,
-        semantics,
-        mode,
-        backend,
-        precision,
-        fields.overrides(method, own),
-        {"max_new_tokens": longest, "temperature": temperature, "seed": seed},
-    ), scene
+        **values,
+        methods=sides if others else (),
+        fields=fields.overrides(sides[1:], given),
+        options={**options, "seed": given["draw_seed"]},
+    ), given["scene"]
+
+
+def sides_of(method: str, others: Sequence[str]) -> tuple[str, ...]:
+    """Every side: the unpruned baseline, the method of the menu, and those beside it.
+
+    Raises:
+        Refused: an unknown method, too many, or one of them twice.
+    """
+    sides = ("none", method, *others)
+    names_of(method)
+    parse_sides(sides)
+    for name in others:
+        if sides[1:].count(name) > 1:
+            raise Refused(text.CHOSEN_TWICE.format(method=brief_title(name)))
+    return sides
 
 
 def build(models: Models) -> Controls:
     """Place everything; the first screen of a phone ends with Run."""
+    placed = {**_asking(), **_buttons(), **_methods(models)}
+    with gr.Accordion(text.ADVANCED, open=False):
+        placed["advanced"] = _advanced()
+    with gr.Accordion(text.COMPOSE, open=False) as compose:
+        placed["composer"] = SceneComposer(composed.composer_props())
+    return Controls(**placed, compose=compose, scene=browser_value())
+
+
+def _asking() -> dict[str, gr.Component]:
+    """The picture and the question."""
     thumbnails = examples.strip()
     picture = picture_input(
         label=text.PICTURE,
@@ -119,7 +162,7 @@ def build(models: Models) -> Controls:
             min_width=90,
             container=False,
         )
-        new_scene = gr.Button(text.SCENE, size="sm", min_width=80)
+        new = gr.Button(text.SCENE, size="sm", min_width=80)
         another = gr.Button(text.ANOTHER_QUESTION, size="sm", min_width=100)
     question = gr.Textbox(
         label=text.QUESTION, placeholder=text.QUESTION_HINT, max_lines=3, elem_classes="vp-question"
@@ -127,16 +170,34 @@ def build(models: Models) -> Controls:
     one_word = gr.Checkbox(
         label=text.ONE_WORD, info=text.ONE_WORD_INFO, container=False, elem_classes="vp-oneword"
     )
+    found = {"examples": thumbnails, "picture": picture, "seed": seed, "new_scene": new}
+    return {**found, "another": another, "question": question, "one_word": one_word}
+
+
+def _buttons() -> dict[str, gr.Component]:
     with gr.Row(elem_classes="vp-actions"):
         run = gr.Button(
             text.RUN, variant="primary", size="lg", scale=3, min_width=120, elem_id="vp-run"
         )
         stop = gr.Button(text.STOP, size="lg", min_width=80, elem_id="vp-stop")
         reset = gr.Button(text.RESET, size="lg", min_width=80)
+    return {"run": run, "stop": stop, "reset": reset}
+
+
+def _methods(models: Models) -> dict[str, gr.Component]:
+    """What answers, how it prunes and how hard."""
     method = gr.Dropdown(
         menu(),
         value="visipruner",
         label=text.METHOD,
+    )
+    others = gr.Dropdown(
+        [(brief_title(name), name) for _, name in menu()],
+        value=[],
+        multiselect=True,
+        max_choices=MOST_CONTESTANTS - 1,
+        label=text.OTHERS,
+        elem_classes="vp-others",
     )
     told = gr.HTML(about.of_names(["visipruner"], heading="h2"), elem_classes="vp-about")
     preset = gr.Radio(list(PRESETS), value="balanced", label=text.PRESET)
@@ -144,45 +205,42 @@ def build(models: Models) -> Controls:
         0, 1, PRESETS["balanced"], step=0.05, label=text.LEVEL, info=text.LEVEL_INFO, buttons=[]
     )
     model = gr.Dropdown(models.choices, value=models.default, label=text.MODEL)
-    with gr.Accordion(text.ADVANCED, open=False):
-        advanced = _advanced()
-    with gr.Accordion(text.COMPOSE, open=False) as compose:
-        composer = SceneComposer(composed.composer_props())
-    scene = browser_value()
-    return Controls(
-        picture, scene, seed, new_scene, thumbnails, question, another, one_word, compose, composer,
-        run, stop, reset, model, method, told, preset, level, advanced,
-    )  # fmt: skip
+    found = {"method": method, "others": others, "about": told}
+    return {**found, "preset": preset, "level": level, "model": model}
 
 
 def _advanced() -> Advanced:
     semantics = gr.Radio(
         list(SEMANTICS), value="paper", label=text.SEMANTICS, info=text.SEMANTICS_INFO
     )
-    boxes, groups = [], []
+    boxes, groups = {}, {}
     for method in METHODS:
-        with gr.Group(visible=method == "visipruner") as group:
+        with gr.Group(visible=method == "visipruner") as groups[method]:
             if names := fields.of(method):
                 gr.Markdown(text.FIELDS_HEAD, elem_classes="vp-fieldhead")
-            boxes += [fields.widget(method, name) for name in names]
-        groups.append(group)
+            for name in names:
+                boxes[f"{method}.{name}"] = fields.widget(method, name)
     modes = [(title, name) for name, title in text.PICTURE_MODES.items()]
-    mode = gr.Radio(modes, value="pad", label=text.PICTURE_MODE)
-    longest = gr.Slider(1, 256, 96, step=1, label=text.MAX_NEW_TOKENS)
-    temperature = gr.Slider(0, 2, 0, step=0.1, label=text.TEMPERATURE, info=text.TEMPERATURE_INFO)
-    seed = gr.Number(0, label=text.SEED, precision=0, minimum=0)
-    backend = gr.Radio(list(BACKENDS), value="sdpa", label=text.BACKEND)
-    precision = gr.Radio(list(PRECISIONS), value="auto", label=text.PRECISION)
-    prompt = gr.Textbox(
-        label=text.PROMPT,
-        placeholder=text.PROMPT_HINT,
-        lines=4,
-        interactive=False,
-        buttons=["copy"],
-    )
     return Advanced(
-        semantics, mode, longest, temperature, seed, backend, precision, boxes, groups, prompt
+        semantics=semantics,
+        fields=boxes,
+        groups=groups,
+        picture_mode=gr.Radio(modes, value="pad", label=text.PICTURE_MODE),
+        max_new_tokens=gr.Slider(1, 256, 96, step=1, label=text.MAX_NEW_TOKENS),
+        temperature=gr.Slider(
+            0, 2, 0, step=0.1, label=text.TEMPERATURE, info=text.TEMPERATURE_INFO
+        ),
+        draw_seed=gr.Number(0, label=text.SEED, precision=0, minimum=0),
+        backend=gr.Radio(list(BACKENDS), value="sdpa", label=text.BACKEND),
+        precision=gr.Radio(list(PRECISIONS), value="auto", label=text.PRECISION),
+        prompt=gr.Textbox(
+            label=text.PROMPT,
+            placeholder=text.PROMPT_HINT,
+            lines=4,
+            interactive=False,
+            buttons=["copy"],
+        ),
     )
 
 
-__all__ = ["Advanced", "Controls", "build", "form"]
+__all__ = ["Advanced", "Controls", "build", "form_of", "sides_of"]

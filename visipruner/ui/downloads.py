@@ -7,10 +7,12 @@ import io
 import json
 from dataclasses import asdict, dataclass
 
+from PIL import Image
+
 from visipruner.choice import settings_of_side
 from visipruner.render.overlay import draw_survivors
 from visipruner.render.words import describe_agreement
-from visipruner.running.results import Comparison
+from visipruner.running.results import Answer, Comparison, Pair
 from visipruner.ui import scenes, text
 from visipruner.ui.handlers import Job
 
@@ -32,22 +34,38 @@ class Result:
             "level": form.level,
             "semantics": form.semantics,
             "picture_mode": form.picture_mode,
-            "fields": settings_of_side(self.job.methods[-1]),
+            "fields": self._fields,
             "options": asdict(self.job.options),
         }
 
     @property
-    def stays(self) -> str:
-        """What the patches that stay show, where it is known: in our own scenes."""
-        job = self.job
+    def _fields(self) -> dict:
+        """The settings of the method; of several, of each by its name."""
+        pairs, sides = self.comparison.pairs, self.job.methods[1:]
+        if len(sides) == 1:
+            return settings_of_side(sides[0])
+        return {pair.name: settings_of_side(side) for pair, side in zip(pairs, sides, strict=True)}
+
+    @property
+    def stays(self) -> list[str]:
+        """What the patches that stay show, of each side beside the baseline; "": it is not known.
+
+        It is known in our own scenes.
+        """
+        job, sides = self.job, range(1, len(self.comparison.answers))
         if job.scene is None:
-            return ""
-        return scenes.what_stays(job.scene, self.comparison, job.form.model == "tiny")
+            return [""] * len(sides)
+        bundled = job.form.model == "tiny"
+        return [scenes.what_stays(job.scene, self.comparison, bundled, side) for side in sides]
 
     @property
     def notes(self) -> list[str]:
         """What has to be said about the run, in words."""
-        return [*self.job.notes, *filter(None, [self.stays])]
+        pairs, stays = self.comparison.pairs, self.stays
+        if len(pairs) > 1:
+            named = zip(pairs, stays, strict=True)
+            stays = [f"{pair.name}: {said}" for pair, said in named if said]
+        return [*self.job.notes, *filter(None, stays)]
 
 
 def as_json(result: Result) -> dict:
@@ -69,22 +87,34 @@ def json_file(result: Result) -> dict:
 def png_file(result: Result) -> dict:
     comparison, stream = result.comparison, io.BytesIO()
     small = "{model}, {dtype}, torch {torch}, transformers {transformers}"
-    picture = draw_survivors(
-        comparison.prompt.sheets,
-        comparison.answers[-1].trace,
-        small_print=small.format(**comparison.machine),
-        asked=_asked(result),
-    )
-    picture.save(stream, "PNG")
+    drawn = [
+        draw_survivors(
+            comparison.prompt.sheets,
+            answer.trace,
+            small_print=small.format(**comparison.machine),
+            asked=_asked(comparison, answer),
+        )
+        for answer in comparison.answers[1:]
+    ]
+    _below_each_other(drawn).save(stream, "PNG")
     return _file("visipruner.png", "image/png", stream.getvalue())
 
 
-def _asked(result: Result) -> str:
+def _below_each_other(pictures: list[Image.Image]) -> Image.Image:
+    size = max(one.width for one in pictures), sum(one.height for one in pictures)
+    sheet, top = Image.new("RGB", size, "white"), 0
+    for one in pictures:
+        sheet.paste(one, (0, top))
+        top += one.height
+    return sheet
+
+
+def _asked(comparison: Comparison, answer: Answer) -> str:
     """Question and answers, each on a line; the answer once if both are the same."""
-    comparison = result.comparison
-    said = [f"“{answer.text or text.EMPTY_ANSWER}”" for answer in comparison.answers]
-    answers = f"{describe_agreement(comparison)}: {said[0]}"
-    if not comparison.same:
+    pair = Pair(comparison.answers[0], answer, outside=comparison.outside)
+    said = [f"“{one.text or text.EMPTY_ANSWER}”" for one in pair.answers]
+    answers = f"{describe_agreement(pair)}: {said[0]}"
+    if not pair.same:
         answers = f"{text.FULL}: {said[0]}\n{text.PRUNED}: {said[1]}"
     return f"“{comparison.prompt.question}”\n{answers}"
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 
 import gradio as gr
 
-from visipruner.choice import method_at, methods_of, names_of
+from visipruner.choice import brief_title, fields_of, method_at, methods_of, names_of
 from visipruner.errors import Refused
 from visipruner.methods import METHODS
 from visipruner.settings import FLAG, YES_OR_NO, Setting, settings_of
 from visipruner.ui import text
 
+MOST_TYPED = 1_000  # characters of one input
 SHOWN_ELSEWHERE = ("semantics",)
 
 
@@ -49,22 +50,43 @@ def choices(one: Setting, hint: str = "") -> list[tuple[str, str]]:
     return [(first, ""), *((word, word) for word in options(one))]
 
 
-def overrides(method: str, values: list) -> dict:
-    """The settings of a method or stack that were filled in; `values` stand in the order of ALL.
+def overrides(sides: Sequence[str], given: Mapping) -> dict:
+    """The settings that were filled in: of a single method by their names, else as METHOD.FIELD.
+
+    Args:
+        sides: methods or stacks.
+        given: what was typed, by METHOD.FIELD; of other methods too, and other names.
 
     Raises:
         Refused: one sentence with the setting's words.
     """
-    given, names = {}, names_of(method)
-    for (owner, name), value in zip(ALL, values, strict=False):
+    filled, names = {}, [name for side in sides for name in names_of(side)]
+    for owner, name in ALL:
+        value = given.get(f"{owner}.{name}")
         if owner in names and value is not None and value != "":
+            if isinstance(value, str) and len(value) > MOST_TYPED:
+                words, length = setting(owner, name).words, len(value)
+                raise Refused(
+                    text.TYPED_TOO_LONG.format(name=words, length=length, most=MOST_TYPED)
+                )
             key = name if len(names) == 1 else f"{owner}.{name}"
-            given[key] = setting(owner, name).parse(value)
-    return given
+            filled[key] = setting(owner, name).parse(value)
+    return filled
 
 
-def in_words(sentence: str, method: str, names: Iterable[str]) -> str:
-    """A refusal of a setting by its words on the page, where it begins with its name in code."""
+def in_words(sentence: str, methods: Sequence[str], names: Iterable[str]) -> str:
+    """A refusal of a setting by its words on the page, where it begins with its name in code.
+
+    Args:
+        methods: the methods or stacks that were asked for, whose titles may stand before it.
+        names: the settings that were filled in, by FIELD or METHOD.FIELD.
+    """
+    for method in methods if len(methods) > 1 else ():
+        title = f"{brief_title(method)}: "
+        if sentence.startswith(title):
+            own = fields_of(method, dict.fromkeys(names))
+            return title + in_words(sentence.removeprefix(title), [method], own)
+    method = methods[0]
     for key in names:
         owner, _, name = key.rpartition(".")
         owner = owner or method

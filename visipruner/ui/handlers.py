@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from visipruner import choice
@@ -19,10 +21,10 @@ from visipruner.running.runner import Event
 from visipruner.trace import LayerRecord
 from visipruner.ui import scenes, text
 from visipruner.ui.store import Models
+from visipruner.world import sources
 from visipruner.world.data import bare
 from visipruner.world.sources import Truth
 
-FULL, PRUNED = 0, 1
 # Least seconds since the last yield, by the kind of the next: a browser that gets more than it can
 # draw lags behind.
 PAUSES = {"warming": 0.1, "layer": 0.1, "probed": 0.1, "token": 0.04, "clocked": 0.3}
@@ -43,7 +45,7 @@ class Form:
     precision: object = "auto"
     fields: dict = field(default_factory=dict)  # of the method, where they replace the level's
     options: dict = field(default_factory=dict)  # of results.Options; api.py knows the names
-    methods: tuple[str, ...] = ()  # every side in words, the baseline first, instead of `method`
+    methods: tuple[str, ...] = ()  # every side in words, the baseline first; else `method` alone
 
     @property
     def sides(self) -> tuple:
@@ -83,10 +85,16 @@ class Job:
         """One silent whole answer of each side; who runs first alternates with `turn`."""
         return self.models.measure(self.key, self.prompt, self.methods, self.options, 1, turn)
 
+    @property
+    def names(self) -> list[str]:
+        """The method or stack of every side, the baseline first."""
+        return [choice.name_of(side) for side in self.methods]
+
     def at(self, level: float | str) -> choice.Side:
-        """The form's method at another level."""
+        """The form's own method, of the menu, at another level."""
         form, visual = self.form, self.prompt.layout.num_visual
-        return method_at(self.vlm, form.method, level, form.semantics, visual, **form.fields)
+        own = choice.fields_of(form.method, form.fields) if form.methods else form.fields
+        return method_at(self.vlm, form.method, level, form.semantics, visual, **own)
 
     def preset_of(self, method: choice.Side) -> str | None:
         """The named level that means this method, if one alone does."""
@@ -110,12 +118,15 @@ class Progress:
 
     layers: int
     shape: ModelShape
-    method: str  # of the second side
-    sides: tuple[Side, Side] = field(default_factory=lambda: (Side(), Side()))
+    methods: Sequence[str]  # of every side, the baseline first
+    sides: list[Side] = field(default_factory=list)
     news: str = "waiting"
-    now: int = FULL
+    now: int = 0  # the side that runs
     probed: int = 0
     comparison: Comparison | None = None
+
+    def __post_init__(self):
+        self.sides = self.sides or [Side() for _ in self.methods]
 
     def take(self, event: Event):
         """Remember one event."""
@@ -146,18 +157,23 @@ class _Layers:
 
 
 def check_input(form: Form, scene: int | dict | None = None):
-    """What can be refused before a model is downloaded or loaded for it.
+    """What can be refused before a model is downloaded or loaded for it, and costs nothing.
+
+    Of an upload only that it is there: it is decoded once, for the prompt.
 
     Raises:
-        Refused: one plain sentence, for no question or a picture that is none.
+        Refused: one plain sentence, for no question or no picture.
     """
     question, _ = clean_question(form.question)
     if not bare(question)[0].strip():
         raise Refused(text.ONLY_A_PLEA)
-    if scene is None:
-        if isinstance(form.picture, str) and not os.path.exists(form.picture):
-            raise Refused(text.PICTURE_GONE)  # see KEEP_FILES in layout.py
-        open_picture(form.picture)
+    if scene is not None:
+        sources.scene(scene)
+        return
+    if form.picture is None:
+        open_picture(None)
+    if isinstance(form.picture, str) and not os.path.exists(form.picture):
+        raise Refused(text.PICTURE_GONE)  # see KEEP_FILES in layout.py
 
 
 def check(
@@ -186,17 +202,33 @@ def follow(job: Job) -> Iterator[Progress]:
 
     Closing this generator stops the model at its next layer or token, or after a silent round.
     """
+    return paced(_followed(job), lambda progress: PAUSES.get(progress.news, 0))
+
+
+def _followed(job: Job) -> Iterator[Progress]:
     config = job.vlm.model.config
     layers = config.get_text_config().num_hidden_layers
-    progress = Progress(layers, ModelShape.of(config), choice.name_of(job.methods[-1]))
+    progress = Progress(layers, ModelShape.of(config), job.names)
     yield progress
-    drawn, events = 0.0, job.run()
-    try:
+    with contextlib.closing(job.run()) as events:
         for event in events:
             progress.take(event)
-            if time.monotonic() - drawn < PAUSES.get(event.kind, 0):
-                continue
             yield progress
-            drawn = time.monotonic()
-    finally:
-        events.close()
+
+
+def paced(states: Iterator, pause: Callable[[object], float]) -> Iterator:
+    """The states that are worth drawing, and always the last.
+
+    Args:
+        states: a generator; it is closed with this one.
+        pause: of a state: the least seconds since the last one that was drawn.
+    """
+    drawn, skipped = -math.inf, False
+    with contextlib.closing(states):
+        for state in states:
+            skipped = time.monotonic() - drawn < pause(state)
+            if not skipped:
+                yield state
+                drawn = time.monotonic()
+        if skipped:
+            yield state

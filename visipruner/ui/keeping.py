@@ -1,4 +1,4 @@
-"""What the server keeps of its visitors: the last results and the last pictures, for an hour."""
+"""What the server keeps of its visitors: last results, pictures, forms in a queue; for an hour."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from visipruner.ui import text
 
 MOST_RESULTS = 50  # about 2.5 MB each: the model's input, the picture, two traces
 MOST_SESSIONS = 50  # about 1 MB each: gradio's copy of every value that a page shows
+MOST_WAITING = 60  # runs that wait for the model
 MOST_BYTES = 500_000_000  # of pictures on the disk; an upload has 30 MB at most
 LONGEST = 3600  # seconds without use
 _PAUSE = 60  # seconds
@@ -30,10 +31,16 @@ class Kept:
     Args:
         most: results that are kept at most.
         longest: seconds that a result is kept after its last use.
+        gone: the sentence for a key whose result went.
     """
 
-    def __init__(self, most: int = MOST_RESULTS, longest: float = LONGEST):
-        self._most, self._longest = most, longest
+    def __init__(
+        self,
+        most: int = MOST_RESULTS,
+        longest: float = LONGEST,
+        gone: str = text.NO_LONGER_KEPT,
+    ):
+        self._most, self._longest, self._gone = most, longest, gone
         self._results: OrderedDict[str, tuple[float, object]] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -56,10 +63,20 @@ class Kept:
         self.tidy()
         with self._lock:
             if not isinstance(key, str) or key not in self._results:
-                raise Refused(text.NO_LONGER_KEPT)
+                raise Refused(self._gone)
             result = self._results.pop(key)[1]
             self._results[key] = time.monotonic(), result
             return result
+
+    def take(self, key):
+        """The result of a key, which is forgotten with that.
+
+        Raises:
+            Refused: as `find`.
+        """
+        found = self.find(key)
+        self.drop(key)
+        return found
 
     def drop(self, key):
         """Forget a result that another one follows; an unknown key is none."""
@@ -75,6 +92,16 @@ class Kept:
                 if len(self._results) <= self._most and time.monotonic() - used < self._longest:
                     return
                 self._results.popitem(last=False)
+
+
+def forms() -> Kept:
+    """The forms that wait for their turn with the model, from Run until it begins.
+
+    A few kilobytes each, with the name of an upload and not its pixels. The run takes its form out;
+    one whose visitor stopped it or left before that goes with its hour, or when as many newer ones
+    wait as the queue holds.
+    """
+    return Kept(2 * MOST_WAITING, gone=text.FORM_GONE)
 
 
 def tidy_files(sets: Iterable[set[str]], most: int = MOST_BYTES):
@@ -116,13 +143,14 @@ def trim():
         ctypes.CDLL(None).malloc_trim(0)
 
 
-def watch(kept: Kept, sets: Iterable[set[str]]):
+def watch(kept: Iterable[Kept], sets: Iterable[set[str]]):
     """Tidy and trim once a minute, as long as the process lives, also when no visitor comes."""
 
     def tidy():
         while True:
             time.sleep(_PAUSE)
-            kept.tidy()
+            for one in kept:
+                one.tidy()
             tidy_files(sets)
             trim()
 

@@ -22,7 +22,12 @@ def check(block: gr.blocks.Block, value):
         return
     name = f"“{block.label}”" if getattr(block, "label", None) else text.A_VALUE
     if isinstance(block, gr.Dropdown | gr.Radio):
-        check_choice(name, value, [choice for _, choice in block.choices])
+        known = [choice for _, choice in block.choices]
+        several = isinstance(block, gr.Dropdown) and block.multiselect
+        if several and not isinstance(value, list):
+            raise Refused(text.NO_LIST.format(name=name))
+        for one in value if several else [value]:
+            check_choice(name, one, known)
     elif isinstance(block, gr.Number | gr.Slider):
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise Refused(text.NO_NUMBER_GIVEN.format(name=name))

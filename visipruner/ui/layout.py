@@ -11,6 +11,7 @@ from pathlib import Path
 import gradio as gr
 from starlette.middleware import Middleware
 
+from visipruner.choice import MOST_CONTESTANTS
 from visipruner.errors import Refused
 from visipruner.render.charts import CHART_CSS
 from visipruner.render.viewer import PatchViewer
@@ -21,20 +22,25 @@ from visipruner.ui.uploads import Uploads
 
 HERE = Path(__file__).parent
 KEEP_FILES = (60, keeping.LONGEST)  # every minute, delete what was not used for that long
-MOST_WAITING = 60
 
 
 @dataclass
 class Results:
-    """The right side: what a run fills."""
+    """The right side: what a run fills.
+
+    Args:
+        state: a word of run_state.py.
+        asked: the key of the form that was read, among `forms`.
+        result: the key of the finished result, among `kept`.
+    """
 
     status: gr.HTML
+    state: gr.HTML
     notes: gr.HTML
     intro: gr.HTML
     body: gr.Column
     verdict: gr.HTML
-    full: gr.HTML
-    pruned: gr.HTML
+    cards: list[gr.HTML]
     viewer: gr.HTML
     charts: gr.Column
     plots: list[gr.Plot]
@@ -44,7 +50,9 @@ class Results:
     measure: gr.Button
     saves: dict[str, gr.Button]
     payload: gr.JSON
+    asked: gr.HTML
     result: gr.HTML
+    forms: keeping.Kept
     kept: keeping.Kept
 
 
@@ -77,7 +85,7 @@ def build(models: Models) -> gr.Blocks:
                     results = _results()
                     lesson = _lesson()
         wiring.connect(page, models, head, chosen, results, lesson)
-        page.kept = results.kept  # `launch` tidies it
+        page.kept, page.forms = results.kept, results.forms  # `launch` tidies them
         page.load(None, js="() => vp.restore()", api_visibility="private")
     return guarded(page)
 
@@ -108,39 +116,59 @@ def _results() -> Results:
     notes = gr.HTML(elem_classes="vp-notesbox")
     intro = gr.HTML(_intro())
     with gr.Column(visible=False, elem_classes="vp-body") as body:
-        verdict = gr.HTML(elem_id="vp-verdict")
-        with gr.Row(elem_classes="vp-answers", equal_height=True):
-            full, pruned = gr.HTML(min_width=280), gr.HTML(min_width=280)
-        viewer = PatchViewer()
-        plots, told = [], []
-        with gr.Column(visible=False, elem_classes="vp-charts") as charts:
-            fold = gr.Button(text.CHARTS, size="sm", elem_id="vp-fold")  # on phones only
-            with gr.Column(elem_classes="vp-drawn"):
-                with gr.Row():
-                    for _ in range(2):
-                        with gr.Column(min_width=280):
-                            plots.append(gr.Plot(show_label=False, container=False))
-                            told.append(gr.HTML())
-                plots.append(gr.Plot(show_label=False, container=False))
-                told.append(gr.HTML())
-        with gr.Row(elem_classes="vp-tight vp-saves"):
-            measure = gr.Button(text.MEASURE, size="sm")
-            saves = {
-                kind: gr.Button(label, size="sm")
-                for kind, label in (
-                    ("png", text.SAVE_PNG),
-                    ("json", text.SAVE_JSON),
-                    ("html", text.SAVE_HTML),
-                )
-            }
-        medians = gr.HTML(elem_classes="vp-medians")
-        small = gr.HTML()
-    fold.click(None, js="() => vp.fold()", api_visibility="private")
-    payload = gr.JSON(visible="hidden")
+        shown = _body()
     return Results(
-        status, notes, intro, body, verdict, full, pruned, viewer, charts, plots, told, small,
-        medians, measure, saves, payload, browser_value(), keeping.Kept(),
-    )  # fmt: skip
+        status=status,
+        state=browser_value(),
+        notes=notes,
+        intro=intro,
+        body=body,
+        **shown,
+        payload=gr.JSON(visible="hidden"),
+        asked=browser_value(),
+        result=browser_value(),
+        forms=keeping.forms(),
+        kept=keeping.Kept(),
+    )
+
+
+def _body() -> dict:
+    """What is hidden before the first run."""
+    verdict = gr.HTML(elem_id="vp-verdict")
+    with gr.Row(elem_classes="vp-answers", equal_height=True):
+        cards = [gr.HTML() for _ in range(1 + MOST_CONTESTANTS)]
+    viewer = PatchViewer()
+    drawn = _charts()
+    with gr.Row(elem_classes="vp-tight vp-saves"):
+        measure = gr.Button(text.MEASURE, size="sm")
+        saves = {
+            kind: gr.Button(label, size="sm")
+            for kind, label in (
+                ("png", text.SAVE_PNG),
+                ("json", text.SAVE_JSON),
+                ("html", text.SAVE_HTML),
+            )
+        }
+    medians = gr.HTML(elem_id="vp-medians")
+    small = gr.HTML()
+    parts = {"verdict": verdict, "cards": cards, "viewer": viewer, **drawn}
+    return {**parts, "measure": measure, "saves": saves, "medians": medians, "small": small}
+
+
+def _charts() -> dict:
+    plots, told = [], []
+    with gr.Column(visible=False, elem_classes="vp-charts") as charts:
+        fold = gr.Button(text.CHARTS, size="sm", elem_id="vp-fold")  # on phones only
+        with gr.Column(elem_classes="vp-drawn"):
+            with gr.Row():
+                for _ in range(2):
+                    with gr.Column(min_width=280):
+                        plots.append(gr.Plot(show_label=False, container=False))
+                        told.append(gr.HTML())
+            plots.append(gr.Plot(show_label=False, container=False))
+            told.append(gr.HTML())
+    fold.click(None, js="() => vp.fold()", api_visibility="private")
+    return {"charts": charts, "plots": plots, "told": told}
 
 
 def _intro() -> str:
@@ -160,7 +188,7 @@ def _lesson() -> Lesson:
         with gr.Row(elem_classes="vp-tight"):
             find = gr.Button(text.FIND, size="sm")
             sweep = gr.Button(text.SWEEP, size="sm")
-        found, table = gr.HTML(), gr.HTML()
+        found, table = gr.HTML(elem_id="vp-found"), gr.HTML(elem_id="vp-levels")
     with gr.Accordion(text.REPEAT, open=False) as repeat:
         gr.Markdown(text.REPEAT_INFO)
         link = gr.Textbox(
@@ -179,7 +207,17 @@ def _lesson() -> Lesson:
             )
             for label in (text.COMMAND, text.PYTHON)
         )
-    return Lesson(find, found, sweep, table, repeat, link, copy, python, command)
+    return Lesson(
+        find=find,
+        found=found,
+        sweep=sweep,
+        table=table,
+        repeat=repeat,
+        link=link,
+        copy=copy,
+        python=python,
+        command=command,
+    )
 
 
 def launch(
@@ -199,13 +237,13 @@ def launch(
         OSError: the port is taken, or the host is not this machine's.
     """
     keeping.one_heap()  # before the threads that answer
-    says_when_full(page.queue(max_size=MOST_WAITING))
+    says_when_full(page.queue(max_size=keeping.MOST_WAITING))
     where = {"server_name": host, "server_port": port}
     try:
         served = page.launch(**where, prevent_thread_lock=True, **_settings(), **more)
     except OSError:
         raise OSError(text.PORT_TAKEN.format(**_asked_for(host, port))) from None
-    keeping.watch(page.kept, page.temp_file_sets)
+    keeping.watch([page.kept, page.forms], page.temp_file_sets)
     if models:  # not before: a start that is refused must not end in the middle of torch
         threading.Thread(target=_warm, args=(models,), daemon=True).start()
     if not prevent_thread_lock:

@@ -33,17 +33,37 @@ window.vp = {
     document.querySelector(selector)?.scrollIntoView({ behavior: calm ? "auto" : "smooth" });
   },
 
-  // Whether Stop ended the run: the status line may be older, or newer, than the click.
-  stop(status) {
+  // Whether Stop ended the run: its state may be older, or newer, than the click.
+  stop(state) {
     vp.stopped = true;
-    return status;
+    return vp.ended(state);
   },
 
-  // A run that ended before it began leaves the page as it was: an answer to the form before.
-  unfinished(stopped, waits, result, status, verdict, ...cards) {
-    if (!verdict?.includes(waits)) vp.asked = vp.askedBefore;
+  // A run has ended without a result.
+  unfinished(state) {
+    vp.ended(state);
+    return vp.stopped && isBusy(state) ? "stopped" : state;
+  },
+
+  // One that ended before it was shown left the page as it was: an answer to the form before.
+  ended(state) {
+    if (["waiting", "refused"].includes(state)) vp.asked = vp.askedBefore;
     vp.showOlder();
-    return [result, vp.stopped ? stopped : status, verdict, ...cards];
+    return state;
+  },
+
+  // Where the run stands (run_state.py); the style sheet goes by it.
+  state(state) {
+    const shown = document.querySelector(".vp-outputs").dataset;
+    if (state === "shown" || shown.run === "shown") shown.run = state;
+    return state;
+  },
+
+  // The same for a lesson, in the box that it fills.
+  lesson(box, state, values = []) {
+    const element = document.getElementById(box);
+    if (element) element.dataset.run = state;
+    return values;
   },
 
   // Whether the form still says what the run was asked that the page shows.
@@ -152,7 +172,11 @@ window.vp = {
   },
 };
 
-// All that a run is asked, to be compared, but its picture: the first of `Controls.inputs`.
+function isBusy(state) {
+  return ["waiting", "shown"].includes(state);
+}
+
+// All that a run is asked, to be compared, but its picture: the first of `Controls.form`.
 function formKey([picture, ...others]) {
   return JSON.stringify(others);
 }
@@ -193,11 +217,15 @@ function announce() {
   document.body.append(region);
   let said = new Set();
   new MutationObserver(() => {
-    const lines = [...document.querySelectorAll("[data-say]")];
+    // What the style sheet hides, as the words of a run that has ended, says nothing yet.
+    const lines = [...document.querySelectorAll("[data-say]")].filter((line) =>
+      line.getClientRects().length);
     const news = lines.find((line) => !said.has(line.dataset.say));
     said = new Set(lines.map((line) => line.dataset.say));
-    if (news) region.textContent = news.textContent;
-  }).observe(document.body, { subtree: true, childList: true, characterData: true });
+    if (news) region.textContent = news.innerText;
+  }).observe(document.body, {
+    subtree: true, childList: true, characterData: true, attributeFilter: ["data-run"],
+  });
 }
 
 // However another picture came, the verdict on the page is not about it.

@@ -112,8 +112,21 @@ def guarded(page: gr.Blocks) -> gr.Blocks:
 
     A full disk is said as well: gradio writes the pictures that are shown on it.
     """
-    preprocess, postprocess = page.preprocess_data, page.postprocess_data
+    page.preprocess_data = _reading(page.preprocess_data)
+    page.postprocess_data = _writing(page.postprocess_data)
+    process = page.process_api
 
+    async def process_api(*args, event_data=None, **kwargs):
+        # Gradio looks for files here too, and logs a traceback when it finds one.
+        if event_data is not None:
+            traverse(event_data._data, _refuse_file, is_file_obj)
+        return await process(*args, event_data=event_data, **kwargs)
+
+    page.process_api = process_api
+    return page
+
+
+def _reading(preprocess):
     async def preprocess_data(block_fn, inputs, state, explicit_call=False):
         try:
             _refuse_addresses(inputs)
@@ -127,6 +140,10 @@ def guarded(page: gr.Blocks) -> gr.Blocks:
         except Exception as error:
             raise sorry(text.BAD_REQUEST.format(what=_what(error))) from None
 
+    return preprocess_data
+
+
+def _writing(postprocess):
     async def postprocess_data(*given, **named):
         try:
             return await postprocess(*given, **named)
@@ -135,17 +152,7 @@ def guarded(page: gr.Blocks) -> gr.Blocks:
                 raise sorry(text.DISK_FULL) from None
             raise _translated(error) from None
 
-    process = page.process_api
-
-    async def process_api(*args, event_data=None, **kwargs):
-        # Gradio looks for files here too, and logs a traceback when it finds one.
-        if event_data is not None:
-            traverse(event_data._data, _refuse_file, is_file_obj)
-        return await process(*args, event_data=event_data, **kwargs)
-
-    page.preprocess_data, page.postprocess_data = preprocess_data, postprocess_data
-    page.process_api = process_api
-    return page
+    return postprocess_data
 
 
 def says_when_full(page: gr.Blocks) -> gr.Blocks:

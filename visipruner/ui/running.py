@@ -8,27 +8,15 @@ from dataclasses import replace
 import gradio as gr
 
 from visipruner.errors import Refused
+from visipruner.inputs import open_picture
 from visipruner.render import charts
 from visipruner.render.viewer import viewer_live, viewer_start, viewer_value
-from visipruner.ui import controls, fields, handlers, text, views
+from visipruner.render.words import describe_all
+from visipruner.ui import fields, handlers, run_state, text, views
 from visipruner.ui.downloads import Result
-from visipruner.ui.handlers import FULL, PRUNED, Job, Progress
+from visipruner.ui.handlers import Form, Job, Progress
 from visipruner.ui.page import MODEL_TURN, PRIVATE, UNQUEUED, plainly
 from visipruner.world import sources
-
-
-def _run_outputs(model_line, chosen, results) -> list:
-    r = results
-    return [
-        r.status, r.notes, r.intro, r.body, r.verdict, r.full, r.pruned, r.viewer,
-        r.charts, *r.plots, *r.told, r.small, r.medians, r.result, model_line,
-        chosen.advanced.prompt, *_buttons(r),
-    ]  # fmt: skip
-
-
-def _buttons(results) -> list:
-    """What can be done with a finished result."""
-    return [results.measure, *results.saves.values()]
 
 
 class Frame:
@@ -47,72 +35,108 @@ class Frame:
         return values
 
 
-def stream(models, model_line, chosen, results, job: Job):
-    """Everything that a run shows, while it runs and when it is done."""
-    frame = Frame(_run_outputs(model_line, chosen, results))
-    layers = job.vlm.model.config.get_text_config().num_hidden_layers
-    start = viewer_start(job.prompt, layers)
-    asked = views.asked(job)
-    _open(frame, models, model_line, chosen, results, job, start, asked)
-    shown = None
-    for progress in handlers.follow(job):
-        frame.set(results.status, views.status(progress))
-        frame.set(results.full, views.column(progress, FULL, job.truth))
-        frame.set(results.pruned, views.column(progress, PRUNED, job.truth))
-        stage = _stage(progress)
-        if stage != shown and progress.sides[PRUNED].records and not progress.probed:
-            shown = stage
-            records, name = progress.sides[PRUNED].records, views.names(progress.method)[PRUNED]
-            frame.set(results.viewer, viewer_live(start, records, name))
-        if progress.comparison:
-            frame.set(results.verdict, views.verdict(progress.comparison, job.truth, asked))
-            result = Result(job, progress.comparison)
-            story = viewer_value(progress.comparison, start=start)
-            frame.set(results.viewer, {**story, "note": result.stays})
-            frame.set(results.small, views.counters(progress.comparison))
-            frame.set(results.result, results.kept.put(result))
-            for button in _buttons(results):
-                frame.set(button, gr.update(interactive=True))
-        yield frame.take()
-    yield _drawn(frame, results, progress.comparison)
+class Showing:
+    """Everything that one run shows, while it goes on and when it is done."""
+
+    def __init__(self, models, model_line, chosen, results):
+        self.models, self.model_line = models, model_line
+        self.chosen, self.results = chosen, results
+        self.frame = Frame(outputs_of(model_line, chosen, results))
+
+    def stream(self, job: Job):
+        frame, results = self.frame, self.results
+        layers = job.vlm.model.config.get_text_config().num_hidden_layers
+        start, asked = viewer_start(job.prompt, layers), views.asked(job)
+        self._open(job, start, asked)
+        shown, names = None, views.names(job.names)
+        for progress in handlers.follow(job):
+            frame.set(results.status, views.status(progress))
+            for side, card in zip(range(len(job.methods)), results.cards, strict=False):
+                frame.set(card, views.column(progress, side, job.truth))
+            stage = _stage(progress)
+            if stage and stage != shown and not progress.probed:
+                shown = stage
+                records, name = progress.sides[stage[0]].records, names[stage[0]]
+                frame.set(results.viewer, viewer_live(start, records, name))
+            if progress.comparison:
+                self._end(job, progress.comparison, start, asked)
+            yield frame.take()
+        yield self._drawn(progress.comparison)
+
+    def _open(self, job: Job, start: dict, asked: str):
+        frame, results = self.frame, self.results
+        frame.set(results.state, run_state.SHOWN)
+        frame.set(results.notes, views.notes(job.notes))
+        frame.set(results.intro, gr.update(visible=False))
+        frame.set(results.body, gr.update(visible=True))
+        frame.set(results.charts, gr.update(visible=False))
+        frame.set(results.verdict, views.verdict_waits(asked))
+        frame.set(results.viewer, start)
+        for card in results.cards[len(job.methods) :]:
+            frame.set(card, "")
+        frame.set(results.small, "")
+        frame.set(results.medians, "")
+        frame.set(results.result, None)
+        for button in buttons_of(results):
+            frame.set(button, gr.update(interactive=False))
+        frame.set(self.model_line, views.model_line(self.models, job.form.model))
+        frame.set(self.chosen.advanced.prompt, job.prompt.text)
+
+    def _end(self, job: Job, comparison, start: dict, asked: str):
+        frame, results = self.frame, self.results
+        result = Result(job, replace(comparison, words=job.form.methods))
+        frame.set(results.state, run_state.DONE)
+        frame.set(results.verdict, views.verdict(comparison, job.truth, asked))
+        story = viewer_value(views.named(comparison), start, result.stays)
+        frame.set(results.viewer, story)
+        frame.set(results.small, views.counters(comparison))
+        frame.set(results.result, results.kept.put(result))
+        for button in buttons_of(results):
+            frame.set(button, gr.update(interactive=True))
+
+    def _drawn(self, comparison) -> list:
+        """The plots come last: they are the only thing that takes time to draw."""
+        frame, results = self.frame, self.results
+        comparison = views.named(comparison)
+        frame.set(results.charts, gr.update(visible=True))
+        drawings = (charts.tokens_chart, charts.flops_chart, charts.influence_chart)
+        words = (charts.describe_tokens, charts.describe_flops, charts.describe_influence)
+        for plot, told, draw, describe in zip(
+            results.plots, results.told, drawings, words, strict=True
+        ):
+            frame.set(plot, draw(comparison))
+            frame.set(told, views.told(describe_all(describe, comparison)))
+        return frame.take()
 
 
-def _open(frame, models, model_line, chosen, results, job, start, asked):
-    frame.set(results.notes, views.notes(job.notes))
-    frame.set(results.intro, gr.update(visible=False))
-    frame.set(results.body, gr.update(visible=True))
-    frame.set(results.charts, gr.update(visible=False))
-    frame.set(results.verdict, views.verdict_waits(text.VERDICT_WAITS, asked))
-    frame.set(results.viewer, start)
-    frame.set(results.small, "")
-    frame.set(results.medians, "")
-    frame.set(results.result, None)
-    for button in _buttons(results):
-        frame.set(button, gr.update(interactive=False))
-    frame.set(model_line, views.model_line(models, job.form.model))
-    frame.set(chosen.advanced.prompt, job.prompt.text)
+def outputs_of(model_line, chosen, results) -> list:
+    r = results
+    return [
+        r.status, r.state, r.notes, r.intro, r.body, r.verdict, *r.cards, r.viewer,
+        r.charts, *r.plots, *r.told, r.small, r.medians, r.result, model_line,
+        chosen.advanced.prompt, *buttons_of(r),
+    ]  # fmt: skip
+
+
+def buttons_of(results) -> list:
+    """What can be done with a finished result."""
+    return [results.measure, *results.saves.values()]
 
 
 def _stage(progress: Progress) -> tuple:
-    records = progress.sides[PRUNED].records
-    return (records[-1].stage, records[-1].visual_tokens) if records else ()
+    """(side, stage, visual tokens) of the viewer's picture: the baseline keeps all patches."""
+    records = progress.sides[progress.now].records
+    if not progress.now or not records:
+        return ()
+    return progress.now, records[-1].stage, records[-1].visual_tokens
 
 
-def _drawn(frame, results, comparison) -> list:
-    """The plots come last: they are the only thing that takes time to draw."""
-    frame.set(results.charts, gr.update(visible=True))
-    drawings = (charts.tokens_chart, charts.flops_chart, charts.influence_chart)
-    words = (charts.describe_tokens, charts.describe_flops, charts.describe_influence)
-    for plot, told, draw, describe in zip(
-        results.plots, results.told, drawings, words, strict=True
-    ):
-        frame.set(plot, draw(comparison))
-        frame.set(told, views.told(describe(comparison)))
-    return frame.take()
+def job_of(models, form: Form, scene: int | dict | None) -> Job:
+    """A form of the page as a job; here its picture is decoded, or its scene drawn.
 
-
-def job_of(models, values) -> Job:
-    form, scene = controls.form(values)
+    Raises:
+        Refused: one sentence, with the words of the page.
+    """
     known = None
     if scene is not None:
         form = replace(form, picture=sources.picture(scene))
@@ -120,83 +144,99 @@ def job_of(models, values) -> Job:
     try:
         return handlers.check(models, form, known, scene)
     except Refused as error:
-        raise Refused(fields.in_words(str(error), form.method, form.fields)) from None
+        raise Refused(fields.in_words(str(error), form.sides[1:], form.fields)) from None
+
+
+# -- events
+
+
+def _fetching(models, chosen, results):
+    @plainly
+    def on_fetch(*values):
+        """Read the form, and download a model if need be; Stop ends it.
+
+        Others go on asking their models meanwhile.
+        """
+        try:
+            form, scene = chosen.read(values)
+            handlers.check_input(form, scene)
+            if scene is None and models.is_missing(form.model):
+                open_picture(form.picture)  # nobody should wait for gigabytes in vain
+            key = results.forms.put((form, scene))
+            yield views.says(text.WAITING, "waiting"), run_state.WAITING, key
+            with closing(models.fetch(form.model, form.precision)) as sentences:
+                for sentence in sentences:
+                    yield views.says(sentence, text.FETCHING), gr.skip(), gr.skip()
+        except Refused as error:  # the line lasts longer than the message that comes with it
+            yield views.says(str(error)), run_state.REFUSED, None
+            raise
+
+    return on_fetch
+
+
+def _answering(models, model_line, chosen, results):
+    @plainly
+    def on_run(before, key):
+        """Run the form that was read.
+
+        Args:
+            before: the key of the result on the page: a visit has one at most.
+            key: of the form.
+        """
+        showing, ended = Showing(models, model_line, chosen, results), run_state.REFUSED
+        frame = showing.frame
+        try:
+            form, scene = results.forms.take(key)
+            if not models.is_ready(form.model, form.backend, form.precision):
+                frame.set(results.status, views.says(text.LOADING, text.LOADING))
+                yield frame.take()
+            job, ended = job_of(models, form, scene), run_state.FAILED
+            results.kept.drop(before)
+            yield from showing.stream(job)
+        except Refused as error:
+            frame.set(results.status, views.says(str(error)))
+            frame.set(results.state, ended)
+            yield frame.take()
+            raise
+
+    return on_run
+
+
+@plainly
+def on_unfinished(state):
+    """A run has ended before its end; page.js says whether it was stopped."""
+    if state == run_state.STOPPED:
+        return views.says(text.STOPPED), state
+    if state in run_state.BUSY:
+        return views.says(text.UNFINISHED), run_state.UNFINISHED
+    return gr.skip(), gr.skip()  # the status line says why
 
 
 def connect(models, model_line, chosen, results) -> tuple:
     """The events of a run, one after the other."""
-    outputs = _run_outputs(model_line, chosen, results)
-
-    @plainly
-    def on_fetch(*values):
-        """Download a model if need be; Stop ends it. Others go on asking theirs meanwhile."""
-        try:
-            form, scene = controls.form(values)
-            handlers.check_input(form, scene)
-            yield views.says(text.WAITING, "waiting")
-            with closing(models.fetch(form.model, form.precision)) as sentences:
-                for sentence in sentences:
-                    yield views.says(sentence, text.FETCHING)
-        except Refused as error:
-            yield views.says(str(error))  # lasts longer than the message that comes with it
-            raise
-
-    @plainly
-    def on_run(key, *values):
-        form, _ = controls.form(values)
-        frame = Frame(outputs)
-        if not models.is_ready(form.model, form.backend, form.precision):
-            frame.set(results.status, views.says(text.LOADING, text.LOADING))
-            yield frame.take()
-        try:
-            job = job_of(models, values)
-            results.kept.drop(key)  # a visit has one result at most
-            yield from stream(models, model_line, chosen, results, job)
-        except Refused as error:
-            frame.set(results.status, views.says(str(error)))
-            yield frame.take()
-            raise
-
+    stood = [results.status, results.state]
     fetched = gr.on(
         [chosen.run.click, chosen.question.submit],
-        on_fetch,
+        _fetching(models, chosen, results),
         chosen.inputs,
-        results.status,
+        [*stood, results.asked],
         js="(...values) => { vp.started(values); return values; }",
         concurrency_limit=None,
         **PRIVATE,
     )
     run = fetched.success(
-        on_run,
-        [results.result, *chosen.inputs],
-        outputs,
+        _answering(models, model_line, chosen, results),
+        [results.result, results.asked],
+        outputs_of(model_line, chosen, results),
         show_progress_on=[results.status],
         **MODEL_TURN,
     )
-
-    @plainly
-    def on_unfinished(key, status, verdict, *cards):
-        """Stopped, or failed: nothing may go on promising an answer."""
-        status = status or ""  # before anything was said, the page sends nothing
-        stopped = status == text.STOPPED
-        said = views.says(text.STOPPED if stopped else text.UNFINISHED)
-        if status and not stopped and not views.is_busy(status):
-            said = gr.skip()  # refused, and it says why
-        if key:  # of the run before, and still on the page
-            return said, *[gr.skip()] * 3
-        words = text.STOPPED_CARD if stopped else text.UNFINISHED_CARD
-        return said, views.verdict_stopped(verdict), *(views.card_stopped(c, words) for c in cards)
-
-    words = f"{text.STOPPED!r}, {text.VERDICT_WAITS!r}"
-    shown = [results.verdict, results.full, results.pruned]
     for event in (fetched, run):
         event.failure(
-            on_unfinished,
-            [results.result, results.status, *shown],
-            [results.status, *shown],
-            js=f"(...given) => vp.unfinished({words}, ...given)",
-            **UNQUEUED,
+            on_unfinished, results.state, stood, js="(state) => vp.unfinished(state)", **UNQUEUED
         )
+    mirror = "(state) => vp.state(state)"
+    results.state.change(None, results.state, None, js=mirror, **PRIVATE)
     form = "(...values) => vp.changed(values)"
     changes = [component.change for component in chosen.inputs if hasattr(component, "change")]
     gr.on(changes, None, chosen.inputs, None, js=form, **PRIVATE)

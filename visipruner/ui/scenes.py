@@ -20,15 +20,17 @@ from visipruner.world.phrases import ASK, as_learnt, respelt
 MOSTLY_READ = 4  # what it is asked about, the bundled model sees mostly up to here (dynamics.py)
 
 
-def what_stays(source, comparison: Comparison, bundled: bool) -> str:
+def what_stays(source, comparison: Comparison, bundled: bool, side: int = -1) -> str:
     """How many patches of the first pruned set show a thing, against all.
 
     "" if none or all of them stayed, or if the model's patches do not divide the scene.
 
     Args:
         bundled: whether the bundled model was asked; what its layers do is known.
+        side: of which answer.
     """
-    shown, trace = sources.scene(source), comparison.answers[-1].trace
+    shown, answer = sources.scene(source), comparison.answers[side]
+    trace = answer.trace
     cut = next(iter(trace.drops), None)
     grid = next(iter(comparison.prompt.layout.grids), None)
     if cut is None or not cut.kept or grid is None or shown.side % grid[0]:
@@ -43,17 +45,16 @@ def what_stays(source, comparison: Comparison, bundled: bool) -> str:
         return note
     if trace.filtering_layer is None:
         return note  # nothing was measured, so nothing can be said of what matters
-    if word := _first_word(source, comparison):
+    if word := _first_word(source, comparison.prompt.question, answer.text):
         note += " " + text.STAYS_SENTENCE.format(word=word)
     elif bundled and cut.after_layer >= MOSTLY_READ:
         note += " " + text.STAYS_LATE
     return note
 
 
-def _first_word(source, comparison: Comparison) -> str:
+def _first_word(source, question: str, said: str) -> str:
     """The pruned answer's first word, if it is not the answer but one word could have been."""
-    known = sources.truth(source, comparison.prompt.question)
-    words = comparison.answers[-1].text.split()
+    known, words = sources.truth(source, question), said.split()
     if known is None or known.question.short or not known.question.other or not words:
         return ""
     word = words[0].strip(",.")

@@ -13,6 +13,7 @@ from visipruner.inputs import check_choice, clean_question
 from visipruner.levels import level_number
 from visipruner.methods.visipruner import SEMANTICS
 from visipruner.ui import text
+from visipruner.ui.controls import sides_of
 from visipruner.ui.handlers import Form
 from visipruner.ui.store import Models
 from visipruner.world import sources
@@ -25,7 +26,7 @@ def query(form: Form, scene: int | dict | None) -> str:
     parts |= {
         "question": form.question or "",
         "model": form.model,
-        "method": form.method,
+        "method": ",".join(form.sides[1:]),
         "level": _level(form),
         "semantics": form.semantics,
     }
@@ -41,7 +42,7 @@ def read(parameters: Mapping[str, str], models: Models) -> tuple[dict, list[str]
         "seed": _scene_number,
         "question": lambda value: clean_question(value)[0],
         "model": lambda value: check_choice("model", value, models.paths),
-        "method": lambda value: "+".join(names_of(value)),
+        "method": _methods,
         "level": level_number,
         "semantics": lambda value: check_choice("semantics", value, SEMANTICS),
     }
@@ -54,6 +55,13 @@ def read(parameters: Mapping[str, str], models: Models) -> tuple[dict, list[str]
         except Refused:
             notes.append(text.BAD_LINK.format(name=text.LINK_NAMES.get(name, name)))
     return found, notes
+
+
+def _methods(value: str) -> list[str]:
+    """The methods or stacks of "fastv,visionzip+visipruner", the menu's own first."""
+    first, *others = ("+".join(names_of(one)) for one in value.split(","))
+    _, *found = sides_of(first, others)
+    return found
 
 
 def _level(form: Form):
@@ -81,10 +89,9 @@ def python(form: Form, scene: int | dict | None, local: bool = False) -> str:
     question = form.question
     if form.model == "tiny":  # the page's run was asked in the spelling that it learnt
         question = as_learnt(question or "")
-    own = "".join(f", {name}={value!r}" for name, value in form.fields.items())
+    own = f", **{form.fields!r}" if form.fields else ""  # a name may hold a dot
     options = ", ".join(f"{name}={value!r}" for name, value in form.options.items())
-    return f"""from visipruner.choice import method_at
-from visipruner.methods import PruningMethod
+    return f"""from visipruner.choice import sides_at
 from visipruner.models.catalogue import load_vlm
 from visipruner.running.results import Options
 from visipruner.running.runner import compare, last_event
@@ -93,9 +100,9 @@ model = {model}
 vlm = load_vlm(model, attention={form.backend!r}, precision={form.precision!r})
 prompt = vlm.prepare({picture}, {question!r}, {form.picture_mode!r})
 visual = prompt.layout.num_visual
-method = method_at(vlm, {form.method!r}, {form.level!r}, {form.semantics!r}, visual{own})
+sides = sides_at(vlm, {form.sides!r}, {form.level!r}, {form.semantics!r}, visual{own})
 options = Options({options})
-comparison = last_event(compare(vlm, prompt, [PruningMethod(), method], options)).comparison
+comparison = last_event(compare(vlm, prompt, sides, options)).comparison
 for answer in comparison.answers:
     print(answer.text, answer.counts.executed.prefill, answer.trace.why)
 """
@@ -106,7 +113,7 @@ def command_line(form: Form, scene: int | dict | None, local: bool = False) -> s
     picture = f"scene:{scene}" if isinstance(scene, int) else "picture.png"
     words = ["python", "-m", "visipruner", "ask"]
     words += ["--model-path", "DIR"] if local else ["--model", form.model]
-    words += ["--method", form.method]
+    words += ["--methods", *form.methods] if form.methods else ["--method", form.method]
     if form.level is not None:  # an emptied box; a run says so
         words += ["--level", _level(form)]
     words += ["--semantics", form.semantics]

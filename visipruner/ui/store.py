@@ -72,6 +72,11 @@ class Models:
         """Whether `get` would not have to load."""
         return (name, backend, precision) in self._loaded
 
+    def is_missing(self, name) -> bool:
+        """Whether `fetch` would download."""
+        spec = MODELS.get(self.paths.get(name)) if isinstance(name, str) else None
+        return bool(spec) and not spec.find()
+
     def fetch(self, name: str, precision: str = "auto") -> Iterator[str]:
         """Download a model of the hub if it is not here yet; closing the generator cancels.
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import itertools
-import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from html import escape
 
@@ -28,21 +27,23 @@ class Search:
     Args:
         seed: the scene that is asked about; the one that was found, if `found`.
         tried: scenes that were begun, this one included.
-        answers: of the last scene that was finished.
+        answers: of every side, of the last scene that was finished.
+        names: what the sides are called.
         over: nothing more will come.
     """
 
     seed: int
     question: str = ""
     tried: int = 0
-    answers: tuple[str, str] = ("", "")
+    answers: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()
     found: bool = False
     over: bool = False
 
 
 def search(models: Models, form: Form, seed) -> Iterator[Search]:
-    """Walk the scenes after `seed` until both sides answer differently."""
-    if form.method == "none":
+    """Walk the scenes after `seed` until a side answers otherwise than the baseline."""
+    if all(name == "none" for name in form.sides):
         raise Refused(text.NOTHING_TO_FIND)
     sources.scene(seed or 0)  # none, beside a picture of one's own
     first = int(seed or 0) + 1
@@ -58,7 +59,8 @@ def search(models: Models, form: Form, seed) -> Iterator[Search]:
         for comparison in _quick(job):  # noqa: B007 - the last one counts
             yield state
         state.answers = tuple(answer.text for answer in comparison.answers)
-        state.found = not comparison.same
+        state.names = tuple(views.names(job.names))
+        state.found = not all(pair.same for pair in comparison.pairs)
         if state.found:
             break
     state.over = True
@@ -76,29 +78,34 @@ def _quick(job: Job) -> Iterator[Comparison | None]:
 
 
 def search_html(state: Search) -> str:
-    full, pruned = (escape(answer) for answer in state.answers)
+    answers = [escape(answer) for answer in state.answers]
     if state.found:
         line = text.FOUND.format(seed=state.seed, tried=state.tried)
+        said = "".join(
+            f"<p>{escape(name)}: <b>{answer}</b></p>"
+            for name, answer in zip(state.names, answers, strict=True)
+        )
         return (
             f'<div class="vp-found"><b data-say="{line}">{line}</b><p>{escape(state.question)}</p>'
-            f"<p>{text.FULL}: <b>{full}</b></p><p>{text.PRUNED}: <b>{pruned}</b></p></div>"
+            f"{said}</div>"
         )
     if state.over:
         line = text.NOT_FOUND.format(tried=state.tried)
         return f'<p data-say="{line}">{line}</p>'
     line = text.SEARCHING.format(seed=state.seed, tried=state.tried, most=MOST_SCENES)
-    last = text.LAST_SAME.format(answer=full) if full else ""
+    line += views.when(views.RUNNING, "…")
+    last = text.LAST_SAME.format(answer=answers[0]) if answers and answers[0] else ""
     return (
-        f'<p data-say="{text.FIND}">{line}</p><progress max="{MOST_SCENES}" value="{state.tried}" '
-        f'aria-label="{text.FIND}"></progress><p>{last}</p>'
+        f'<p data-say="{text.FIND}">{line}</p><progress class="{views.RUNNING}" '
+        f'max="{MOST_SCENES}" value="{state.tried}" aria-label="{text.FIND}"></progress>'
+        f"<p>{last}</p>{_unfinished()}"
     )
 
 
-def ended(html: str | None) -> str:
-    """A lesson's box after Stop or an error: what was found stays, nothing goes on promising."""
-    left = re.sub(r"<progress.*?</progress>", "", html or "")
-    left = left.replace("…</p>", ".</p>").replace(_WAITS, _WAITS.replace("…", "–"))
-    return f'{left}<p class="vp-small" data-say="{text.LESSON_ENDED}">{text.LESSON_ENDED}</p>'
+def _unfinished() -> str:
+    """What a lesson's box says after Stop or a failure; the style sheet hides it till then."""
+    line = text.LESSON_ENDED
+    return f'<p class="vp-small {views.UNFINISHED}" data-say="{line}">{line}</p>'
 
 
 @dataclass
@@ -146,21 +153,20 @@ def sweep_html(state: Sweep, job: Job) -> str:
     ]
     head = views.table_head(*text.SWEEP_HEAD)
     line = text.SWEEP_DONE.format(done=len(state.answers), all=len(rows))
-    say = line if len(state.answers) == len(rows) else text.SWEEP
+    done = len(state.answers) == len(rows)
+    say, end = (line, "") if done else (text.SWEEP, _unfinished())
     return (
         f'<p class="vp-small" data-say="{say}">{line}</p>{views.asked(job, leveled=False)}'
         f'<div class="vp-scroll" tabindex="0" role="region" aria-label="{text.SWEEP}">'
         f'<table class="vp-table"><thead><tr>{head}</tr></thead>'
-        f"<tbody>{''.join(rows)}</tbody></table></div>{note}"
+        f"<tbody>{''.join(rows)}</tbody></table></div>{note}{end}"
     )
-
-
-_WAITS = '<td colspan="4">…</td>'
 
 
 def _sweep_row(name: str, answer, full, job: Job) -> str:
     if answer is None:
-        return f'<tr><th scope="row">{name}</th>{_WAITS}</tr>'
+        waits = views.when(views.RUNNING, "…") + views.when(views.UNFINISHED, "–")
+        return f'<tr><th scope="row">{name}</th><td colspan="4">{waits}</td></tr>'
     fewer, same = "–", ""
     if full is not None and answer is not full:
         fewer = views.times(full.counts.executed.prefill / answer.counts.executed.prefill)
@@ -175,35 +181,39 @@ def _sweep_row(name: str, answer, full, job: Job) -> str:
 
 
 def rounds(job: Job) -> Iterator[list[list[Times]]]:
-    """Silent whole answers of both sides in turn. Stop works after every round."""
-    samples: list[list[Times]] = [[], []]
+    """Silent whole answers of all sides in turn. Stop works after every round."""
+    samples: list[list[Times]] = [[] for _ in job.methods]
     for turn in range(ROUNDS):
         for side, times in zip(samples, job.measure(turn), strict=True):
             side += times
         yield samples
 
 
-def rounds_html(samples: list[list[Times]], method: str) -> str:
-    """Medians so far, both sides beside each other."""
+def rounds_html(samples: list[list[Times]], names: Sequence[str]) -> str:
+    """Medians so far, all sides beside each other; of two also how they compare."""
     done = len(samples[0])
     if not done:
-        return f'<p data-say="{text.MEASURING}">{text.MEASURING}</p>'
+        line = views.when(views.RUNNING, text.MEASURING)
+        return f'<p data-say="{text.MEASURING}">{line}</p>{_unfinished()}'
     medians = [Times.median(side) for side in samples]
     labels = ("vision", "prefill", "first", "token", "total")
     rows = []
     for name, label in zip(CLOCKS, labels, strict=True):
-        full, pruned = (getattr(times, name) for times in medians)
-        # The picture is encoded once for both.
-        ratio = f"{full / pruned:.2f}" if full and pruned and name != "vision" else "–"
-        rows.append(
-            f'<tr><th scope="row">{text.COUNTERS[label]}</th><td>{views.duration(full)}</td>'
-            f"<td>{views.duration(pruned)}</td><td>{ratio}</td></tr>"
-        )
-    head = views.table_head("", *views.names(method), text.MEDIAN_RATIO)
+        clocks = [getattr(times, name) for times in medians]
+        cells = [views.duration(clock) for clock in clocks]
+        if len(clocks) == 2:
+            # The picture is encoded once for both.
+            known = all(clocks) and name != "vision"
+            cells.append(f"{clocks[0] / clocks[1]:.2f}" if known else "–")
+        row = "".join(f"<td>{cell}</td>" for cell in cells)
+        rows.append(f'<tr><th scope="row">{text.COUNTERS[label]}</th>{row}</tr>')
+    ratio = [text.MEDIAN_RATIO] if len(samples) == 2 else []
+    head = views.table_head("", *names, *ratio)
     title = text.MEDIANS.format(done=done, rounds=ROUNDS)
-    say = title if done == ROUNDS else text.MEASURING
+    say, end = (title, "") if done == ROUNDS else (text.MEASURING, _unfinished())
     return (
         f'<p><b data-say="{say}">{title}</b> {views.tag(text.MEASURED)}</p>'
+        '<div class="vp-scroll" tabindex="0" role="region" aria-label="Medians">'
         f'<table class="vp-table"><thead><tr>{head}</tr></thead>'
-        f"<tbody>{''.join(rows)}</tbody></table>"
+        f"<tbody>{''.join(rows)}</tbody></table></div>{end}"
     )

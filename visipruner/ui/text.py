@@ -36,6 +36,8 @@ SCENE_SEED = "Scene number"
 NO_NUMBER = "none"
 ANOTHER_QUESTION = "Next question"
 METHOD = "Method"
+OTHERS = "Compare with more methods"
+CHOSEN_TWICE = "{method} is chosen twice: choose each method once."
 MODEL = "Model"
 LEVEL = "How hard to prune"
 LEVEL_INFO = "0 keeps everything, 1 is the hardest"
@@ -104,6 +106,13 @@ ASKED_PRESET, ASKED_NEAR = ", {preset} (level {level:g})", ", level {level:g} (h
 ASKED_LEVEL, ASKED_OWN = ", level {level:g}", ", own settings"
 ASKED_OFFICIAL = ", as the published code does it"
 
+SAME_OF_MANY = "{same} of {count} answer as with all patches"
+SAME_OF_MANY_GUESS = "All guess: {same} of {count} say the same as with all patches"
+PAIRS_EXECUTED, PAIRS_MEASURED = "computing and visual tokens", "first word"
+SPEEDS_OPEN = (
+    "First words: too few runs, or too uneven ones, to call {names} faster or slower. “Measure "
+    "again” gives medians."
+)
 DIFF_MARKS = "struck: only with all patches; underlined: only when pruned"
 RIGHT = "right"
 WRONG = "wrong"
@@ -151,7 +160,7 @@ CLOCKS_MEDIAN = (
 )
 CLOCKS_WHOLE = "Every clock is a median of {rounds} silent whole answers."
 MEASURE = "Measure again × 5"
-MEASURING = "Measuring both sides five times, in turn…"
+MEASURING = "Measuring every side five times, in turn…"
 MEDIANS = "Medians of {done} of {rounds} silent runs in turn"
 
 NO_RESULT = "There is no finished result here yet: press Run first."
@@ -159,6 +168,7 @@ NO_LONGER_KEPT = (
     "This result is no longer kept: the server keeps only the newest ones, for an hour. Press Run "
     "again."
 )
+FORM_GONE = "This run waited too long, or the server was started again. Press Run again."
 PORT_TAKEN = (
     "Port {port} cannot be opened on {host}: another program has it, or this machine has no such "
     "address. See --port and --host."
@@ -171,7 +181,9 @@ TOO_FEW = "some of its values are missing."
 NOT_UPLOADED = "the picture must be uploaded first."
 WRONG_KIND = "a value is of the wrong kind."
 A_VALUE = "A value"
+TYPED_TOO_LONG = "“{name}” has {length:,} characters; at most {most} can be read."
 NO_NUMBER_GIVEN = "{name} must be a number."
+NO_LIST = "{name} must be a list."
 NO_WORDS = "{name} must be words."
 HALF_A_CHARACTER = "A value holds half a character: type it again."
 TOO_LARGE = "A number is too large to be read here."
@@ -217,14 +229,17 @@ STAYS_LATE = (
 
 TEACHING = "For a lesson"
 FIND = "Find a picture where pruning changes the answer"
-FIND_INFO = "Walks through scenes with the current method and level until the two answers differ."
+FIND_INFO = (
+    "Walks through scenes with the current method and level until an answer differs from the one "
+    "with all patches."
+)
 NOTHING_OFFERED = "None of the models in VISIPRUNER_MODELS is on this server's disk."
 NOTHING_TO_FIND = "Without pruning both answers are the same: choose a method first."
 LESSON_ENDED = "Not finished. Press the button to start anew."
-SEARCHING = "Scene {seed}, {tried} of at most {most}…"
-LAST_SAME = "The one before: both said “{answer}”."
+SEARCHING = "Scene {seed}, {tried} of at most {most}"
+LAST_SAME = "The one before: all said “{answer}”."
 FOUND = "Scene {seed} changes the answer; {tried} tried. It is in the form now."
-NOT_FOUND = "Both sides agreed on all {tried} scenes. Prune harder, or press again to go on."
+NOT_FOUND = "All sides agreed on all {tried} scenes. Prune harder, or press again to go on."
 SWEEP = "Try all levels on this picture"
 SWEEP_HEAD = ("Level", "Answer", "", "Fewer FLOPs (executed)", "Visual tokens")
 SWEEP_NOTE = "Harder saves more computing: by an earlier cut, by fewer tokens, or by both."
@@ -245,5 +260,5 @@ REPEAT_INFO = (
 PROJECTOR = "Projector"
 DARK = "Dark"
 
-VERDICT_WAITS = "Two answers are on their way…"
+VERDICT_WAITS = "The answers are on their way…"
 NO_SCENE = "The next question needs a scene: press New scene first."

@@ -2,27 +2,48 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from html import escape
 
-from visipruner.choice import names_of, settings_of_side, short_title
+from visipruner.choice import brief_title, names_of, settings_of_side, short_title
 from visipruner.levels import PRESETS, level_number
 from visipruner.render.counters import ROWS
 from visipruner.render.numbers import duration, flops, in_bytes, times, unbroken
 from visipruner.render.stages import dropping, entering
 from visipruner.render.words import describe_agreement
-from visipruner.running.results import LEAST_ROUNDS, Answer, Comparison, Times
+from visipruner.running.results import LEAST_ROUNDS, Answer, Comparison, Pair, Times
 from visipruner.ui import about, text
-from visipruner.ui.handlers import PRUNED, Job, Progress, Side
+from visipruner.ui.handlers import Job, Progress, Side
 from visipruner.world.sources import Truth
 
-_CARD, _LIVE = "<article ", "<article data-live "  # how a card begins, and one that waits for more
+RUNNING, STOPPED = "vp-if-running", "vp-if-stopped"
+UNFINISHED, OVER = "vp-if-unfinished", "vp-if-over"
 SHORT_ANSWER = 14  # letters that fit a card in large type
 LONG_ANSWER = 60  # from here on a card uses small type
 
 
-def names(method: str) -> tuple[str, str]:
-    """What the two sides are called."""
-    return text.FULL, text.AGAIN if method == "none" else text.PRUNED
+def names(methods: Sequence[str]) -> list[str]:
+    """What the sides are called.
+
+    Args:
+        methods: the method or stack of each, the baseline first.
+    """
+    titles = [text.AGAIN if name == "none" else brief_title(name) for name in methods[1:]]
+    if len(titles) == 1:
+        return [text.FULL, text.AGAIN if methods[-1] == "none" else text.PRUNED]
+    return [text.FULL, *titles]
+
+
+def names_of_sides(comparison: Comparison) -> list[str]:
+    return names([answer.trace.method for answer in comparison.answers])
+
+
+def named(comparison: Comparison) -> Comparison:
+    """The comparison for the drawings: of more than two sides, each is called as on its card."""
+    if len(comparison.answers) <= 2:
+        return comparison
+    return replace(comparison, words=tuple(names_of_sides(comparison)))
 
 
 # -- status
@@ -30,9 +51,9 @@ def names(method: str) -> tuple[str, str]:
 
 def status(progress: Progress) -> str:
     """One line for eyes and screen readers; the latter hear it when the stage changes."""
-    side, name = progress.sides[progress.now], names(progress.method)[progress.now]
+    side, name = progress.sides[progress.now], names(progress.methods)[progress.now]
     if progress.comparison:
-        done = text.DONE.format(verdict=describe_agreement(progress.comparison) + ".")
+        done = text.DONE.format(verdict=agreement(progress.comparison) + ".")
         return says(done, kind="done")
     if progress.probed:
         line = text.PROBING.format(layer=progress.probed, layers=progress.layers)
@@ -65,23 +86,20 @@ def says(line: str, busy: str = "", kind: str = "still") -> str:
     return f'<p class="vp-status {kind}" data-say="{escape(busy or line)}">{escape(line)}</p>'
 
 
-def is_busy(status: str) -> bool:
-    """Whether a status line, as `says` made it, promises that something will follow."""
-    return 'class="vp-status busy"' in status
-
-
 # -- verdict
 
 
 def asked(job: Job, leveled: bool = True) -> str:
     """What a result answers: the form may show something else by now. A sweep has every level."""
-    form, level = job.form, ""
-    if form.method != "none":
+    form, level, pruning = job.form, "", job.names[1:]
+    if any(name != "none" for name in pruning):
         level = _level(job) if leveled else ""
         level += text.ASKED_OWN if form.fields else ""
-    if "official" in settings_of_side(job.methods[-1]).values():
+    if any("official" in settings_of_side(side).values() for side in job.methods):
         level += text.ASKED_OFFICIAL
-    method = " + ".join(short_title(name) for name in names_of(form.method))
+    asked = pruning if leveled else [form.method]
+    stacks = [" + ".join(short_title(name) for name in names_of(side)) for side in asked]
+    method = ", ".join(stacks)
     model = job.models.titles[form.model]
     line = text.ASKED.format(question=job.prompt.question, method=method, level=level, model=model)
     return f'<p class="vp-asked">{escape(line)}</p>'
@@ -89,7 +107,9 @@ def asked(job: Job, leveled: bool = True) -> str:
 
 def _level(job: Job) -> str:
     """The level, and which preset it means: a checkpoint may have a few settings only."""
-    number, preset = level_number(job.form.level), job.preset_of(job.methods[-1])
+    number, preset = level_number(job.form.level), job.preset_of(job.methods[1])
+    if len(job.methods) > 2:  # one level, which the methods may round each in its own way
+        preset = next((name for name, value in PRESETS.items() if value == number), None)
     if preset is None:
         return text.ASKED_LEVEL.format(level=number)
     words = text.ASKED_PRESET if PRESETS[preset] == number else text.ASKED_NEAR
@@ -97,40 +117,64 @@ def _level(job: Job) -> str:
 
 
 def verdict(comparison: Comparison, truth: Truth | None = None, below: str = "") -> str:
-    """The sentence and the numbers that can be read from the last row.
+    """The sentence and the numbers that can be read from the last row; of many sides, a line each.
 
     Args:
         below: HTML under the headline, of `asked`.
     """
-    kind = "same" if comparison.same else "different"
-    kind += " guess" if comparison.prompt.outside else ""
+    pairs = comparison.pairs
+    kind = "same" if all(pair.same for pair in pairs) else "different"
+    kind += " guess" if comparison.outside else ""
     before = f'<small class="vp-before">{text.BEFORE}</small>'  # page.js knows when
-    return (
-        f'<section class="vp-verdict {kind}" aria-label="Verdict">'
-        '<div class="vp-result"><div class="vp-says">'
-        f"<h2>{escape(describe_agreement(comparison))} {before}</h2>{below}"
-        f"{_truth(truth)}{_unfolding(comparison, truth)}</div>"
-        f'<div class="vp-numbers">{_numbers(comparison)}</div></div>'
-        f"{_no_speed(comparison)}</section>"
+    head = f"<h2>{escape(agreement(comparison))} {before}</h2>{below}"
+    if len(pairs) > 1:
+        inside = f"{head}{_truth(truth)}{_lines(comparison)}"
+    else:
+        says = f"{head}{_truth(truth)}{_unfolding(comparison, truth)}"
+        inside = (
+            f'<div class="vp-result"><div class="vp-says">{says}</div>'
+            f'<div class="vp-numbers">{_numbers(comparison)}</div></div>{_no_speed(comparison)}'
+        )
+    return f'<section class="vp-verdict {kind}" aria-label="Verdict">{inside}</section>'
+
+
+def agreement(comparison: Comparison) -> str:
+    """Whether all said the same, or how many said what the baseline says."""
+    pairs = comparison.pairs
+    if len(pairs) <= 1:
+        return describe_agreement(comparison)
+    words = text.SAME_OF_MANY_GUESS if comparison.outside else text.SAME_OF_MANY
+    return words.format(same=sum(pair.same for pair in pairs), count=len(pairs))
+
+
+def _lines(comparison: Comparison) -> str:
+    """One line for each side beside the baseline."""
+    sides = list(zip(names_of_sides(comparison)[1:], comparison.pairs, strict=True))
+    lines = "".join(_line(name, pair) for name, pair in sides)
+    marks = "" if all(pair.same for _, pair in sides) else _diff_marks()
+    open_ = ", ".join(name for name, pair in sides if not pair.conclusive)
+    line = f"{escape(text.SPEEDS_OPEN.format(names=open_))} {tag(text.MEASURED)}"
+    small = f'<p class="vp-small">{line}</p>' if open_ else ""
+    known = (text.PAIRS_EXECUTED, text.EXECUTED), (text.PAIRS_MEASURED, text.MEASURED)
+    tags = ", ".join(f"{escape(words)} {tag(source)}" for words, source in known)
+    return f'<ul class="vp-pairs">{lines}</ul><p class="vp-small">{tags}</p>{marks}{small}'
+
+
+def _line(name: str, pair: Pair) -> str:
+    count, _, cut = tokens(pair.answer.trace)
+    cells = [_flops(pair.flops_ratio), (count, cut)]
+    cells += [_speed(pair)[:2]] if pair.conclusive else []
+    numbers = "".join(
+        f"<span><strong>{escape(value)}</strong> {escape(label)}</span>" for value, label in cells
     )
+    kind = "same" if pair.same else "different"
+    said = f'<b class="vp-said">{escape(describe_agreement(pair))}</b>'
+    return f'<li class="{kind}"><h3>{escape(name)}</h3>{said}{numbers}{_diff(pair)}</li>'
 
 
-def verdict_stopped(html: str | None) -> str:
-    """A waiting verdict that nothing will follow; what was asked stays."""
-    return (html or "").replace(text.VERDICT_WAITS, text.NO_VERDICT_YET)
-
-
-def card_stopped(html: str | None, words: str) -> str:
-    """A card as it was left: one that waited for more says that nothing will follow."""
-    if not (html or "").startswith(_LIVE):
-        return html or ""
-    ended = f' <span class="vp-ended">{escape(words)}</span></p>'  # after what was written
-    still = html.replace(_LIVE, _CARD).replace(f">{text.NO_ANSWER_YET}</p>", "></p>", 1)
-    return still.replace("</p>", ended, 1)
-
-
-def verdict_waits(words: str, below: str = "") -> str:
+def verdict_waits(below: str = "") -> str:
     """The place of the verdict while there is none: it must not jump when it comes."""
+    words = when(RUNNING, text.VERDICT_WAITS) + when(OVER, text.NO_VERDICT_YET)
     cells = "".join(
         _number("0.0×", label, why.format(full=large, pruned=large, rounds=5), known)
         for label, why, large, known in (
@@ -141,13 +185,18 @@ def verdict_waits(words: str, below: str = "") -> str:
     )  # unseen, and as large as the figures that will come
     return (
         '<section class="vp-verdict waits" aria-label="Verdict"><div class="vp-result">'
-        f'<div class="vp-says"><h2>{escape(words)}</h2>{below}</div>'
+        f'<div class="vp-says"><h2>{words}</h2>{below}</div>'
         f'<div class="vp-numbers" aria-hidden="true">{cells}</div></div></section>'
     )
 
 
-def _names(comparison: Comparison) -> tuple[str, str]:
-    return names(comparison.answers[-1].trace.method)
+def when(state: str, words: str) -> str:
+    """Words that are seen in one state of a run only; the style sheet shows and hides them.
+
+    Args:
+        state: RUNNING, or STOPPED, UNFINISHED or, of both, OVER.
+    """
+    return f'<span class="{state}">{escape(words)}</span>'
 
 
 def _unfolding(comparison: Comparison, truth: Truth | None) -> str:
@@ -161,11 +210,22 @@ def _unfolding(comparison: Comparison, truth: Truth | None) -> str:
 
 
 def _words(comparison: Comparison) -> str:
+    return _diff(comparison.last) + _diff_marks()
+
+
+def _diff_marks() -> str:
+    return f'<p class="vp-small">{text.DIFF_MARKS}</p>'
+
+
+def _diff(pair: Pair) -> str:
+    if pair.same:
+        return ""
     tags = {"same": "span", "full": "del", "pruned": "ins"}
     words = " ".join(
-        f"<{tags[kind]}>{escape(words)}</{tags[kind]}>" for kind, words in comparison.word_diff
+        f"<{tags[kind]}>{escape(words)}</{tags[kind]}>" for kind, words in pair.word_diff
     )
-    return f'<p class="vp-diff">{words}</p><p class="vp-small">{text.DIFF_MARKS}</p>'
+    # Long answers scroll, by keys too.
+    return f'<p class="vp-diff" tabindex="0">{words}</p>'
 
 
 def _is_short(truth: Truth | None) -> bool:
@@ -216,7 +276,7 @@ def _number(value: str, label: str, why: str, source: str) -> str:
     )
 
 
-def _speed(comparison: Comparison) -> tuple[str, str, str]:
+def _speed(comparison: Comparison | Pair) -> tuple[str, str, str]:
     ratio, why = comparison.first_token_ratio, text.FIRST_TOKEN_WHY.format(**_firsts(comparison))
     if comparison.faster is None:
         return "≈", text.NO_DIFFERENCE, why
@@ -267,15 +327,24 @@ def tag(source: str, words: str = "") -> str:
 
 def column(progress: Progress, side: int, truth: Truth | None = None) -> str:
     """One answer with its most telling counters, finished or on its way."""
-    shown, name = progress.sides[side], names(progress.method)[side]
+    shown, name = progress.sides[side], names(progress.methods)[side]
     if shown.answer:
         return card(shown.answer, side, name, truth)
     busy = "busy" if side == progress.now else ""
-    words = escape(shown.text) or text.NO_ANSWER_YET
+    words = escape(shown.text) or when(RUNNING, text.NO_ANSWER_YET)
+    ends = when(STOPPED, text.STOPPED_CARD) + when(UNFINISHED, text.UNFINISHED_CARD)
+    words += f' <span class="vp-ended">{ends}</span>'
     size = "long" if len(shown.text) >= LONG_ANSWER else ""
     costs = f'<dl class="vp-live">{_live(progress, shown)}</dl>'
-    methods = about.of_names(names_of(progress.method)) if side == PRUNED else ""
-    return _card(side, escape(name), methods, words, costs, busy, size).replace(_CARD, _LIVE, 1)
+    methods = about.of_names(names_of(progress.methods[side]))
+    return _card(side, escape(name), methods, words, costs, busy, size)
+
+
+def cards(comparison: Comparison, truth: Truth | None, places: int) -> list[str]:
+    """Every finished answer; "" in the places that are left."""
+    sides = zip(comparison.answers, names_of_sides(comparison), strict=True)
+    found = [card(answer, side, name, truth) for side, (answer, name) in enumerate(sides)]
+    return [*found, *[""] * (places - len(found))]
 
 
 def card(answer: Answer, side: int, name: str, truth: Truth | None = None) -> str:
@@ -295,7 +364,7 @@ def card(answer: Answer, side: int, name: str, truth: Truth | None = None) -> st
 def _card(
     side: int, head: str, methods: str, words: str, costs: str, busy: str = "", size: str = ""
 ) -> str:
-    kind = "pruned" if side == PRUNED else "full"
+    kind = f"pruned side-{side}" if side else "full"
     return (
         f'<article class="vp-side {kind} {busy}">'
         f'<div class="vp-cardhead"><h3>{head}</h3>{methods}</div>'
@@ -352,14 +421,15 @@ def table_head(*names: str) -> str:
 def counters(comparison: Comparison) -> str:
     """Everything that was counted or clocked, side by side, each with its kind; folded away."""
     how, rows = how_often(comparison.answers[-1].times), []
+    sides = names_of_sides(comparison)
     for row in ROWS:
         if row.group:
-            head = f'<th scope="rowgroup" colspan="3">{row.group}</th>'
+            head = f'<th scope="rowgroup" colspan="{1 + len(sides)}">{row.group}</th>'
             rows.append(f'<tr class="vp-group">{head}</tr>')
         cells = "".join(f"<td>{escape(row.read(answer))}</td>" for answer in comparison.answers)
         known = tag(row.kind, how.get(row.name, ""))
         rows.append(f'<tr><th scope="row">{escape(row.words)} {known}</th>{cells}</tr>')
-    head = table_head("", *_names(comparison))
+    head = table_head("", *sides)
     # In so many words too: a title is out of reach for keys and fingers.
     marks = "".join(
         f'<p class="vp-small">{tag(source)} {escape(meaning)}</p>'

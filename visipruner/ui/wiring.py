@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import time
-
 import gradio as gr
 
 from visipruner.models.catalogue import MODELS
 from visipruner.ui import (
     api,
     choosing,
-    controls,
     downloads,
+    handlers,
+    run_state,
     running,
     share,
     teaching,
@@ -25,17 +24,7 @@ from visipruner.world import sources
 def connect(page, models, model_line, chosen, results, lesson):
     """All events of the page."""
     fetched, run = running.connect(models, model_line, chosen, results)
-    long = [fetched, run, *_lessons(models, chosen, results, lesson)]
-
-    def on_stop(status):
-        """Only what was busy is stopped."""
-        return views.says(text.STOPPED) if views.is_busy(status or "") else gr.skip()
-
-    stopped = {"fn": on_stop, "inputs": results.status, "outputs": results.status, **PRIVATE}
-    pressed = chosen.stop.click(
-        **stopped, js="(status) => vp.stop(status)", cancels=long, queue=False
-    )
-    pressed.then(**stopped, show_progress="hidden", queue=False)  # over what was still on its way
+    _stopping(chosen, results, [fetched, run, *_lessons(models, chosen, results, lesson)])
     chosen.reset.click(None, js="() => vp.reset()", **PRIVATE)
     choosing.connect(page, models, model_line, chosen, results, run)
     _saving(results)
@@ -48,75 +37,92 @@ def connect(page, models, model_line, chosen, results, lesson):
     )
 
 
+def _stopping(chosen, results, long: list):
+    def on_stop(state):
+        """Only what was busy is stopped."""
+        if state not in run_state.BUSY:
+            return gr.skip(), gr.skip()
+        return views.says(text.STOPPED), run_state.STOPPED
+
+    stood = [results.status, results.state]
+    stopped = {"fn": on_stop, "inputs": results.state, "outputs": stood, **PRIVATE}
+    pressed = chosen.stop.click(
+        **stopped, js="(state) => vp.stop(state)", cancels=long, queue=False
+    )
+    pressed.then(**stopped, show_progress="hidden", queue=False)  # over what was still on its way
+
+
 # -- lessons
+
+PAUSE = 0.25  # seconds between two drawn states of a lesson
 
 
 def _lessons(models, chosen, results, lesson) -> list:
+    c, r = chosen, results
+    clocked = [r.medians, r.verdict, *r.cards, r.small, r.result]
+    found = [lesson.found, c.picture, c.scene, c.seed, c.question]
+    begun = []
+    for button, answer, inputs, outputs in (
+        (lesson.find, _finding(models, c), [c.seed, *c.inputs], found),
+        (lesson.sweep, _sweeping(models, c), c.inputs, [lesson.table]),
+        (r.measure, _measuring(r), [r.result], clocked),
+    ):
+        box = outputs[0]
+        begins = f'(...values) => vp.lesson("{box.elem_id}", "{run_state.SHOWN}", values)'
+        ends = f'() => vp.lesson("{box.elem_id}", "{run_state.UNFINISHED}")'
+        event = button.click(
+            answer, inputs, outputs, js=begins, show_progress_on=[box], **MODEL_TURN
+        )
+        event.failure(None, js=ends, **PRIVATE)
+        begun.append(event)
+    return begun
+
+
+def _finding(models, chosen):
     @plainly
     def on_find(seed, *values):
-        form, _ = controls.form(values)
-        for state in _throttled(teaching.search(models, form, seed)):
+        form, _ = chosen.read(values)
+        for state in _paced(teaching.search(models, form, seed)):
             shown = teaching.search_html(state)
             yield shown, gr.skip(), gr.skip(), gr.skip(), gr.skip()
         # Found or not: the next search goes on from the last scene.
         yield shown, sources.picture(state.seed), state.seed, state.seed, state.question
 
+    return on_find
+
+
+def _sweeping(models, chosen):
     @plainly
     def on_sweep(*values):
-        job = running.job_of(models, values)
-        for state in _throttled(teaching.sweep(job)):
+        job = running.job_of(models, *chosen.read(values))
+        for state in _paced(teaching.sweep(job)):
             yield teaching.sweep_html(state, job)
 
+    return on_sweep
+
+
+def _measuring(results):
     @plainly
     def on_measure(key):
-        result, shown = results.kept.find(key), [gr.skip()] * 5
-        job = result.job
-        method = job.methods[-1].name
-        yield teaching.rounds_html([[], []], method), *shown
+        result, shown = results.kept.find(key), [gr.skip()] * (3 + len(results.cards))
+        job, names = result.job, views.names_of_sides(result.comparison)
+        yield teaching.rounds_html([[] for _ in names], names), *shown
         for samples in teaching.rounds(job):
-            yield teaching.rounds_html(samples, method), *shown
+            yield teaching.rounds_html(samples, names), *shown
         # Better clocks than those of the run: everything that names one is drawn anew.
         comparison = result.comparison.clocked(samples)
-        cards = [
-            views.card(answer, side, name, job.truth)
-            for side, (answer, name) in enumerate(
-                zip(comparison.answers, views.names(method), strict=True)
-            )
-        ]
+        cards = views.cards(comparison, job.truth, len(results.cards))
         verdict = views.verdict(comparison, job.truth, views.asked(job))
         small = views.counters(comparison)
         results.kept.drop(key)
         measured = results.kept.put(downloads.Result(job, comparison))
-        yield teaching.rounds_html(samples, method), verdict, *cards, small, measured
+        yield teaching.rounds_html(samples, names), verdict, *cards, small, measured
 
-    c = chosen
-    find = lesson.find.click(
-        on_find,
-        [c.seed, *c.inputs],
-        [lesson.found, c.picture, c.scene, c.seed, c.question],
-        show_progress_on=[lesson.found],
-        **MODEL_TURN,
-    )
-    sweep = lesson.sweep.click(on_sweep, c.inputs, lesson.table, **MODEL_TURN)
-    r = results
-    clocked = [r.medians, r.verdict, r.full, r.pruned, r.small, r.result]
-    measure = r.measure.click(
-        on_measure, r.result, clocked, show_progress_on=[r.medians], **MODEL_TURN
-    )
-    ends = plainly(teaching.ended)
-    for event, box in ((find, lesson.found), (sweep, lesson.table), (measure, results.medians)):
-        event.failure(ends, box, box, **UNQUEUED)
-    return [find, sweep, measure]
+    return on_measure
 
 
-def _throttled(states, pause: float = 0.25):
-    """The states that are worth drawing: a few per second, and always the last."""
-    drawn = 0.0
-    for state in states:
-        if time.monotonic() - drawn >= pause:
-            yield state
-            drawn = time.monotonic()
-    yield state
+def _paced(states):
+    return handlers.paced(states, lambda _: PAUSE)
 
 
 # -- saving and sharing
@@ -152,7 +158,7 @@ def _sharing(chosen, lesson, results, run):
     def on_repeat(key, *values):
         """What the last run did, whatever the form shows by now."""
         job = results.kept.find(key).job if key else None
-        form, scene = (job.form, job.scene) if job else controls.form(values)
+        form, scene = (job.form, job.scene) if job else chosen.read(values)
         local = form.model not in MODELS
         return (
             share.query(form, scene),

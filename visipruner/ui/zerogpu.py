@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Iterator
 
 from visipruner.running.results import Times
-from visipruner.running.runner import Event, compare, measure
+from visipruner.running.runner import CLOCK_SECONDS, Event, compare, measure
 from visipruner.ui.page import plainly
 
 MOST_SECONDS = 110  # a visitor without an account has two minutes a day
@@ -48,7 +48,8 @@ def runs(models) -> tuple[Callable, Callable]:
 def seconds(_key, _prompt, methods, options, rounds: int = 1, _turn: int = 0) -> int:
     """What to ask for: the whole quota goes by it, and longer requests wait longer.
 
-    Moving a 7B model onto the GPU, then per answer a prefill and about 20 tokens a second at worst.
+    Moving a 7B model onto the GPU, then of each side a prefill and about 20 tokens a second at
+    worst, and its silent repeats, first of whole answers and then of first tokens.
     """
-    answer = 1 + options.max_new_tokens / 20
+    answer = 1 + options.max_new_tokens / 20 + (2 * CLOCK_SECONDS if options.clock_rounds else 0)
     return round(min(MOST_SECONDS, 8 + rounds * len(methods) * answer))
