@@ -117,14 +117,22 @@ def test_a_wrong_arrow_would_be_found(tmp_path):
     assert imported(tmp_path / "a.py") == {"visipruner.ui.text", "visipruner.ui.store"}
 
 
+def length(function: ast.FunctionDef) -> int:
+    """Lines without the docstring, which may be as long as the function needs."""
+    lines = function.end_lineno - function.lineno + 1
+    first = function.body[0]
+    if ast.get_docstring(function) is not None:
+        lines -= first.end_lineno - first.lineno + 1
+    return lines
+
+
 def test_functions_are_short():
     """What does not fit on a screen is two functions."""
     long = [
         f"{path.relative_to(ROOT)}:{node.lineno} {node.name}"
         for path in MODULES.values()
         for node in ast.walk(ast.parse(path.read_text()))
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
-        and node.end_lineno - node.lineno >= 45
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and length(node) > 45
     ]
     assert not long
 

@@ -22,12 +22,7 @@ from visipruner.inputs import check_choice, check_number, clean_question, open_p
 
 def add_options(ask: argparse.ArgumentParser):
     """The options of the command."""
-    from visipruner.choice import MOST_CONTESTANTS
-    from visipruner.levels import PRESETS
-    from visipruner.methods import METHODS
-    from visipruner.methods.visipruner import SEMANTICS
-    from visipruner.models.catalogue import MODELS, PICTURE_MODES
-    from visipruner.models.loading import PRECISIONS
+    from visipruner.models.catalogue import MODELS
 
     ask.add_argument(
         "picture",
@@ -38,6 +33,17 @@ def add_options(ask: argparse.ArgumentParser):
     ask.add_argument(
         "--model-path", metavar="DIR", help="a local LLaVA-1.5-style checkpoint instead"
     )
+    _add_side_options(ask)
+    _add_run_options(ask)
+
+
+def _add_side_options(ask: argparse.ArgumentParser):
+    """Which methods answer, and how hard they prune."""
+    from visipruner.choice import MOST_CONTESTANTS
+    from visipruner.levels import PRESETS
+    from visipruner.methods import METHODS
+    from visipruner.methods.visipruner import SEMANTICS
+
     sides = ask.add_mutually_exclusive_group()
     sides.add_argument(
         "--method",
@@ -70,6 +76,13 @@ def add_options(ask: argparse.ArgumentParser):
         help="replace one setting of --method, e.g. layer_threshold=0.99; in a stack, "
         "and with --methods, METHOD.FIELD=VALUE",
     )
+
+
+def _add_run_options(ask: argparse.ArgumentParser):
+    """How the answers are made, and on what."""
+    from visipruner.models.catalogue import PICTURE_MODES
+    from visipruner.models.loading import PRECISIONS
+
     ask.add_argument("--picture-mode", default="pad", help=f"one of: {', '.join(PICTURE_MODES)}")
     ask.add_argument("--max-new-tokens", type=int, default=96, help="longest answer, in tokens")
     ask.add_argument("--temperature", type=float, default=0.0, help="0 is greedy decoding")
