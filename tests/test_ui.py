@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import re
 import shlex
 import socket
@@ -363,6 +364,18 @@ def test_bad_forms_end_in_one_sentence(models, form, change):
         handlers.check(models, replace(form, **change))
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 300
+
+
+def test_the_offered_client_asks_a_running_page(form, address, picture_file, capsys, monkeypatch):
+    options = {"max_new_tokens": 2, "clock_rounds": 0}
+    asked = replace(form, question='it\'s "what"?', level=0.5, options=options)
+    script = share.client(asked).replace(share.ADDRESS, address)
+    monkeypatch.chdir(os.path.dirname(picture_file))
+    exec(script.replace("picture.png", os.path.basename(picture_file)), {})
+    names = [line.split()[0] for line in capsys.readouterr().out.splitlines() if line]
+    assert names[-2:] == ["none", "visipruner"]
+    many = share.client(replace(asked, methods=("none", "fastv:0.8"), fields={}), local=True)
+    assert "'methods': ['none', 'fastv:0.8']" in many and "model=" not in many
 
 
 def test_the_offered_command_asks_a_question_with_a_dash(form):

@@ -69,6 +69,7 @@ class Lesson:
     copy: gr.Button
     python: gr.Code
     command: gr.Code
+    client: gr.Code
 
 
 def build(models: Models) -> gr.Blocks:
@@ -196,7 +197,7 @@ def _lesson() -> Lesson:
         )
         copy = gr.Button(text.COPY_LINK, size="sm", elem_id="vp-copy")
         # No language: gradio's colours for code are too pale to read.
-        command, python = (
+        command, python, client = (
             gr.Code(
                 label=label,
                 language=None,
@@ -205,7 +206,7 @@ def _lesson() -> Lesson:
                 show_line_numbers=False,
                 wrap_lines=True,
             )
-            for label in (text.COMMAND, text.PYTHON)
+            for label in (text.COMMAND, text.PYTHON, text.CLIENT)
         )
     return Lesson(
         find=find,
@@ -217,6 +218,7 @@ def _lesson() -> Lesson:
         copy=copy,
         python=python,
         command=command,
+        client=client,
     )
 
 

@@ -155,8 +155,10 @@ window.vp = {
     return withoutPlea(question, pleas).asked;
   },
 
-  link(query) {
-    return location.origin + location.pathname + "?" + query;
+  // The link, and the script that asks this page, with the address that it has here.
+  here(query, script) {
+    const address = location.origin + location.pathname;
+    return [address + "?" + query, script.replace(/Client\("[^"]*"\)/, `Client("${address}")`)];
   },
 
   async copy(link) {

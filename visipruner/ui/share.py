@@ -108,6 +108,31 @@ for answer in comparison.answers:
 """
 
 
+ADDRESS = "http://127.0.0.1:7860/"  # page.js puts its own in place of it
+
+
+def client(form: Form, local: bool = False) -> str:
+    """The same asked of a running page by another program."""
+    options = {**form.options, "semantics": form.semantics, "picture_mode": form.picture_mode}
+    options |= {"backend": form.backend, "precision": form.precision}
+    options |= {"methods": list(form.methods)} if form.methods else {"fields": form.fields}
+    named = [f"question={form.question!r}"]
+    named += [] if local else [f"model={form.model!r}"]
+    named += [] if form.methods else [f"method={form.method!r}"]
+    named += [f"level={form.level!r}", f"options={options!r}"]
+    arguments = "".join(f"    {words},\n" for words in named)
+    return f"""from gradio_client import Client, handle_file
+
+client = Client("{ADDRESS}")
+result = client.predict(
+    picture=handle_file("picture.png"),
+{arguments}    api_name="/compare",
+)
+for answer in result["answers"]:
+    print(answer["name"], answer["text"])
+"""
+
+
 def command_line(form: Form, scene: int | dict | None, local: bool = False) -> str:
     """The same for a terminal."""
     picture = f"scene:{scene}" if isinstance(scene, int) else "picture.png"

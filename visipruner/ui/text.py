@@ -253,6 +253,7 @@ REPEAT = "Repeat or share this"
 LINK = "Link that fills the form"
 COPY_LINK = "Copy link"
 PYTHON, COMMAND = "Python", "Command line"
+CLIENT = "Ask this page from another program (gradio_client)"
 REPEAT_INFO = (
     "What the last run did; before the first one, the form as this was opened. A picture of your "
     "own, or a scene that you composed, is read from picture.png."

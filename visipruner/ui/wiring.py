@@ -164,11 +164,13 @@ def _sharing(chosen, lesson, results, run):
             share.query(form, scene),
             share.python(form, scene, local),
             share.command_line(form, scene, local),
+            share.client(form, local),
         )
 
-    outputs = [lesson.link, lesson.python, lesson.command]
+    outputs = [lesson.link, lesson.python, lesson.command, lesson.client]
+    here = [lesson.link, lesson.client]  # what names this page's address
     # Before a run the form may be wrong, and what is wrong is said by the queue alone.
     for event, how in ((lesson.repeat.expand, SMALL), (run.success, UNQUEUED)):
         shown = event(on_repeat, [results.result, *chosen.inputs], outputs, **how)
-        shown.success(None, lesson.link, lesson.link, js="(query) => vp.link(query)", **PRIVATE)
+        shown.success(None, here, here, js="(...words) => vp.here(...words)", **PRIVATE)
     lesson.copy.click(None, lesson.link, None, js="(link) => vp.copy(link)", **PRIVATE)
