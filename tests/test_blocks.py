@@ -19,7 +19,8 @@ from transformers.generation.streamers import BaseStreamer
 from visipruner import FastV, PruningMethod, Random, Schedule, TokenLayout, VisiPruner, prune
 from visipruner.bench.replay import Replayer
 from visipruner.errors import Refused
-from visipruner.running.runner import Options, compare, last_event
+from visipruner.running.results import Options
+from visipruner.running.runner import compare, last_event
 from visipruner.stock import output_cache, with_cache
 from visipruner.trace import Selection
 

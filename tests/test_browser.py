@@ -18,11 +18,13 @@ from visipruner.choice import short_title
 from visipruner.methods import METHODS, FastV, PruningMethod
 from visipruner.models.catalogue import load_vlm
 from visipruner.render.report import report_html
-from visipruner.running.runner import Options, compare, last_event
+from visipruner.running.results import Options
+from visipruner.running.runner import compare, last_event
 from visipruner.sheets import Sheet, grid_boxes
 from visipruner.ui import fields, teaching, text
-from visipruner.world.data import make_scene, render
+from visipruner.world.drawing import render
 from visipruner.world.phrases import LLAVA_SHORT
+from visipruner.world.scenes import make_scene
 
 ARGS = [
     "--no-sandbox",

@@ -12,7 +12,8 @@ from places import Places, place_of
 from support import DROPPING, LAYOUTS, embeds_for
 
 from visipruner import PruningMethod, prune
-from visipruner.running.runner import Options, compare, last_event
+from visipruner.running.results import Options
+from visipruner.running.runner import compare, last_event
 from visipruner.stock import output_cache, with_cache
 
 SHORT = Options(max_new_tokens=4, probe=False)

@@ -23,7 +23,8 @@ from visipruner.prompt import Prompt, read_question
 from visipruner.render.overlay import draw_survivors, edges_of
 from visipruner.render.report import report_html
 from visipruner.render.values import pack_boxes, viewer_value
-from visipruner.running.runner import Options, compare, last_event
+from visipruner.running.results import Options
+from visipruner.running.runner import compare, last_event
 from visipruner.sheets import Box, Sheet, grid_boxes, unplaced
 from visipruner.stock import find_decoder, projector_of, tower_of
 from visipruner.templates import prompt_text

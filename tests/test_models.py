@@ -24,7 +24,8 @@ from visipruner.models import checkpoint, hub, loading, memory, processor
 from visipruner.models.catalogue import MODELS, ModelSpec, load_vlm, menu
 from visipruner.models.loading import place
 from visipruner.models.memory import GIGABYTE
-from visipruner.running.runner import Options, compare, last_event, measure
+from visipruner.running.results import Options
+from visipruner.running.runner import compare, last_event, measure
 from visipruner.sheets import Sheet
 from visipruner.ui.store import Models
 

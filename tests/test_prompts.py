@@ -20,7 +20,8 @@ from visipruner.errors import Refused
 from visipruner.families.llava import SYSTEM, Llava, system_sentence, vision_flops
 from visipruner.models.catalogue import VLM, ModelSpec, load_vlm
 from visipruner.render.values import viewer_start
-from visipruner.running.runner import Options, compare, last_event
+from visipruner.running.results import Options
+from visipruner.running.runner import compare, last_event
 from visipruner.templates import one_blank, prompt_text, template_of
 
 QUESTION = "what colour is the star?"

@@ -24,7 +24,8 @@ from transformers import (
 
 from visipruner import FastV, PruningMethod, VisiPruner, prune
 from visipruner.models.catalogue import load_vlm
-from visipruner.running.runner import Options, compare, last_event
+from visipruner.running.results import Options
+from visipruner.running.runner import compare, last_event
 
 SHORT = Options(max_new_tokens=4, probe=False)
 

@@ -29,11 +29,12 @@ from visipruner.render.values import (
     viewer_value,
 )
 from visipruner.render.viewer import PatchViewer, viewer_parts
+from visipruner.render.words import describe_flops, describe_influence, describe_tokens
 from visipruner.running.results import Answer, Comparison, Counts, Times
 from visipruner.sheets import Sheet, grid_boxes
 from visipruner.trace import Cut, Influence, LayerRecord, MethodStory, PruningTrace
 from visipruner.world.composed import composer_props, composer_value, scene_of
-from visipruner.world.data import make_scene
+from visipruner.world.scenes import make_scene
 
 
 def unpack_bits(packed: str, length: int) -> list[int]:
@@ -364,13 +365,13 @@ def test_charts_survive_a_run_that_tested_nothing():
     bare = comparison_of(trace, probe=False)
     for draw in (charts.tokens_chart, charts.flops_chart, charts.influence_chart):
         json.loads(draw(bare).to_json())
-    assert "No layer was tested" in charts.describe_influence(bare)
+    assert "No layer was tested" in describe_influence(bare)
 
 
 def test_charts_in_words(comparison):
-    assert "3 in layers 6 to 8" in charts.describe_tokens(comparison)
-    assert "percent" in charts.describe_flops(comparison)
-    assert "cosine" in charts.describe_influence(comparison)
+    assert "3 in layers 6 to 8" in describe_tokens(comparison)
+    assert "percent" in describe_flops(comparison)
+    assert "cosine" in describe_influence(comparison)
 
 
 def test_lines_of_the_report_break_where_nothing_was_tested():

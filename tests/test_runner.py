@@ -23,8 +23,8 @@ from visipruner.flops import ModelShape, executed
 from visipruner.levels import PRESETS, level_number
 from visipruner.models.catalogue import load_vlm
 from visipruner.running import runner
-from visipruner.running.results import LEAST_STEPS
-from visipruner.running.runner import Options, ask, compare, last_event, measure
+from visipruner.running.results import LEAST_STEPS, Options
+from visipruner.running.runner import ask, compare, last_event, measure
 
 METHOD = VisiPruner(shallow_layers=2, layer_threshold=0.9999, tokens_threshold=0.05, relative=True)
 SHORT = Options(max_new_tokens=6)

@@ -10,8 +10,9 @@ from PIL import Image
 
 from visipruner.trace import Cut
 from visipruner.ui import scenes, text, views
-from visipruner.world import data, sources
+from visipruner.world import sources
 from visipruner.world.phrases import LLAVA_SHORT, SHORT
+from visipruner.world.questions import asked_for, bare
 
 
 def test_questions_belong_to_their_scene():
@@ -60,13 +61,13 @@ def test_what_stays_is_counted_against_the_whole_picture():
     assert text.STAYS_LATE not in said([575, 574], bundled=False)
     known = {question.skill: question for question in sources.questions(source)}
     for skill, hint in (("colour", "here “The”"), ("exists", ""), ("describe", "")):
-        question = data.asked_for(known[skill], one_word=False)
+        question = asked_for(known[skill], one_word=False)
         note = said([575, 574], asked=question.text, answer=question.answer)
         assert hint in note and ("first word" in note) == bool(hint)  # yes and no are the answer
         assert (text.STAYS_LATE in note) != bool(hint)
         by_the_clock = said([575, 574], asked=question.text, answer=question.answer, at=None)
         assert by_the_clock == said([575, 574]).removesuffix(f" {text.STAYS_LATE}")
-        one_word = data.asked_for(question, one_word=True)
+        one_word = asked_for(question, one_word=True)
         assert skill == "describe" or text.STAYS_LATE in said([575, 574], asked=one_word.text)
     every = said(list(range(575))).split("stay, ")[1].split()[0]  # the last one is ground
     assert f"; of all 576, {every} do." in said([575, 574])
@@ -76,7 +77,7 @@ def test_what_stays_is_counted_against_the_whole_picture():
 
 @pytest.mark.parametrize("one_word", [True, False])
 def test_another_question_goes_round_in_its_form(one_word):
-    known = [data.asked_for(question, one_word) for question in sources.questions(5)]
+    known = [asked_for(question, one_word) for question in sources.questions(5)]
     known = [question for question in known if question.short == one_word]
     assert {q.skill for q in sources.questions(5)} - {q.skill for q in known} <= {"describe"}
     seen, question = [], known[0]
@@ -91,11 +92,11 @@ def test_another_question_goes_round_in_its_form(one_word):
 
 def test_true_answers_are_known_for_one_word_and_for_a_sentence():
     known = next(q for q in sources.questions(49) if q.skill == "place")
-    bare = data.bare(known.text)[0]
-    sentence = sources.truth(49, bare)
+    asked = bare(known.text)[0]
+    sentence = sources.truth(49, asked)
     assert sentence.answer.startswith("The ") and sentence.fits(sentence.answer)
     for plea in (*SHORT, LLAVA_SHORT, "Answer in one word!"):
-        brief = sources.truth(49, f"{bare} {plea}")
+        brief = sources.truth(49, f"{asked} {plea}")
         assert brief.answer in sentence.answer and " " not in brief.answer
         assert brief.fits(brief.answer) and not brief.fits("certainly not")
     described = next(q for q in sources.questions(49) if q.skill == "describe").text

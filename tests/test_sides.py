@@ -25,7 +25,7 @@ from visipruner.errors import Refused
 from visipruner.methods import METHODS
 from visipruner.render import charts, counters
 from visipruner.render.report import report_html
-from visipruner.render.viewer import viewer_value
+from visipruner.render.values import viewer_value
 from visipruner.render.words import (
     describe_agreement,
     describe_speed,
@@ -34,7 +34,8 @@ from visipruner.render.words import (
     verdict,
 )
 from visipruner.running import runner
-from visipruner.running.runner import Options, compare, last_event
+from visipruner.running.results import Options
+from visipruner.running.runner import compare, last_event
 from visipruner.trace import PruningTrace
 from visipruner.ui import (
     controls,

@@ -10,24 +10,21 @@ from PIL import Image
 
 from visipruner.training.config import build_tokenizer
 from visipruner.training.grounding import LESSONS, compared, mentioned, named, told, verdict
-from visipruner.world.data import (
-    SKILLS,
+from visipruner.world.drawing import render
+from visipruner.world.outside import looks_unlike_training
+from visipruner.world.phrases import ASSISTANT, SYSTEM, WORD, unknown_words, vocabulary, words
+from visipruner.world.questions import SKILLS, ask_about, asked_for, bare
+from visipruner.world.scenes import (
+    SHAPES,
+    SIZES,
     SPLITS,
     UNSEEN_PAIRS,
     Thing,
-    ask_about,
-    asked_for,
-    bare,
     compose,
-    facts,
-    is_correct,
-    looks_unlike_training,
+    digit_values,
     make_scene,
-    render,
-    unknown_words,
 )
-from visipruner.world.phrases import ASSISTANT, SYSTEM, WORD, vocabulary, words
-from visipruner.world.scenes import SHAPES, SIZES, digit_values
+from visipruner.world.scoring import facts, is_correct
 
 
 def asked(count, split="train", skills=SKILLS):

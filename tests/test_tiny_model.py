@@ -30,18 +30,10 @@ from visipruner.training.lessons import COUNTING, looking_loss, take, tower_feat
 from visipruner.training.vision import centre_patch, label_batch, pixel_batch
 from visipruner.ui import examples, handlers, teaching
 from visipruner.world import sources
-from visipruner.world.data import (
-    SKILLS,
-    Question,
-    Thing,
-    ask_about,
-    compose,
-    make_scene,
-    render,
-)
-from visipruner.world.drawing import BACKGROUND, thing_of_patches
+from visipruner.world.drawing import BACKGROUND, render, thing_of_patches
 from visipruner.world.phrases import SYSTEM
-from visipruner.world.scenes import SHAPES
+from visipruner.world.questions import SKILLS, Question, ask_about
+from visipruner.world.scenes import SHAPES, Thing, compose, make_scene
 
 needs_weights = pytest.mark.skipif(not (FOLDER / "model.safetensors").exists(), reason="no weights")
 

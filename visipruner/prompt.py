@@ -79,6 +79,3 @@ def encoded(processor, picture: Image.Image, text: str) -> dict[str, torch.Tenso
     first = processor.tokenizer.bos_token
     more = {"add_special_tokens": False} if first and text.startswith(first) else {}
     return dict(processor(images=picture, text=text, return_tensors="pt", **more))
-
-
-__all__ = ["Prompt", "encoded", "marks_of", "read_question"]

@@ -16,7 +16,9 @@ from visipruner.methods import PruningMethod
 from visipruner.models.catalogue import load_vlm
 from visipruner.running import runner
 from visipruner.running.results import Options, Times
-from visipruner.world.data import SKILLS, ask_about, make_scene, render
+from visipruner.world.drawing import render
+from visipruner.world.questions import SKILLS, ask_about
+from visipruner.world.scenes import make_scene
 
 SCENES = ((8, "colour"), (9, "count_kind"), (13, "relation"))  # answered by a sentence each
 

@@ -31,8 +31,8 @@ from visipruner.levels import PRESETS
 from visipruner.methods import PruningMethod
 from visipruner.models.catalogue import VLM
 from visipruner.training.grounding import mentioned
-from visipruner.world.data import SKILLS, asked_for, render
-from visipruner.world.drawing import BACKGROUND, thing_of_patches
+from visipruner.world.drawing import BACKGROUND, render, thing_of_patches
+from visipruner.world.questions import SKILLS, asked_for
 
 ONE_THING = ("colour", "shape", "size", "place")  # skills whose questions are about one thing
 

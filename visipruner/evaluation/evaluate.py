@@ -22,7 +22,7 @@ from visipruner.files import write_whole
 from visipruner.levels import PRESETS
 from visipruner.methods import PruningMethod
 from visipruner.models.catalogue import VLM
-from visipruner.world.data import SKILLS
+from visipruner.world.questions import SKILLS
 
 SETS = ("heldout", "unseen")
 QUICK, FULL = 20, 300  # questions per skill and set

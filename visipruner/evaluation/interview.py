@@ -21,12 +21,16 @@ from visipruner.files import check_place
 from visipruner.flops import ModelShape, executed
 from visipruner.inputs import check_number
 from visipruner.methods import PruningMethod
-from visipruner.models.catalogue import VLM, Prompt, load_vlm
+from visipruner.models.catalogue import VLM, load_vlm
+from visipruner.prompt import Prompt
 from visipruner.tower import needs_tower
 from visipruner.trace import PruningTrace
 from visipruner.training.config import FOLDER
 from visipruner.training.train import CHECKPOINTS
-from visipruner.world.data import SKILLS, Question, Scene, ask_about, make_scene, render, score
+from visipruner.world.drawing import render
+from visipruner.world.questions import SKILLS, Question, ask_about
+from visipruner.world.scenes import Scene, make_scene
+from visipruner.world.scoring import score
 
 MOST_TOKENS = 160  # the longest description has about 120
 FORMS = {"one word": True, "a sentence": False}  # how an answer is asked for

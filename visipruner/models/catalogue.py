@@ -221,16 +221,3 @@ def local_spec(path: Path) -> ModelSpec:
             "with a LLaVA checkpoint."
         )
     return ModelSpec(path.name, path.name, str(path))
-
-
-__all__ = [
-    "ASSETS",
-    "MODELS",
-    "PICTURE_MODES",
-    "VLM",
-    "ModelSpec",
-    "Prompt",
-    "load_vlm",
-    "local_spec",
-    "menu",
-]

@@ -16,9 +16,6 @@ from visipruner.render.series import (
     thresholds_of,
 )
 from visipruner.render.words import (
-    describe_flops,
-    describe_influence,
-    describe_tokens,
     layers,
 )
 
@@ -282,14 +279,3 @@ def _untested(comparison) -> tuple[list[dict], str]:
         return [], ""
     where = ", ".join(layers(*span) for span in spans)
     return shapes, f"Grey: not tested in the {second(comparison)} run ({where})"
-
-
-__all__ = [
-    "CHART_CSS",
-    "describe_flops",
-    "describe_influence",
-    "describe_tokens",
-    "flops_chart",
-    "influence_chart",
-    "tokens_chart",
-]

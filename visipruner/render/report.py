@@ -16,7 +16,8 @@ from visipruner.render.series import (
     sides,
     thresholds_of,
 )
-from visipruner.render.viewer import viewer_parts, viewer_value
+from visipruner.render.values import viewer_value
+from visipruner.render.viewer import viewer_parts
 from visipruner.render.words import (
     describe_clocks,
     describe_flops,

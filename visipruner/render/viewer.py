@@ -9,9 +9,6 @@ from visipruner.render.palette import for_viewer
 from visipruner.render.values import (
     LOG_HIGH,
     LOG_LOW,
-    viewer_live,
-    viewer_start,
-    viewer_value,
 )
 
 _HERE = Path(__file__).parent
@@ -38,13 +35,3 @@ def PatchViewer(**kwargs):
 
     arguments = {"value": EMPTY, "apply_default_css": False, "elem_classes": ["patch-viewer"]}
     return gr.HTML(**{**arguments, **viewer_parts(), **kwargs})
-
-
-__all__ = [
-    "EMPTY",
-    "PatchViewer",
-    "viewer_live",
-    "viewer_parts",
-    "viewer_start",
-    "viewer_value",
-]

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field, replace
 from visipruner.errors import Refused
 from visipruner.flops import ExecutedFlops
 from visipruner.inputs import check_number, set_whole
-from visipruner.models.catalogue import Prompt
+from visipruner.prompt import Prompt
 from visipruner.trace import PruningTrace
 
 LEAST_TEMPERATURE = 0.01  # scores divided by much less are infinite, and nothing can be drawn

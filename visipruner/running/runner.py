@@ -33,8 +33,9 @@ from visipruner.flops import (
 )
 from visipruner.inputs import check_number
 from visipruner.methods import PruningMethod
-from visipruner.models.catalogue import VLM, Prompt
+from visipruner.models.catalogue import VLM
 from visipruner.models.memory import freeing, is_out_of_memory, ran_out
+from visipruner.prompt import Prompt
 from visipruner.running.clocks import (
     fixed_seed,
     machine,
@@ -428,16 +429,3 @@ def _count(vlm, prompt, trace, peak) -> Counts:
         kv_bytes(shape, trace, vlm.dtype.itemsize),
         peak,
     )
-
-
-__all__ = [
-    "Answer",
-    "Comparison",
-    "Event",
-    "Options",
-    "Stopped",
-    "ask",
-    "compare",
-    "last_event",
-    "measure",
-]

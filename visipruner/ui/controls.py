@@ -241,6 +241,3 @@ def _advanced() -> Advanced:
             buttons=["copy"],
         ),
     )
-
-
-__all__ = ["Advanced", "Controls", "build", "form_of", "sides_of"]

@@ -10,7 +10,7 @@ import gradio as gr
 from visipruner.render.values import picture_uri
 from visipruner.ui import text
 from visipruner.world import sources
-from visipruner.world.data import asked_for
+from visipruner.world.questions import asked_for
 
 # Scene number, skill, and whether it asks for one word: chosen to be easy on the eye and different
 # from each other, and because VisiPruner's presets answer them right.

@@ -15,14 +15,15 @@ from visipruner.errors import Refused
 from visipruner.flops import ModelShape, layer_flops
 from visipruner.inputs import clean_question, open_picture
 from visipruner.levels import PRESETS
-from visipruner.models.catalogue import VLM, Prompt
+from visipruner.models.catalogue import VLM
+from visipruner.prompt import Prompt
 from visipruner.running.results import Comparison, Options, Times
 from visipruner.running.runner import Event
 from visipruner.trace import LayerRecord
 from visipruner.ui import scenes, text
 from visipruner.ui.store import Models
 from visipruner.world import sources
-from visipruner.world.data import bare
+from visipruner.world.questions import bare
 from visipruner.world.sources import Truth
 
 # Least seconds since the last yield, by the kind of the next: a browser that gets more than it can

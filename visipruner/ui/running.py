@@ -10,8 +10,13 @@ import gradio as gr
 from visipruner.errors import Refused
 from visipruner.inputs import open_picture
 from visipruner.render import charts
-from visipruner.render.viewer import viewer_live, viewer_start, viewer_value
-from visipruner.render.words import describe_all
+from visipruner.render.values import viewer_live, viewer_start, viewer_value
+from visipruner.render.words import (
+    describe_all,
+    describe_flops,
+    describe_influence,
+    describe_tokens,
+)
 from visipruner.ui import fields, handlers, run_state, text, views
 from visipruner.ui.downloads import Result
 from visipruner.ui.handlers import Form, Job, Progress
@@ -100,9 +105,9 @@ class Showing:
         comparison = views.named(comparison)
         frame.set(results.charts, gr.update(visible=True))
         drawings = (charts.tokens_chart, charts.flops_chart, charts.influence_chart)
-        words = (charts.describe_tokens, charts.describe_flops, charts.describe_influence)
+        sentences = (describe_tokens, describe_flops, describe_influence)
         for plot, told, draw, describe in zip(
-            results.plots, results.told, drawings, words, strict=True
+            results.plots, results.told, drawings, sentences, strict=True
         ):
             frame.set(plot, draw(comparison))
             frame.set(told, views.told(describe_all(describe, comparison)))

@@ -5,17 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 
 from visipruner.errors import short
-from visipruner.models.catalogue import VLM, Prompt
+from visipruner.models.catalogue import VLM
+from visipruner.prompt import Prompt
 from visipruner.running.results import Comparison
 from visipruner.ui import text
 from visipruner.world import sources
-from visipruner.world.data import (
-    bare,
-    looks_unlike_training,
-    unknown_words,
-)
 from visipruner.world.drawing import BACKGROUND, thing_of_patches
-from visipruner.world.phrases import ASK, as_learnt, respelt
+from visipruner.world.outside import looks_unlike_training
+from visipruner.world.phrases import ASK, as_learnt, respelt, unknown_words
+from visipruner.world.questions import bare
 
 MOSTLY_READ = 4  # what it is asked about, the bundled model sees mostly up to here (dynamics.py)
 

@@ -163,3 +163,14 @@ def vocabulary(system: str) -> list[str]:
 
 def _bare(template: str) -> str:
     return re.sub(r"\{\w+\}", " ", template)
+
+
+def known_words() -> list[str]:
+    """Every word that a question may use."""
+    return [word for word in vocabulary(SYSTEM) if word == word.lower()]
+
+
+def unknown_words(text: str) -> list[str]:
+    """The words of a question that the model has never read, in order, each once."""
+    known = set(known_words())
+    return [word for word in dict.fromkeys(words(text)) if word not in known]

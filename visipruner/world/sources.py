@@ -10,19 +10,11 @@ from PIL import Image
 
 from visipruner.inputs import check_number
 from visipruner.world.composed import scene_of
-from visipruner.world.data import (
-    SKILLS,
-    Question,
-    Scene,
-    ask_about,
-    asked_for,
-    bare,
-    facts,
-    is_correct,
-    make_scene,
-    render,
-)
+from visipruner.world.drawing import render
 from visipruner.world.phrases import as_learnt
+from visipruner.world.questions import SKILLS, Question, ask_about, asked_for, bare
+from visipruner.world.scenes import Scene, make_scene
+from visipruner.world.scoring import facts, is_correct
 
 SPLIT = "heldout"  # nobody is shown a picture that the model was trained on
 MAX_SEED = 9_999_999
