@@ -10,7 +10,7 @@ try:
     from visipruner.methods import *  # noqa: F403 - every method, by the list of that room
     from visipruner.trace import PruningTrace
 except ImportError as error:
-    if line := untested():  # then the name that is missing is in the releases that were tested
+    if line := untested():  # the tested releases have the missing name
         raise ImportError(f"{error}. {line}") from error
     raise
 
