@@ -117,7 +117,7 @@ def planned_attention(
         query: (1, heads, rows, head width); key and value: (1, kv heads, rows, head width).
 
     Returns:
-        (1, rows, heads, head width), and None in place of weights.
+        (1, rows, heads, head width), and None instead of weights.
     """
     groups = query.shape[1] // key.shape[1]
     output = torch.empty_like(query)
@@ -171,7 +171,7 @@ class Watch:
         # does so. None: attention did not run, or did not use transformers' functions.
         self.query: Tensor | None = None
         self.queries: Tensor | None = None  # (1, heads, n, head width) of `query_rows`
-        self.key: Tensor | None = None  # (1, kv heads, rows, head width), where it is kept
+        self.key: Tensor | None = None  # (1, kv heads, rows, head width), if `keep_key`
         self.scaling = 1.0
         self.own_config = attention.config
         self._set(OtherAttention(self.own_config, WATCHED))
@@ -388,8 +388,8 @@ def cosines_near(weights: Tensor, value: Tensor, keys: Tensor) -> Tensor:
         keys: (near,) long.
 
     Returns:
-        (near,) float64 in [-1, 1], on the device of `influence`'s results. 1 where P_j is 0, else 0
-        where O or O'_j is 0.
+        (near,) float64 in [-1, 1], on the device of `influence`'s results. 1 if P_j is 0, else 0 if
+        O or O'_j is 0.
     """
     value = _double(value[0])
     grouped = _double(weights).view(value.shape[0], -1, value.shape[1])  # (kv heads, group, keys)

@@ -17,7 +17,7 @@ MADE = -1  # instead of a row: a token that the method made
 class Carried:
     """The result of a selection on the rows of a layer."""
 
-    rows: Rows  # that go on
+    rows: Rows  # the rows that go on
     index: Tensor  # (kept,) the old row of each, or MADE
     changed: bool  # tokens were dropped, made, moved or renumbered
 
@@ -137,7 +137,7 @@ class Waiting:
     rows: Rows
     hidden: Tensor  # (1, waiting, width)
     owner: Tensor  # (patches,) before they left
-    member: object  # the engine's note of the method that sent them out
+    member: object  # the engine's record of the method that sent them out
 
     @classmethod
     def left_by(

@@ -1,6 +1,6 @@
 """prune(): hooks on a stock model.
 
-Only this file and graphs.py know transformers' layers and masks, and change its caches. (The
+Only this file and bench/replay.py know transformers' layers and masks, and change its caches. (The
 benchmark's floor runs the same layers without a method.)
 """
 
@@ -175,11 +175,11 @@ class Run:
         self.cache = None  # the Cache object of this prompt
         self.turn = Turn()
         self.started = False
-        self.left_early = False  # whether a thread was inside the model when the block ended
+        self.left_early = False  # was another thread inside the model when the block ended?
         self.changed = False  # whether the cache differs from the unpruned model's
         self.steps = 0
         self.computed: list[Rows] = []  # per layer
-        self.waiting: dict[int, Waiting] = {}  # by the layer before which they enter
+        self.waiting: dict[int, Waiting] = {}  # layer -> tokens that enter before it
         self.cached_rows: dict = {}  # results of _cached_rows, shared by layers with equal rows
         self.whole = Rows.of(layout)
         self.owners = Owners(self.whole)
@@ -330,7 +330,7 @@ class Run:
 
     def after_forward(self, _index, _decoder, _args, _kwargs, output):
         """Also called after a failed pass; `output` may then be None."""
-        if not self.turn.is_mine:  # a pass that was refused, or began before the block
+        if not self.turn.is_mine:  # the pass was refused, or began before the block
             return
         if self.steps and output is not None:
             self.trace.decode_kv.append([layer.get_seq_length() for layer in self.cache.layers])

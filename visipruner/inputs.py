@@ -45,7 +45,7 @@ def open_picture(source) -> Image.Image:
 
     `source` is a path, the bytes of a file, an open PIL image, or a uint8 array of shape
     (height, width[, 3 or 4]). A longest side above `MAX_SIDE` is shrunk to it.
-    Colours are those of the picture's own profile, in sRGB.
+    Colours follow the picture's own profile, converted to sRGB.
 
     Raises:
         Refused: one sentence for a lay person.
@@ -229,7 +229,7 @@ def _to_8_bit(image: Image.Image) -> Image.Image:
 def clean_question(text, special_tokens: Iterable[str] = ()) -> tuple[str, list[str]]:
     """Returns the question on one line, and notes about the pieces that `literal` breaks.
 
-    Emoji and right-to-left text stay as they are.
+    Emoji and right-to-left text stay unchanged.
 
     Raises:
         Refused: one sentence.
@@ -272,7 +272,7 @@ def literal(text: str, special_tokens: Iterable[str] = ()) -> str:
     ordinary text to every tokenizer, so breaking them is only a hint to the model.
     """
     tokens = _breakable((*MARKERS, *special_tokens))
-    # Breaking one token can leave another one whole, so repeat until none is left.
+    # Breaking one token can form another, so repeat until none is left.
     while found := [token for token in tokens if token in text]:
         for token in found:
             text = text.replace(token, f"{token[0]} {token[1:]}")

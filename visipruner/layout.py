@@ -11,7 +11,7 @@ from torch import Tensor
 
 from visipruner.errors import Refused
 
-Range = tuple[int, int]  # first, past-the-last
+Range = tuple[int, int]  # first, last + 1
 
 
 def to_ranges(indices: Iterable[int]) -> tuple[Range, ...]:

@@ -52,7 +52,7 @@ def prompt_text(processor, question: str, system: str) -> str:
             text = processor.apply_chat_template(
                 messages, chat_template=template, add_generation_prompt=True
             )
-        except Exception as error:  # a template is a program, and may fail in any way
+        except Exception as error:  # a template is a program and may raise anything
             errors.append(error)
             continue
         content = messages[-1]["content"]

@@ -23,7 +23,7 @@ class Selection:
             token stays last. Visual tokens may change their order only with `compact`. Ids from
             `view.free_token` on are new visual tokens, with their states in `hidden`.
         stage: a word for this decision, shown on the page ("filter", "exit", ...).
-        scores: one number per visual token that was present, best is largest; for the page.
+        scores: one number per visual token that was present, larger is better; for the page.
         hidden: (1, kept, width) replaces the kept tokens' states. None: states unchanged.
         into: dropped token -> token that carries it from here on.
         compact: renumber the survivors 0..n-1 instead of keeping their places.
@@ -44,7 +44,7 @@ class Selection:
 class Cut:
     """A selection that was carried out, as the trace records it."""
 
-    after_layer: int  # -1: before the first layer
+    after_layer: int  # -1: before layer 0
     stage: str
     kept: list[int]  # patches that still have a token of their own
     owner: list[int]  # per patch: id of the token that carries it, or NOBODY
@@ -127,7 +127,7 @@ class LayerRecord:
 
     layer: int
     tokens: int  # rows that this layer computed
-    visual_tokens: int  # ... of which visual
+    visual_tokens: int  # visual tokens among them
     stage: str = ""
     pairs: int = 0  # query-key pairs scored, counted as full rectangles
     visual_pairs: int = 0  # scored causal pairs with a visual query or key
@@ -147,7 +147,7 @@ class PruningTrace:
     stories: list[MethodStory] = field(default_factory=list)  # one per method of the stack
     layers: list[LayerRecord] = field(default_factory=list)
     cuts: list[Cut] = field(default_factory=list)
-    door_flops: int = 0  # spent by methods before the first layer
+    door_flops: int = 0  # spent by methods before layer 0
     prefill_logits: int = 0  # rows that went through lm_head in prefill
     decode_kv: list[list[int]] = field(default_factory=list)  # per step, per layer: keys attended
     decode_positions: list[int] = field(default_factory=list)

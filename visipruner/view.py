@@ -35,7 +35,7 @@ class Parts:
     layers: Sequence[nn.Module]
     norm: nn.Module  # the final norm
     head: nn.Module | None  # from states to logits; None for a decoder without one
-    config: object  # the language model's
+    config: object  # the language model's config
 
     @cached_property
     def shape(self) -> ModelShape:
@@ -54,7 +54,7 @@ class LayerInput:
     layout: TokenLayout
     rows: Rows
     memory: SimpleNamespace  # the method's own; it lives as long as the run
-    trace: PruningTrace  # to read
+    trace: PruningTrace  # read only
     record: LayerRecord | None
     parts: Parts | None = None
 
@@ -208,7 +208,7 @@ class LayerView(LayerInput):
         """
         if self.record.influence is None:
             # One copy to the host per tested layer: the decision is made on the CPU.
-            result = self._test().detach().cpu()  # a trace must not keep a graph of gradients
+            result = self._test().detach().cpu()  # a trace must not keep an autograd graph
             cos, l2 = found = result[:-1].view(2, -1).index_select(1, self.visual_rows)
             self._check_numbers(found.sum() + result[-1])
             norm = result[-1].item()

@@ -62,7 +62,7 @@ class PruningMethod:
         """The smallest budget that the method can be given."""
         return 0.0
 
-    # -- checking
+    # -- checks across settings
 
     def __post_init__(self):
         check_settings(self)

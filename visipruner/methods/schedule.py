@@ -82,10 +82,10 @@ class Schedule(PruningMethod):
     @classmethod
     def for_budget(cls, tokens, facts):
         full, last = cls._published(facts)
-        whole = tokens * facts.layers  # tokens times layers
+        whole = tokens * facts.layers
         full = min(full, int(whole // facts.num_visual)) if facts.num_visual else full
         if whole - full * facts.num_visual > (last - full) * facts.num_visual:
-            last = facts.layers  # more than the published schedule ever keeps
+            last = facts.layers  # the budget exceeds the published schedule
         keep = round((whole - full * facts.num_visual) / max(1, last - full))
         return cls(keep, full - 1, last - 1 if last < facts.layers else None)
 

@@ -57,8 +57,8 @@ class VisiPruner(PruningMethod):
             falls below this.
         tokens_threshold: tokens with at least this L2 influence in the filtering layer stay
             (official: with more).
-        relative: measure L2 in units of ||O||, for models of another scale than LLaVA-1.5. Below
-            sqrt(1 - layer_threshold^2) it never empties the kept set.
+        relative: measure L2 in units of ||O||, for models with another scale than LLaVA-1.5. A
+            tokens_threshold below sqrt(1 - layer_threshold^2) never empties the kept set.
         exit_threshold: a layer is calm when no kept token's cosine falls below this. The paper does
             not state it; the published code uses 0.999.
         merge_index: the visual token whose value replaces all visual values in layer 0 (paper: any
@@ -143,7 +143,7 @@ class VisiPruner(PruningMethod):
         check_choice("semantics", semantics, SEMANTICS)
         if level == 0:
             return cls(semantics, (), 0)
-        own = (facts.presets or {}).get(semantics)  # there may be a system sentence alone
+        own = (facts.presets or {}).get(semantics)  # presets may hold only a system sentence
         # Each preset was calibrated as a whole: a mixture of two may be worse than both.
         table, take = (own, nearest) if own else (PUBLISHED[semantics], between)
         # The published code reads 13B from the path's name; 13B has 40 layers.
@@ -169,7 +169,7 @@ class VisiPruner(PruningMethod):
 
         Args:
             config: {"mode": [...], "shallow_mid_layer": 6, "layer_threshold": 0.995,
-                "tokens_threshold": 0.2}; modes that are off need no values.
+                "tokens_threshold": 0.2}; disabled modes need no values.
             model_size: "7b" or "13b"; the published code reads it from the model's path.
         """
         if model_size not in ("7b", "13b"):
@@ -415,6 +415,6 @@ def _check_table(table: dict, semantics: str):
         raise Refused(f"stages of {semantics!r} must be a list.")
     if not isinstance(table.get("relative"), bool):
         raise Refused(f"relative of {semantics!r} must be true or false.")
-    # The method knows the ranges.
+    # The method checks the ranges.
     for level in STEPS:
         VisiPruner(semantics=semantics, **_settings(table, level, nearest))

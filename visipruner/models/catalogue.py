@@ -95,7 +95,7 @@ class VLM:
     model: PreTrainedModel
     processor: object
     precision: str = "float32"
-    presets: dict | None = None  # the checkpoint's own settings and system sentence (levels.py)
+    presets: dict | None = None  # the checkpoint's own settings and system sentence (choice.py)
     lock: threading.Lock = field(default_factory=threading.Lock)
     warm: set[int] = field(default_factory=set)  # prompt lengths that have run once
     runs: int = 0  # finished comparisons: it decides which side goes first

@@ -24,7 +24,7 @@ def read_config(path: Path) -> dict:
     """A checkpoint folder's config.json, which names a model_type.
 
     Raises:
-        Refused: one sentence, before transformers says it in ten lines.
+        Refused: one sentence instead of transformers' ten lines.
     """
     name = named(path)
     if not os.path.exists(path / "config.json") and os.path.exists(path / "adapter_config.json"):

@@ -53,7 +53,7 @@ def _check_tokens(path: Path, processor: ProcessorMixin, model: PreTrainedModel)
         Refused: one sentence with the token and both numbers.
     """
     rows = model.get_input_embeddings().num_embeddings
-    numbers = processor.tokenizer.get_vocab()  # with all added tokens
+    numbers = processor.tokenizer.get_vocab()  # includes all added tokens
     last = max(numbers, key=numbers.get, default="")
     if numbers.get(last, 0) >= rows:
         raise Refused(

@@ -128,7 +128,7 @@ def compare(
 def last_event(events: Iterator[Event]) -> Event:
     """Run to the end; the last event holds the result."""
     event = None
-    for event in events:  # noqa: B007 - the last one is what is wanted
+    for event in events:  # noqa: B007 - only the last event is needed
         pass
     return event
 
@@ -409,7 +409,7 @@ def _warm_up(vlm, prompt, features, emit=lambda event: None):
 @torch.inference_mode()
 def _probe(vlm, prompt, features, emit) -> PruningTrace:
     """Influence in every layer of the unpruned model, in a separate untimed run."""
-    on_layer = lambda record: emit(Event("probed", record=record))  # noqa: E731 - lets Stop through
+    on_layer = lambda record: emit(Event("probed", record=record))  # noqa: E731 - may raise Stopped
     with prune(vlm.model, PruningMethod(), prompt.layout, probe=True, on_layer=on_layer) as trace:
         _generate(vlm, prompt, features, Options(max_new_tokens=1))
     return trace
