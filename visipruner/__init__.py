@@ -7,10 +7,10 @@ try:
     from visipruner.engine import prune
     from visipruner.errors import Refused
     from visipruner.layout import TokenLayout
-    from visipruner.methods import *  # noqa: F403 - every method, by the list of that room
+    from visipruner.methods import *  # noqa: F403 - every method in its __all__
     from visipruner.trace import PruningTrace
 except ImportError as error:
-    if line := untested():  # then the name that is missing is in the releases that were tested
+    if line := untested():  # the tested releases have the missing name
         raise ImportError(f"{error}. {line}") from error
     raise
 

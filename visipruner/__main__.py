@@ -1,4 +1,4 @@
-"""Everything that is done without a browser: python -m visipruner COMMAND --help"""
+"""All commands that need no browser: python -m visipruner COMMAND --help"""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from types import ModuleType
 from visipruner.errors import Refused, short
 from visipruner.versions import untested
 
-# Each module has `add_options(parser)` and `run(options)`; only the one that is named is imported.
+# Each module has `add_options(parser)` and `run(options)`; only the named command is imported.
 COMMANDS = {
     "ask": ("visipruner.ask", "answer one question about one picture by several methods"),
     "evaluate": ("visipruner.evaluation.evaluate", "how often the bundled model is right"),
@@ -30,7 +30,7 @@ COMMANDS = {
 
 
 class Parser(argparse.ArgumentParser):
-    """Argparse repeats the whole of what it cannot use; this one as much as other sentences do."""
+    """Argparse repeats a wrong argument in full; this parser shortens it."""
 
     def error(self, message: str):
         written = r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|(?<=unrecognized arguments: ).+"""
@@ -38,7 +38,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a command. Returns 0; 2 after one sentence about bad input; 1 after a fault of ours."""
+    """Run a command. Returns 0; 2 after one sentence about bad input; 1 after a bug of ours."""
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
         command, options = parse(arguments)
@@ -50,7 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         return 130
-    except Exception as error:  # a fault of this program: its text helps only who mends it
+    except Exception as error:  # a bug of this program: its text helps only developers
         print(f"Something went wrong; {_report(error)}.", file=sys.stderr)
         return 1
     return 0
@@ -61,7 +61,7 @@ def parse(arguments: list[str]) -> tuple[ModuleType, argparse.Namespace]:
 
     Raises:
         Refused: only the engine is installed.
-        SystemExit: --help was asked for, or the options do not fit.
+        SystemExit: after --help, or if the options are wrong.
     """
     parser = Parser(
         prog="python -m visipruner",
@@ -84,11 +84,11 @@ def parse(arguments: list[str]) -> tuple[ModuleType, argparse.Namespace]:
 
 
 class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """The module's own words as they stand, and every default."""
+    """Prints the module's docstring unchanged, and every default."""
 
 
 def _report(error: Exception) -> str:
-    """Write the traceback to a file of its own, and say where it lies."""
+    """Write the traceback to a new file, and say where it is."""
     machine = [f"python {platform.python_version()} on {platform.platform()}\n"]
     machine += [f"{name} {metadata.version(name)}\n" for name in ("torch", "transformers")]
     told = traceback.format_exception(error)
@@ -97,7 +97,7 @@ def _report(error: Exception) -> str:
             "w", prefix="visipruner-report-", suffix=".txt", encoding="utf-8", delete=False
         ) as file:
             file.writelines([*machine, "\n", *told])
-    except OSError:  # a full disk, say
+    except OSError:  # such as a full disk
         return f"no report could be written of {short(' '.join(told[-1].split()))}"
     return f"a report lies in {file.name}"
 

@@ -3,7 +3,7 @@
     python -m visipruner ask PICTURE "QUESTION" --model tiny --method visipruner --level balanced
     python -m visipruner ask PICTURE "QUESTION" --methods none fastv:gentle visionzip+visipruner@64
 
-Prints all answers, their counters and the verdicts; --json writes down everything.
+Prints all answers, their counters and the verdicts; --json writes everything to a file.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def _add_side_options(ask: argparse.ArgumentParser):
 
 
 def _add_run_options(ask: argparse.ArgumentParser):
-    """How the answers are made, and on what."""
+    """How the answers are made, and on which device."""
     from visipruner.models.catalogue import PICTURE_MODES
     from visipruner.models.loading import PRECISIONS
 
@@ -105,13 +105,13 @@ def run(args):
         raise Refused("This command runs from a clone of the repository; pip installs the engine.")
     from visipruner.models.catalogue import load_vlm
 
-    # The package is imported by now, too late for variables of the environment.
+    # The package is already imported, too late for environment variables.
     constants.HF_HUB_OFFLINE = (
-        True  # only a download of its own may go online (visipruner/models/hub.py)
+        True  # only the download process may go online (visipruner/models/hub.py)
     )
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    # All that can be checked before a model is loaded, or even fetched.
+    # Check all that is possible before a model is fetched or loaded.
     options, picture, overrides = _checked(args)
     vlm = load_vlm(
         Path(args.model_path) if args.model_path else args.model,
@@ -127,7 +127,7 @@ def run(args):
     if args.json == "-":
         print_whole(json.dumps(result, indent=1))
         return
-    if args.json:  # first: printing may fail, and then the work must not be lost
+    if args.json:  # first, because printing may fail, and the work must not be lost
         write_whole(Path(args.json), json.dumps(result, indent=1))
     print_whole(describe(comparison))
 
@@ -145,7 +145,7 @@ def _checked(args) -> tuple:
     from visipruner.running.results import Options
 
     check_number("--rounds", args.rounds, 1, 100, integer=True)
-    clocks = {"clock_rounds": 0} if args.rounds > 1 else {}  # else the runner measures by itself
+    clocks = {"clock_rounds": 0} if args.rounds > 1 else {}  # else the runner repeats on its own
     options = Options(args.max_new_tokens, args.temperature, args.seed, **clocks)
     overrides = dict(_field(pair) for pair in args.set)
     if args.json and args.json != "-":
@@ -169,7 +169,7 @@ def _checked(args) -> tuple:
 
 
 def _compared(args, vlm, picture, options, overrides):
-    """The `results.Comparison`, with medians where --rounds asks for them."""
+    """The `results.Comparison`, with medians if --rounds asks for them."""
     from visipruner.choice import sides_at
     from visipruner.running.runner import compare, last_event, measure
     from visipruner.ui import scenes
@@ -197,7 +197,7 @@ def _scene(name: str):
     number = name.removeprefix("scene:")
     from visipruner.world import sources
 
-    # Python reads no number of thousands of digits; as a word it is refused in a sentence.
+    # int() fails on thousands of digits; kept as a word, the number is refused in a sentence.
     is_number = number.isdecimal() and len(number) < 1000
     return sources.picture(int(number) if is_number else number)
 
@@ -218,7 +218,7 @@ def describe(comparison) -> str:
 
 
 def _side(name: str, answer) -> list[str]:
-    """One answer, the visual tokens that it used, and its counters by how they are known."""
+    """One answer, its visual tokens, and its counters, grouped by how they are known."""
     from visipruner.render import counters
     from visipruner.render.words import describe_clocks, kept
 
@@ -235,7 +235,7 @@ def _side(name: str, answer) -> list[str]:
 
 
 def _tell_progress(progress):
-    """Ctrl-C ends the download; the next try goes on from there."""
+    """Print the download's progress. Ctrl-C ends it; the next try continues from there."""
     done, total = progress.done / 1e9, progress.total / 1e9
     print(f"downloading: {done:.1f} of {total:.1f} GB", file=sys.stderr)
 

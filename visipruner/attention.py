@@ -1,9 +1,9 @@
-"""Attention that is watched, attention by plan, and one query's row; no N x N weights.
+"""Watched attention, attention by plan, and single attention rows; no N x N weights.
 
-A plan says, span of queries by span of queries, which keys are scored and whose values are zeroed
-or replaced. Zeroing a weight after softmax is attention with that key's value zeroed; merging
-weights into one token is attention with the values replaced by that token's. So each span is one
-ordinary scaled_dot_product_attention.
+For each span of queries, a plan says which keys are scored and whose values are zeroed or replaced.
+Zeroing a weight after softmax equals zeroing that key's value. Merging weights into one token
+equals replacing the merged values by that token's value. So each span is one ordinary
+scaled_dot_product_attention.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from visipruner.errors import Refused
 from visipruner.layout import Range
 from visipruner.stock import AttentionInterface, OtherAttention, attention_backend, run_layer
 
-# The names under which transformers finds `watched_attention` and that finds `planned_attention`.
+# Names in transformers' registry of `watched_attention` and `planned_attention`.
 WATCHED, PLANNED = "visipruner_watch", "visipruner_plan"
 
 
@@ -33,13 +33,13 @@ class Span:
 
     queries: tuple[Range, ...]
     keys: tuple[Range, ...]
-    zeroed: tuple[Range, ...] = ()  # scored, but their values count as nothing
-    merged: tuple[Range, ...] = ()  # scored, but their values are that of row `merge_into`
+    zeroed: tuple[Range, ...] = ()  # scored, but with value 0
+    merged: tuple[Range, ...] = ()  # scored, but with the value of row `merge_into`
     merge_into: int = 0
 
     @property
     def scored_pairs(self) -> int:
-        """Pairs as a full rectangle: what a kernel without causal skipping computes."""
+        """Query-key pairs, as a kernel without causal skipping computes them."""
         return size(self.queries) * size(self.keys)
 
 
@@ -56,7 +56,7 @@ def rows_of(ranges: tuple[Range, ...], device) -> Tensor:
 
 
 def visible_visual_pairs(plan: Plan, visual: tuple[Range, ...]) -> int:
-    """Causal query-key pairs of the plan with a member among the `visual` rows."""
+    """Causal query-key pairs of the plan in which the query or the key is in `visual`."""
     total = 0
     for span in plan:
         queries, keys = overlap(span.queries, visual), overlap(span.keys, visual)
@@ -66,7 +66,7 @@ def visible_visual_pairs(plan: Plan, visual: tuple[Range, ...]) -> int:
 
 
 def is_for_rows(plan: Plan, rows: int) -> bool:
-    """Whether a plan serves each of so many rows once, and names no other."""
+    """Do the queries cover rows 0..rows-1 exactly once, and is every key among these rows?"""
     end = 0
     for start, stop in sorted(part for span in plan for part in span.queries):
         if start != end:
@@ -78,17 +78,17 @@ def is_for_rows(plan: Plan, rows: int) -> bool:
 
 
 def overlap(ranges: tuple[Range, ...], others: tuple[Range, ...]) -> tuple[Range, ...]:
-    """The rows that are in both."""
+    """The rows in both."""
     both = ((max(a, c), min(b, d)) for a, b in ranges for c, d in others)
     return tuple((start, stop) for start, stop in both if start < stop)
 
 
 def causal_pairs(queries: tuple[Range, ...], keys: tuple[Range, ...]) -> int:
-    """Pairs of a query and a key that is not later."""
+    """Count the pairs of a query and a key that is not later."""
     total = 0
     for start, stop in queries:
         for first, end in keys:
-            # Queries among the keys see one key more each, those after them see all.
+            # Inside the key range, each query sees one key more than the last; after it, all.
             low, high = max(start, first), min(stop, end)
             if low < high:
                 total += (low - first + 1 + high - first) * (high - low) // 2
@@ -97,7 +97,7 @@ def causal_pairs(queries: tuple[Range, ...], keys: tuple[Range, ...]) -> int:
 
 
 def clipped(plan: Plan, rows: int) -> Plan:
-    """What is left of a plan when only the first `rows` rows count."""
+    """The plan for the first `rows` rows alone."""
 
     def cut(ranges):
         return tuple((start, min(stop, rows)) for start, stop in ranges if start < rows)
@@ -117,7 +117,7 @@ def planned_attention(
         query: (1, heads, rows, head width); key and value: (1, kv heads, rows, head width).
 
     Returns:
-        (1, rows, heads, head width), and None in place of weights.
+        (1, rows, heads, head width), and None instead of weights.
     """
     groups = query.shape[1] // key.shape[1]
     output = torch.empty_like(query)
@@ -141,19 +141,19 @@ def planned_attention(
 
 
 class Watch:
-    """One run of one attention module, by plan or as it is, in which queries are noted.
+    """Notes queries in one run of one attention module, with a plan or without.
 
-    From here to the moment when the module asks for its attention function, its config names ours.
-    Masks are still made by the model's own backend, whose name stays in the model's config.
+    The module's config names our attention function until the module asks for it. The model's
+    config keeps its own backend's name, so that backend still makes the masks.
 
     Args:
-        attention: a module that calls transformers' attention functions; it must be given this
-            watch as the keyword argument `attention_watch`.
+        attention: a module that calls transformers' attention functions. Pass it this watch as the
+            keyword argument `attention_watch`.
         plan: None: as the model would run.
         last: (1,) long on the module's device: the row whose query is noted. None: the last.
-        query_rows: (n,) long on the CPU: rows whose queries are noted besides. None: of no others.
+        query_rows: (n,) long on the CPU: further rows whose queries are noted. None: no others.
         keep_key: note the keys too, for attention that caches none.
-        stop: the module is stopped by `AttentionReached` when it asks for its attention function.
+        stop: raise `AttentionReached` when the module asks for its attention function.
     """
 
     def __init__(
@@ -167,26 +167,26 @@ class Watch:
     ):
         self.attention, self.plan, self.last = attention, plan, last
         self.query_rows, self.stop, self.keep_key = query_rows, stop, keep_key
-        # (1, heads, head width), as the model scores it: turned by its place, and normed where a
-        # model does that. None: attention did not run, or not by way of transformers' functions.
+        # (1, heads, head width), as the model scores it: rotated, and normalised where the model
+        # does so. None: attention did not run, or did not use transformers' functions.
         self.query: Tensor | None = None
         self.queries: Tensor | None = None  # (1, heads, n, head width) of `query_rows`
-        self.key: Tensor | None = None  # (1, kv heads, rows, head width), where it is kept
+        self.key: Tensor | None = None  # (1, kv heads, rows, head width), if `keep_key`
         self.scaling = 1.0
         self.own_config = attention.config
         self._set(OtherAttention(self.own_config, WATCHED))
 
     def end(self):
-        """Give the module its config back; more than once does no harm."""
+        """Give the module its config back. Calling it again does no harm."""
         self._set(self.own_config)
 
     def _set(self, config):
-        # Past nn.Module's own way, which looks for tensors first and takes longer than the rest.
+        # nn.Module's own __setattr__ looks for tensors first, which takes longer than the rest.
         object.__setattr__(self.attention, "config", config)
 
     def note(self, query: Tensor, scaling: float | None):
         """query: (1, heads, rows, head width)."""
-        # A copy: a view would keep all rows of it in memory while the layer goes on.
+        # A copy: a view would keep all rows in memory while the layer goes on.
         if self.last is None:
             self.query = query.select(2, -1).clone()
         else:
@@ -197,7 +197,7 @@ class Watch:
 
 
 class AttentionReached(Exception):
-    """Stops a layer where it asks for its attention function; `key` is what it would score."""
+    """Stops a layer when it asks for its attention function; `key`: the keys it would score."""
 
     def __init__(self, key: Tensor):
         super().__init__("The layer was only started to see its query and keys.")
@@ -205,7 +205,7 @@ class AttentionReached(Exception):
 
 
 def peek(layer: nn.Module, hidden: Tensor, turns) -> tuple[Tensor, float, Tensor]:
-    """What a decoder layer would score if it ran on `hidden`; only its projections are computed.
+    """Query and keys that a decoder layer would score on `hidden`; computes only the projections.
 
     Args:
         hidden: (1, rows, width); turns: cosines and sines of the rows' places.
@@ -224,19 +224,19 @@ def peek(layer: nn.Module, hidden: Tensor, turns) -> tuple[Tensor, float, Tensor
     raise ValueError("The layer did not ask for its attention function.")
 
 
-FUNCTIONS = AttentionInterface()  # all that are registered, whoever looks
-# What makes weights other than the softmax of scaled products, by transformers' names for it.
+FUNCTIONS = AttentionInterface()  # all registered functions
+# transformers' arguments that make weights other than the softmax of scaled products.
 NOT_PLAIN = ("softcap", "s_aux", "position_bias", "sliding_window")
 
 
 def watched_attention(
     module, query, key, value, attention_mask, attention_watch=None, scaling=None, **kwargs
 ) -> tuple[Tensor, Tensor | None]:
-    """Attention function in transformers' sense: notes the last query, then runs what it watches.
+    """Attention function in transformers' sense: notes queries, then runs the plan or the backend.
 
     Raises:
-        Refused: where the weights would not be the softmax of scaled products, and in a pass of
-            another thread, which was inside the module when the watch began.
+        Refused: the weights would not be the softmax of scaled products, or another thread was
+            inside the module when the watch began.
     """
     if attention_watch is None:
         raise Refused("This model began to prune the prompt of another thread: ask it again later.")
@@ -260,7 +260,7 @@ def watched_attention(
     return function(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
 
 
-# transformers' public door for attention functions.
+# transformers' public registry of attention functions.
 AttentionInterface.register(PLANNED, planned_attention)
 AttentionInterface.register(WATCHED, watched_attention)
 
@@ -283,7 +283,7 @@ def _values(value: Tensor, span: Span) -> Tensor:
 
 
 def causality(span: Span, device) -> dict:
-    """How sdpa is told who sees whom: a mask only where nothing cheaper says the same."""
+    """Arguments that make sdpa causal: an explicit mask only if nothing cheaper does the same."""
     if span.queries == span.keys:
         return {"is_causal": True}
     if span.keys[-1][1] <= span.queries[0][0] + 1:  # no key is later than the first query
@@ -293,7 +293,7 @@ def causality(span: Span, device) -> dict:
 
 
 def without_autocast(tensor: Tensor) -> AbstractContextManager:
-    """Inside, products stay as exact as their factors, though the caller may run in autocast."""
+    """Turn the caller's autocast off, so that products are as exact as their factors."""
     kind = tensor.device.type
     if not torch.is_autocast_enabled(kind):
         return nullcontext()
@@ -340,7 +340,7 @@ def attention_rows(queries: Tensor, scaling: float, key: Tensor, rows: Tensor) -
     return scores.masked_fill_(later.to(key.device), float("-inf")).softmax(-1)
 
 
-# Where ||P_j|| is within this share of ||O||, O'_j may be so short that expanded products lose it.
+# If ||P_j|| is within this share of ||O||, O'_j may be too short for the expanded products.
 NEAR = 0.1
 _NOTHING = torch.finfo(torch.float64).tiny  # keeps 0 / 0 at 0
 
@@ -351,21 +351,21 @@ def influence(weights: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     O is the concatenation over heads of the weighted values, before o_proj; O'_j is O with key j's
     weight set to zero and nothing renormalised; P_j = O - O'_j. Source: arXiv 2510.17205.
 
-    Exactness: weights and values count as they are; everything after them is float64. L2 and norm
-    have a relative error of about 1e-15. A cosine has an error of about 1e-15 (||O|| / ||O'_j||)^2,
-    so below 1e-12 while ||P_j|| is not within `NEAR` of ||O||; for other keys use `cosines_near`.
+    Exactness: weights and values are used as given; everything after them is float64. L2 and norm
+    have a relative error of about 1e-15. A cosine has an error of about 1e-15 (||O|| / ||O'_j||)^2.
+    It is below 1e-12 unless ||P_j|| is within `NEAR` of ||O||; for such keys use `cosines_near`.
 
     Args:
         weights: (heads, keys); value: (1, kv heads, keys, head width).
 
     Returns:
         cosine(O, O'_j), in [-1, 1], and ||P_j||_2, each (keys,), and ||O||_2, a scalar; float64, on
-        the inputs' device or, where that has no float64, on the CPU.
+        the inputs' device, or on the CPU if that device has no float64.
     """
     value = _double(value[0])
     grouped = _double(weights).view(value.shape[0], -1, value.shape[1])  # (kv heads, group, keys)
     output = torch.bmm(grouped, value)  # (kv heads, group, head width)
-    # Products of O and P_j give all; no O'_j is ever made.
+    # Products of O and P_j suffice; no O'_j is built.
     dot = torch.bmm(output, value.mT).mul_(grouped).sum((0, 1))  # O * P_j
     lengths = torch.linalg.vector_norm(value, dim=-1)[:, None]  # (kv heads, 1, keys)
     square = (grouped * lengths).square_().sum((0, 1))  # ||P_j||^2
@@ -381,15 +381,15 @@ def cosines_near(weights: Tensor, value: Tensor, keys: Tensor) -> Tensor:
     """cosine(O, O'_j) of `influence` for a few keys j, exact however much of O they carry.
 
     Nothing is subtracted: O'_j is the sum over all other keys, and O is O'_j + P_j. So the error is
-    about 1e-15 even where O'_j is a 10^12th of O. Each key costs a product of the size of O's.
+    about 1e-15 even if O'_j is a 10^12th of O. Each key costs as much as computing O once.
 
     Args:
         weights: (heads, keys); value: (1, kv heads, keys, head width).
         keys: (near,) long.
 
     Returns:
-        (near,) float64 in [-1, 1], on the device of `influence`'s results. 1 where P_j is 0, else 0
-        where O or O'_j is 0.
+        (near,) float64 in [-1, 1], on the device of `influence`'s results. 1 if P_j is 0, else 0 if
+        O or O'_j is 0.
     """
     value = _double(value[0])
     grouped = _double(weights).view(value.shape[0], -1, value.shape[1])  # (kv heads, group, keys)
@@ -405,5 +405,5 @@ def cosines_near(weights: Tensor, value: Tensor, keys: Tensor) -> Tensor:
 
 
 def _double(tensor: Tensor) -> Tensor:
-    """In float64, on the CPU where the device has none."""
+    """In float64; on the CPU if the device has no float64."""
     return tensor.cpu().double() if tensor.device.type == "mps" else tensor.double()

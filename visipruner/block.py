@@ -1,4 +1,4 @@
-"""What may run inside a `with prune(...)` block: which thread, which call, which kind of model."""
+"""Checks of what runs inside a `with prune(...)` block: the thread, the call, the model."""
 
 from __future__ import annotations
 
@@ -33,22 +33,22 @@ CACHE_IS_PRUNED = (
 
 
 class Turn:
-    """Lets one thread run one prompt, and takes care that it ends before the hooks go.
+    """Lets one thread run one prompt, and keeps the hooks in place until it is out of the model.
 
-    A thread that was there before the block and did not open it works on something else, so it is
-    refused; without this, its plain request could be taken for the prompt.
+    A thread that existed before the block and did not open it is refused. Otherwise its unrelated
+    request could be taken for the prompt.
     """
 
     def __init__(self):
         self._others = set(threading.enumerate()) - {threading.current_thread()}
         self._runner: threading.Thread | None = None  # runs the prompt
-        self._running = False  # a forward pass of the runner is under way
+        self._running = False  # the runner is in a forward pass
         self._closed = False
         self._lock = threading.Lock()
 
     @property
     def is_mine(self) -> bool:
-        """Whether the calling thread runs the prompt."""
+        """Does the calling thread run the prompt?"""
         return threading.current_thread() is self._runner
 
     def admit(self):
@@ -64,36 +64,36 @@ class Turn:
             raise Refused(LEFT_EARLY)
 
     def begin(self):
-        """The calling thread starts a forward pass; the first one makes it the runner."""
+        """Start a forward pass of the calling thread; the first pass makes it the runner."""
         with self._lock:
             self.admit()
             self._runner, self._running = threading.current_thread(), True
 
     def check(self):
-        """Between two layers: refuse a pass that began before the hooks came, or outlived them."""
+        """Between layers: refuse a pass that began before the block or goes on after it."""
         if not self.is_mine:
             raise Refused(OTHER_THREAD)
         if self._closed:
             raise Refused(LEFT_EARLY)
 
     def end(self) -> bool:
-        """The runner's pass is over. True: so is the block, and the hooks must go now."""
+        """End the runner's pass. True: the block has ended too, so remove the hooks now."""
         with self._lock:
             self._running = False
             return self._closed
 
     def close(self) -> bool:
-        """The block is over. False: another thread is inside the model, whose end() comes."""
+        """End the block. False: another thread is still inside the model and will call end()."""
         with self._lock:
             self._closed = True
             return not self._running or self.is_mine or not self._runner.is_alive()
 
 
 def check_call(model: nn.Module, layout: TokenLayout, args: tuple, kwargs: dict):
-    """Refuse a call of the whole model that asks for what a pruned prompt cannot give.
+    """Refuse a call of the whole model that a pruned prompt cannot serve.
 
     Raises:
-        Refused: for another prompt's tokens, labels, and logits at places that may be gone.
+        Refused: another prompt's tokens, labels, or logits at positions that may be dropped.
     """
     if args:
         kwargs = {**inspect.signature(model.forward).bind_partial(*args).arguments, **kwargs}
@@ -119,10 +119,10 @@ def check_call(model: nn.Module, layout: TokenLayout, args: tuple, kwargs: dict)
 
 
 def check_outputs(config, kwargs: dict):
-    """Refuse a forward pass of the decoder that returns maps or states of every layer.
+    """Refuse a forward pass of the decoder that returns attentions or states of every layer.
 
     Raises:
-        Refused: because pruned layers hold other tokens, and planned ones have no map at all.
+        Refused: pruned layers hold fewer tokens, and layers with a plan have no attention map.
     """
     for name in ("output_attentions", "output_hidden_states"):
         wanted = kwargs.get(name)
@@ -134,15 +134,15 @@ def check_outputs(config, kwargs: dict):
 
 
 def check_not_compiled(model: nn.Module, decoder: nn.Module):
-    """Refuse a model of which a part with hooks is compiled.
+    """Refuse a model if a part with hooks is compiled.
 
     Raises:
-        Refused: because compiled code runs as it was before the hooks came.
+        Refused: compiled code would ignore the hooks.
     """
     parts = [*decoder.layers, *(layer.self_attn for layer in decoder.layers), decoder]
     if model is not decoder:
         parts.append(model.get_output_embeddings())
-    while model not in (None, decoder):  # the models in models down to the decoder
+    while model not in (None, decoder):  # through nested models down to the decoder
         parts.append(model)
         model = getattr(model, "model", getattr(model, "language_model", None))
     if any(map(_is_compiled, parts)):
@@ -153,7 +153,7 @@ def check_not_compiled(model: nn.Module, decoder: nn.Module):
 
 
 def _is_compiled(module: nn.Module | None) -> bool:
-    """By torch.compile(module), by module.compile(), or by its forward alone."""
+    """Compiled by torch.compile(module), by module.compile(), or only its forward?"""
     if module is None:
         return False
     by_forward = hasattr(module.__dict__.get("forward"), "get_compiler_config")

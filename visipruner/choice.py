@@ -1,6 +1,6 @@
 """From words to methods: NAME, NAME:LEVEL, NAME@TOKENS, NAME@25%, and stacks NAME+NAME.
 
-A stack gives the wish to its first method; the others take their balanced level.
+The first method of a stack gets the level or budget; the others take their balanced level.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from visipruner.methods import METHODS, PruningMethod
 from visipruner.methods.base import BEFORE
 from visipruner.methods.visipruner import SEMANTICS, check_presets
 
-MOST_CONTESTANTS = 4  # more sides are no longer compared at a glance
+MOST_CONTESTANTS = 4  # more sides are hard to compare at a glance
 MOST_SYSTEM = 2_000  # characters of a checkpoint's own system sentence
 Side = PruningMethod | tuple[PruningMethod, ...]  # a method, or a stack of them
 
 
 @dataclass(frozen=True)
 class Wish:
-    """What a person asks for: methods, and at most one of level, tokens and share."""
+    """A person's choice: methods, and at most one of level, tokens and share."""
 
     names: tuple[str, ...]
     level: float | None = None
     tokens: float | None = None  # mean visual tokens per layer
-    share: float | None = None  # the same as a part of the picture's tokens
+    share: float | None = None  # the same as a share of the picture's tokens
 
     @property
     def name(self) -> str:
@@ -59,7 +59,7 @@ def parse(words: str) -> Wish:
 
 
 def names_of(words: str) -> tuple[str, ...]:
-    """The methods of "one+another", whatever level or budget follows.
+    """The methods of "one+another"; a level or budget after it is ignored.
 
     Raises:
         Refused: an unknown name.
@@ -76,7 +76,7 @@ def parse_sides(words: Sequence[str]) -> tuple[Wish, ...]:
     """Read the sides of a comparison, the baseline first.
 
     Raises:
-        Refused: no list of words, no contestant or more than four, or as `parse`.
+        Refused: not a list of words, no contestant or more than four, or as `parse`.
     """
     if not isinstance(words, list | tuple) or not all(isinstance(word, str) for word in words):
         raise Refused("The methods must be a list of words, like none, fastv:gentle, random@25%.")
@@ -92,7 +92,7 @@ def make(wish: Wish, facts: Facts, given: Mapping | None = None) -> Side:
     """The method or stack that a wish means for a model and a prompt.
 
     Args:
-        given: fields that replace what the wish says, as "field", in a stack as "method.field".
+        given: fields that replace the wish's settings: "field", in a stack "method.field".
 
     Raises:
         Refused: a budget below a method's least, an unknown field, a value out of range.
@@ -144,20 +144,20 @@ def method_at(
     level: float | str = "balanced",
     semantics: str = "paper",
     num_visual: int | None = None,
-    /,  # what a user overrides must not meet these names
+    /,  # positional only, so that a user's overrides may have these names
     **overrides,
 ) -> Side:
     """The method or stack of this name, or wish, at this level for a loaded model.
 
     Args:
-        name: as `parse` reads it; a level or budget in it goes before `level`.
-        vlm: a `VLM`; its `facts` say what a level means on it.
+        name: as `parse` reads it; a level or budget in it overrides `level`.
+        vlm: a `VLM`; its `facts` define what a level means.
         semantics: VisiPruner's, unless `overrides` name another.
         num_visual: visual tokens of the prompt; None: of one picture.
-        overrides: fields that replace what the level says.
+        overrides: fields that replace the level's settings.
 
     Raises:
-        Refused: for an unknown name, a level or field out of range.
+        Refused: the name is unknown, or a level or field is out of range.
     """
     wish = parse(name) if isinstance(name, str) else Wish(names_of(name))
     check_choice("semantics", semantics, SEMANTICS)
@@ -178,14 +178,14 @@ def sides_at(
     /,
     **overrides,
 ) -> list[Side]:
-    """The sides of a comparison by their words, the baseline first; as `method_at`.
+    """The sides of a comparison, made from words like `method_at`, the baseline first.
 
     Args:
-        overrides: of all but the baseline. Of several others they are METHOD.FIELD, and go to
-            every one with this method.
+        overrides: fields for all sides but the baseline. With several such sides they are
+            METHOD.FIELD, and apply to every side with this method.
 
     Raises:
-        Refused: as `method_at`; of several others it begins with the title of one.
+        Refused: as `method_at`; with several such sides it begins with one side's title.
     """
     baseline, *others = words
     wished = level, semantics, num_visual
@@ -202,7 +202,7 @@ def sides_at(
 
 
 def fields_of(words: str, given: Mapping) -> dict:
-    """What is given as METHOD.FIELD for the methods of "one+another"."""
+    """The METHOD.FIELD entries for the methods of "one+another"."""
     names = names_of(words)
     return {key: value for key, value in given.items() if key.partition(".")[0] in names}
 
@@ -213,13 +213,13 @@ def methods_of(side: Side) -> tuple[PruningMethod, ...]:
 
 
 def title_of(name: str) -> str:
-    """What a method or stack is called on the page: "VisionZip, then VisiPruner"."""
+    """The page's name of a method or stack: "VisionZip, then VisiPruner"."""
     names = names_of(name)
     return METHODS[names[0]].title if len(names) == 1 else brief_title(name)
 
 
 def brief_title(name: str) -> str:
-    """The same without the rule of a single method: "FastV"."""
+    """The same, but a single method has no rule: "FastV"."""
     return ", then ".join(short_title(one) for one in names_of(name))
 
 
@@ -229,7 +229,7 @@ def short_title(name: str) -> str:
 
 
 def menu() -> list[tuple[str, str]]:
-    """(title, name) of every method, and of every method at the door with VisiPruner after it."""
+    """(title, name) of every method, and of every stack "before layer 0, then VisiPruner"."""
     single = [(kind.title, name) for name, kind in METHODS.items()]
     first = [name for name, kind in METHODS.items() if kind.where == BEFORE]
     stacks = [f"{name}+visipruner" for name in first]
@@ -237,7 +237,7 @@ def menu() -> list[tuple[str, str]]:
 
 
 def settings_of_side(side: Side) -> dict:
-    """Every setting, as `PruningTrace.settings` names it."""
+    """Every setting, named as in `PruningTrace.settings`."""
     methods = methods_of(side)
     if len(methods) == 1:
         return methods[0].settings
@@ -245,17 +245,17 @@ def settings_of_side(side: Side) -> dict:
 
 
 def name_of(side: Side) -> str:
-    """As `PruningTrace.method` names it."""
+    """The name as in `PruningTrace.method`."""
     return "+".join(method.name for method in methods_of(side))
 
 
 def read_presets(folder: Path) -> dict | None:
-    """A checkpoint's own settings for VisiPruner and its system sentence; None: it brings none.
+    """A checkpoint's own settings for VisiPruner and its system sentence; None: it has neither.
 
-    The field `system` is the sentence that the checkpoint was trained with (templates.py), empty
-    if there was none. It may stand alone, without settings, and settings without it.
+    The field `system` is the sentence that the checkpoint was trained with (templates.py); empty:
+    it had none. Settings and `system` may each appear alone.
 
-    Read once, when the model is loaded: a damaged file must not wait for a visitor's question.
+    Read once, when the model is loaded, so that a damaged file fails before a visitor asks.
 
     Raises:
         Refused: one sentence with the file and what is wrong in it.
@@ -271,7 +271,7 @@ def read_presets(folder: Path) -> dict | None:
                 return presets
         check_presets(presets)
     except (OSError, ValueError, RecursionError) as error:
-        reason = getattr(error, "strerror", None) or error  # an OSError's own words hold the path
+        reason = getattr(error, "strerror", None) or error  # str() of an OSError holds the path
         raise Refused(f"In {named(folder)}, presets.json is damaged: {reason}") from None
     return presets
 

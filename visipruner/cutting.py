@@ -1,4 +1,4 @@
-"""Carrying out selections: which rows go on, where they stand, and which token carries a patch."""
+"""Carries out selections: which rows go on, at which places, and which token carries a patch."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from torch import Tensor
 from visipruner.layout import NO_PATCH, Rows, TokenLayout
 from visipruner.trace import NOBODY, Selection
 
-MADE = -1  # in place of a row: a token that the method made
+MADE = -1  # instead of a row: a token that the method made
 
 
 @dataclass(frozen=True)
 class Carried:
-    """What a selection makes of the rows of a layer."""
+    """The result of a selection on the rows of a layer."""
 
-    rows: Rows  # that go on
-    index: Tensor  # (kept,) which of the old rows each of them is, or MADE
-    changed: bool  # tokens went, came, moved or were renumbered
+    rows: Rows  # the rows that go on
+    index: Tensor  # (kept,) the old row of each, or MADE
+    changed: bool  # tokens were dropped, made, moved or renumbered
 
 
 def carry_out(selection: Selection, rows: Rows, layout: TokenLayout, name: str) -> Carried:
     """The rows that a selection leaves.
 
     Raises:
-        ValueError: the method named tokens that are not there, twice, or in an impossible order.
+        ValueError: the method named absent tokens, a token twice, or an impossible order.
     """
     keep = torch.tensor(selection.keep, dtype=torch.long, device="cpu")
     index, made, moved = _in_order(keep, rows) or _in_any_order(selection, keep, rows, layout, name)
@@ -42,9 +42,9 @@ def carry_out(selection: Selection, rows: Rows, layout: TokenLayout, name: str) 
 
 
 def _in_order(keep: Tensor, rows: Rows) -> tuple[Tensor, bool, bool] | None:
-    """`index`, that no token was made, and that none moved; None: a closer look must tell.
+    """(`index`, False, False) if tokens are only dropped; None: `_in_any_order` must check.
 
-    Most selections keep some of ascending tokens in their order, and this is quick to see.
+    Most selections keep some of the ascending tokens in order. This check for them is quick.
     """
     if not rows.ascending or not len(keep) or not bool((keep[1:] > keep[:-1]).all()):
         return None
@@ -71,7 +71,7 @@ def _in_any_order(selection, keep: Tensor, rows: Rows, layout, name) -> tuple[Te
 
 
 def _rows_of(tokens: Tensor, rows: Rows, free: int) -> Tensor:
-    """Which row holds each token; MADE: none does."""
+    """The row of each token; MADE: no row holds it."""
     size = max(free, int(tokens.max()) + 1) if len(tokens) else free
     table = torch.full((size,), MADE, device="cpu")
     table[rows.tokens] = torch.arange(len(rows), device="cpu")
@@ -84,14 +84,14 @@ def _with_made(tokens: Tensor, index: Tensor, rows: Rows) -> Rows:
 
 
 class Owners:
-    """For every patch the token that carries it, through all cuts of a run."""
+    """Tracks which token carries each patch through all cuts of a run."""
 
     def __init__(self, whole: Rows):
         """whole: the rows of the whole prompt."""
         self.owner = whole.visual  # a row of the whole prompt is a token id
 
     def follow(self, selection: Selection, rows: Rows) -> list[int]:
-        """After a cut that leaves `rows`: per patch the id of its token, or NOBODY."""
+        """Apply a cut that leaves `rows`; per patch the id of its token, or NOBODY."""
         highest = max(int(rows.tokens.max()), int(self.owner.max()) if len(self.owner) else 0)
         highest = max(highest, *selection.into, *selection.into.values(), 0)
         stays = torch.zeros(highest + 2, dtype=torch.bool, device="cpu")  # NOBODY indexes the last
@@ -106,19 +106,19 @@ class Owners:
         return self.owner.tolist()
 
     def enter(self, waiting: Waiting) -> list[int]:
-        """After tokens came back: what they carried is carried again."""
+        """Restore the patches of tokens that came back; per patch the id of its token."""
         back = torch.isin(waiting.owner, waiting.rows.tokens)
         self.owner = torch.where(back, waiting.owner, self.owner)
         return self.owner.tolist()
 
 
 def both(first: Carried, second: Selection, before: Rows) -> Selection:
-    """What a second selection, made on the same rows, means after the first was carried out.
+    """Adapt a second selection, made on the same rows, to the result of the first.
 
     Tokens that the first made go on; tokens that it dropped stay dropped.
 
     Args:
-        before: the rows on which both were made.
+        before: the rows that both selections saw.
     """
     now = first.rows.tokens.tolist()
     if second.hidden is None:
@@ -132,12 +132,12 @@ def both(first: Carried, second: Selection, before: Rows) -> Selection:
 
 @dataclass(frozen=True)
 class Waiting:
-    """Tokens outside, with the states that they will enter with."""
+    """Tokens that left and will come back, with their states."""
 
     rows: Rows
     hidden: Tensor  # (1, waiting, width)
-    owner: Tensor  # (patches,) before they went
-    member: object  # the engine's note of the method that sent them out
+    owner: Tensor  # (patches,) before they left
+    member: object  # the engine's record of the method that sent them out
 
     @classmethod
     def left_by(
@@ -149,10 +149,10 @@ class Waiting:
         return cls(rows.only(gone), hidden.index_select(1, gone.to(hidden.device)), owner, member)
 
     def enter(self, rows: Rows, hidden: Tensor) -> tuple[Rows, Tensor]:
-        """All rows and their states, by their places.
+        """Rows and states of all tokens, sorted by place.
 
         Args:
-            rows, hidden: of the tokens inside.
+            rows, hidden: the tokens that are in the model now.
         """
         columns = ("tokens", "patch", "place")
         parts = [torch.cat([getattr(rows, c), getattr(self.rows, c)]) for c in columns]

@@ -1,9 +1,9 @@
-"""How an answer's tokens are chosen: by this program's options alone, whatever a folder asks for.
+"""How an answer's tokens are chosen: by this program's options alone, not by the checkpoint's.
 
-`generate()` fills every setting that is left open with the one of `model.generation_config`, and so
-of the checkpoint's folder. Beams, static caches, guidance and the like could not be pruned exactly;
-penalties and stop strings would change what is compared. So that configuration is exchanged during
-a run, and only its token ids stay.
+`generate()` fills every open setting from `model.generation_config`, which comes from the
+checkpoint's folder. Beams, static caches, guidance and the like could not be pruned exactly.
+Penalties and stop strings would change the comparison. So a run replaces that configuration, and
+keeps only its token ids.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from contextlib import contextmanager
 
 from transformers import GenerationConfig
 
-# Settings that change an answer and that no option of this program stands for, each with the value
-# that changes nothing. The person who asks chooses length and temperature.
+# Settings that change an answer and have no option in this program, each with its neutral value.
+# The person who asks chooses length and temperature.
 _NEUTRAL = {
     "assistant_ensemble_weight": None,
     "bad_words_ids": None,
@@ -43,7 +43,7 @@ _NEUTRAL = {
     "token_healing": False,
     "watermarking_config": None,
 }
-# These matter to a folder that samples.
+# These matter only if the folder samples.
 _SAMPLING = {
     "epsilon_cutoff": 0,
     "eta_cutoff": 0,
@@ -71,7 +71,7 @@ def _is_open(value, neutral) -> bool:
 
 
 def configuration(model, max_new_tokens: int, temperature: float) -> GenerationConfig:
-    """The whole configuration of one run: plain greedy decoding, or drawing at a temperature."""
+    """The whole configuration of one run: greedy decoding, or sampling at a temperature."""
     folder = model.generation_config
     sampling = {"do_sample": False}
     if temperature:
@@ -90,7 +90,7 @@ def configuration(model, max_new_tokens: int, temperature: float) -> GenerationC
 
 @contextmanager
 def settled(model, configuration: GenerationConfig) -> Iterator[GenerationConfig]:
-    """Inside, the model has no other generation settings than these."""
+    """Inside, the model has only these generation settings."""
     folder = model.generation_config
     model.generation_config = configuration
     try:

@@ -1,6 +1,6 @@
 """prune(): hooks on a stock model.
 
-Only this file and graphs.py know transformers' layers and masks, and change its caches. (The
+Only this file and bench/replay.py know transformers' layers and masks, and change its caches. (The
 benchmark's floor runs the same layers without a method.)
 """
 
@@ -60,29 +60,28 @@ def prune(
 
     Hidden states are cut between layers, caches become shorter, positions stay true. When the block
     ends, also by an exception, the model is as before. One thread runs the prompt: the one that
-    opens the block, or one that is started in it and ends before it. What comes out is shorter than
-    usual: logits only of the tokens that are left, and a cache that nothing can follow once the
-    block is over.
+    opens the block, or one that is started in it and ends before it. The output is shorter than
+    usual: logits cover only the surviving tokens. The cache cannot be used after the block.
 
     Args:
         model: a loaded Llama-like causal LM or LLaVA of transformers, with sdpa, eager or
             flash attention.
         method: which tokens to drop; `PruningMethod()` drops none and only keeps the trace. Several
-            make a stack: each sees what the one before left at the door, all judge what a layer
-            ran, and what all keep goes on.
-        layout: of the one prompt that will run.
-        tower: what the vision tower computed, for methods that need it, where it does not run
-            within the block.
+            methods make a stack. Before layer 0, each sees the tokens that the previous one kept.
+            After a layer, all see the same tokens, and only tokens that all keep go on.
+        layout: the layout of this prompt.
+        tower: what the vision tower computed, for methods that need it. Give it if the tower does
+            not run inside the block.
         on_layer: called after every layer in prefill; an exception that it raises stops the run.
         probe: run the influence test after every layer, whatever the method does.
-        renumbers: whether the model's positions are plain numbers, which a method may close up.
+        renumbers: whether the model's positions are plain numbers, so that a method may renumber.
 
     Raises:
-        Refused: for what cannot be pruned exactly: a batch, left padding, a prompt in pieces, a
+        Refused: the prompt cannot be pruned exactly: a batch, left padding, a prompt in pieces, a
             second prompt, another `prune` on the same model, a cache that cannot be shortened, a
-            compiled model, another thread's prompt, labels, attentions and hidden states. Also when
-            the block is left without an error though its prompt did not run to its first token.
-        ValueError: if the method's code decides something impossible.
+            compiled model, another thread's prompt, labels, attentions and hidden states. Also if
+            the block ends without an error before the prompt ran to its first token.
+        ValueError: the method returned an impossible decision.
     """
     decoder = decoder_of(model)
     methods = (method,) if isinstance(method, PruningMethod) else tuple(method)
@@ -92,7 +91,7 @@ def prune(
         yield run.trace
     finally:
         run.remove()
-    run.check_ran()  # not reached if an error is under way, which says more
+    run.check_ran()  # not reached after an error, which says more
 
 
 def decoder_of(model: nn.Module) -> nn.Module:
@@ -108,7 +107,7 @@ def decoder_of(model: nn.Module) -> nn.Module:
     return decoder
 
 
-# Decoders whose layers were looked at, for that takes longer than an influence test.
+# Decoders that passed the check. The check takes longer than an influence test.
 _LLAMA_LIKE: weakref.WeakSet = weakref.WeakSet()
 
 
@@ -117,13 +116,13 @@ def _not_llama_like(model: nn.Module, why: str) -> Refused:
 
 
 def not_understood(model: nn.Module, why: str) -> Refused:
-    """The refusal of a model of this release of transformers, by both names."""
+    """The refusal that names the model and the installed release of transformers."""
     release = f"transformers {transformers.__version__}"
     return Refused(f"{type(model).__name__} of {release} cannot be pruned: {why}.")
 
 
 def not_watched(model: nn.Module) -> Refused:
-    """The refusal of a model that does not ask transformers for its attention function."""
+    """The refusal of a model that does not call transformers' attention functions."""
     return _not_llama_like(model, "its attention cannot be watched")
 
 
@@ -134,7 +133,7 @@ def _check_free(decoder: nn.Module):
 
 @dataclass
 class _Member:
-    """One method of a run's stack, with what it has learnt."""
+    """One method of a run's stack, with its memory."""
 
     number: int
     method: PruningMethod
@@ -142,18 +141,18 @@ class _Member:
 
     @classmethod
     def of(cls, number: int, method: PruningMethod) -> _Member:
-        # entered: visual tokens when it first looked; cuts: its own, as they were carried out.
+        # entered: visual tokens when the method was first called; cuts: its own executed cuts.
         return cls(number, method, SimpleNamespace(entered=0, cuts=[]))
 
 
 def parts_of(model: nn.Module, decoder: nn.Module) -> Parts:
-    """What methods may use of a model."""
+    """The parts of a model that methods may use."""
     head = model.get_output_embeddings() if model is not decoder else None
     return Parts(list(decoder.layers), decoder.norm, head, decoder.config)
 
 
 class Run:
-    """One prompt's life: hooks in, prefill, decode steps, hooks out."""
+    """One prompt from start to end: install hooks, prefill, decode, remove hooks."""
 
     def __init__(
         self, model, decoder, methods, layout, tower, on_layer, probe=False, renumbers=True
@@ -163,7 +162,7 @@ class Run:
         self.members = [_Member.of(number, method) for number, method in enumerate(methods)]
         self.parts = parts_of(model, decoder)
         self.tower = tower
-        self.tower_watch = None  # where a method needs what nobody handed in
+        self.tower_watch = None  # set if a method needs the tower and `tower` was not given
         if tower is None and needs_tower(methods):
             self.tower_watch = TowerWatch.on(model)
         self.on_layer, self.probe, self.renumbers = on_layer, probe, renumbers
@@ -172,25 +171,25 @@ class Run:
         self.handles: list = []
         self.prefill_handles: list = []
         self.watch: Watch | None = None  # of the running layer's attention
-        self.turns: tuple | None = None  # cosines and sines that the running layer was given
+        self.turns: tuple | None = None  # the running layer's rotary cosines and sines
         self.cache = None  # the Cache object of this prompt
         self.turn = Turn()
         self.started = False
-        self.left_early = False  # whether a thread was inside the model when the block ended
-        self.changed = False  # whether the cache is other than the unpruned model's
+        self.left_early = False  # was another thread inside the model when the block ended?
+        self.changed = False  # whether the cache differs from the unpruned model's
         self.steps = 0
         self.computed: list[Rows] = []  # per layer
-        self.waiting: dict[int, Waiting] = {}  # by the layer before which they enter
-        self.cached_rows: dict = {}  # what _cached_rows found, for layers that ask the same
+        self.waiting: dict[int, Waiting] = {}  # layer -> tokens that enter before it
+        self.cached_rows: dict = {}  # results of _cached_rows, shared by layers with equal rows
         self.whole = Rows.of(layout)
         self.owners = Owners(self.whole)
         self._go_on_with(self.whole)
 
     def _go_on_with(self, rows: Rows):
-        """Set the rows for the next layer and clear what was worked out for others."""
+        """Set the rows for the next layer and clear per-row caches."""
         self.rows = rows
         self.fitted: dict = {}  # device -> prefill arguments, cut once for all layers on it
-        self.planned_pairs: dict = {}  # plan -> pairs scored, of which with a visual member
+        self.planned_pairs: dict = {}  # plan -> (pairs scored, pairs with a visual token)
 
     # -- hooks in and out
 
@@ -224,7 +223,7 @@ class Run:
         handles.append(register(_RunHook(function, index), with_kwargs=True, **more))
 
     def _change_to_decoding(self):
-        """Decoding needs fewer hooks, and each costs time for every token."""
+        """Decoding needs fewer hooks, and each hook costs time for every token."""
         self._remove(self.prefill_handles)
         own_masks = attention_backend(self.decoder) == "eager"
         if own_masks or any(rows.next_place != self.layout.length for rows in self.computed):
@@ -239,7 +238,7 @@ class Run:
         handles.clear()
 
     def remove(self):
-        """The block is over. If another thread is inside the model, it will take the hooks off."""
+        """End the block. A thread that is still inside the model removes the hooks itself."""
         self.left_early = not self.turn.close()
         if not self.left_early:
             self._take_off()
@@ -257,10 +256,10 @@ class Run:
         self.cache = None
 
     def check_ran(self):
-        """After the block: refuse one that was left without its prompt.
+        """After the block: check that the prompt ran.
 
         Raises:
-            Refused: nothing ran in it, or not to the end of prefill.
+            Refused: nothing ran in the block, or prefill did not finish.
         """
         if self.left_early:
             raise Refused(LEFT_EARLY)
@@ -303,7 +302,7 @@ class Run:
         self.turn.begin()
         if not self.steps:
             self._change_to_decoding()
-        # Stock code would count from layer 0's cache, which may be shorter than the prompt.
+        # Stock code counts from layer 0's cache, which may be shorter than the prompt.
         position = self.layout.length + self.steps
         position_ids = torch.full((1, 1), position, device=tokens.device)
         self.trace.decode_positions.append(position)
@@ -330,8 +329,8 @@ class Run:
             raise Refused("prune() counts positions itself: from 0, without a gap.")
 
     def after_forward(self, _index, _decoder, _args, _kwargs, output):
-        """Also called when the pass failed; then there may be no output."""
-        if not self.turn.is_mine:  # a pass that was refused, or began before the block
+        """Also called after a failed pass; `output` may then be None."""
+        if not self.turn.is_mine:  # the pass was refused, or began before the block
             return
         if self.steps and output is not None:
             self.trace.decode_kv.append([layer.get_seq_length() for layer in self.cache.layers])
@@ -345,7 +344,7 @@ class Run:
     # -- one layer
 
     def before_layers(self, _index, _layer, args, kwargs):
-        """At the door: of all that a layer is given, only the states are cut outside attention."""
+        """Before layer 0: cut the hidden states. `before_attention` cuts the other arguments."""
         self.turn.check()
         self.cache = cache_of(kwargs)
         self._check_cache()
@@ -395,13 +394,13 @@ class Run:
         return noted
 
     def _prefill_arguments(self, kwargs: dict) -> dict:
-        """Cut masks, rotary tables and position ids to the rows that are still here."""
+        """Cut masks, rotary tables and position ids to the surviving rows."""
         if self.rows is self.whole:
             return kwargs
         cos, sin = kwargs["position_embeddings"]
-        if cos.device not in self.fitted:  # of a model on several devices, each needs its own
+        if cos.device not in self.fitted:  # each device of a model needs its own copy
             place = self.rows.place.to(cos.device, non_blocking=True)  # else the host would wait
-            if self.rows.next_place > cos.shape[1]:  # tokens that a method made
+            if self.rows.next_place > cos.shape[1]:  # the method made tokens
                 turns = self.decoder.rotary_emb(cos, place[None])
             else:
                 turns = cos.index_select(1, place), sin.index_select(1, place)
@@ -411,7 +410,7 @@ class Run:
         return {**kwargs, **self.fitted[cos.device]}
 
     def before_decode_layer(self, index, _layer, args, kwargs):
-        """One new token sees everything in this layer's own cache; no mask is needed for that."""
+        """A new token attends to this layer's whole cache, so it needs no mask."""
         self.turn.check()
         hidden = args[0] if args else kwargs["hidden_states"]
         step = self.steps - 1
@@ -424,7 +423,7 @@ class Run:
         return args, kwargs
 
     def before_attention(self, index, attention, args, kwargs):
-        if "attention_watch" in kwargs:  # a method looks at what this layer would do
+        if "attention_watch" in kwargs:  # a method peeks at this layer's query and keys
             return None
         self.turn.check()
         kwargs = self._prefill_arguments(kwargs)
@@ -448,7 +447,7 @@ class Run:
         return plans[0] if plans else None
 
     def _is_asked_after(self, record: LayerRecord) -> bool:
-        """Whether the method is shown this layer: not where there never was a picture."""
+        """Whether the methods' `select` runs: the layer has visual tokens, or cuts dropped them."""
         return bool(record.visual_tokens or self.trace.cuts)
 
     def _count_pairs(self, record: LayerRecord, plan: Plan | None):
@@ -473,7 +472,7 @@ class Run:
 
     def after_layer(self, index, _layer, _args, _kwargs, hidden):
         self.turn.check()
-        if len(self.trace.layers) != index + 1:  # its attention was not called as a module
+        if len(self.trace.layers) != index + 1:  # the layer did not call its attention module
             raise not_watched(self.model)
         record, watch = self.trace.layers[-1], self.watch
         self._end_watch()
@@ -514,7 +513,7 @@ class Run:
         )
 
     def _go_on(self, selections, index: int, hidden: Tensor, is_last: bool) -> Tensor | None:
-        """Carry out what the methods chose, and let in who waits; None: the states stay."""
+        """Carry out the methods' selections and let waiting tokens in; None: states unchanged."""
         selections = [(member, choice) for member, choice in selections if choice is not None]
         if sum(choice.hidden is not None for _, choice in selections) > 1:
             raise Refused("Two methods of this stack merge tokens after the same layer.")
@@ -522,7 +521,7 @@ class Run:
         for member, choice in selections:
             if carried is not None:
                 choice = both(carried, choice, before)
-            # After the last layer there is nothing left to save: the logits keep all their rows.
+            # After the last layer a cut saves nothing: the logits keep all their rows.
             carried, states = self._carry(member, choice, index, None if is_last else hidden)
             if states is not None:
                 hidden = output = states
@@ -537,7 +536,7 @@ class Run:
         """Note the decision, and return the hidden states of the tokens that go on.
 
         Args:
-            hidden: None: after the last layer, where rows stay as they are.
+            hidden: None after the last layer, where rows stay as they are.
         """
         if selection.compact and not self.renumbers:
             raise Refused(f"{member.method.name} renumbers tokens, which this model cannot take.")
@@ -581,7 +580,7 @@ class Run:
     # -- when prefill ends
 
     def _finish_prefill(self):
-        """Shorten the caches of layers whose tokens turned out not to be needed."""
+        """Drop the keys and values that no method keeps from each layer's cache."""
         for index, record in enumerate(self.trace.layers):
             layer, kept = self.cache.layers[index], self._cached_rows(index)
             if kept is not None:
@@ -597,7 +596,7 @@ class Run:
             story.why, story.notes = member.method.explain(self.trace, member.memory)
 
     def _cached_rows(self, index: int) -> Tensor | None:
-        """Which of the rows that a layer computed stay in its cache; None: all."""
+        """The rows of a layer that stay in its cache; None: all."""
         rows = self.computed[index]
         wanted = [m.method.cached(index, self.trace, m.memory) for m in self.members]
         wanted = [frozenset(tokens) for tokens in wanted if tokens is not None]
@@ -613,7 +612,7 @@ class Run:
 
 
 def _causal(mask: Tensor | None, rows: int) -> Tensor | None:
-    """Eager's mask for fewer or more rows: nothing but causality stands in it."""
+    """Eager's mask, which is purely causal, for fewer or more rows."""
     if mask is None or mask.shape[-1] >= rows:
         return None if mask is None else mask[:, :, :rows, :rows]
     shape = (1, 1, rows, rows)
@@ -624,7 +623,7 @@ def _causal(mask: Tensor | None, rows: int) -> Tensor | None:
 
 
 def _united(wanted: list[Tensor | None]) -> Tensor | None:
-    """The rows that any method asked for; two methods must ask for the same ones."""
+    """The rows that the methods asked for; two methods must ask for the same rows."""
     wanted = [rows for rows in wanted if rows is not None]
     if any(not torch.equal(rows, wanted[0]) for rows in wanted[1:]):
         raise Refused("Two methods of this stack ask for the queries of different tokens.")
@@ -652,9 +651,9 @@ def _numbers(scores, name: str) -> list[float] | None:
 
 
 class _RunHook:
-    """A step of a run, with the layer's number; its type tells that a model is being pruned.
+    """A hook of a run, with the layer's number. Its type marks a model that is being pruned.
 
-    In a copy of the model, made while it is pruned, nothing is left of it.
+    A copy of the model, made inside the block, gets `_Nothing` instead.
     """
 
     def __init__(self, function, index):
@@ -668,7 +667,7 @@ class _RunHook:
 
 
 class _Nothing:
-    """A hook without effect: what copies of a model have in place of a run's hooks."""
+    """A hook without effect: copies of a model hold it in place of a run's hooks."""
 
     def __call__(self, *_):
         return None

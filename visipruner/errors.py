@@ -2,20 +2,20 @@
 
 
 class Refused(ValueError):
-    """Something handed in cannot be used. Its text is one plain sentence, shown as it is.
+    """An input cannot be used. The error's text is one plain sentence, shown unchanged.
 
-    Any other exception is a fault of this program: it is logged, and its text is not shown.
+    Any other exception is a bug of this program: it is logged, and its text is not shown.
     """
 
 
-MOST_QUOTED = 80  # characters of what was handed in that a sentence may repeat
+MOST_QUOTED = 80  # characters of an input that a sentence may quote
 
 
 def short(words: str) -> str:
-    """As much of the words as a sentence may quote."""
+    """The words, cut to what a sentence may quote."""
     return words if len(words) <= MOST_QUOTED else words[: MOST_QUOTED - 1] + "…"
 
 
 def quoted(value) -> str:
-    """A value as Python writes it, as much as a sentence may quote."""
+    """The repr() of a value, cut to what a sentence may quote."""
     return short(repr(value))

@@ -13,16 +13,16 @@ ROOT = Path(__file__).resolve().parent.parent  # of the project
 
 
 def check_place(path: Path):
-    """Refuse a place where no file can come to lie, before the work for it begins.
+    """Refuse a path that cannot be written, before the work begins.
 
     Raises:
-        Refused: one sentence, naming the place.
+        Refused: one sentence, naming the path.
     """
     place = _real(path)
     try:
         in_folder, is_folder = place.parent.is_dir(), place.is_dir()
         is_odd = place.exists() and not place.is_file()
-    except OSError as error:  # a name that is too long, or a folder that is closed
+    except OSError as error:  # the name is too long, or the folder is closed
         raise Refused(f"{shown(path)} cannot be written: {error.strerror}.") from None
     if not in_folder:
         raise Refused(f"There is no folder for {shown(path)}.")
@@ -33,22 +33,22 @@ def check_place(path: Path):
 
 
 def same_file(one: Path, other: Path) -> bool:
-    """Do both name one file, whether it is there yet or not?"""
+    """Do both name the same file? It need not exist."""
     if os.path.exists(one) and os.path.exists(other):
         return os.path.samefile(one, other)
     return _real(one) == _real(other)
 
 
 def _real(path: Path) -> Path:
-    """Where a symbolic link leads: the link stays, and the file behind it is meant."""
+    """The target of a symbolic link: writing replaces the target and keeps the link."""
     return Path(os.path.realpath(path))
 
 
 def shown(path: Path) -> str:
-    """A path for a sentence: within the project from its root, elsewhere the last part only.
+    """A path for a sentence: inside the project from its root, elsewhere only the last part.
 
-    A page's visitors must not learn where a server keeps its files. A relative path stays as it
-    was given, and of a long one the end is shown.
+    Visitors of a page must not learn where a server keeps its files. A relative path is shown as
+    given; a long path is cut to its end.
     """
     if path.is_absolute():
         path = path.relative_to(ROOT) if path.is_relative_to(ROOT) else Path(path.name or path)
@@ -57,7 +57,7 @@ def shown(path: Path) -> str:
 
 
 def named(folder: Path) -> str:
-    """A checkpoint in a sentence: its folder, or its repository if the hub's cache has it."""
+    """A checkpoint's name for a sentence: its folder, or its repository in the hub's cache."""
     cached = folder.parent.parent.name  # models--OWNER--NAME/snapshots/COMMIT
     if folder.parent.name == "snapshots" and cached.startswith("models--"):
         return repr(cached.removeprefix("models--").replace("--", "/"))
@@ -65,15 +65,15 @@ def named(folder: Path) -> str:
 
 
 def write_whole(path: Path, text: str):
-    """All of it or nothing: a half-written file must not be found later.
+    """Write the whole text or nothing, so that no half-written file remains.
 
     Raises:
-        Refused: one sentence, naming the file and what stood in the way.
+        Refused: one sentence, naming the file and the obstacle.
     """
     check_place(path)
     place = _real(path)
     try:
-        # In the same folder, and so on the same disk: else it could not be moved in one step.
+        # In the same folder, so on the same disk: only then can it be moved in one step.
         with tempfile.TemporaryDirectory(dir=place.parent) as folder:
             part = Path(folder) / place.name
             part.write_text(text)
@@ -83,7 +83,7 @@ def write_whole(path: Path, text: str):
 
 
 def print_whole(text: str):
-    """Print a command's result. Whoever stops listening early, as `head` does, wants no more.
+    """Print a command's result. A closed pipe, as with `head`, is no error.
 
     Raises:
         Refused: one sentence, if it cannot be printed.
@@ -105,5 +105,5 @@ def print_whole(text: str):
 
 
 def _print_no_more():
-    """What is left in the buffer would fail once more when Python ends."""
+    """Discard the buffer, which would fail again when Python ends."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

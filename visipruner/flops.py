@@ -2,7 +2,7 @@
 
 * `paper_macs`: the paper's formula, multiply-adds of the visual tokens only (appendix M).
 * `executed`: every matrix product that ran, 2 FLOPs per multiply-add, attention as full rectangles
-  and the method's own test included; equal to torch's FlopCounterMode where that sees the products.
+  and the method's own test included; equal to torch's FlopCounterMode if it sees the products.
 * `attention_share`: the share of visual attention that is left, as the paper counts it and as
   executed.
 """
@@ -16,7 +16,7 @@ from visipruner.trace import PruningTrace
 
 @dataclass(frozen=True)
 class ModelShape:
-    """What of a model's configuration costs FLOPs. Widths in numbers, everything per layer."""
+    """The sizes in a model's configuration that determine its FLOPs."""
 
     layers: int
     width: int
@@ -27,7 +27,7 @@ class ModelShape:
 
     @classmethod
     def of(cls, config) -> ModelShape:
-        """From a Llama-like configuration, or a LLaVA's, whose language model counts."""
+        """From a Llama-like configuration, or from the language model of a LLaVA's."""
         config = config.get_text_config()
         head_width = getattr(config, "head_dim", None)
         head_width = head_width or config.hidden_size // config.num_attention_heads
@@ -52,7 +52,7 @@ class ModelShape:
 
 @dataclass(frozen=True)
 class ExecutedFlops:
-    """FLOPs that ran, apart. `probe` is a part of `prefill`."""
+    """Executed FLOPs by phase. `probe` is a part of `prefill`."""
 
     prefill: int
     probe: int
@@ -60,7 +60,7 @@ class ExecutedFlops:
 
 
 def executed(shape: ModelShape, trace: PruningTrace) -> ExecutedFlops:
-    """FLOPs of the language model in one run, from what the trace says ran."""
+    """FLOPs that the language model executed in one run, from its trace."""
     probe = trace.door_flops + sum(record.probe_flops for record in trace.layers)
     macs = trace.prefill_logits * shape.width * shape.vocabulary
     for record in trace.layers:
@@ -73,7 +73,7 @@ def executed(shape: ModelShape, trace: PruningTrace) -> ExecutedFlops:
 
 
 def layer_flops(shape: ModelShape, trace: PruningTrace) -> list[int]:
-    """Prefill FLOPs layer by layer, the method's test included; lm_head and the door are not."""
+    """Prefill FLOPs per layer with the method's test, without lm_head and work before layer 0."""
     return [
         2 * (r.tokens * shape.token_macs() + r.pairs * shape.pair_macs()) + r.probe_flops
         for r in trace.layers
@@ -83,8 +83,8 @@ def layer_flops(shape: ModelShape, trace: PruningTrace) -> list[int]:
 def paper_macs(shape: ModelShape, trace: PruningTrace) -> int:
     """The paper's formula: 4nd^2 + 2n^2 d + 3ndm per layer for n visual tokens.
 
-    For VisiPruner, layers up to the filtering layer count without the attention term, as appendix M
-    does although that attention runs; the trace says how many layers that is.
+    For VisiPruner, layers up to the filtering layer count without the attention term, as in
+    appendix M, although that attention runs. The trace says how many layers these are.
     """
     macs = 0
     for record in trace.layers:
@@ -98,9 +98,9 @@ def paper_macs(shape: ModelShape, trace: PruningTrace) -> int:
 def attention_share(trace: PruningTrace) -> tuple[float, float]:
     """Visual attention left, by the paper's count and as executed, from 0 to 1.
 
-    The paper's count looks only at layers after the filtering layer; as printed its R has no
-    matching dimensions, so it is read as L'(n'^2 + n' n_t) / (L (n^2 + n n_t)). The executed share
-    counts causal query-key pairs with a visual member whose score was computed.
+    The paper counts only layers after the filtering layer. The dimensions of its printed R do not
+    match, so it is read as L'(n'^2 + n' n_t) / (L (n^2 + n n_t)). The executed share counts scored
+    causal query-key pairs with a visual query or key.
     """
     layers, visual = len(trace.layers), trace.num_visual
     if not visual or not layers:
@@ -112,11 +112,11 @@ def attention_share(trace: PruningTrace) -> tuple[float, float]:
 
 
 def _visual_pairs(trace: PruningTrace) -> int:
-    """Causal pairs with a visual member in one layer that sees everything."""
+    """Causal pairs with a visual query or key in one unpruned layer."""
     position, pairs, visual_before = 0, 0, 0
     for start, stop in [*trace.spans, (trace.length, trace.length)]:
-        pairs += (start - position) * visual_before  # text rows see the visual tokens before them
-        pairs += sum(range(start + 1, stop + 1))  # visual rows see everything before them
+        pairs += (start - position) * visual_before  # text rows see the earlier visual tokens
+        pairs += sum(range(start + 1, stop + 1))  # visual rows see all tokens up to themselves
         visual_before += stop - start
         position = stop
     return pairs

@@ -1,6 +1,6 @@
-"""Everything a user hands in is made safe here: the picture, the question, choices and numbers.
+"""Makes a user's input safe: the picture, the question, choices and numbers.
 
-Every refusal is a `ValueError` whose text is one plain sentence, fit to be shown as it is.
+Every refusal is a `ValueError` whose text is one plain sentence, ready to be shown.
 """
 
 import io
@@ -19,25 +19,25 @@ from visipruner.errors import Refused
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 MAX_PIXELS = 25_000_000
-# Pictures are padded to a square later on; with this longest side the square stays within
-# MAX_PIXELS too, however narrow the picture is.
+# Pictures are padded to a square later. With this longest side, the square stays within MAX_PIXELS
+# even if the picture is narrow.
 MAX_SIDE = math.isqrt(MAX_PIXELS)
 MAX_QUESTION = 1_000
 
-# Text that steers a LLaVA-style prompt, and how a person may still read it in a question.
+# Text that steers a LLaVA-style prompt, and its harmless form in a question.
 MARKERS = ("<image>", "</s>", "<s>", "<unk>", "<pad>")
 ROLES = ("USER:", "ASSISTANT:")
 
-_MOST_NOTES = 6  # marks of a question that are named one by one
+_MOST_NOTES = 6  # at most this many marks of a question are named one by one
 _HEAD_BYTES = 4096
 _MAGIC = (b"\xff\xd8", b"\x89PNG", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"RIFF")
 _DAMAGED = "This picture is damaged or incomplete; save it again as JPEG or PNG."
 _UNREADABLE = "This picture cannot be read here; save it again as JPEG or PNG."
 _NO_MEMORY = "There is not enough memory to open this picture; make it smaller or try again later."
 _NO_PICTURE = "No picture was given; choose a picture first."
-# What Pillow says of a whole file that it does not know how to read.
+# Pillow's words about an intact file in a format that it cannot read.
 _NOT_KNOWN = re.compile(r"unknown (pixel mode|data organi|planar)|unsupported|not supported", re.I)
-_STRIPS, _TILES = (273, 279), (324, 325)  # TIFF tags: where the parts lie, and how long they are
+_STRIPS, _TILES = (273, 279), (324, 325)  # TIFF tags: offsets and lengths of the parts
 
 
 def open_picture(source) -> Image.Image:
@@ -45,7 +45,7 @@ def open_picture(source) -> Image.Image:
 
     `source` is a path, the bytes of a file, an open PIL image, or a uint8 array of shape
     (height, width[, 3 or 4]). A longest side above `MAX_SIDE` is shrunk to it.
-    Colours are those of the picture's own profile, in sRGB.
+    Colours follow the picture's own profile, converted to sRGB.
 
     Raises:
         Refused: one sentence for a lay person.
@@ -66,7 +66,7 @@ def open_picture(source) -> Image.Image:
     elif isinstance(source, (str, Path)):
         try:
             stream = _open_file(Path(source))
-        except OSError:  # no right to read it, or a name that is too long
+        except OSError:  # no permission to read it, or the name is too long
             raise Refused("This file cannot be opened; check its name and rights.") from None
     else:
         raise Refused(f"A picture must be a file, not {_shown(source)}.")
@@ -78,7 +78,7 @@ def _open_file(path: Path) -> BinaryIO:
     name = _shown(path.name or str(path))  # "." has no name
     if path.is_dir():
         raise Refused(f"{name} is a folder; choose a picture file in it.")
-    if not path.is_file():  # devices and pipes, which may never end, are kept out here too
+    if not path.is_file():  # also keeps out devices and pipes, which may never end
         raise Refused(f"There is no picture file {name}; check its name and folder.")
     return path.open("rb")
 
@@ -90,7 +90,7 @@ def _open_stream(stream: BinaryIO) -> Image.Image:
     try:
         return Image.open(stream, formats=FORMATS)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        # Pillow's own limit, far above ours, strikes before the size can be asked for.
+        # Pillow checks its own limit, far above ours, before it reports the size.
         raise Refused(_too_many(f"more than {Image.MAX_IMAGE_PIXELS:,} pixels")) from None
     except Exception as error:  # hostile headers raise anything, from SyntaxError to OverflowError
         raise Refused(_NO_MEMORY if _no_memory(error) else _why_unreadable(head, stream)) from None
@@ -114,7 +114,7 @@ def _why_unreadable(head: bytes, stream: BinaryIO) -> str:
 
 
 def _openers_words(head: bytes, stream: BinaryIO) -> str:
-    """What the format's own opener says of the file; `Image.open` keeps that to itself."""
+    """The error of the format's own opener, which `Image.open` hides."""
     for kind in FORMATS:
         opener, accepts = Image.OPEN[kind]
         if accepts(head[:16]) is True:
@@ -127,7 +127,7 @@ def _openers_words(head: bytes, stream: BinaryIO) -> str:
 
 
 def _no_memory(error: Exception) -> bool:
-    """Also as Pillow's decoders say it, in an OSError."""
+    """Did memory run out? Pillow's decoders raise an OSError for it."""
     return isinstance(error, MemoryError) or "out of memory" in str(error).lower()
 
 
@@ -162,46 +162,46 @@ def _decode(image: Image.Image) -> Image.Image:
     except Exception as error:  # decoders raise nearly anything on a damaged file
         why = _UNREADABLE if whole else _DAMAGED
         raise Refused(_NO_MEMORY if _no_memory(error) else why) from None
-    # EXIF may tell where and when a photograph was taken: it must not travel on to downloads.
+    # EXIF may tell where and when a photograph was taken: it must not reach downloads.
     image.info = {}
     return image
 
 
 def _is_whole_tiff(image: Image.Image) -> bool:
-    """Whether this is a TIFF file that holds every part that it names.
+    """Is this a TIFF file that holds every part that it names?
 
-    If it cannot be decoded all the same, nothing need be missing: Pillow reads few kinds of TIFF.
+    If such a file cannot be decoded, it is still complete: Pillow reads few kinds of TIFF.
     """
     try:
         tags, end = image.tag_v2, image.fp.seek(0, io.SEEK_END)
         starts, sizes = next((tags[a], tags[b]) for a, b in (_STRIPS, _TILES) if a in tags)
         return all(start + size <= end for start, size in zip(starts, sizes, strict=True))
-    except Exception:  # another format, or directories that make no sense
+    except Exception:  # another format, or invalid directories
         return False
 
 
 def _upright(image: Image.Image) -> Image.Image:
     try:
         return ImageOps.exif_transpose(image)
-    except Exception:  # a picture is still a picture when its EXIF block is broken
+    except Exception:  # a broken EXIF block does not spoil the picture
         return image
 
 
 def _to_rgb(image: Image.Image, profile: bytes | None) -> Image.Image:
-    """A new RGB image; what is transparent turns white, as on a page."""
+    """A new RGB image; transparent pixels turn white, as on a page."""
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         image = _to_8_bit(image)
     if not image.has_transparency_data:
         return _to_srgb(image, profile)
     full = image.convert("RGBA")
-    # A grey profile fits grey values only.
+    # A grey profile fits only grey values.
     colours = _to_srgb(full.convert("L" if image.mode in ("LA", "La") else "RGB"), profile)
     colours.putalpha(full.getchannel("A"))
     return Image.alpha_composite(Image.new("RGBA", full.size, "white"), colours).convert("RGB")
 
 
 def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
-    """A new RGB image with the colours that the profile gives; plain RGB where that is unusable."""
+    """A new RGB image with the profile's colours; plain RGB if the profile is unusable."""
     if profile:
         fitting = image.mode if image.mode in ("L", "RGB", "CMYK", "LAB") else "RGB"
         try:
@@ -211,25 +211,25 @@ def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
                 ImageCms.createProfile("sRGB"),
                 outputMode="RGB",
             )
-        except Exception as error:  # a damaged profile, or one of another kind of colours
+        except Exception as error:  # the profile is damaged or has another colour space
             if _no_memory(error):
                 raise
     return image.convert("RGB")
 
 
 def _to_8_bit(image: Image.Image) -> Image.Image:
-    """Scales grey values of more than 8 bits, where Pillow alone would clip them to white."""
+    """Scales grey values of more than 8 bits, which Pillow alone would clip to white."""
     grey = np.nan_to_num(np.asarray(image, dtype=np.float32), posinf=0, neginf=0)  # (height, width)
-    # 16 bits have a fixed white; 32-bit and float files have none, so their brightest is taken.
+    # 16 bits have a fixed white; 32-bit and float files have none, so use their brightest value.
     low, high = (0, 65535) if image.mode.startswith("I;16") else (grey.min(), grey.max())
     scaled = (grey - low) * (255 / max(high - low, 1e-9))
     return Image.fromarray(np.rint(scaled).astype(np.uint8))
 
 
 def clean_question(text, special_tokens: Iterable[str] = ()) -> tuple[str, list[str]]:
-    """Returns the question on one line, and notes on the pieces that `literal` breaks.
+    """Returns the question on one line, and notes about the pieces that `literal` breaks.
 
-    Emoji and right-to-left text stay as they are.
+    Emoji and right-to-left text stay unchanged.
 
     Raises:
         Refused: one sentence.
@@ -242,7 +242,7 @@ def clean_question(text, special_tokens: Iterable[str] = ()) -> tuple[str, list[
     unwanted = {"Cc", "Cs", "Zl", "Zp"}
     plain = "".join(" " if unicodedata.category(c) in unwanted else c for c in text)
     plain = " ".join(plain.split())
-    # Zero-width characters (Cf) hold emoji together but are nothing to read on their own.
+    # Zero-width characters (Cf) join emoji but are invisible on their own.
     if all(unicodedata.category(c) in ("Cf", "Zs") for c in plain):
         raise Refused("The question is empty; type at least one word.")
     if len(plain) > MAX_QUESTION:
@@ -268,11 +268,11 @@ def literal(text: str, special_tokens: Iterable[str] = ()) -> str:
 
     A token gets the blank after its first character ("< image>"), a role word before its colon
     ("USER :"). `MARKERS` and `ROLES` are always broken; tokens of one character are left alone.
-    A person reads the same. No tokenizer can turn the result into a special token; a role word is
-    ordinary text to every tokenizer, so for it this is a weaker hint to the model.
+    A person reads the same. No tokenizer can turn the result into a special token. Role words are
+    ordinary text to every tokenizer, so breaking them is only a hint to the model.
     """
     tokens = _breakable((*MARKERS, *special_tokens))
-    # Breaking one token can leave another one whole, so repeat until none is left.
+    # Breaking one token can form another, so repeat until none is left.
     while found := [token for token in tokens if token in text]:
         for token in found:
             text = text.replace(token, f"{token[0]} {token[1:]}")
@@ -280,7 +280,7 @@ def literal(text: str, special_tokens: Iterable[str] = ()) -> str:
 
 
 def check_choice(name: str, value, allowed: Iterable):
-    """Returns `value` if it is one of `allowed`; ValueError otherwise."""
+    """Returns `value` if it is one of `allowed`; else ValueError."""
     allowed = list(allowed)
     if not any(type(value) is type(choice) and value == choice for choice in allowed):
         choices = ", ".join(map(str, allowed))
@@ -291,7 +291,7 @@ def check_choice(name: str, value, allowed: Iterable):
 def check_number(name: str, value, low: float, high: float, integer: bool = False):
     """Returns `value` as float, or int with `integer`, if low <= value <= high; else ValueError."""
     is_number = isinstance(value, Real) and not isinstance(value, bool)
-    # NaN fails every comparison, and infinity is no number to compute with.
+    # NaN fails every comparison; infinity must be excluded too.
     in_range = is_number and low <= value <= high and abs(value) != math.inf
     if not in_range or (integer and value != int(value)):
         kind = "a whole number" if integer else "a number"
@@ -306,7 +306,7 @@ def set_whole(owner, name: str, low: float, high: float):
 
 
 def _shown(value) -> str:
-    """A short form of whatever was handed in, for a sentence."""
+    """A short form of an input, for a sentence."""
     if value is None:
         return "nothing"
     if isinstance(value, str):

@@ -11,13 +11,13 @@ from torch import Tensor
 
 from visipruner.errors import Refused
 
-Range = tuple[int, int]  # first, past-the-last
+Range = tuple[int, int]  # first, last + 1
 
 
 def to_ranges(indices: Iterable[int]) -> tuple[Range, ...]:
     """Ascending indices as the fewest half-open ranges: [3, 4, 5, 9] -> ((3, 6), (9, 10))."""
     indices = list(indices)
-    if indices and indices[-1] - indices[0] == len(indices) - 1:  # as the patches of one picture
+    if indices and indices[-1] - indices[0] == len(indices) - 1:  # such as one picture's patches
         return ((indices[0], indices[-1] + 1),)
     ranges: list[list[int]] = []
     for index in indices:
@@ -29,7 +29,7 @@ def to_ranges(indices: Iterable[int]) -> tuple[Range, ...]:
 
 
 def gaps(ranges: Iterable[Range], length: int) -> tuple[Range, ...]:
-    """What ascending ranges leave out of 0..length-1."""
+    """The ranges of 0..length-1 that these ascending ranges do not cover."""
     left, end = [], 0
     for start, stop in (*ranges, (length, length)):
         if end < start:
@@ -42,14 +42,14 @@ def gaps(ranges: Iterable[Range], length: int) -> tuple[Range, ...]:
 class TokenLayout:
     """The tokens of one prompt, as the language model sees them.
 
-    A *position* is an index into the whole prompt; a *patch* is an index into its visual tokens,
-    in the order in which they stand in the prompt (row by row for each picture).
+    A *position* is an index into the whole prompt. A *patch* is an index into its visual tokens, in
+    prompt order (row by row for each picture).
 
     Args:
         length: tokens in the prompt.
         spans: ranges of positions that hold visual tokens, ascending and disjoint.
-        grids: (rows, columns) of patches, one per picture; empty when it is not known.
-        ids: the prompt's token ids, so that no other prompt is taken for it; None: not known.
+        grids: (rows, columns) of patches, one per picture; empty: not known.
+        ids: the prompt's token ids, which identify it; None: not known.
 
     Raises:
         Refused: if the spans do not fit the prompt or the grids do not fit the spans.
@@ -85,10 +85,10 @@ class TokenLayout:
         image_token_id: int,
         grid: tuple[int, int] | None = None,
     ) -> TokenLayout:
-        """Read the layout off token ids in which every visual token has its own placeholder.
+        """Read the layout from token ids with one placeholder per visual token.
 
         Args:
-            input_ids: (tokens,) or (1, tokens), as LlavaProcessor gives them.
+            input_ids: (tokens,) or (1, tokens), as LlavaProcessor returns them.
             image_token_id: `model.config.image_token_id`.
             grid: patches (rows, columns) of one picture, for drawing.
         """
@@ -113,26 +113,27 @@ class TokenLayout:
         return len(self.visual)
 
 
-TEXT = -1  # in place of a patch: a row that holds no visual token
-NO_PATCH = -2  # in place of a patch: a visual token that is no patch of the prompt, such as CLS
+TEXT = -1  # instead of a patch: a row that holds no visual token
+NO_PATCH = -2  # instead of a patch: a visual token that is no patch of the prompt, such as CLS
 
 
 class Rows:
-    """The tokens that a layer computes; a new one after every cut. All tensors lie on the CPU,
-    whatever torch's default device.
+    """The tokens that a layer computes. Every cut makes a new object.
+
+    All tensors are on the CPU, whatever torch's default device.
 
     Args:
-        tokens: (rows,) token ids in the order of the rows: below the prompt's length an index into
-            the prompt, from there on a token that a method made.
+        tokens: (rows,) token ids in row order. An id below the prompt's length is an index into the
+            prompt; a method made the tokens with higher ids.
         patch: (rows,) the patch that a row holds, or TEXT or NO_PATCH.
-        place: (rows,) ascending: each row's number for the rotary embedding.
+        place: (rows,) ascending: each row's position for the rotary embedding.
     """
 
     def __init__(self, tokens: Tensor, patch: Tensor, place: Tensor):
         self.tokens, self.patch, self.place = tokens, patch, place
         self.is_text = patch == TEXT
         self.visual = (~self.is_text).nonzero().flatten()  # rows that hold visual tokens
-        self.patches = patch.index_select(0, self.visual)  # and which
+        self.patches = patch.index_select(0, self.visual)  # their patches
 
     @classmethod
     def of(cls, layout: TokenLayout) -> Rows:
@@ -148,7 +149,7 @@ class Rows:
         return len(self.tokens)
 
     def only(self, rows: Tensor) -> Rows:
-        """These rows of it."""
+        """The given rows alone."""
         columns = self.tokens, self.patch, self.place
         return Rows(*(column.index_select(0, rows) for column in columns))
 
@@ -157,7 +158,7 @@ class Rows:
         return Rows(self.tokens, self.patch, torch.arange(len(self), device="cpu"))
 
     def padded(self, length: int, first: int) -> Rows:
-        """With text at its end up to `length` rows, as tokens and at places from `first` on."""
+        """Add text rows up to `length` rows, with token ids and places from `first` on."""
         more = first + torch.arange(length - len(self), device="cpu")
         text = torch.full_like(more, TEXT)
         columns = (self.tokens, more), (self.patch, text), (self.place, more)
@@ -165,7 +166,7 @@ class Rows:
 
     @property
     def next_place(self) -> int:
-        """The place of the first decoded token: the one after the last prompt token's."""
+        """The place of the first decoded token: the last prompt token's place + 1."""
         return int(self.place[-1]) + 1
 
     @cached_property
@@ -180,11 +181,11 @@ class Rows:
 
     @cached_property
     def text_ranges(self) -> tuple[Range, ...]:
-        """All other rows."""
+        """The text rows as ranges."""
         return gaps(self.visual_ranges, len(self))
 
     @property
     def visual_pairs(self) -> int:
-        """Causal query-key pairs with a visual member: all but those of text with text."""
+        """Causal query-key pairs with a visual query or key: all pairs but text with text."""
         rows, text = len(self), len(self) - len(self.visual)
         return (rows * (rows + 1) - text * (text + 1)) // 2

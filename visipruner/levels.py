@@ -1,7 +1,7 @@
-"""How hard to prune: a level, one number or word, and the budget in tokens that it means.
+"""How hard to prune: a level (a number or a word) and its budget in tokens.
 
 A *budget* is the mean number of visual tokens per layer of the language model. This file knows no
-method: each says itself what a level or a budget means for its settings.
+method: each method translates a level or a budget into its own settings.
 """
 
 from __future__ import annotations
@@ -14,25 +14,25 @@ from visipruner.inputs import check_number
 
 PRESETS = {"gentle": 0.25, "balanced": 0.5, "aggressive": 0.75}
 STEPS = (0.0, 0.25, 0.5, 0.75, 1.0)
-# Share of the visual tokens that stays at these five levels.
+# Share of the visual tokens that stays at each of these five levels.
 KEEP = (1.0, 0.5, 0.25, 0.1, 0.0)
-PUBLISHED_LAYERS = 32  # most methods were published for models of so many layers
+PUBLISHED_LAYERS = 32  # most methods were published for models with 32 layers
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What of a model and a prompt gives a level its meaning."""
+    """The facts about a model and a prompt that translate a level into settings."""
 
     num_visual: int
     layers: int
     presets: Mapping | None = None  # the checkpoint's own settings, by method semantics
 
     def scaled(self, layer: int, of: int = PUBLISHED_LAYERS) -> int:
-        """A layer that was published for a model of `of` layers, in this one."""
+        """A layer published for a model of `of` layers, scaled to this model."""
         return layer if self.layers == of else max(1, round(layer * self.layers / of))
 
     def scaled_all(self, layers: tuple[int, ...]) -> tuple[int, ...]:
-        """Several of them, kept distinct and ascending."""
+        """Several scaled layers, kept distinct and ascending."""
         found: list[int] = []
         for layer in layers:
             found.append(max(self.scaled(layer), found[-1] + 1 if found else 0))
@@ -40,7 +40,7 @@ class Facts:
 
 
 def level_number(level: float | str) -> float:
-    """0 (keep everything) to 1 (the hardest) for a preset's name or a number.
+    """A preset's name or a number as a level from 0 (keep everything) to 1 (the hardest).
 
     Raises:
         Refused: one sentence with the value and what is allowed.
@@ -72,7 +72,7 @@ def nearest(values, level: float):
 
 
 def between(values, level: float) -> float:
-    """Straight lines between the values at the five tabulated levels."""
+    """The linear interpolation between the values at the five tabulated levels."""
     for step in range(len(STEPS) - 1):
         low, high = STEPS[step], STEPS[step + 1]
         if level <= high:

@@ -1,4 +1,4 @@
-"""A picture and a question, ready for a model; and what all families do with a question."""
+"""A picture and a question, ready for a model; and the question handling of all families."""
 
 from __future__ import annotations
 
@@ -20,27 +20,27 @@ class Prompt:
     """One picture and one question, ready for the model; on the CPU, wherever the model is."""
 
     question: str
-    text: str  # the whole prompt, as the tokenizer got it
+    text: str  # the whole prompt, as given to the tokenizer
     inputs: dict[str, torch.Tensor]  # input_ids (1, tokens), attention_mask, pixel_values, ...
     layout: TokenLayout
-    sheets: tuple[Sheet, ...]  # the picture as the model sees it, and where its tokens look
-    padding: tuple[int, ...] = ()  # visual tokens that see nothing but padding
+    sheets: tuple[Sheet, ...]  # the picture as the model sees it, with its tokens' boxes
+    padding: tuple[int, ...] = ()  # visual tokens that see only padding
     notes: tuple[str, ...] = ()  # sentences for the user
-    outside: bool = False  # the model never learnt such pictures: every answer is a guess
+    outside: bool = False  # the model was not trained on such pictures: every answer is a guess
 
     @property
     def seen(self) -> Image.Image:
-        """The picture as the model sees it; the first, where it sees several."""
+        """The picture as the model sees it; the first if it sees several."""
         return self.sheets[0].picture
 
 
 def read_question(
     processor, question: str, reword: Callable[[str], str] = str
 ) -> tuple[str, str, list[str]]:
-    """(the question as it was asked, what the model is asked, sentences for the user).
+    """(the question as asked, the question for the model, sentences for the user).
 
     Args:
-        reword: what the model is asked, from the question as it was typed.
+        reword: turns the typed question into the question for the model.
 
     Raises:
         Refused: one plain sentence about the question.
@@ -53,14 +53,14 @@ def read_question(
 
 
 def marks_of(processor) -> list[str]:
-    """Every token that the processor's tokenizer finds in a text before it reads the words."""
+    """Every token that the tokenizer matches in a text before it splits the words."""
     tokenizer = processor.tokenizer
     added = [token.content for token in tokenizer.added_tokens_decoder.values()]
     return list(dict.fromkeys([picture_word(processor), *tokenizer.all_special_tokens, *added]))
 
 
 def _check_plain(tokenizer, question: str):
-    """Some tokenizers find a token in another spelling too, say in capital letters.
+    """Refuse tokens in other spellings, such as capital letters, which some tokenizers match.
 
     Raises:
         Refused: one sentence.
@@ -75,7 +75,7 @@ def _check_plain(tokenizer, question: str):
 
 
 def encoded(processor, picture: Image.Image, text: str) -> dict[str, torch.Tensor]:
-    """What the model takes. A template that prints the first token gets no second one."""
+    """The model's inputs. If the template prints the first token, no second one is added."""
     first = processor.tokenizer.bos_token
     more = {"add_special_tokens": False} if first and text.startswith(first) else {}
     return dict(processor(images=picture, text=text, return_tensors="pt", **more))

@@ -1,4 +1,4 @@
-"""A field of a method: its words, range and kind; how it is checked, typed and shown."""
+"""A method's settings: their words, range and kind; how they are checked, typed and shown."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ INT, NUMBER, INTS, NUMBERS, CHOICE, CHOICES, FLAG = (
     "yes or no",
 )
 YES_OR_NO = {"yes": True, "no": False}
-NONE = "none"  # how a setting that is None is typed and shown
+NONE = "none"  # None, as typed and shown
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What a person may choose for one field.
+    """The values that a person may choose for one field.
 
     Args:
         words: the field's name on the page.
         kind: one of the constants above.
         low, high: the least and the greatest number.
-        options: of a choice: words on the page -> value; of choices: -> the parts chosen.
+        options: for a choice: words on the page -> value; for choices: -> the chosen parts.
         optional: None is allowed too.
     """
 
@@ -75,10 +75,10 @@ class Setting:
         return value
 
     def parse(self, typed):
-        """The value that a person means: the words of a choice, "8, 16, 24", "none".
+        """The value of typed text: the words of a choice, "8, 16, 24", "none".
 
         Raises:
-            Refused: what was typed is no number where one is wanted.
+            Refused: the text is no number, but the setting needs one.
         """
         if not isinstance(typed, str):
             return typed

@@ -1,4 +1,4 @@
-"""Where each visual token looks: boxes on one picture, or on several."""
+"""The region of each visual token: boxes on one picture or several."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from PIL import Image
 
 
 class Box(NamedTuple):
-    """A rectangle on a sheet's picture, in pixels of it; fractions of a pixel are allowed."""
+    """A rectangle on a sheet's picture, in its pixels; fractions are allowed."""
 
     left: float
     top: float
@@ -21,13 +21,13 @@ class Box(NamedTuple):
 
 @dataclass(frozen=True)
 class Sheet:
-    """A picture as the model sees it, and where on it the visual tokens look.
+    """A picture as the model sees it, with the boxes of its visual tokens.
 
-    A token has a box on one sheet at most. One that stands for no place, such as a line end, has
-    none: it is counted but not drawn.
+    A token has a box on at most one sheet. A token without a region, such as a line end, has no
+    box: it is counted but not drawn.
 
     Args:
-        name: what the page calls this picture where there are several ("whole picture").
+        name: the page's name of this picture if the prompt has several ("whole picture").
         picture: exactly as the model sees it; not normalised.
         boxes: one per visual token of the prompt, in their order; None: not on this picture.
 
@@ -56,7 +56,7 @@ class Sheet:
         return tuple(token for token, box in enumerate(self.boxes) if box)
 
     def scaled(self, size: tuple[int, int]) -> dict[int, tuple[int, int, int, int]]:
-        """Each placed token's box in whole pixels, when the picture is drawn at another size."""
+        """Each placed token's box in whole pixels of the picture drawn at `size`."""
         ratios = [(new, old) for new, old in zip(size, self.picture.size, strict=True)] * 2
         return {
             token: tuple(
@@ -68,7 +68,7 @@ class Sheet:
 
     @property
     def cell(self) -> float:
-        """The usual width of a box in pixels: the middle one of all."""
+        """The median width of a box in pixels."""
         widths = sorted(box.right - box.left for box in filter(None, self.boxes))
         return widths[len(widths) // 2] if widths else self.picture.width
 
@@ -90,5 +90,5 @@ def grid_boxes(size: tuple[int, int], rows: int, columns: int) -> tuple[Box, ...
 
 
 def unplaced(sheets: Sequence[Sheet], num_visual: int) -> int:
-    """How many of a prompt's visual tokens have no box on any sheet."""
+    """The number of a prompt's visual tokens without a box on any sheet."""
     return num_visual - len({token for sheet in sheets for token in sheet.placed})

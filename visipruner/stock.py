@@ -1,9 +1,9 @@
-"""What a release of transformers may rename. No other file depends on these names.
+"""The names that a release of transformers may change. No other file depends on them.
 
 transformers 5.24 renamed the cache of a forward pass from `past_key_values` to `cache`. Callers may
-still use the old name until 5.40, and models of one release do not all use the same one.
+still use the old name until 5.40, and models of one release differ in the name they use.
 
-What transformers offers at its top level and describes in its manual may be imported anywhere:
+Any file may import what transformers exports at its top level and describes in its manual:
 `LlavaForConditionalGeneration`, `AutoProcessor`, `LogitsProcessor`, `AttentionInterface`.
 """
 
@@ -20,7 +20,7 @@ from transformers.generation.streamers import BaseStreamer
 from visipruner.errors import Refused
 
 CACHE_NAMES = ("cache", "past_key_values")  # the newest first
-# What is counted, floored and hooked: attention between four matrices, then a gated dense network.
+# Our hooks and counts assume attention between four matrices, then a gated dense network.
 LAYER_PARTS = (
     *(f"self_attn.{part}_proj" for part in "qkvo"),
     *(f"mlp.{part}_proj" for part in ("gate", "up", "down")),
@@ -28,13 +28,13 @@ LAYER_PARTS = (
 
 
 def find_decoder(model: nn.Module) -> nn.Module:
-    """What holds the decoder layers of a causal LM or a LLaVA; the model itself if unsure."""
+    """The module that holds the decoder layers of a causal LM or a LLaVA; else the model itself."""
     decoder = model.get_decoder() if hasattr(model, "get_decoder") else model
     return getattr(decoder, "language_model", decoder)
 
 
 def missing_part(decoder: nn.Module) -> str | None:
-    """What a decoder lacks of Llama's parts, as the end of "it has ..."; None: nothing."""
+    """A missing part of Llama's, as the end of "it has ..."; None: the decoder has all."""
     if not hasattr(decoder, "rotary_emb") or not getattr(decoder, "layers", None):
         return "no stack of layers with rotary positions"
     for layer in decoder.layers:
@@ -67,7 +67,7 @@ def output_cache(output) -> Cache | None:
 
 
 def with_cache(module: nn.Module, cache) -> dict:
-    """Keyword arguments that hand `cache` to a module's forward, whatever it calls it.
+    """Keyword arguments that pass `cache` to a module's forward under the module's own name.
 
     Raises:
         Refused: the module takes no cache by a known name.
@@ -80,16 +80,16 @@ def with_cache(module: nn.Module, cache) -> dict:
 
 
 def is_growing(cache) -> bool:
-    """Whether every layer of a cache is a plain pair of keys and values that grows."""
+    """Is every layer of a cache a plain, growing pair of keys and values?"""
     layers = getattr(cache, "layers", None)
     plain = layers is not None and all(type(layer) is DynamicLayer for layer in layers)
     return plain and not getattr(cache, "offloading", False)
 
 
 def close_cache(cache, sentence: str):
-    """Refuse whatever would compute with a cache; its keys and values can still be read.
+    """Make a cache refuse further computation; its keys and values can still be read.
 
-    A copy of it refuses too, because it takes these attributes along.
+    A copy refuses too, because it copies these attributes.
     """
     for name in ("update", "get_mask_sizes"):
         setattr(cache, name, partial(_refuse, sentence))
@@ -102,12 +102,12 @@ def _refuse(sentence: str, *_args, **_kwargs):
 def run_layer(
     layer: nn.Module, hidden: Tensor, turns: tuple[Tensor, Tensor], cache, **more
 ) -> Tensor:
-    """Run one decoder layer by itself, without a mask: to sdpa that means causal.
+    """Run one decoder layer by itself, without a mask, which sdpa treats as causal.
 
     Args:
         hidden: (1, rows, width).
         turns: cosines and sines of the rows' positions, each (1, rows, head width).
-        cache: what the layer writes its keys and values to.
+        cache: the layer writes its keys and values to it.
 
     Returns:
         (1, rows, width).
@@ -123,25 +123,25 @@ def run_layer(
 
 
 def rotated(query: Tensor, key: Tensor, turns: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    """Queries and keys turned by their positions, as Llama does it.
+    """Queries and keys with Llama's rotary embedding.
 
     Args:
         query, key: (batch, heads, rows, head width).
         turns: cosines and sines, each (batch, rows, head width).
     """
-    # Here: the engine needs no model's code, and importing it takes time.
+    # Imported here: the engine needs no model's code, and the import takes time.
     from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
     return apply_rotary_pos_emb(query, key, *turns)
 
 
 def attention_backend(model: nn.Module) -> str:
-    """The name of the attention function that a model or a part of it runs, "sdpa" for one."""
+    """The name of the attention function that a model or a part of it runs, such as "sdpa"."""
     return model.config._attn_implementation
 
 
 class OtherAttention:
-    """A module's own config, but for the attention function. A copy would take longer."""
+    """A module's own config with another attention function. A copy would take longer."""
 
     def __init__(self, own, name: str):
         self._own, self._attn_implementation = own, name
@@ -151,18 +151,18 @@ class OtherAttention:
 
 
 def projector_of(model: nn.Module) -> nn.Module | None:
-    """What turns the vision tower's features into embeddings; None: the model has none."""
+    """The module that turns the vision tower's features into embeddings; None: no such module."""
     inner = getattr(model, "model", model)
     return getattr(inner, "multi_modal_projector", None)
 
 
 def tower_of(model: nn.Module) -> nn.Module | None:
-    """A LLaVA's vision tower; None: the model has none by this name."""
+    """A LLaVA's vision tower; None: the model has none under this name."""
     return getattr(getattr(model, "model", model), "vision_tower", None)
 
 
 def tower_layers(model: nn.Module) -> list[nn.Module]:
-    """The layers of a model's vision tower; empty: it has no tower, or of an unknown kind."""
+    """The layers of a model's vision tower; empty: no tower, or a tower of an unknown kind."""
     tower = tower_of(model)
     for part in tower.modules() if tower is not None else ():
         layers = getattr(getattr(part, "encoder", None), "layers", None)

@@ -7,14 +7,14 @@ from collections.abc import Iterator
 
 from visipruner.errors import Refused
 
-MOST_QUOTED = 80  # characters of a template's own words in a sentence
+MOST_QUOTED = 80  # characters of a template's words in a sentence
 
 
 def template_of(processor) -> str | None:
-    """The processor's chat template, else the one of its tokenizer; None: there is none."""
+    """The processor's chat template, else its tokenizer's; None: neither has one."""
     for owner in (processor, getattr(processor, "tokenizer", None)):
         found = getattr(owner, "chat_template", None)
-        if isinstance(found, dict):  # several by name
+        if isinstance(found, dict):  # several templates by name
             found = found.get("default") or next(iter(found.values()), None)
         if found:
             return found
@@ -22,10 +22,10 @@ def template_of(processor) -> str | None:
 
 
 def given_sentence(processor, sentence: str) -> str:
-    """The system sentence that a checkpoint brings (field `system` of its presets.json).
+    """A checkpoint's own system sentence (field `system` of its presets.json).
 
     Raises:
-        Refused: it holds the picture's word.
+        Refused: the sentence holds the picture's word.
     """
     if picture_word(processor) in sentence:
         raise Refused("The field system of presets.json must not hold the picture's word.")
@@ -35,15 +35,15 @@ def given_sentence(processor, sentence: str) -> str:
 def prompt_text(processor, question: str, system: str) -> str:
     """The whole prompt, with exactly one picture word.
 
-    Templates differ in what they take, so several forms of the same question are tried. A template
-    that refuses a system message, or leaves it out, gets the sentence before the question.
+    Templates differ in what they take, so several forms of the same question are tried. If a
+    template refuses a system message, or leaves it out, the sentence goes before the question.
 
     Args:
         question: without blanks around it.
-        system: what stands before the question, without blanks around it; empty: nothing.
+        system: the system sentence, without blanks around it; empty: none.
 
     Raises:
-        Refused: one sentence, where no form leads to a prompt.
+        Refused: one sentence, if no form leads to a prompt.
     """
     word, template = picture_word(processor), template_of(processor)
     errors, counts = [], []
@@ -52,16 +52,16 @@ def prompt_text(processor, question: str, system: str) -> str:
             text = processor.apply_chat_template(
                 messages, chat_template=template, add_generation_prompt=True
             )
-        except Exception as error:  # a template is a program, and may fail in any way
+        except Exception as error:  # a template is a program and may raise anything
             errors.append(error)
             continue
         content = messages[-1]["content"]
         if isinstance(content, list) and str(content) in text:
-            continue  # it wants a string, and prints the list as Python does
+            continue  # it expects a string, and prints the list's repr()
         counts.append(text.count(word))
         if counts[-1] == 1 and question in text and system in text:
             return text
-    # Of several errors the one about the usual form without a system message says most.
+    # The error about the usual form without a system message says most.
     raise Refused(_why_not(counts) if counts else _why(errors[1 if system else 0]))
 
 
@@ -91,14 +91,14 @@ def _forms(question: str, system: str, word: str) -> Iterator[list[dict]]:
 
 
 def one_blank(text: str, system: str) -> str:
-    """Vicuna's templates differ in the blanks that they add; LLaVA was trained with exactly one."""
+    """Leave one blank: Vicuna's templates differ in it; LLaVA was trained with exactly one."""
     if not system:
         return text
     return re.sub(re.escape(system) + r"\s*(?=USER:)", lambda _: system + " ", text)
 
 
 def _why_not(counts: list[int]) -> str:
-    """Why none of the texts that a template printed is a prompt; their numbers of picture words."""
+    """Why no text of a template is a prompt. `counts`: picture words in each text."""
     wrong = next((count for count in counts if count != 1), None)
     if wrong is None:
         return "The chat template of this model leaves the question out."
@@ -111,7 +111,7 @@ def _why_not(counts: list[int]) -> str:
 def _why(error: Exception) -> str:
     lines = str(error).splitlines() or [type(error).__name__]
     reason = lines[0][:MOST_QUOTED].rstrip(".: ")
-    # Jinja's base class is what a template raises to refuse a conversation; faults are subclasses.
+    # A template refuses a conversation with Jinja's base class; bugs raise its subclasses.
     if type(error).__name__ == "TemplateError":
         return f"The chat template of this model takes no single question ({reason})."
     return f"The chat template of this model is broken ({reason})."

@@ -1,4 +1,4 @@
-"""What the vision tower computes in the layer that the projector reads, noted while it runs."""
+"""Notes what the vision tower computes in the layer that the projector reads."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from visipruner.stock import projector_of, tower_layers
 
 @dataclass(frozen=True)
 class Tower:
-    """One picture in the tower's layer whose output the projector reads."""
+    """One picture's values in the tower's layer whose output the projector reads."""
 
     hidden: Tensor  # (tokens, width): that layer's output; the class token first
     cls_attention: Tensor  # (heads, patches) float32: softmax weights of the class token
     keys: Tensor  # (heads, tokens, head width): keys with bias, before scaling
-    flops: int  # what the class token's weights cost
+    flops: int  # cost of the class token's weights
     projector: nn.Module | None = None  # from features to the language model's embeddings
 
 
@@ -30,7 +30,7 @@ class TowerWatch:
 
     Args:
         layer: the layer whose output the projector reads; its first token is the class token.
-        projector: what turns the tower's features into embeddings.
+        projector: turns the tower's features into embeddings.
     """
 
     def __init__(self, layer: nn.Module, projector: nn.Module):
@@ -40,7 +40,7 @@ class TowerWatch:
 
     @classmethod
     def on(cls, model: nn.Module) -> TowerWatch:
-        """A watch on a model whose parts and settings have the names of transformers' LLaVAs.
+        """A watch on a model whose parts and settings are named as in transformers' LLaVAs.
 
         Raises:
             Refused: the model has no vision tower with a class token, or reads several layers.
@@ -87,7 +87,7 @@ class TowerWatch:
 
 @contextmanager
 def noting(watch: TowerWatch):
-    """Watch a tower within the block; the watch's `tower` then holds what it noted."""
+    """Watch a tower inside the block; the watch's `tower` then holds the result."""
     try:
         watch.install()
         yield watch
@@ -96,5 +96,5 @@ def noting(watch: TowerWatch):
 
 
 def needs_tower(methods: Iterable) -> bool:
-    """Whether any of these methods looks into the vision tower."""
+    """Does any of these methods read the vision tower?"""
     return any("tower" in method.needs for method in methods)

@@ -1,4 +1,4 @@
-"""What happened in one run: which patch survived where, why, and who carries it."""
+"""What happened in one run: which patch survived where, why, and which token carries it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from visipruner.layout import TokenLayout
 
-NOBODY = -1  # the owner of a patch that no token carries any more
+NOBODY = -1  # owner of a patch that no token carries
 
 
 @dataclass(frozen=True)
@@ -19,16 +19,16 @@ class Selection:
     """A method's decision: which tokens go on, in which order, and what the others become.
 
     Args:
-        keep: token ids in the order fed on. Text keeps its order, and the last prompt token stays
-            last. Visual tokens may stand in another order than before only with `compact`. Ids from
-            `view.free_token` on are new visual tokens, whose states stand in `hidden`.
+        keep: token ids in the order for the next layer. Text keeps its order, and the last prompt
+            token stays last. Visual tokens may change their order only with `compact`. Ids from
+            `view.free_token` on are new visual tokens, with their states in `hidden`.
         stage: a word for this decision, shown on the page ("filter", "exit", ...).
-        scores: one number per visual token that was present, best is largest; for the page.
-        hidden: (1, kept, width) replaces the kept tokens' states. None: as they are.
-        into: token that goes -> token that carries it from here on.
+        scores: one number per visual token that was present, larger is better; for the page.
+        hidden: (1, kept, width) replaces the kept tokens' states. None: states unchanged.
+        into: dropped token -> token that carries it from here on.
         compact: renumber the survivors 0..n-1 instead of keeping their places.
-        enter: the layer before which the tokens that go come back, with the states that they have
-            now. None: they are gone.
+        enter: the layer before which the dropped tokens come back, with their present states.
+            None: never.
     """
 
     keep: tuple[int, ...]
@@ -42,37 +42,37 @@ class Selection:
 
 @dataclass
 class Cut:
-    """A selection that was carried out, as the trace remembers it."""
+    """A selection that was carried out, as the trace records it."""
 
-    after_layer: int  # -1: before the first layer
+    after_layer: int  # -1: before layer 0
     stage: str
     kept: list[int]  # patches that still have a token of their own
     owner: list[int]  # per patch: id of the token that carries it, or NOBODY
     scores: list[float] | None = None
-    by: int = 0  # which method of a stack
+    by: int = 0  # index of the method in the stack
     visual: list[int] = field(default_factory=list)  # ids of all visual tokens that go on
 
 
 @dataclass
 class MethodStory:
-    """One method of a run: what it was set to, and what it says of what was carried out."""
+    """One method of a run: its settings, and its account of what was carried out."""
 
     name: str
     settings: dict
     why: str = ""  # one or more sentences: what was or was not decided, with the nearest value
-    notes: dict = field(default_factory=dict)  # the method's own: layers of its stages, say
+    notes: dict = field(default_factory=dict)  # the method's own, such as the layers of its stages
 
 
 class Influence:
     """How far each visual token moves the last prompt token's attention output.
 
-    The numbers become lists when somebody asks: a run that nobody looks at needs only `lowest`.
+    The numbers become lists only on request: a run that no page shows needs only `lowest`.
 
     Args:
-        patches: (visual tokens,) which were tested; at least one.
+        patches: (visual tokens,) the tested ones; at least one.
         cos: (visual tokens,) float64, cosine(O, O'_j): float32 has too few numbers near 1.
         l2: (visual tokens,) float64, ||O - O'_j||.
-        norm: ||O||, the length that l2 compares with.
+        norm: ||O||, to compare l2 with.
     """
 
     def __init__(self, patches: Tensor, cos: Tensor, l2: Tensor, norm: float):
@@ -96,11 +96,11 @@ class Influence:
         return self._found[1].min().item()
 
     def reaching(self, bar: float) -> Tensor:
-        """Which of the tested tokens have an L2 of at least `bar`: ascending indices."""
+        """Ascending indices of the tested tokens with an L2 of at least `bar`."""
         return (self._found[2] >= bar).nonzero().flatten()
 
     def passing(self, bar: float) -> Tensor:
-        """Which of the tested tokens have an L2 above `bar`: ascending indices."""
+        """Ascending indices of the tested tokens with an L2 above `bar`."""
         return (self._found[2] > bar).nonzero().flatten()
 
     def to_json(self) -> dict:
@@ -114,7 +114,7 @@ class Influence:
         return cls(patches, cos, l2, data["norm"])
 
     def __reduce__(self):
-        # As plain numbers to another process: tensors would go through memory that dies with it.
+        # Pickle plain numbers: tensors would use shared memory that dies with this process.
         return Influence.from_json, (self.to_json(),)
 
     def __eq__(self, other) -> bool:
@@ -127,18 +127,18 @@ class LayerRecord:
 
     layer: int
     tokens: int  # rows that this layer computed
-    visual_tokens: int  # ... of which visual
+    visual_tokens: int  # visual tokens among them
     stage: str = ""
     pairs: int = 0  # query-key pairs scored, counted as full rectangles
-    visual_pairs: int = 0  # causal pairs with a visual member whose score was computed
-    probe_flops: int = 0  # spent on the method's own test
+    visual_pairs: int = 0  # scored causal pairs with a visual query or key
+    probe_flops: int = 0  # spent by the method's own test
     influence: Influence | None = None  # None: not tested
     kv_tokens: int = 0  # length of this layer's cache when prefill ends
 
 
 @dataclass
 class PruningTrace:
-    """The story of one prompt. Everything that is drawn or counted comes from here."""
+    """The record of one prompt. All drawings and counts come from it."""
 
     length: int
     spans: list[tuple[int, int]]
@@ -147,7 +147,7 @@ class PruningTrace:
     stories: list[MethodStory] = field(default_factory=list)  # one per method of the stack
     layers: list[LayerRecord] = field(default_factory=list)
     cuts: list[Cut] = field(default_factory=list)
-    door_flops: int = 0  # spent by methods before the first layer
+    door_flops: int = 0  # spent by methods before layer 0
     prefill_logits: int = 0  # rows that went through lm_head in prefill
     decode_kv: list[list[int]] = field(default_factory=list)  # per step, per layer: keys attended
     decode_positions: list[int] = field(default_factory=list)
@@ -159,28 +159,28 @@ class PruningTrace:
 
     @property
     def method(self) -> str:
-        """The method's name; of a stack all names, joined by "+"."""
+        """The method's name; for a stack, all names joined by "+"."""
         return "+".join(story.name for story in self.stories)
 
     @property
     def settings(self) -> dict:
-        """The method's settings; of a stack as "method.field"."""
+        """The method's settings; for a stack, named "method.field"."""
         if len(self.stories) == 1:
             return self.stories[0].settings
         return {f"{s.name}.{field}": v for s in self.stories for field, v in s.settings.items()}
 
     @property
     def fields(self) -> dict:
-        """Every setting of every method by its bare name; of the same name, the first method's."""
+        """All methods' settings by field name; if two share a name, the first method's."""
         return {n: v for story in reversed(self.stories) for n, v in story.settings.items()}
 
     @property
     def why(self) -> str:
-        """What the methods say, one after the other."""
+        """The methods' sentences, joined in order."""
         return " ".join(story.why for story in self.stories if story.why)
 
     def note(self, name: str, default=None):
-        """What a method of the stack noted under this name; the first that has it."""
+        """The note of this name, from the first method of the stack that has it."""
         found = (story.notes[name] for story in self.stories if name in story.notes)
         return next(found, default)
 
@@ -191,7 +191,7 @@ class PruningTrace:
 
     @property
     def exit_layer(self) -> int | None:
-        """The layer after which VisiPruner let vision leave."""
+        """The layer after which VisiPruner dropped all visual tokens."""
         return self.note("exit_layer")
 
     @property
@@ -201,30 +201,30 @@ class PruningTrace:
 
     @property
     def attention_free_layers(self) -> int:
-        """Layers that the paper's formula counts without attention: the most of any method."""
+        """Layers that the paper's formula counts without attention; the maximum over methods."""
         return max((s.notes.get("attention_free_layers", 0) for s in self.stories), default=0)
 
     @property
     def mean_tokens(self) -> float:
-        """Visual tokens per layer in the mean: the budget that this run really used."""
+        """Mean visual tokens per layer: the budget that this run really used."""
         counts = [record.visual_tokens for record in self.layers]
         return sum(counts) / len(counts) if counts else 0.0
 
     @property
     def complete(self) -> bool:
-        """True when prefill went through every layer."""
+        """Did prefill run through every layer?"""
         return bool(self.layers) and self.layers[-1].kv_tokens > 0
 
     @property
     def drops(self) -> list[Cut]:
-        """The cuts after which a layer ran with fewer patches; after the last one there is none."""
+        """The cuts after which a layer ran with fewer patches; none after the last layer."""
         last = len(self.layers) - 1
         return [
             cut for cut in self.cuts if cut.after_layer < last and len(cut.kept) < self.num_visual
         ]
 
     def cut_before(self, layer: int) -> Cut | None:
-        """The last cut that `layer` feels, or None if it sees every patch."""
+        """The last cut before `layer`; None: the layer sees every patch."""
         cuts = [cut for cut in self.cuts if cut.after_layer < layer]
         return cuts[-1] if cuts else None
 
@@ -234,7 +234,7 @@ class PruningTrace:
         return list(range(self.num_visual)) if cut is None else list(cut.kept)
 
     def most_influential(self, first_layer: int = 0) -> tuple[float, int] | None:
-        """Smallest cosine that any test saw from a layer on, and its layer: how near it came."""
+        """The smallest cosine of all tests from `first_layer` on, and its layer."""
         seen = [
             (record.influence.lowest, record.layer)
             for record in self.layers[first_layer:]
@@ -251,7 +251,7 @@ class PruningTrace:
 
     @classmethod
     def from_json(cls, data: dict) -> PruningTrace:
-        """Also of a file written before methods could be stacked."""
+        """Also reads files written before methods could be stacked."""
         stories = data.get("stories") or [
             {
                 "name": data["method"],
@@ -270,7 +270,7 @@ class PruningTrace:
 
 
 _NOTES = ("filtering_layer", "exit_layer", "calm_layers", "attention_free_layers")
-# Written beside the stories: scripts read these names from saved runs.
+# Saved beside the stories, because scripts read these names from saved runs.
 _DERIVED = ("method", "settings", "why", "mean_tokens", *_NOTES)
 
 

@@ -1,6 +1,6 @@
-"""Which releases of the packages this was tested with, and whether those here are among them.
+"""The tested releases of the packages, and whether the installed ones are among them.
 
-Imports nothing that a new release could break, so that it can still say what is wrong.
+This file imports nothing that a new release could break, so that it can still say what is wrong.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from packaging.specifiers import SpecifierSet
 
 __version__ = "0.2.0"  # pyproject.toml reads it from this line
 
-# The same ranges as in requirements.txt, which does not come with an installed package. Both ends
-# were tested (tests/NOTES.md).
+# The ranges of requirements.txt, which an installed package lacks. Both ends were tested
+# (tests/NOTES.md).
 TESTED = {
     "torch": ">=2.8,<2.14",
     "transformers": ">=5.20,<5.25",
@@ -26,22 +26,22 @@ TESTED = {
 
 
 def installed() -> dict[str, str]:
-    """Package -> release, of those in `TESTED` that are installed; nothing is imported."""
+    """Package -> release, for the installed packages of `TESTED`; imports nothing."""
     found = {}
     for name in TESTED:
         try:
             found[name] = version(name)
-        except PackageNotFoundError:  # an engine alone needs no gradio, a CPU no bitsandbytes
+        except PackageNotFoundError:  # the engine needs no gradio, a CPU no bitsandbytes
             continue
     return found
 
 
 def untested() -> str | None:
-    """One line about the installed releases outside the tested ranges; None: there are none."""
+    """One line about the installed releases outside the tested ranges; None: all are inside."""
     outside = [
         f"{name} {release} ({TESTED[name].replace(',', ', ')})"
         for name, release in installed().items()
-        # A preview of the first release beyond a ceiling is beyond it too.
+        # A preview of the first release above the upper limit is above it too.
         if not SpecifierSet(TESTED[name]).contains(release, prereleases=True)
     ]
     if not outside:

@@ -1,4 +1,4 @@
-"""What a method may look at: the state of a run before and after a layer, and at the door."""
+"""What a method may read: the state of a run before layer 0, and before and after each layer."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Parts:
     layers: Sequence[nn.Module]
     norm: nn.Module  # the final norm
     head: nn.Module | None  # from states to logits; None for a decoder without one
-    config: object  # the language model's
+    config: object  # the language model's config
 
     @cached_property
     def shape(self) -> ModelShape:
@@ -44,28 +44,28 @@ class Parts:
 
 @dataclass(frozen=True)
 class LayerInput:
-    """What a method may look at before a layer runs.
+    """What a method may read before a layer runs.
 
     Rows are the tokens that the layer computes: 0..len(tokens)-1.
     """
 
-    layer: int  # -1: the door, before layer 0
+    layer: int  # -1: before layer 0
     num_layers: int
     layout: TokenLayout
     rows: Rows
     memory: SimpleNamespace  # the method's own; it lives as long as the run
-    trace: PruningTrace  # to read
+    trace: PruningTrace  # read only
     record: LayerRecord | None
     parts: Parts | None = None
 
     @property
     def tokens(self) -> Tensor:
-        """(rows,) on the CPU: each row's token id, below the prompt's length its index there."""
+        """(rows,) on the CPU: token ids; an id below the prompt's length is an index into it."""
         return self.rows.tokens
 
     @property
     def places(self) -> Tensor:
-        """(rows,) on the CPU: each row's number for the rotary embedding."""
+        """(rows,) on the CPU: each row's position for the rotary embedding."""
         return self.rows.place
 
     @property
@@ -80,7 +80,7 @@ class LayerInput:
 
     @property
     def patches(self) -> Tensor:
-        """(visual tokens present,) on the CPU: which patches they are, or NO_PATCH."""
+        """(visual tokens present,) on the CPU: their patches, or NO_PATCH."""
         return self.rows.patches
 
     @property
@@ -95,16 +95,16 @@ class LayerInput:
 
     @property
     def entered(self) -> int:
-        """How many visual tokens there were when this method first looked."""
+        """How many visual tokens were present when this method was first called."""
         return self.memory.entered
 
     @property
     def free_token(self) -> int:
-        """The first id that no token has: for tokens that a method makes."""
+        """The first unused token id, for tokens that a method makes."""
         return max(self.layout.length, int(self.tokens.max()) + 1)
 
     def label(self, stage: str):
-        """Name what this layer is to the method; the page shows it."""
+        """Name this layer's stage; the page shows it."""
         self.record.stage = stage
 
     def keep_visual(self, chosen: Tensor, stage: str, **more) -> Selection:
@@ -121,14 +121,14 @@ class LayerInput:
 
 @dataclass(frozen=True)
 class LayerView(LayerInput):
-    """What a method may look at after a layer (or, at the door, before the first).
+    """What a method may read after a layer, or before layer 0.
 
-    Tensors are the run's own: they hold until the next layer runs, so copy what must be kept.
-    Questions that multiply matrices are counted where they are asked.
+    The tensors belong to the run and are valid until the next layer runs: copy what you keep.
+    Methods here that multiply matrices count their FLOPs.
     """
 
     hidden: Tensor = field(kw_only=True)  # (1, rows, width): the layer's output, or the embeddings
-    watch: Watch | None = None  # of the layer's attention, while visual tokens are there
+    watch: Watch | None = None  # of the layer's attention, while visual tokens are present
     cache: DynamicLayer | None = None  # read through keys and values only
     turns: tuple[Tensor, Tensor] | None = None  # cosines and sines of the rows' places
     noted: Tower | None = None  # what the vision tower computed, for methods that need it
@@ -149,7 +149,7 @@ class LayerView(LayerInput):
         """(heads, rows) float32: softmax weights of the last prompt token in this layer.
 
         Raises:
-            ValueError: where no visual token is left; attention is watched only up to there.
+            ValueError: no visual token is left; attention is watched only while some are present.
             Refused: if the model computed something that is not a number.
         """
         row = self._row()
@@ -166,7 +166,7 @@ class LayerView(LayerInput):
         """(heads, queries, rows) float32: softmax weights of the rows that `queries` asked for.
 
         Raises:
-            ValueError: where no visual token is left, and where no queries were asked for.
+            ValueError: no visual token is left, or `queries` asked for no rows.
             Refused: if the model computed something that is not a number.
         """
         self._check_watched()
@@ -184,10 +184,10 @@ class LayerView(LayerInput):
             raise ValueError("Attention is watched only while visual tokens are there.")
 
     def next_attention_row(self) -> Tensor:
-        """(heads, rows) float32: weights of the last row in the *next* layer, of all these rows.
+        """(heads, rows) float32: softmax weights of the last row over all rows in the *next* layer.
 
-        The next layer is started on `hidden` and stopped when it asks for its attention function,
-        so what it costs is its three projections.
+        The next layer starts on `hidden` and stops when it asks for its attention function, so this
+        costs three projections.
         """
         query, scaling, keys = peek(self.parts.layers[self.layer + 1], self.hidden, self.turns)
         row = attention_row(query, scaling, keys)
@@ -200,15 +200,15 @@ class LayerView(LayerInput):
     def influence(self) -> Influence:
         """The influence test on every visual token present; also noted in the layer's record.
 
-        A cosine is right to 1e-12 whatever share of the output its token carries.
+        A cosine is exact to 1e-12, whatever share of the output its token carries.
 
         Raises:
-            ValueError: where no visual token is left.
+            ValueError: no visual token is left.
             Refused: if the model computed something that is not a number.
         """
         if self.record.influence is None:
-            # One copy to the host per tested layer: the decision needs the numbers there.
-            result = self._test().detach().cpu()  # a trace must not keep a graph of gradients
+            # One copy to the host per tested layer: the decision is made on the CPU.
+            result = self._test().detach().cpu()  # a trace must not keep an autograd graph
             cos, l2 = found = result[:-1].view(2, -1).index_select(1, self.visual_rows)
             self._check_numbers(found.sum() + result[-1])
             norm = result[-1].item()
@@ -218,7 +218,7 @@ class LayerView(LayerInput):
         return self.record.influence
 
     def _check_numbers(self, total: Tensor):
-        """total: a sum, which is NaN if any part is. It is never infinity less infinity."""
+        """total: a sum, which is NaN if any term is. No sum here adds opposite infinities."""
         if math.isnan(total.item()):
             raise Refused(
                 f"Layer {self.layer} computed something that is not a number (NaN), so no token "
@@ -227,14 +227,14 @@ class LayerView(LayerInput):
             )
 
     def _test(self) -> Tensor:
-        """Cosine and L2 of every row, one after the other, and the norm of all."""
+        """One tensor: the cosines of all rows, then their L2 norms, then ||O||."""
         row = self._row()
         self.spend(4 * row.numel() * self.values.shape[-1])
         cos, l2, norm = influence(row, self.values)
         return torch.cat([cos, l2, norm[None]])
 
     def _look_closer(self, cos: Tensor, l2: Tensor, norm: float):
-        """Compute anew, in place, the cosines of tokens that may be nearly all of the output."""
+        """Recompute, in place, the cosines of tokens that may carry nearly all of the output."""
         near = ((l2 - norm).abs() <= NEAR * norm).nonzero().flatten()
         if not len(near):
             return
@@ -242,19 +242,19 @@ class LayerView(LayerInput):
         self.spend(2 * row.numel() * self.values.shape[-1] * len(near))
         cos[near] = cosines_near(row, self.values, self.visual_rows[near]).detach().cpu()
 
-    # -- what the model would make of other states
+    # -- final norm and logits
 
     def final_norm(self, states: Tensor) -> Tensor:
-        """The language model's last norm; shapes stay."""
+        """The language model's final norm; same shape."""
         return self.parts.norm(states)
 
     def logits(self, states: Tensor) -> Tensor:
-        """(..., vocabulary) for (..., width): what the model would say from these states."""
+        """(..., vocabulary) for (..., width): the model's logits for these states."""
         shape = self.parts.shape
         self.spend(2 * states[..., 0].numel() * shape.width * shape.vocabulary)
         return self.parts.head(self.parts.norm(states))
 
-    # -- the vision tower, at the door
+    # -- the vision tower, before layer 0
 
     @property
     def tower(self) -> Tower:
@@ -282,16 +282,16 @@ class LayerView(LayerInput):
         self.spend(2 * len(vectors) * macs)
         return projector(vectors)
 
-    # -- counting and drawing lots
+    # -- counting FLOPs and drawing random numbers
 
     def spend(self, flops: int):
-        """Count FLOPs of the method's own."""
+        """Count FLOPs that the method itself spends."""
         if self.record is None:
             self.trace.door_flops += flops
         else:
             self.record.probe_flops += flops
 
     def noise(self, seed: int, count: int) -> Tensor:
-        """(count,) float32 on the CPU, uniform in [0, 1): the same seed draws the same."""
+        """(count,) float32 on the CPU, uniform in [0, 1), fixed by the seed."""
         generator = torch.Generator("cpu").manual_seed(seed)
         return torch.rand(count, generator=generator, device="cpu")

@@ -1,1 +1,1 @@
-"""Measured speed: does the work saved become time saved?"""
+"""Measured speed: does less work take less time?"""

@@ -1,8 +1,8 @@
 """Measure: python -m visipruner.bench [--quick] [--json FILE] [--markdown FILE]
 
-Every scenario runs all contestants in turn, round after round, in one process after a warm-up;
-medians and quartiles of the rounds, ratios of medians against the dense model. Nothing else should
-run on the machine. `--contestants` and `--measure` cut a long measurement into pieces.
+Every scenario runs all contestants in turn, round after round, in one process after a warm-up. The
+report has medians and quartiles of the rounds, and ratios of medians against the dense model.
+Nothing else should run on the machine. `--contestants` and `--measure` split a long measurement.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from visipruner.inputs import check_number
 from visipruner.models.loading import usable_device
 
 REQUEST = 32  # tokens
-MOST_VISUAL = 4000  # the shapes have 4096 positions, for text and requests too
+MOST_VISUAL = 4000  # the shapes have 4096 positions, which text and requests use too
 
 
 def run(
@@ -35,7 +35,7 @@ def run(
     measures: tuple[str, ...] = MEASURES,
     tokens: int = REQUEST,
 ) -> list[dict]:
-    """The contestants of a scenario, interleaved; requests of so many tokens."""
+    """The results of a scenario's contestants, interleaved; requests decode `tokens` tokens."""
     field = contestants(where, names)
     for contestant in field:
         contestant.learn()
@@ -87,7 +87,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def check(args):
-    """What would be found out only after minutes of measuring.
+    """Check now what would otherwise fail after minutes of measuring.
 
     Raises:
         Refused: one sentence, naming the option.
@@ -106,7 +106,7 @@ def measure(args):
     if torch.device(args.device).type == "cpu":
         args.device = "cpu"  # also called cpu:0
     else:
-        # The same one for all: to load_vlm a bare "cuda" means the one with most room.
+        # The same GPU for all: for load_vlm, "cuda" is the GPU with the most free memory.
         args.device = f"cuda:{torch.device(args.device).index or 0}"
         torch.cuda.set_device(args.device)
     rounds = 5 if args.quick else args.rounds
@@ -129,7 +129,7 @@ def measure(args):
         report["presets"] = run_presets(rounds, args.device, precision)
         report["comparisons"] = run_comparisons(rounds, args.device, precision)
     table = markdown(report)
-    # First: printing may fail, and then the work must not be lost.
+    # First, because printing may fail, and the work must not be lost.
     if args.json:
         write_whole(args.json, json.dumps(report, indent=1) + "\n")
     if args.markdown:

@@ -20,17 +20,17 @@ from visipruner.world.drawing import render
 from visipruner.world.questions import SKILLS, ask_about
 from visipruner.world.scenes import make_scene
 
-SCENES = ((8, "colour"), (9, "count_kind"), (13, "relation"))  # answered by a sentence each
+SCENES = ((8, "colour"), (9, "count_kind"), (13, "relation"))  # each answer is a sentence
 
 
 def run_comparisons(rounds: int, device: str, precision: str) -> dict:
-    """Both sides of several questions, streamed, round after round; all in seconds.
+    """Both sides of several questions, streamed, round after round; all times in seconds.
 
     * total: one `runner.compare` with picture and question ready, to its last event, with the
       page's options (untimed probe and silent clocks included).
-    * not_model_share: of that, what is neither the picture's encoding nor transformers' `generate`
-      on its own: hooks with the influence test, streamed events, counting, threads.
-    * streamed and silent: prefill of the pruned side, watched and not.
+    * not_model_share: the share of total outside the picture's encoding and transformers' own
+      `generate`: hooks with the influence test, streamed events, counting, threads.
+    * streamed and silent: prefill of the pruned side in the shown run and in silent runs.
     """
     vlm = load_vlm("tiny", device=device, precision=precision)
     methods = [PruningMethod(), method_at(vlm, "visipruner")]
@@ -56,11 +56,11 @@ def run_comparisons(rounds: int, device: str, precision: str) -> dict:
 
 
 def run_presets(rounds: int, device: str, precision: str) -> list[dict]:
-    """VisiPruner's presets as shipped, on a question of every skill: do FLOPs become time?
+    """VisiPruner's presets as shipped, on a question of every skill: do fewer FLOPs save time?
 
-    Decisions fall as the pictures ask for. One row per preset: prefill (seconds, the mean over the
-    questions of medians of interleaved silent runs), and how many times less time and how many
-    times fewer executed FLOPs the questions need together than unpruned.
+    The method decides freely on every picture. One row per preset: prefill (seconds, the mean over
+    the questions of medians of interleaved silent runs), and the unpruned model's time and executed
+    FLOPs over the preset's, each summed over the questions.
     """
     vlm = load_vlm("tiny", device=device, precision=precision)
     methods = [PruningMethod(), *(method_at(vlm, "visipruner", name) for name in PRESETS)]
@@ -87,9 +87,9 @@ def run_presets(rounds: int, device: str, precision: str) -> list[dict]:
 
 
 def _prompt(vlm, seed: int, skill: str):
-    """A scene that the model never saw, with a question that asks for a sentence.
+    """A scene outside the training set, with a question that asks for a sentence.
 
-    Not every scene has every question (two digits, say): then it is one of the next.
+    If the scene lacks the question (such as two digits), one of the next scenes is used.
     """
     for turn in itertools.count():
         scene = make_scene(seed + turn // 20, "heldout")
@@ -113,12 +113,12 @@ def _one(vlm, prompt, methods) -> dict:
         "probe": clock.probe,
         "share": 1 - (clock.model - clock.ours) / total,
         "streamed": streamed / 1000,
-        "silent": comparison.answers[1].times.prefill / 1000,  # of silent runs at its end
+        "silent": comparison.answers[1].times.prefill / 1000,  # of the silent runs at the end
     }
 
 
 class _Clock:
-    """Adds up seconds: `model` inside encoding and generate(), `ours` what we do in there."""
+    """Adds up seconds: `model` inside encoding and generate(), `ours` our own part of them."""
 
     def __init__(self, device: str):
         self.device = device
@@ -126,7 +126,7 @@ class _Clock:
 
     @contextmanager
     def watching(self, vlm):
-        # generate() is ours alone to call, and within it only hooks and the streamer are ours.
+        # Only we call generate(), and inside it only hooks and the streamer are ours.
         with (
             self._timing(type(vlm), "encode", "model"),
             self._timing(runner, "_generate", "model"),
@@ -140,7 +140,7 @@ class _Clock:
         function = getattr(owner, name)
 
         def timed(*args, **kwargs):
-            synchronise(self.device)  # else what a GPU still does would count for who waits for it
+            synchronise(self.device)  # else GPU work would count for the part that waits for it
             start = time.perf_counter()
             try:
                 return function(*args, **kwargs)

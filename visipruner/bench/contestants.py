@@ -26,12 +26,12 @@ MEASURES = ("prefill", "request", "memory", "test")
 
 @dataclass
 class Contestant:
-    """One way to run a scenario, and what was measured of it.
+    """One way to run a scenario, and its measurements.
 
     Args:
-        method: None: the model as it is.
-        published: in eager attention with full matrices in every layer, by hooks.
-        replayer: by replay instead of by hooks.
+        method: None: the unpruned model.
+        published: run by hooks in eager attention with full matrices in every layer.
+        replayer: run by replay instead of hooks.
     """
 
     name: str
@@ -39,14 +39,14 @@ class Contestant:
     method: PruningMethod | None = None
     published: bool = False
     replayer: Replayer | None = None
-    prefills: list[float] = field(default_factory=list)  # seconds, as all that follow
+    prefills: list[float] = field(default_factory=list)  # in seconds, like the lists below
     floors: list[float] = field(default_factory=list)
     stocks: list[float] = field(default_factory=list)  # of stock layers alone
     firsts: list[float] = field(default_factory=list)
     steps: list[float] = field(default_factory=list)
     requests: list[float] = field(default_factory=list)
     tests: list[float] = field(default_factory=list)  # influence test and selection
-    betweens: list[float] = field(default_factory=list)  # these and all else between layers
+    betweens: list[float] = field(default_factory=list)  # all work between layers, tests included
     peak: int | None = None
 
     def pruned(self):
@@ -64,9 +64,9 @@ class Contestant:
         with self._backend():
             with prune(where.model, _noting(self.method, plans), where.layout) as self.trace:
                 where.model(inputs_embeds=where.embeds, logits_to_keep=1)
-            self.generate(2)  # the first run of a shape pays for what later ones find
+            self.generate(2)  # warm up: the first run of a shape is slower
         if self.published:
-            for layer in plans:  # full matrices, whatever the plan would need
+            for layer in plans:  # full matrices, whatever the plan needs
                 self.trace.layers[layer].pairs = self.trace.layers[layer].tokens ** 2
             plans = {}
         self.floor = prefill_floor(where.model, self.trace, plans)
@@ -78,7 +78,7 @@ class Contestant:
             self.where.model(inputs_embeds=self.where.embeds, logits_to_keep=1)
 
     def generate(self, tokens: int) -> list[float]:
-        """When each token came, as `time.perf_counter` says."""
+        """The time of each token, from `time.perf_counter`."""
         stamps = _Stamps()
         with self.pruned():
             self.where.model.generate(
@@ -115,10 +115,10 @@ class Contestant:
         self.steps += [b - a for a, b in itertools.pairwise(stamps)]
 
     def _clock_between_layers(self):
-        """Clock test and selection, and with them the cut, the trace and short caches."""
+        """Clock all work between layers: test, selection, cut, trace and shortening caches."""
         between, deciding = _Spent(self.where.device), _Spent(self.where.device)
         method = _clocked(self.method, deciding)
-        # Hooks of a layer run in the order of their registration: around those of prune().
+        # A layer's hooks run in order of registration, so these run around those of prune().
         with ExitStack() as stack:
             self._hook_layers(stack, lambda *_: between.start())
             stack.enter_context(prune(self.where.model, method, self.where.layout))
@@ -135,7 +135,7 @@ class Contestant:
     def weigh(self):
         """Note the peak of a prefill, in bytes above what was held before.
 
-        Not of captured layers: their memory was taken when they were captured.
+        Captured layers are not measured: their memory was allocated at capture.
         """
         if self.replayer is not None and self.replayer.capture:
             return
@@ -146,7 +146,7 @@ class Contestant:
         return full_matrices(self.where.model) if self.published else nullcontext()
 
     def result(self, dense: Contestant) -> dict:
-        """Numbers as JSON knows them, seconds where a name ends in _s; None: not measured."""
+        """The numbers for JSON; names with _s are seconds; None: not measured."""
         shape = ModelShape.of(self.where.model.config)
         flops, dense_flops = (executed(shape, c.trace).prefill for c in (self, dense))
         prefill, floor = quartiles(self.prefills), quartiles(self.floors)
@@ -175,7 +175,7 @@ class Contestant:
 
 
 def _ratio(above: list[float], below: list[float]) -> float | None:
-    """Of medians; None where one of them was not measured."""
+    """The ratio of medians; None if one was not measured."""
     if not above or not below:
         return None
     return quartiles(above)["median"] / quartiles(below)["median"]
@@ -213,7 +213,7 @@ class _Spent:
 
 
 def _clocked(method: PruningMethod, spent: _Spent) -> PruningMethod:
-    """The same method, with its decisions clocked."""
+    """The same method, with its `select` clocked."""
     kind = type(method)
 
     class Clocked(kind):
@@ -227,7 +227,7 @@ def _clocked(method: PruningMethod, spent: _Spent) -> PruningMethod:
 
 
 def _noting(method: PruningMethod | None, plans: dict) -> PruningMethod:
-    """The same method, that also writes down the plans it makes, by layer."""
+    """The same method, which also stores its plans by layer in `plans`."""
     if method is None:
         return PruningMethod()
     kind = type(method)
@@ -243,10 +243,10 @@ def _noting(method: PruningMethod | None, plans: dict) -> PruningMethod:
 
 
 def contestants(where: Scenario, names: list[str] | None = None) -> list[Contestant]:
-    """The dense model first, for the others are compared with it; of the rest those named.
+    """The dense model first, because the others are compared with it; then those in `names`.
 
     Raises:
-        Refused: for a name that is not one of `NAMES`.
+        Refused: a name is not in `NAMES`.
     """
     unknown = set(names or ()) - set(NAMES)
     if unknown:
@@ -261,7 +261,7 @@ def _all(where: Scenario) -> Iterator[Contestant]:
     official = timetable(FULL_LAYERS[0], where.layers, "official")
     yield Contestant(f"official-{FULL_LAYERS[0]}", where, official)
     yield Contestant(f"published-{FULL_LAYERS[0]}", where, official, published=True)
-    replayer = Replayer(where.model)  # shared: what is captured for one length serves all
+    replayer = Replayer(where.model)  # shared: one capture per length serves all
     yield Contestant("dense-replayed", where, replayer=replayer)
     for full in FULL_LAYERS:
         method = timetable(full, where.layers)

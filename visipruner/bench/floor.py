@@ -1,4 +1,4 @@
-"""How fast a run could be: by the hardware's products alone, and by stock layers alone."""
+"""Lower bounds of a run's time: matrix products alone, and stock layers alone."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from visipruner.trace import PruningTrace
 
 
 def prefill_floor(model, trace: PruningTrace, plans: dict[int, Plan]) -> Callable[[], object]:
-    """A function that runs what a prefill cannot do without, at the token counts of `trace`.
+    """A function that runs only the unavoidable products of a prefill, at the trace's token counts.
 
-    Per layer the seven projections on as many rows as the layer computed, and attention: one call
-    per span where the method had a plan, else one causal call; last, lm_head on one row. Every
-    input lies ready. No norms, no rotation, no activation, no copies, no cache, no test. On a GPU
-    it is recorded once as a CUDA graph and replayed, so that launches cost nothing; not in 4 bits.
+    Per layer: the seven projections on the rows that the layer computed, and attention (one call
+    per span of the method's plan, else one causal call). Last: lm_head on one row. Every input is
+    ready. No norms, no rotation, no activation, no copies, no cache, no test. On a GPU it is
+    recorded once as a CUDA graph and replayed, so that launches cost nothing; not in 4 bits.
 
     Args:
         plans: the attention plans that ran, by layer.
     """
     layers, head = model.get_decoder().layers, model.get_output_embeddings()
-    inputs: dict = {}  # shared by all layers of the same tokens and plan: memory, not time
+    inputs: dict = {}  # shared by all layers of the same tokens and plan, to save memory
     steps = []
     for layer, record in zip(layers, trace.layers, strict=True):
         shape = (record.tokens, plans.get(record.layer))
@@ -48,13 +48,13 @@ def prefill_floor(model, trace: PruningTrace, plans: dict[int, Plan]) -> Callabl
 
     def replayed():
         replay()
-        return steps  # which the graph reads: they must live as long as it
+        return steps  # the graph reads them: they must live as long as the graph
 
     return replayed
 
 
 class _Inputs:
-    """What the products of a layer are made from, in the shapes and the order of the real ones."""
+    """Random inputs of a layer's products, with the real shapes and memory layout."""
 
     def __init__(self, layer, dtype, tokens: int, plan: Plan | None):
         attention, mlp = layer.self_attn, layer.mlp
@@ -64,7 +64,7 @@ class _Inputs:
             return torch.randn(shape, dtype=dtype, device=device)
 
         def heads_of(projection, rows: int):
-            # (1, heads, rows, head width), as a projection's output is seen by attention.
+            # (1, heads, rows, head width), the view of a projection's output that attention gets.
             heads = projection.out_features // attention.head_dim
             return random(1, rows, heads, attention.head_dim).transpose(1, 2)
 
@@ -72,7 +72,7 @@ class _Inputs:
         self.attended = random(1, tokens, attention.o_proj.in_features)
         self.inner = random(1, tokens, mlp.down_proj.in_features)
         self.scaling = attention.scaling
-        self.calls = []  # (query, key, value, how causal)
+        self.calls = []  # (query, key, value, causality arguments)
         if plan is None:
             parts = [
                 heads_of(p, tokens) for p in (attention.q_proj, attention.k_proj, attention.v_proj)
@@ -80,7 +80,7 @@ class _Inputs:
             grouped = parts[0].shape[1] != parts[1].shape[1]
             self.calls.append((*parts, {"is_causal": True, "enable_gqa": grouped}))
         for span in plan or ():
-            # Keys are repeated for their groups beforehand, as they are for a plan.
+            # Keys are repeated for their groups beforehand, as with a plan.
             query = heads_of(attention.q_proj, size(span.queries))
             key, value = (heads_of(attention.q_proj, size(span.keys)) for _ in range(2))
             self.calls.append((query, key, value, causality(span, device)))
@@ -99,10 +99,10 @@ def _layer(layer, given: _Inputs):
 
 
 def stock_layers(model, trace: PruningTrace, embeds: Tensor) -> Callable[[], Tensor]:
-    """A function that runs the model's own layers at the token counts of `trace`; gives the logits.
+    """A function that runs the model's own layers at the trace's token counts; returns the logits.
 
-    No test, no plan, no hook and no choice: the last rows go on. So it shows what dropping so many
-    tokens gains at most while the layers are as they are.
+    No test, no plan, no hook and no choice: the last rows go on. So it shows the most that dropping
+    these tokens can gain with stock layers.
 
     Args:
         embeds: (1, tokens, width) of the prompt.
@@ -124,8 +124,8 @@ def stock_layers(model, trace: PruningTrace, embeds: Tensor) -> Callable[[], Ten
 
 
 def roofline(device: str, dtype: torch.dtype, side: int | None = None, repeats: int = 5) -> dict:
-    """The largest measured matmul rate (FLOP/s) and copy rate (bytes/s): the classic context."""
-    # On a GPU so much that asking for it takes no part of the time.
+    """The largest measured matmul rate (FLOP/s) and copy rate (bytes/s): the roofline."""
+    # On a GPU, large enough that launches take a negligible part of the time.
     side = side or (2048 if device == "cpu" else 8192)
     square = torch.randn(side, side, device=device, dtype=dtype)
     large = torch.empty(2**25 if device == "cpu" else 2**29, device=device, dtype=dtype)

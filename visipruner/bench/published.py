@@ -1,4 +1,4 @@
-"""The field's baseline, written by us: shallow edits on full attention matrices, eagerly."""
+"""The field's baseline, rewritten by us: shallow edits on full matrices in eager attention."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from visipruner.stock import AttentionInterface, attention_backend
 def full_matrices(model):
     """Inside, `model` computes every attention matrix in full, and plans are edits of weights.
 
-    That is how the published code runs: eager attention in every layer, weights changed after
+    The published code runs like this: eager attention in every layer, weights changed after
     softmax. Only plans whose spans score every key are edits of weights ("official" semantics).
     """
     before = attention_backend(model)

@@ -1,14 +1,14 @@
 """A second driver: prefill by replay. Same decisions, same trace, same caches as `prune()`.
 
-Small layers wait for their launches: after the filtering layer a GPU needs less time for a layer
-than Python needs to ask for it. Here the stock layers run on buffers of fixed shape, so that each
-can be captured once as a CUDA graph and then be replayed by a single launch. Prompts are padded at
-the end to the next length bucket, where causality hides the padding from every real token, and the
-influence test masks it. Methods are asked as ever, between layers; a tested layer costs one read.
+Small layers wait for their launches: after the filtering layer, a GPU computes a layer faster than
+Python can launch it. Here the stock layers run on buffers of fixed shape. So each layer can be
+captured once as a CUDA graph and replayed with a single launch. Prompts are padded at the end to
+the next length bucket. Causality hides the padding from every real token, and the influence test
+masks it. Methods still decide between layers; a tested layer costs one read.
 
 Capture has not been run or measured on a GPU yet. Without it (on a CPU, in 4 bits) the same code
-calls the layers, and the tests prove that equal to the hooks, which stay the reference. They also
-capture on a CPU, by a stand-in that keeps a graph's rules (tests/tape.py).
+calls the layers. The tests prove that equal to the hooks, which stay the reference. They also
+capture on a CPU, with a stand-in that keeps a graph's rules (tests/tape.py).
 """
 
 from __future__ import annotations
@@ -36,16 +36,16 @@ from visipruner.view import LayerInput, LayerView
 class Replayer:
     """The captured layers of one model, kept from prompt to prompt.
 
-    A bucket costs memory as long as this lives: every layer's keys and values of that many rows,
-    and time once, when it is first met. The trace counts the prompt's tokens, not the padding.
+    While this object lives, each bucket holds every layer's keys and values for that many rows. A
+    bucket's first use costs time. The trace counts the prompt's tokens, not the padding.
 
     Args:
         model: as for `prune()`, on one device, in sdpa attention.
         bucket: rows are padded to the next multiple of this.
-        capture: None: on a GPU, where every matrix is a plain one.
+        capture: None: if the model is on a GPU and every matrix is a plain one.
 
     Raises:
-        Refused: for a model on several devices, and a bucket out of its range.
+        Refused: the model is on several devices, or the bucket is out of range.
     """
 
     def __init__(self, model: nn.Module, *, bucket: int = 32, capture: bool | None = None):
@@ -53,7 +53,7 @@ class Replayer:
         if len({parameter.device for parameter in model.parameters()}) > 1:
             raise Refused("Replay needs a model that lies on one device.")
         self.model, self.decoder, self.bucket = model, decoder_of(model), bucket
-        self.layers = list(self.decoder.layers)  # a run puts a stand-in where they are
+        self.layers = list(self.decoder.layers)  # a run replaces them by a stand-in
         self.capture = can_capture(model) if capture is None else capture
         self.recorder = Recorder(model.device) if self.capture else None
         self.lanes: dict[int, _Lane] = {}
@@ -70,7 +70,7 @@ class Replayer:
         """`visipruner.prune` by replay: the same arguments, promises and refusals.
 
         Raises:
-            Refused: as `prune()`, and for another attention backend than sdpa.
+            Refused: as `prune()`; also if the attention backend is not sdpa.
         """
         backend = attention_backend(self.decoder)
         if backend != "sdpa":
@@ -84,7 +84,7 @@ class Replayer:
         run.check_ran()
 
     def lane(self, hidden: Tensor, cos: Tensor, sin: Tensor) -> _Lane:
-        """The buffers for so many rows, filled with these."""
+        """The buffers for the rows of `hidden`, filled with these tensors."""
         rows = -(-hidden.shape[1] // self.bucket) * self.bucket
         if rows not in self.lanes:
             self.lanes[rows] = _Lane(self, rows, hidden, cos)
@@ -93,15 +93,15 @@ class Replayer:
 
 
 def can_capture(model: nn.Module) -> bool:
-    """On a GPU, and no layer is of a library's own kind, which might wait for the host."""
+    """Is the model on a GPU, with plain layers only? A library's own might wait for the host."""
     linear = [m for m in decoder_of(model).modules() if isinstance(m, nn.Linear)]
     return all(type(m) is nn.Linear and m.weight.is_cuda for m in linear)
 
 
 class Recorder:
-    """Makes graphs that share their memory, on one stream of one GPU.
+    """Makes graphs that share memory, on one stream of one GPU.
 
-    One stream for all: libraries keep a workspace per stream, and free it with the stream's graphs.
+    All use one stream: libraries keep a workspace per stream, and free it with the stream's graphs.
     """
 
     def __init__(self, device: torch.device):
@@ -110,20 +110,21 @@ class Recorder:
             self.pool, self.stream = torch.cuda.graph_pool_handle(), torch.cuda.Stream()
 
     def record(self, function: Callable[[], object]) -> tuple[Callable[[], None], object]:
-        """Record what `function` asks of the GPU: (a replay by one launch, its output, in place).
+        """Record the GPU work of `function`: (a replay with one launch, its output).
 
-        What it reads must stay where it is; it runs twice before, so what it writes is written.
+        The tensors that it reads must stay in place, and each replay overwrites the output. The
+        function runs twice before capture, and its writes take effect.
         """
-        # One mode whatever the caller's: a graph's own tensors must suit all later captures.
+        # Use one mode, whatever the caller's: later captures must be able to use a graph's tensors.
         modes = torch.inference_mode(False), torch.no_grad()
         with torch.cuda.device(self.device), modes[0], modes[1]:
             self.stream.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(self.stream):  # libraries set themselves up outside of capture
+            with torch.cuda.stream(self.stream):  # libraries initialise themselves before capture
                 for _ in range(2):
                     function()
             torch.cuda.current_stream().wait_stream(self.stream)
             graph = torch.cuda.CUDAGraph()
-            # Other threads may use the GPU meanwhile.
+            # Other threads may use the GPU during capture.
             shared = {"pool": self.pool, "stream": self.stream}
             with torch.cuda.graph(graph, **shared, capture_error_mode="thread_local"):
                 output = function()
@@ -131,21 +132,21 @@ class Recorder:
 
 
 class _Lane:
-    """Buffers for one number of rows, and what runs on them. Rows past the prompt are padding."""
+    """Buffers for one number of rows, and the layers on them. Rows past the prompt are padding."""
 
     def __init__(self, replayer: Replayer, rows: int, hidden: Tensor, cos: Tensor):
         self.model, self.layers, self.rows = replayer.model, replayer.layers, rows
         self.recorder = replayer.recorder
-        with torch.inference_mode(False):  # else nobody could write to them outside that mode
+        with torch.inference_mode(False):  # else they could only be written in inference mode
             self.hidden = hidden.new_zeros(1, rows, hidden.shape[-1])
             self.cos, self.sin = (cos.new_zeros(1, rows, cos.shape[-1]) for _ in range(2))
             self.last = torch.zeros(1, dtype=torch.long, device=hidden.device)
         self.recorded: dict = {}  # (what, layer, and its plan) -> (replay, output)
-        self.kept: dict = {}  # layer -> what step() returns, where it was captured
-        self.scalings: dict[int, float] = {}  # layer -> what its scores are multiplied by
+        self.kept: dict = {}  # captured layer -> output of step()
+        self.scalings: dict[int, float] = {}  # layer -> factor of its scores
 
     def load(self, hidden: Tensor, cos: Tensor, sin: Tensor):
-        """Start with these rows. Padding is zero, so that it stays finite in every layer."""
+        """Copy these rows in. Padding is zero, so that it stays finite in every layer."""
         rows = hidden.shape[1]
         for buffer, values in ((self.hidden, hidden), (self.cos, cos), (self.sin, sin)):
             buffer[:, :rows] = values
@@ -175,7 +176,7 @@ class _Lane:
             return function()
         if key not in self.recorded:
             self.recorded[key] = self.recorder.record(function)
-            if before is not None:  # recording ran the layer, which writes where it reads
+            if before is not None:  # recording ran the layer, which overwrote its input
                 self.hidden.copy_(before)
         replay, output = self.recorded[key]
         replay()
@@ -197,11 +198,11 @@ class _Lane:
         return self._keep(index, parts) if self.recorder else parts
 
     def _keep(self, index: int, parts: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """Copy these out of the graphs' pool, where the replay of another layer may overwrite them.
+        """Copy these out of the graphs' pool, where another layer's replay may overwrite them.
 
-        The layer's plan does not matter: a prompt runs every layer once.
+        Plans share one copy per layer: a prompt runs every layer once.
         """
-        if index not in self.kept:  # while warming up, so that the buffers are not in the pool
+        if index not in self.kept:  # made during warm-up, so the buffers are not in the pool
             with torch.inference_mode(False):
                 self.kept[index] = tuple(torch.empty_like(part) for part in parts)
         for buffer, part in zip(self.kept[index], parts, strict=True):
@@ -222,7 +223,7 @@ NOT_REPLAYED = (
 
 
 class _Caught:
-    """Stands in for a cache, and keeps what the layer would cache."""
+    """A stand-in for a cache that keeps what the layer would cache."""
 
     def update(self, keys: Tensor, values: Tensor, *_, **__):
         self.keys, self.values = keys, values
@@ -230,7 +231,7 @@ class _Caught:
 
 
 class _Prefill(nn.Module):
-    """Stands where the decoder layers were, for one prefill: stock code calls it as its layer."""
+    """Replaces the decoder layers for one prefill: stock code calls it as its only layer."""
 
     def __init__(self, run: _ReplayedRun):
         super().__init__()
@@ -241,7 +242,7 @@ class _Prefill(nn.Module):
 
 
 class _StandIn(nn.ModuleList):
-    """In place of a decoder's layers; a copy of the model gets copies of the layers themselves."""
+    """Replaces a decoder's layers; a copy of the model gets copies of the real layers."""
 
     def __reduce__(self):
         return nn.ModuleList, (list(self[0].run.stock_layers),)
@@ -260,18 +261,18 @@ class _ReplayView(LayerView):
         raise Refused(NOT_REPLAYED)
 
     def _test(self) -> Tensor:
-        # As LayerView counts: three products with the keys or values of each head; no padding.
+        # As in LayerView: three products with each head's keys or values; no padding.
         self.record.probe_flops += 6 * self.watch.query.numel() * len(self.tokens)
         return self.test()
 
 
 class _ReplayedRun(Run):
-    """One prompt's life by replay; decoding goes on by the engine's hooks."""
+    """One prompt by replay; decoding uses the engine's hooks."""
 
     def __init__(self, replayer: Replayer, method, layout, on_layer, probe):
         super().__init__(replayer.model, replayer.decoder, (method,), layout, None, on_layer, probe)
         self.replayer = replayer
-        self.stock_layers: nn.ModuleList | None = None  # while the stand-in is in their place
+        self.stock_layers: nn.ModuleList | None = None  # set while the stand-in replaces them
         self.outputs: list[tuple] = []  # per layer: last query, keys, values
 
     def _take_layers(self):
@@ -289,7 +290,7 @@ class _ReplayedRun(Run):
 
     @torch.no_grad()
     def prefill(self, hidden: Tensor, position_embeddings: tuple, cache) -> Tensor:
-        """All layers, on (1, tokens, width); returns the rows that are left."""
+        """Run all layers on (1, tokens, width); returns the surviving rows."""
         self.cache = cache
         self._check_cache()
         given = {"position_embeddings": position_embeddings}
@@ -319,7 +320,7 @@ class _ReplayedRun(Run):
         return lane.hidden[:, : self.trace.layers[-1].tokens].clone()
 
     def _padded_plan(self, index: int, record: LayerRecord, lane: _Lane) -> Plan | None:
-        """The layer's plan as if padding were text after the prompt, the same for all lengths."""
+        """The layer's plan with padding as text after the prompt, the same for all lengths."""
         if not record.visual_tokens:
             self._count_pairs(record, None)
             return None
@@ -346,7 +347,7 @@ class _ReplayedRun(Run):
         return self._decide(view, member)
 
     def _finish_prefill(self):
-        """Copy what stays out of the buffers, which the next prompt will overwrite."""
+        """Copy the kept keys and values out of the buffers, which the next prompt overwrites."""
         device = self.outputs[0][1].device
         for index, record in enumerate(self.trace.layers):
             kept = self._cached_rows(index)
@@ -356,4 +357,4 @@ class _ReplayedRun(Run):
             self.cache.update(keys, values, index)
             record.kv_tokens = self.cache.layers[index].get_seq_length()
         self._explain()
-        self.outputs.clear()  # else padded keys and values would live while it decodes
+        self.outputs.clear()  # else padded keys and values would stay in memory during decoding

@@ -1,4 +1,4 @@
-"""What was measured, as Markdown, with the command, the machine and the versions."""
+"""The measurements as Markdown, with the command, the machine and the versions."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ COLUMNS = (
 
 
 def machine(device: str, precision: str) -> dict:
-    """Where, with what and by which command."""
+    """The machine, the versions and the command."""
     return {
         "device": processor_name() if device == "cpu" else torch.cuda.get_device_name(),
         "cores": os.cpu_count(),
@@ -49,7 +49,7 @@ def machine(device: str, precision: str) -> dict:
 
 
 def markdown(report: dict) -> str:
-    """A table per scenario, one of peaks where several lengths ran, one of the comparisons."""
+    """A table per scenario, a table of peaks if several lengths ran, a table of the comparisons."""
     m, roof = report["machine"], report["roofline"]
     lines = [
         f"`{m['command']}`, {m['date']}: {m['device']}, {m['cores']} cores, {m['threads']} "
@@ -105,7 +105,7 @@ def _ms(values: dict | None, digits: int = 1) -> str:
 
 
 def _peaks(scenarios: list[dict]) -> list[str]:
-    """Does memory grow linearly? Then a token costs the same between all lengths."""
+    """Does memory grow linearly? If so, each token costs the same between all lengths."""
     lines = []
     for name in dict.fromkeys(entry["name"] for entry in scenarios):
         entries = [e for e in scenarios if e["name"] == name and e["results"][0]["peak_bytes"]]

@@ -1,8 +1,8 @@
-"""What is measured: models of known shape, and schedules that stand for VisiPruner.
+"""What is measured: models of known shape, and fixed schedules instead of VisiPruner's decisions.
 
-Speed depends on shapes and on the schedule, not on what the weights know. So each schedule says how
-many layers run in full and how many visual tokens stay, and the influence test is really computed
-in every layer where VisiPruner would compute it.
+Speed depends on shapes and on the schedule, not on the weights. So each schedule says how many
+layers run in full and how many visual tokens stay. The influence test still runs in every layer
+that VisiPruner would test.
 """
 
 from __future__ import annotations
@@ -20,19 +20,20 @@ from visipruner.methods import VisiPruner
 from visipruner.models.catalogue import load_vlm
 from visipruner.models.loading import keep_odd_layers_unpacked
 
-# LLaVA-1.5-7B in the paper: of 32 layers so many run in full; 23 is the last with visual tokens.
+# LLaVA-1.5-7B in the paper: of 32 layers, the first FULL_LAYERS run in full; layer 23 is the last
+# with visual tokens.
 PAPER_LAYERS = 32
 SHALLOW_LAYERS = 7
 FULL_LAYERS = (15, 12, 8)
 LAST_VISUAL_LAYER = 23
 KEPT = 10
 VISUAL = 24 * 24  # patches of one picture in LLaVA-1.5
-TEXT = (35, 40)  # tokens before and after the picture: 651 in all with one
+TEXT = (35, 40)  # tokens before and after the picture: 651 in all with one picture
 
 
 @dataclass(frozen=True)
 class Timetable(VisiPruner):
-    """VisiPruner at work with its decisions made beforehand: tests run, their outcome is not asked.
+    """VisiPruner with fixed decisions: the tests run, but their results are ignored.
 
     Args:
         filter_at: the filtering layer.
@@ -69,7 +70,7 @@ class Timetable(VisiPruner):
 def timetable(full_layers: int, layers: int, semantics: str = "paper") -> Timetable:
     """The schedule of `full_layers` of 32, scaled to a model of `layers`."""
     filter_at = round(layers * full_layers / PAPER_LAYERS) - 1
-    late = semantics == "official"  # whose first test comes one layer later
+    late = semantics == "official"  # its first test comes one layer later
     shallow = round(layers * (SHALLOW_LAYERS - late) / PAPER_LAYERS)
     return Timetable(
         semantics=semantics,
@@ -98,7 +99,7 @@ class Scenario:
 
 
 SHAPES = {
-    # 0.6 B parameters, the proportions of Llama.
+    # 0.6 B parameters, with Llama's proportions.
     "llama-0.6b": {
         "hidden_size": 1536,
         "intermediate_size": 4096,
@@ -121,10 +122,10 @@ def scenario(name: str, visual: int, device: str, precision: str) -> Scenario:
     """The bundled model ("tiny"), or random weights of a shape in SHAPES, and a prompt for it.
 
     Args:
-        precision: "float32", "bfloat16", "float16", or "4-bit": NF4, the layers' matrices only.
+        precision: "float32", "bfloat16", "float16", or "4-bit": NF4 for the layers' matrices only.
 
     Raises:
-        Refused: for an unknown name.
+        Refused: the name is unknown.
     """
     dtype = dtype_of(device, precision)
     if name == "tiny":
@@ -149,7 +150,7 @@ def scenario(name: str, visual: int, device: str, precision: str) -> Scenario:
 
 
 def dtype_of(device: str, precision: str) -> torch.dtype:
-    """What is computed in; 4-bit weights are multiplied in 16 bits on a GPU."""
+    """The dtype of computation; 4-bit weights are multiplied in 16 bits on a GPU."""
     if precision == "4-bit":
         return torch.float32 if device == "cpu" else torch.bfloat16
     return getattr(torch, precision)
@@ -168,5 +169,5 @@ def to_4_bit(module: nn.Module):
             child.in_features, child.out_features, False, dtype, quant_type="nf4", device="meta"
         )
         small.weight = Params4bit(weight.cpu(), requires_grad=False, quant_type="nf4")
-        # Moving quantises; in training mode bitsandbytes would take its slower way on a CPU.
+        # Moving quantises; in training mode bitsandbytes would use its slower CPU path.
         setattr(module, child_name, small.to(weight.device).eval())

@@ -20,13 +20,13 @@ def seconds(run: Callable[[], object], device: str) -> float:
 
 
 def samples(run: Callable[[], object], device: str, repeats: int) -> list[float]:
-    """`repeats` samples after one run that is not counted."""
+    """`repeats` samples after one uncounted run."""
     run()
     return [seconds(run, device) for _ in range(repeats)]
 
 
 def quartiles(values: list[float]) -> dict[str, float] | None:
-    """Median and the two quartiles; None of nothing."""
+    """Median and the two quartiles; None without values."""
     if not values:
         return None
     if len(values) < 2:
@@ -36,7 +36,7 @@ def quartiles(values: list[float]) -> dict[str, float] | None:
 
 
 def peak_bytes(run: Callable[[], object], device: str) -> int:
-    """The most memory that tensors held at one time during `run`, above what they held before.
+    """Peak bytes of tensors during `run`, above the bytes before it.
 
     On a CPU from the profiler's record of every allocation, on a GPU from the allocator.
     """
@@ -58,6 +58,6 @@ def peak_bytes(run: Callable[[], object], device: str) -> int:
 
 
 def synchronise(device: str):
-    """Wait until the device has done what it was asked."""
+    """Wait until the device is idle."""
     if device != "cpu":
-        torch.cuda.synchronize(device)  # not the thread's own: runs have threads of theirs
+        torch.cuda.synchronize(device)  # the given device: other threads have another current one

@@ -1,4 +1,4 @@
-"""The families of models that can be loaded and asked. Adding one: its file and its line here."""
+"""The model families that can be loaded and asked. To add one, add its file and a line here."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ def family_of(kind: object, name: str = "This") -> Family:
     """The family that serves models of this `config.model_type`.
 
     Args:
-        name: the checkpoint, as a sentence calls it.
+        name: the checkpoint's name in a sentence.
 
     Raises:
-        Refused: no family does; the sentence lists what is served.
+        Refused: no family serves it; the sentence lists the served types.
     """
     if not isinstance(kind, str) or kind not in FAMILIES:
         served = ", ".join(f"{kind} ({family.title})" for kind, family in FAMILIES.items())

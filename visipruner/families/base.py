@@ -1,7 +1,7 @@
-"""What a family of models is: all that differs between LLaVA-1.5 and another architecture.
+"""The base of model families: all that differs between LLaVA-1.5 and another architecture.
 
-The engine needs no family: it prunes any stock decoder. A family is what loads, asks, encodes,
-counts and draws one. A new family is one file here and one line in `FAMILIES`.
+The engine needs no family: it prunes any stock decoder. A family loads, asks, encodes, counts and
+draws a model. A new family is one file here and one line in `FAMILIES`.
 """
 
 from __future__ import annotations
@@ -38,33 +38,33 @@ class Encoded:
     """A picture that went through the vision tower."""
 
     outputs: object  # of `get_image_features`
-    tower: Tower | None = None  # what methods that look into the tower need
+    tower: Tower | None = None  # for methods that read the tower
     more: Mapping = field(default_factory=dict)  # further arguments of `generate`
 
     @property
     def arguments(self) -> dict:
-        """What `generate` takes beside the prompt's tokens and their mask."""
+        """Arguments of `generate` besides the prompt's tokens and their mask."""
         return {"mm_encoder_outputs": {"image": self.outputs}, **self.more}
 
 
 class Family:
-    """The base of all families. An instance holds nothing: all of it is one model's own."""
+    """The base of all families. An instance has no state: each model is an argument."""
 
-    title: ClassVar[str]  # as people call it
+    title: ClassVar[str]  # its common name
     kinds: ClassVar[Mapping[str, type[PreTrainedModel]]]  # config.model_type -> the model's class
-    processor: ClassVar[type]  # the class that the files of a checkpoint must give
-    picture_modes: ClassVar[tuple[str, ...]]  # how a picture is made to fit; the usual one first
-    # What methods may need beside the language model: of "tower", "clip_text".
+    processor: ClassVar[type]  # the class that a checkpoint's processor must have
+    picture_modes: ClassVar[tuple[str, ...]]  # how a picture is fitted; the default first
+    # What methods may use besides the language model: "tower", "clip_text".
     offers: ClassVar[frozenset[str]] = frozenset()
-    renumbers: ClassVar[bool] = True  # whether methods may close up places: plain numbers only
+    renumbers: ClassVar[bool] = True  # may methods renumber places? Only if they are plain numbers
     not_in_4_bit: ClassVar[tuple[str, ...]]  # full names of the modules that stay in 16 bits
 
     def check(self, name: str, config: Mapping):
-        """Refuse what config.json alone shows cannot be pruned.
+        """Refuse a model that cannot be pruned, by its config.json alone.
 
         Args:
-            name: the checkpoint, as a sentence calls it.
-            config: config.json as `read_config` gives it.
+            name: the checkpoint's name in a sentence.
+            config: config.json as `read_config` returns it.
 
         Raises:
             Refused: one sentence.
@@ -79,21 +79,21 @@ class Family:
     def fit(self, path: Path, processor, model: PreTrainedModel):
         """Check a checkpoint's processor against its model, and set what its files leave out.
 
-        What a library raises over damaged files may pass: the caller knows how to say it.
+        A library's error about damaged files may pass: the caller puts it into a sentence.
 
         Args:
-            model: one without memory will do.
+            model: one on the meta device is enough.
 
         Raises:
             Refused: one sentence that names the setting.
         """
 
     def parts(self, model: PreTrainedModel) -> Parts:
-        """Where a model keeps its parts."""
+        """The parts of a model."""
         raise NotImplementedError
 
     def tokens(self, config) -> int:
-        """Visual tokens of one picture; where they depend on it, those of a usual one."""
+        """Visual tokens of one picture; of a typical one if the number depends on the picture."""
         raise NotImplementedError
 
     def prepare(
@@ -110,9 +110,9 @@ class Family:
 
         Args:
             config: the model's configuration.
-            mode: one of `picture_modes`; None: the usual one.
+            mode: one of `picture_modes`; None: the default.
             system: the checkpoint's own system sentence; None: the family's.
-            reword: what the model is asked, from the question as it was typed.
+            reword: turns the typed question into the question for the model.
 
         Raises:
             Refused: one plain sentence about the picture or the question.
@@ -123,8 +123,8 @@ class Family:
         """Picture features, once for all methods.
 
         Args:
-            prompt: its inputs lie on the model's device, numbers in the model's dtype.
-            note_tower: also note what methods that look into the vision tower need.
+            prompt: its inputs are on the model's device; floats have the model's dtype.
+            note_tower: also note what methods that read the vision tower need.
 
         Raises:
             Refused: this model's tower cannot be watched.

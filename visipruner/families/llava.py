@@ -1,4 +1,4 @@
-"""LLaVA-1.5 and models built like it: one square picture, one visual token per patch of it."""
+"""LLaVA-1.5 and models built like it: one square picture, one visual token per patch."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from visipruner.stock import projector_of, tower_of
 from visipruner.templates import given_sentence, one_blank, prompt_text
 from visipruner.tower import TowerWatch, noting
 
-# LLaVA-1.5 was trained and evaluated with this sentence; its chat template does not hold it.
+# LLaVA-1.5 was trained and evaluated with this sentence; its chat template lacks it.
 SYSTEM = (
     "A chat between a curious user and an artificial intelligence assistant. The assistant gives "
     "helpful, detailed, and polite answers to the user's questions."
 )
-PAD, CROP = "pad", "crop"  # to a square, as LLaVA-1.5 was trained; or only the middle
+PAD, CROP = "pad", "crop"  # pad to a square, as LLaVA-1.5 was trained; or crop to the middle
 
 
 class Llava(Family):
@@ -37,7 +37,7 @@ class Llava(Family):
     processor = LlavaProcessor
     picture_modes = (PAD, CROP)
     offers = frozenset({"tower"})
-    # Bare names would match nothing but lm_head, and the tower would be quantised silently.
+    # Short names would match only lm_head, and the tower would be quantised without an error.
     not_in_4_bit = ("model.vision_tower", "model.multi_modal_projector", "lm_head")
 
     def fit(self, path: Path, processor: LlavaProcessor, model: LlavaForConditionalGeneration):
@@ -95,11 +95,11 @@ class Llava(Family):
 
 
 def system_sentence(processor, own: str | None) -> str:
-    """What stands before the question; empty: nothing does.
+    """The system sentence before the question; empty: none.
 
     Args:
-        own: the sentence that the checkpoint brings (field `system` of its presets.json). None: it
-            is LLaVA-1.5's for a Vicuna template, and none for any other. A Vicuna template is one
+        own: the checkpoint's own sentence (field `system` of its presets.json). None: LLaVA-1.5's
+            sentence for a Vicuna template, and no sentence for any other. A Vicuna template is one
             whose text for a lone question holds both "USER:" and "ASSISTANT:".
 
     Raises:
@@ -121,7 +121,7 @@ def patch_grid(config) -> tuple[int, int]:
 
 
 def seen_side(config) -> int:
-    """Pixels of the square that the patches cover; a side that is no multiple of one has a rim."""
+    """Side in pixels of the square that whole patches cover; a rim outside it may remain."""
     return patch_grid(config)[0] * config.vision_config.patch_size
 
 
@@ -138,7 +138,7 @@ def _square(picture: Image.Image, side: int, mode: str, mean) -> tuple[Image.Ima
 
 
 def _outside(sheet: Sheet, picture: tuple) -> tuple[int, ...]:
-    """Patches that touch no pixel of the picture, which lies in this box of the square."""
+    """Patches that touch no pixel of the picture; `picture` is its box in the square."""
     left, top, right, bottom = picture
     return tuple(
         patch
@@ -151,7 +151,7 @@ def _outside(sheet: Sheet, picture: tuple) -> tuple[int, ...]:
 
 
 def _check_pictures(path: Path, processor: LlavaProcessor, side: int):
-    """The image processor must hand on a square as the tower takes it.
+    """Check that the image processor returns the square that the tower takes.
 
     Raises:
         Refused: one sentence that names the setting.
@@ -178,10 +178,10 @@ def _check_pictures(path: Path, processor: LlavaProcessor, side: int):
 
 
 def _set_visual_tokens(path: Path, processor: LlavaProcessor, model: LlavaForConditionalGeneration):
-    """Let the processor count visual tokens as the model makes them.
+    """Make the processor count visual tokens as the model does.
 
-    Folders saved before transformers 4.46, or in part, lack the settings for it or hold wrong
-    ones. They say nothing that the model does not know, so they are taken from it.
+    Folders saved before transformers 4.46, or incomplete ones, lack these settings or hold wrong
+    ones. The model knows them all, so they are taken from the model.
 
     Raises:
         Refused: one sentence that names the setting and its file.
@@ -198,13 +198,13 @@ def _set_visual_tokens(path: Path, processor: LlavaProcessor, model: LlavaForCon
         )
     processor.patch_size = config.vision_config.patch_size
     processor.vision_feature_select_strategy = strategy
-    # "default" leaves out the first token of the tower, which then is no patch.
+    # "default" leaves out the tower's first token, which is then no patch.
     processor.num_additional_image_tokens = int(strategy == "default")
 
 
 @torch.no_grad()
 def _count_visual(model: LlavaForConditionalGeneration) -> int:
-    """Visual tokens that a model without memory makes of one picture."""
+    """Visual tokens that a model on the meta device makes of one picture."""
     vision = model.config.vision_config
     shape = (1, vision.num_channels, vision.image_size, vision.image_size)
     seen = model.get_image_features(torch.empty(shape, device="meta"), return_dict=True)
@@ -217,8 +217,8 @@ def _count_visual(model: LlavaForConditionalGeneration) -> int:
 def vision_flops(config, pictures: int) -> int:
     """FLOPs of the vision tower and LLaVA's projector for a number of square pictures.
 
-    The tower is CLIP's, or SigLIP's, which has no class token but may end in a pooling head. A rim
-    that no whole patch covers costs nothing.
+    The tower is CLIP's or SigLIP's. SigLIP has no class token but may end in a pooling head. A rim
+    outside the whole patches costs nothing.
     """
     vision, text = config.vision_config, config.get_text_config()
     patches, width = (vision.image_size // vision.patch_size) ** 2, vision.hidden_size
@@ -227,7 +227,7 @@ def vision_flops(config, pictures: int) -> int:
     macs = patches * vision.num_channels * vision.patch_size**2 * width
     layer = tokens * (4 * width**2 + dense) + 2 * tokens**2 * width
     macs += vision.num_hidden_layers * layer
-    if getattr(vision, "vision_use_head", False):  # one query looks at all tokens
+    if getattr(vision, "vision_use_head", False):  # one query attends to all tokens
         macs += 2 * (tokens + 1) * width**2 + 2 * tokens * width + dense
     projected = tokens - (config.vision_feature_select_strategy == "default")
     features = config.vision_feature_layer
@@ -237,5 +237,5 @@ def vision_flops(config, pictures: int) -> int:
 
 
 def class_tokens(vision) -> int:
-    """Tokens of a tower that stand for no patch, from its configuration."""
+    """The tower's tokens that are no patch, from its configuration."""
     return 0 if vision.model_type.startswith("siglip") else 1

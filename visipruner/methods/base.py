@@ -1,4 +1,4 @@
-"""What a pruning method is: hyper-parameters and six moments, all of which may stay silent."""
+"""The base of pruning methods: settings and six moments, each of which may return None."""
 
 from __future__ import annotations
 
@@ -21,39 +21,39 @@ TOO_LATE = "Nothing was dropped: the cut comes after the last layer, with nothin
 
 @dataclass(frozen=True)
 class PruningMethod:
-    """The baseline: keeps everything. Methods are frozen; what a run learns lives in its `memory`.
+    """The baseline: keeps everything. Methods are frozen; a run's state is in its `memory`.
 
-    A memory is born with the run. In it stand `entered`, how many visual tokens there were when the
-    method first looked, and `cuts`, what was carried out of its selections.
+    Each run makes a new memory. It holds `entered`, the number of visual tokens when the method was
+    first called, and `cuts`, the method's executed selections.
     """
 
     name: ClassVar[str] = "none"
     title: ClassVar[str] = "No pruning (both sides the same)"
     paper: ClassVar[str] = ""  # where the rule was published
-    source: ClassVar[str] = ""  # the code that was read or run for it
+    source: ClassVar[str] = ""  # the published code that we read or ran
     rule: ClassVar[str] = "keeps everything"  # one sentence, for the page and the README
     where: ClassVar[str] = INSIDE
-    needs: ClassVar[frozenset[str]] = frozenset()  # of "tower": what beside the language model
-    # What the page calls the layers after a cut of this stage, or labelled with it.
+    needs: ClassVar[frozenset[str]] = frozenset()  # "tower": it also reads the vision tower
+    # The page's words for layers after a cut of this stage, or with this label.
     stage_words: ClassVar[Mapping[str, str]] = {}
 
-    # -- what a person's wish means
+    # -- from a level or budget to settings
 
     @classmethod
     def at_level(cls, level: float, facts: Facts, given: Mapping) -> Self:
         """The method at a level from 0, which keeps everything, to 1.
 
         Args:
-            given: fields that the person set besides; most methods need not look.
+            given: fields that the person set as well; most methods ignore them.
         """
         return cls.for_budget(max(budget(level, facts), cls.least(facts)), facts)
 
     @classmethod
     def for_budget(cls, tokens: float, facts: Facts) -> Self:
-        """The method that keeps this many visual tokens per layer, in the mean.
+        """The method that keeps a mean of `tokens` visual tokens per layer.
 
         Raises:
-            Refused: below the method's least, or it has no such setting.
+            Refused: the budget is below the method's least, or it has no such setting.
         """
         return cls()
 
@@ -62,14 +62,14 @@ class PruningMethod:
         """The smallest budget that the method can be given."""
         return 0.0
 
-    # -- checking
+    # -- checks across settings
 
     def __post_init__(self):
         check_settings(self)
         self.check()
 
     def check(self):
-        """What no single setting can say: lists of equal length, say.
+        """Check what involves several settings, such as lists of equal length.
 
         Raises:
             Refused: one sentence.
@@ -78,13 +78,13 @@ class PruningMethod:
     # -- the moments of a run
 
     def encode(self, view: LayerView) -> Selection | None:
-        """Before the first layer: which tokens enter the language model at all. None: all."""
+        """Before layer 0: which tokens enter the language model. None: all."""
 
     def attend(self, view: LayerInput) -> Plan | None:
-        """Before a layer, in prefill: who sees whom in it. None: plain causal attention."""
+        """Before a layer, in prefill: its attention plan. None: plain causal attention."""
 
     def queries(self, view: LayerInput) -> Tensor | None:
-        """Before a layer: (n,) rows whose attention `select` will ask for. None: the last alone."""
+        """Before a layer: (n,) rows whose attention `select` will ask for. None: only the last."""
 
     def select(self, view: LayerView) -> Selection | None:
         """After a layer: which tokens go on to the next. None: all."""
@@ -100,12 +100,12 @@ class PruningMethod:
 
     @property
     def settings(self) -> dict:
-        """The fields as JSON knows them."""
+        """The fields as JSON values."""
         return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
 
 
 def stayed(count: int, how: str) -> str:
-    """The sentence about visual tokens that stayed."""
+    """The sentence about the visual tokens that stayed."""
     if not count:
         return "No visual token stayed."
     return f"{count} visual token{'' if count == 1 else 's'} stayed, {how}."

@@ -1,9 +1,9 @@
 """FastV (ECCV 2024, arXiv 2403.06764): keep what the last prompt token attends to early on.
 
-Source of the rule: pkunlp-icler/FastV d1659729. Scores are the head-mean attention row of the last
-prompt token in layer index K - 1 (the paper's text speaks of average attention; the code uses this
-row), and the rest is dropped once, at the input of layer index K. Positions stay. The code's "mask
-mode" takes the same decision and hides the tokens instead of dropping them, which gives the same
+Source of the rule: pkunlp-icler/FastV d1659729. The score is the last prompt token's attention row
+in layer index K - 1, mean over heads (the paper speaks of average attention; the code uses this
+row). The rest is dropped once, at the input of layer index K. Positions stay. The code's "mask
+mode" makes the same decision but hides the tokens instead of dropping them. That gives the same
 answer and saves nothing.
 """
 
@@ -28,7 +28,7 @@ class FastV(PruningMethod):
     """Keep the `keep` visual tokens with the most attention.
 
     Args:
-        keep: visual tokens that stay; all, if there are no more.
+        keep: visual tokens that stay; all, if the picture has no more.
         before_layer: K, the first layer that runs without the rest; at least 1.
         start_shift: 1 reproduces the published scripts, whose visual range starts one token late:
             the first visual token always stays and the first text token after the picture competes.
@@ -66,7 +66,7 @@ class FastV(PruningMethod):
     def select(self, view):
         if view.layer != self.before_layer - 1 or view.layer == view.num_layers - 1:
             return None
-        # The range that competes, in rows: the visual ones, or one further each.
+        # The competing rows: the visual ones, or each shifted by one.
         competing = view.visual_rows + self.start_shift
         if len(competing) and competing[-1] >= len(view.tokens):
             raise Refused("FastV's published range (start_shift) needs text after the picture.")

@@ -1,10 +1,10 @@
 """PyramidDrop (CVPR 2025, arXiv 2410.17247): fewer visual tokens in steps, ranked one layer ahead.
 
-Source of the rule: Cooperx521/PyramidDrop 6444f304. After layer r - 1 its output is ranked with the
+Source of the rule: Cooperx521/PyramidDrop 6444f304. The output of layer r - 1 is ranked with the
 projections of layer r: the last prompt token's attention, mean over heads. A stage keeps
-int(original count * ratio) of the tokens that are there, so stages are nested. Survivors are
-renumbered at every stage, and a decoded token is numbered by what each layer's cache holds. Layers
-count from 0; the published code's first ratio, 1.0, stands before the first stage and is left out.
+int(original count * ratio) of the present tokens, so stages are nested. Survivors are renumbered at
+every stage, and each layer numbers a decoded token by its own cache. Layers count from 0. The
+published code's first ratio, 1.0, applies before the first stage and is left out.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from visipruner.settings import FLAG, INTS, NUMBERS, setting
 
 @dataclass(frozen=True)
 class PyramidDrop(PruningMethod):
-    """Keep, stage by stage, the visual tokens that the next layer's last query attends to.
+    """Keep, stage by stage, the visual tokens that the next layer's last query attends to most.
 
     Args:
         layers: the first layers that run with fewer tokens.
-        ratios: the share that stays at each, of the original count.
+        ratios: the share of the original count that stays at each.
         renumber: number the survivors 0, 1, 2, ... as published, or keep their places.
     """
 
@@ -99,7 +99,7 @@ def _powers(ratio: float, count: int) -> tuple[float, ...]:
 
 
 def _mean(ratios, layers, facts: Facts) -> float:
-    """Visual tokens per layer of the model, if these shares stay from these layers on."""
+    """Mean visual tokens per layer, if these shares stay from these layers on."""
     ends = [*layers[1:], facts.layers]
     spans = [max(0, end - start) for start, end in zip(layers, ends, strict=True)]
     kept = [int(facts.num_visual * ratio) for ratio in ratios]

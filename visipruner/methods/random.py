@@ -17,8 +17,8 @@ class Random(PruningMethod):
     """Keep `keep` visual tokens drawn by `seed`.
 
     Args:
-        keep: visual tokens that stay; all, if there are no more.
-        after_layer: the cut is made after this layer; -1: before the language model.
+        keep: visual tokens that stay; all, if the picture has no more.
+        after_layer: cut after this layer; -1: before the language model.
         seed: the same seed draws the same patches.
     """
 

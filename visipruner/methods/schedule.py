@@ -1,7 +1,7 @@
 """A fixed schedule: when visual tokens enter, how many stay after a layer, when they leave.
 
-To measure, to teach, and to run models that were trained for it: late entry is HiDrop's late
-injection (arXiv 2602.23699), vision exit alone is VTW's rule (arXiv 2405.05803).
+It serves to measure, to teach, and to run models that were trained for it. Late entry is HiDrop's
+late injection (arXiv 2602.23699); vision exit alone is VTW's rule (arXiv 2405.05803).
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from visipruner.trace import Selection
 
 @dataclass(frozen=True)
 class Schedule(PruningMethod):
-    """Keep evenly spread patches by the clock, whatever the picture shows.
+    """Keep evenly spread patches at fixed layers, whatever the picture shows.
 
     Args:
-        keep: visual tokens that stay after `keep_after`; all, if there are no more.
+        keep: visual tokens that stay after `keep_after`; all, if the picture has no more.
         keep_after: the layer after which the others are dropped; -1: before the language model;
             None: never.
         none_after: the layer after which no visual token is left; None: they stay to the end.
-        enter: the first layer that computes visual tokens; the layers before run on text alone and
-            cache nothing visual. None: all layers do.
+        enter: the first layer that computes visual tokens. Earlier layers run on text alone and
+            cache nothing visual. None: visual tokens enter at layer 0.
     """
 
     name: ClassVar[str] = "schedule"
@@ -70,7 +70,7 @@ class Schedule(PruningMethod):
 
     @classmethod
     def _published(cls, facts: Facts) -> tuple[int, int]:
-        """LLaVA-1.5 in VisiPruner's paper: 15 full layers of 32, visual tokens in 24."""
+        """As LLaVA-1.5 in VisiPruner's paper: of 32 layers, 15 full and 24 with visual tokens."""
         full, last = (round(facts.layers * n / PUBLISHED_LAYERS) for n in (15, 24))
         return full, last
 
@@ -82,10 +82,10 @@ class Schedule(PruningMethod):
     @classmethod
     def for_budget(cls, tokens, facts):
         full, last = cls._published(facts)
-        whole = tokens * facts.layers  # tokens times layers
+        whole = tokens * facts.layers
         full = min(full, int(whole // facts.num_visual)) if facts.num_visual else full
         if whole - full * facts.num_visual > (last - full) * facts.num_visual:
-            last = facts.layers  # more than the published schedule ever keeps
+            last = facts.layers  # the budget exceeds the published schedule
         keep = round((whole - full * facts.num_visual) / max(1, last - full))
         return cls(keep, full - 1, last - 1 if last < facts.layers else None)
 
@@ -106,7 +106,7 @@ class Schedule(PruningMethod):
     def _spread(self, view):
         present = len(view.visual_rows)
         keep = min(self.keep, present)
-        # The middles of `keep` equal parts.
+        # The middle of each of `keep` equal parts.
         chosen = (torch.arange(keep, device="cpu") * 2 + 1) * present // max(1, 2 * keep)
         return view.keep_visual(chosen, "schedule")
 

@@ -1,12 +1,12 @@
-"""SparseVLM (ICML 2025, arXiv 2410.04417): text tokens that look at the picture rate its tokens.
+"""SparseVLM (ICML 2025, arXiv 2410.04417): text tokens that fit the picture rate its tokens.
 
 Source of the rule: Gumpest/SparseVLMs 26a5f488, default mode; its "2_0" mode is `SparseVLMPlus`.
-Raters are chosen once, before layer 0: text after the picture whose share of softmax(V T^T), mean
-over visual tokens, is above the mean. After layers 2, 6 and 15 the mean of their attention in that
-layer scores the visual tokens there. The paper sets each layer's ratio by the rank of its
-attention; the code has a table. Of the dropped tokens the best int(0.3 n) + 1 are recycled: density
-peak clustering merges them into a few, which follow the kept ones. Everything is renumbered. Layers
-count from 0.
+Raters are chosen once, before layer 0: text tokens after the picture whose share of softmax(V T^T),
+mean over visual tokens, is above the mean. After layers 2, 6 and 15, the raters' mean attention in
+that layer scores the visual tokens. The paper sets each layer's ratio by the rank of its attention;
+the code has a table. Of n dropped tokens, the best int(0.3 n) + 1 are recycled: density peak
+clustering merges them into a few tokens, which follow the kept ones. All tokens are renumbered.
+Layers count from 0.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ CLUSTER_OF = 10  # recycled tokens per centre
 
 @dataclass(frozen=True)
 class SparseVLM(PruningMethod):
-    """Keep what the rating words attend to, and recycle the best of the rest.
+    """Keep the visual tokens that the raters attend to most, and recycle the best of the rest.
 
     Args:
-        layers: a cut is made after each of these.
-        keep: visual tokens that stay after each, those that carry recycled ones not counted.
-        recycle: the share of the dropped tokens that is recycled; the published 0.3. 0: none.
-        seed: for the noise that breaks ties between densities; the published code draws it from
+        layers: cut after each of these.
+        keep: visual tokens that stay after each, not counting merged tokens.
+        recycle: the share of the dropped tokens that is recycled; published: 0.3. 0: none.
+        seed: seed of the noise that breaks ties between densities. The published code draws it from
             torch's global generator.
     """
 
@@ -47,7 +47,7 @@ class SparseVLM(PruningMethod):
         "attention of the words that rate, after three layers; dropped ones merged"
     )
     stage_words: ClassVar[Mapping[str, str]] = {"sparsevlm": "Kept and merged"}
-    # Tokens kept after each layer at the published budgets, of 576.
+    # Tokens of 576 that stay after each layer, at the published budgets.
     table: ClassVar[tuple] = (
         (576, 576, 576),
         (300, 200, 110),
@@ -72,7 +72,7 @@ class SparseVLM(PruningMethod):
         if tokens < cls.least(facts):
             raise too_small("SparseVLM", tokens, cls.least(facts))
         low, high = 0.0, float(len(cls.table) - 1)
-        for _ in range(40):  # between two rows of the table, straight lines
+        for _ in range(40):  # bisect; rows of the table are interpolated linearly
             at = (low + high) / 2
             if cls._mean(cls._row(at, facts), layers, facts) > tokens:
                 low = at
@@ -94,7 +94,7 @@ class SparseVLM(PruningMethod):
 
     @classmethod
     def _mean(cls, keep, layers, facts: Facts) -> float:
-        """Visual tokens per layer that run with these numbers, merged ones included."""
+        """Mean visual tokens per layer for these settings, merged tokens included."""
         present, whole, start = facts.num_visual, 0, 0
         for layer, count in zip(layers, keep, strict=True):
             whole += (min(layer, facts.layers - 1) + 1 - start) * present
@@ -152,7 +152,7 @@ class SparseVLM(PruningMethod):
         token = view.visual_tokens
         ids = token[again[centres]].tolist()
         into = {int(token[a]): ids[o] for a, o in zip(again.tolist(), owner.tolist(), strict=True)}
-        # Merged tokens stand behind the last visual one.
+        # Merged tokens follow the last visual token.
         stop = int(view.visual_rows[-1]) + 1
         stays = view.rows.is_text.clone()
         stays[view.visual_rows[kept]] = True
@@ -181,13 +181,13 @@ class SparseVLM(PruningMethod):
 
 @dataclass(frozen=True)
 class SparseVLMPlus(SparseVLM):
-    """SparseVLM+: attention freed of its place, the strongest heads alone, places kept, no merging.
+    """SparseVLM+: position-corrected attention of the strongest heads; places kept, no merging.
 
-    Attention is divided by what rotary embedding gives to a query and a key of ones at that
-    distance, and only the `heads` with the largest sums over raters and visual tokens count.
+    Attention is divided by the rotary score of a query of ones and a key of ones at that distance.
+    Only the `heads` with the largest sums over raters and visual tokens count.
 
     Args:
-        heads: how many heads count; the published 14, whatever the model has.
+        heads: how many heads count; published: 14 for every model.
     """
 
     name: ClassVar[str] = "sparsevlm_plus"
@@ -228,7 +228,7 @@ class SparseVLMPlus(SparseVLM):
 
 
 def raters(visual: Tensor, text: Tensor) -> Tensor:
-    """Which text tokens rate: ascending indices.
+    """Ascending indices of the text tokens that rate.
 
     Args:
         visual: (visual tokens, width); text: (text tokens, width), embeddings before layer 0.
@@ -238,14 +238,14 @@ def raters(visual: Tensor, text: Tensor) -> Tensor:
 
 
 def merged_count(dropped: int, share: float) -> int:
-    """Into how many tokens the recycled ones of so many dropped tokens are merged."""
+    """The number of merged tokens when `dropped` tokens are dropped and `share` is recycled."""
     if not share or dropped < 1:
         return 0
     return int(min(int(share * dropped) + 1, dropped) / CLUSTER_OF) + 1
 
 
 def recycled(score: Tensor, kept: Tensor, share: float) -> Tensor:
-    """Of the tokens that are not kept, the int(share * their number) + 1 best, best first."""
+    """The best int(share * n) + 1 of the n tokens that are not kept, best first."""
     gone = torch.ones(len(score), dtype=torch.bool)
     gone[kept] = False
     gone = gone.nonzero().flatten()
@@ -262,7 +262,7 @@ def cluster(vectors: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         vectors: (n, width); noise: (n,) in [0, 1).
 
     Returns:
-        centres (c,) indices, largest first; owner (n,) which centre carries each; means (c, width).
+        centres (c,) indices, largest first; owner (n,) each vector's centre; means (c, width).
     """
     vectors, n = vectors.float(), len(vectors)
     if not n:
@@ -285,7 +285,7 @@ def cluster(vectors: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def place_kernel(cos: Tensor, sin: Tensor, queries: Tensor, keys: Tensor) -> Tensor:
-    """(queries, keys): what rotary embedding makes of ones times ones, over sqrt(head width).
+    """(queries, keys): rotary scores of a query and a key of ones, over sqrt(head width).
 
     Args:
         cos, sin: (rows, head width), of the rows' places; queries, keys: rows.
@@ -297,7 +297,7 @@ def place_kernel(cos: Tensor, sin: Tensor, queries: Tensor, keys: Tensor) -> Ten
 
 
 def corrected_score(rows: Tensor, kernel: Tensor, heads: int) -> Tensor:
-    """(visual tokens,) from attention (heads, raters, visual tokens), by the strongest heads."""
+    """(visual tokens,) from the strongest heads of attention (heads, raters, visual tokens)."""
     rows = rows / kernel
     strongest = rows.sum((1, 2)).topk(min(heads, len(rows))).indices
     return rows[strongest].mean(0).mean(0)

@@ -1,12 +1,12 @@
-"""VisionZip (CVPR 2025, arXiv 2412.04467): what CLIP's class token looks at, the rest merged.
+"""VisionZip (CVPR 2025, arXiv 2412.04467): keep what CLIP's class token attends to, merge the rest.
 
 Source of the rule: dvlab-research/VisionZip 3151f6df. Everything comes from the tower's layer whose
 output the projector reads. Dominant: the class token itself and the dominant - 1 patches that it
-attends to most, summed over heads. Contextual: of the other patches, every step-th is a target by
-its place alone; the others go to the target whose keys, averaged over heads, are nearest by cosine;
-a target becomes itself plus the mean of its group. The language model gets class token, dominant
-patches in spatial order, then contextual ones, numbered afresh. In the paper the number of dominant
-tokens does not count the class token; the code's does.
+attends to most, summed over heads. Contextual: of the other patches, every step-th is a target. The
+others go to the target whose keys, averaged over heads, are nearest by cosine. A target becomes
+itself plus the mean of its group. The language model gets the class token, dominant patches in
+spatial order, then contextual ones, all renumbered. The code's number of dominant tokens includes
+the class token; the paper's does not.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from visipruner.trace import Selection
 
 @dataclass(frozen=True)
 class VisionZip(PruningMethod):
-    """Keep what the vision tower's class token looks at, and merge the rest into a few tokens.
+    """Keep what the vision tower's class token attends to, and merge the rest into a few tokens.
 
     Args:
-        dominant: tokens that stay as they are, the class token among them. More than the picture
-            has, without contextual ones: nothing is done.
+        dominant: tokens that stay unchanged, class token included. If it exceeds the picture's
+            tokens and `contextual` is 0, nothing is pruned.
         contextual: tokens that all others are merged into.
     """
 
@@ -114,11 +114,11 @@ class VisionZip(PruningMethod):
 
 
 def contextual_groups(keys: Tensor, dominant: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Which patches are targets, and which target each of the others goes to.
+    """Choose the target patches, and assign every other patch to a target.
 
     Args:
         keys: (heads, 1 + patches, head width), of the class token first.
-        dominant: patches that are neither.
+        dominant: dominant patches, which are neither.
 
     Returns:
         targets (count,), patches in spatial order; owners (2, others): patch, index of its target.
@@ -140,10 +140,10 @@ def contextual_groups(keys: Tensor, dominant: Tensor, count: int) -> tuple[Tenso
 
 
 def merge(hidden: Tensor, targets: Tensor, owner: Tensor) -> Tensor:
-    """(targets, width): each target plus the mean of its group; alone, where the group is empty.
+    """(targets, width): each target plus the mean of its group; unchanged if the group is empty.
 
     Args:
-        hidden: (patches, width); targets and owner: as `contextual_groups` gives them.
+        hidden: (patches, width); targets and owner: as `contextual_groups` returns them.
     """
     hidden = hidden.float()
     sums = torch.zeros(len(targets), hidden.shape[1], device=hidden.device)

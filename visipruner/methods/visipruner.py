@@ -1,15 +1,15 @@
 """VisiPruner (arXiv 2510.17205): sinks in shallow layers, a few tokens in the middle, then none.
 
-Two semantics by name. "paper" is the text of the paper with its gaps filled; "official" is the
-published code (EIT-NLP/VisiPruner, commit d778622) with its quirks, each named here:
+It has two semantics. "paper" is the text of the paper with its gaps filled. "official" is the
+published code (EIT-NLP/VisiPruner, commit d778622) with these quirks:
 
 * the influence test starts one layer later than the shallow edits end (a strict comparison);
 * attention is zeroed after softmax without renormalising, in prefill only; caches stay whole;
-* only layer 0 touches what visual tokens see; for 13B it blocks half of the picture, merges
-  nothing;
-* a token stays when its L2 is above the threshold (paper: at least that);
-* calm layers are counted and never reset, an empty kept set counts as calm, and a run in which
-  every token was kept counts on and never exits.
+* only layer 0 edits the attention of visual tokens; for 13B it blocks half of the picture and
+  merges nothing;
+* a token stays when its L2 is above the threshold (paper: at or above it);
+* the count of calm layers is never reset; an empty kept set counts as calm; a run that kept every
+  token goes on counting and never exits.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ STAGES = ("shallow", "middle", "deep")
 SEMANTICS = ("paper", "official")
 CALM_LAYERS_BEFORE_EXIT = 2  # "two consecutive layers", paper section 5
 
-# Settings at the five tabulated levels for LLaVA-1.5; "balanced" is the paper's. A checkpoint that
-# ships a `presets.json` brings its own.
+# Settings at the five tabulated levels for LLaVA-1.5; "balanced" is the paper's. A checkpoint's
+# `presets.json` replaces them.
 _THRESHOLDS = {
     "relative": False,
     "layer_threshold": (0.5, 0.99, 0.995, 0.998, 0.9999),
@@ -51,24 +51,25 @@ class VisiPruner(PruningMethod):
 
     Args:
         semantics: "paper" or "official".
-        stages: any of "shallow", "middle", "deep"; one string with commas will do.
+        stages: any of "shallow", "middle", "deep"; a string with commas is accepted.
         shallow_layers: how many layers, from layer 0, have their attention edited.
         layer_threshold: the filtering layer is the first tested one where a visual token's cosine
             falls below this.
-        tokens_threshold: there, tokens with at least this L2 influence stay (official: with more).
-        relative: measure L2 in units of ||O||, for models of another scale than LLaVA-1.5. Below
-            sqrt(1 - layer_threshold^2) it never empties the kept set.
+        tokens_threshold: tokens with at least this L2 influence in the filtering layer stay
+            (official: with more).
+        relative: measure L2 in units of ||O||, for models with another scale than LLaVA-1.5. A
+            tokens_threshold below sqrt(1 - layer_threshold^2) never empties the kept set.
         exit_threshold: a layer is calm when no kept token's cosine falls below this. The paper does
-            not give it; 0.999 is the published code's.
-        merge_index: the visual token whose value stands for all of them in layer 0 (paper: any
-            does).
+            not state it; the published code uses 0.999.
+        merge_index: the visual token whose value replaces all visual values in layer 0 (paper: any
+            token).
         cache_before_filter: "kept" or "full": what layers up to the filtering layer cache (paper
             only).
-        blind_half: official layer 0 for 13B: question to the first half of the picture is cut
-            instead of merged (official only).
+        blind_half: official layer 0 for 13B: the question cannot attend to the first half of the
+            picture, and nothing is merged (official only).
 
     Raises:
-        Refused: for a value out of its range, naming both.
+        Refused: a value is out of range; the sentence names both.
     """
 
     name: ClassVar[str] = "visipruner"
@@ -137,15 +138,15 @@ class VisiPruner(PruningMethod):
 
     @classmethod
     def at_level(cls, level, facts, given):
-        """As the checkpoint's presets say, else by LLaVA-1.5's; `given` may name the semantics."""
+        """By the checkpoint's presets, else by LLaVA-1.5's; `given` may name the semantics."""
         semantics = given.get("semantics", "paper")
         check_choice("semantics", semantics, SEMANTICS)
         if level == 0:
             return cls(semantics, (), 0)
-        own = (facts.presets or {}).get(semantics)  # there may be a system sentence alone
-        # Presets were calibrated as wholes: what lies between two may be worse than both.
+        own = (facts.presets or {}).get(semantics)  # presets may hold only a system sentence
+        # Each preset was calibrated as a whole: a mixture of two may be worse than both.
         table, take = (own, nearest) if own else (PUBLISHED[semantics], between)
-        # What the published code asks of the path's name: 13B has 40 layers.
+        # The published code reads 13B from the path's name; 13B has 40 layers.
         blind_half = semantics == "official" and facts.layers == 40
         return cls(semantics, blind_half=blind_half, **_settings(table, level, take))
 
@@ -164,11 +165,11 @@ class VisiPruner(PruningMethod):
 
     @classmethod
     def from_official_config(cls, config: Mapping, model_size: str = "7b") -> VisiPruner:
-        """From the dictionary that users of the published code have.
+        """From the published code's configuration dictionary.
 
         Args:
             config: {"mode": [...], "shallow_mid_layer": 6, "layer_threshold": 0.995,
-                "tokens_threshold": 0.2}; modes that are off need no values.
+                "tokens_threshold": 0.2}; disabled modes need no values.
             model_size: "7b" or "13b"; the published code reads it from the model's path.
         """
         if model_size not in ("7b", "13b"):
@@ -198,13 +199,13 @@ class VisiPruner(PruningMethod):
     def first_tested(self) -> int:
         return self.shallow_layers + (1 if self.official else 0)
 
-    # -- shallow: who sees whom
+    # -- shallow: attention plans
 
     def attend(self, view: LayerInput) -> Plan | None:
         if "shallow" not in self.stages or view.layer >= self.shallow_layers:
             return None
         view.label("shallow")
-        # Alone, VisiPruner cuts nothing before these layers: all but layer 0 have one plan.
+        # Without other methods nothing is cut before these layers: all but layer 0 share one plan.
         made_for = view.layer == 0, view.visual_ranges, view.text_ranges
         if getattr(view.memory, "made_for", None) != made_for:
             make = self._official_plan if self.official else self._paper_plan
@@ -283,14 +284,14 @@ class VisiPruner(PruningMethod):
         return view.keep_visual(kept, "filter", scores=found.l2)
 
     def _watch(self, view):
-        """Count calm layers after the filtering layer; the second lets vision leave."""
+        """Count calm layers after the filtering layer; after the second, vision exits."""
         memory, present = view.memory, len(view.visual_rows)
         if present:
             view.label("middle")
         if "deep" not in self.stages:
             return None
         if not present:
-            # The published code goes on counting an empty kept set, though nothing is left to drop.
+            # The published code goes on counting although the kept set is empty.
             memory.calm += self.official and memory.kept == 0
             return None
         if view.influence().lowest < self.exit_threshold:
@@ -304,21 +305,21 @@ class VisiPruner(PruningMethod):
         view.label("exit")
         return view.keep_visual(view.visual_rows[:0], "exit")
 
-    # -- afterwards
+    # -- when prefill ends
 
     def cached(self, layer, trace, memory):
         if self.official:
             return None
         if layer < self.shallow_layers and "shallow" in self.stages:
             return ()
-        filtered = getattr(memory, "filtered_at", None)  # unset where there was no picture
+        filtered = getattr(memory, "filtered_at", None)  # unset without a picture
         if filtered is None or layer > filtered or self.cache_before_filter == "full":
             return None
-        # The last cut there: in a stack, other methods may have dropped more.
+        # Take the last cut there: in a stack, other methods may have dropped more.
         return [cut for cut in trace.cuts if cut.after_layer == filtered][-1].visual
 
     def explain(self, trace, memory):
-        if not hasattr(memory, "filtered_at"):  # there was no picture to look at
+        if not hasattr(memory, "filtered_at"):  # without a picture
             return "", {}
         filtered = memory.filtered_at
         edited = self.shallow_layers if "shallow" in self.stages else 0
@@ -336,7 +337,7 @@ class VisiPruner(PruningMethod):
         if "middle" not in self.stages:
             return "The middle stage is off: no layer was tested and no token was dropped."
         if filtered is None:
-            nearest = trace.most_influential(self.first_tested)  # a probe tests all
+            nearest = trace.most_influential(self.first_tested)  # a probe tests all layers
             if nearest is None:
                 return "No layer was tested: the model has too few layers for these settings."
             return (
@@ -370,12 +371,12 @@ class VisiPruner(PruningMethod):
 
 
 def _until(ranges: tuple[Range, ...], row: int) -> tuple[Range, ...]:
-    """Those that end at `row` or before."""
+    """The ranges that end at `row` or before."""
     return tuple(part for part in ranges if part[1] <= row)
 
 
 def _settings(table: Mapping, level: float, take) -> dict:
-    """What a table says at a level; `take` chooses among its five values."""
+    """A table's settings at a level; `take` chooses among its five values."""
     cosines = {
         name: 1 - take([1 - value for value in table[name]], level)
         for name in ("layer_threshold", "exit_threshold")
@@ -391,7 +392,7 @@ def _settings(table: Mapping, level: float, take) -> dict:
 
 
 def check_presets(presets):
-    """Look through a checkpoint's own settings.
+    """Check a checkpoint's own settings.
 
     Raises:
         Refused: says what is wrong.
@@ -414,6 +415,6 @@ def _check_table(table: dict, semantics: str):
         raise Refused(f"stages of {semantics!r} must be a list.")
     if not isinstance(table.get("relative"), bool):
         raise Refused(f"relative of {semantics!r} must be true or false.")
-    # The method knows the ranges.
+    # The method checks the ranges.
     for level in STEPS:
         VisiPruner(semantics=semantics, **_settings(table, level, nearest))

@@ -1,1 +1,1 @@
-"""Models: which there are, how their files are read and loaded."""
+"""Models: the list of them, and how their files are read and loaded."""

@@ -1,4 +1,4 @@
-"""Which models there are, where their files lie, and a loaded one with its processor."""
+"""The known models, where their files are, and a loaded model with its processor."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ PICTURE_MODES = tuple(dict.fromkeys(m for f in FAMILIES.values() for m in f.pict
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """One checkpoint: where it lies and what to say about it."""
+    """One checkpoint: where it is and how the page describes it."""
 
     name: str
     title: str
@@ -40,7 +40,7 @@ class ModelSpec:
     size: int = 0  # bytes of a hub checkpoint, all in 16 bits
 
     def find(self) -> Path | None:
-        """The folder with its files; None: it has to be downloaded first."""
+        """The folder with its files; None: not downloaded yet."""
         if self.path:
             return Path(self.path)
         shelf = os.environ.get("VISIPRUNER_MODEL_DIR")
@@ -89,27 +89,27 @@ def menu() -> dict[str, ModelSpec]:
 
 @dataclass
 class VLM:
-    """A loaded model with its processor. Hooks belong to the model: who runs it holds `lock`."""
+    """A loaded model with its processor. Hooks are on the model, so every run holds `lock`."""
 
     spec: ModelSpec
     model: PreTrainedModel
     processor: object
     precision: str = "float32"
-    presets: dict | None = None  # the checkpoint's own settings and system sentence (levels.py)
+    presets: dict | None = None  # the checkpoint's own settings and system sentence (choice.py)
     lock: threading.Lock = field(default_factory=threading.Lock)
     warm: set[int] = field(default_factory=set)  # prompt lengths that have run once
-    runs: int = 0  # finished comparisons: whose turn it is to go first
+    runs: int = 0  # finished comparisons: it decides which side goes first
 
     @property
     def device(self) -> torch.device:
-        """Where the prompt goes in. With several devices, accelerate's hooks carry it on."""
+        """The device of the prompt. With several devices, accelerate's hooks move it on."""
         embeddings = self.model.get_input_embeddings()
         place = getattr(getattr(embeddings, "_hf_hook", None), "execution_device", None)
         return embeddings.weight.device if place is None else torch.device(place)
 
     @cached_property
     def devices(self) -> list[torch.device]:
-        """Every device that holds a part of the model; looked up once, for clocks ask often."""
+        """Every device that holds a part of the model; cached, because the clocks read it often."""
         places = {parameter.device for parameter in self.model.parameters()} | {self.device}
         return sorted((d for d in places if d.type != "meta"), key=str)
 
@@ -124,7 +124,7 @@ class VLM:
 
     @property
     def family(self) -> Family:
-        """What serves models of this kind."""
+        """The family of this model."""
         return family_of(self.model.config.model_type)
 
     @property
@@ -133,7 +133,7 @@ class VLM:
         return self.family.parts(self.model)
 
     def facts(self, num_visual: int | None = None) -> Facts:
-        """What gives a level its meaning here.
+        """The facts that translate a level into settings for this model.
 
         Args:
             num_visual: visual tokens of the prompt; None: of one picture.
@@ -142,7 +142,7 @@ class VLM:
         return Facts(num_visual or self.family.tokens(self.model.config), layers, self.presets)
 
     def prepare(self, picture, question: str, mode: str | None = None, reword=str) -> Prompt:
-        """`Family.prepare` for this model, with the system sentence that it learnt."""
+        """`Family.prepare` for this model, with the system sentence that it was trained with."""
         system = (self.presets or {}).get("system")
         made = self.family.prepare(
             self.model.config, self.processor, picture, question, mode, system, reword
@@ -154,7 +154,7 @@ class VLM:
         """Picture features, once for all methods.
 
         Args:
-            note_tower: also note what methods that look into the vision tower need.
+            note_tower: also note what methods that read the vision tower need.
         """
         there = {
             name: tensor.to(self.device, self.dtype if tensor.is_floating_point() else None)
@@ -173,27 +173,27 @@ def load_vlm(
 ) -> VLM:
     """Load a model of MODELS by name, or any local folder with a LLaVA-1.5-style checkpoint.
 
-    A model of the hub that is not on this machine is downloaded first; nothing else is fetched.
+    A hub model that is not on this machine is downloaded first; nothing else is fetched.
 
     Args:
         model: a name in MODELS, or a folder (safetensors only, no remote code); a `Path` is always
             a folder.
-        device: "cpu", "cuda", "cuda:1"; None: the GPUs if there are any.
+        device: "cpu", "cuda", "cuda:1"; None: the GPUs if torch finds any.
         precision: "auto" is float32 on a CPU (bfloat16 for large models) and bfloat16 on a GPU;
             "float32", "bfloat16", "float16"; "4-bit" is NF4 by bitsandbytes.
         attention: the backend of transformers, "sdpa" or "eager".
-        on_progress: called during a download; an exception that it raises cancels.
+        on_progress: called during a download; an exception that it raises cancels the download.
 
     Raises:
-        Refused: one plain sentence that says what is missing and what it would take.
+        Refused: one plain sentence that says what is missing and what is needed.
     """
-    # A path is never a name: a folder may be called llava-1.5-7b, as those of the hub are.
+    # A `Path` is never a name: a folder may be called llava-1.5-7b, like a hub checkpoint.
     spec = MODELS.get(model) or local_spec(Path(model))
     path = spec.find()
     if spec.path and spec is MODELS.get("tiny") and not ASSETS.is_dir():
         raise Refused(f"{spec.title} comes with a clone of the repository; pip installs no model.")
     if path is None:
-        # Before gigabytes are fetched for nothing.
+        # Check before gigabytes are fetched in vain.
         loading.place(spec.title, spec.size, device, precision)
         for progress in hub.download(spec.repo, spec.size):
             if on_progress:
@@ -209,12 +209,12 @@ def load_vlm(
     found = replace(spec, path=str(path))
     vlm = VLM(found, loaded, processor, placement.precision, presets)
     try_prompt(path, vlm)
-    _ = vlm.devices  # looked up here: in other threads of a ZeroGPU Space the CPU seems to hold all
+    _ = vlm.devices  # cached now: other threads of a ZeroGPU Space see all of it on the CPU
     return vlm
 
 
 def local_spec(path: Path) -> ModelSpec:
-    # Unlike Path's own, this one says no to a name that is too long and to a closed folder.
+    # Unlike Path's method, this returns False for a name that is too long and a closed folder.
     if not os.path.isdir(path):
         raise Refused(
             f"There is no model {shown(path)}: choose one of {', '.join(MODELS)} or name a folder "

@@ -1,4 +1,4 @@
-"""A checkpoint's folder, looked at before a model is built: what it holds and what is wrong."""
+"""Checks of a checkpoint's folder before a model is built: what it holds and what is wrong."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from visipruner.files import ROOT, named, shown, write_whole
 from visipruner.models import memory
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
-SUMS = "checksums.sha256"  # as `sha256sum` writes it
+SUMS = "checksums.sha256"  # in the format of `sha256sum`
 
 
 def read_config(path: Path) -> dict:
-    """A checkpoint folder's config.json; it names a model_type.
+    """A checkpoint folder's config.json, which names a model_type.
 
     Raises:
-        Refused: one sentence, before transformers says it in ten lines.
+        Refused: one sentence instead of transformers' ten lines.
     """
     name = named(path)
     if not os.path.exists(path / "config.json") and os.path.exists(path / "adapter_config.json"):
@@ -44,7 +44,7 @@ def _text_of(config: dict) -> dict:
 
 
 def check_files(path: Path):
-    """Refuse a folder that brings code, lacks weights, or does not fit its own checksums.
+    """Refuse a folder that brings code, lacks weights, or does not match its own checksums.
 
     Raises:
         Refused: one sentence.
@@ -65,8 +65,8 @@ def _base_of(adapter: Path) -> str:
 def _check_brings_no_code(path: Path):
     """Refuse a folder that names Python code of its own.
 
-    `trust_remote_code=False` is not enough: a vision_config with an auto_map makes transformers
-    (5.24) ask on standard input all the same, and run the code after a "y".
+    `trust_remote_code=False` is not enough: with an auto_map in vision_config, transformers (5.24)
+    still asks on standard input, and runs the code after a "y".
     """
     for file in sorted(path.glob("*config.json")):
         if _names_code(file):
@@ -76,7 +76,7 @@ def _check_brings_no_code(path: Path):
 
 
 def _names_code(file: Path) -> bool:
-    """Whether any entry of a JSON file, however deep, names code."""
+    """Does any entry of a JSON file, at any depth, name code?"""
     found = []
 
     def note(entry: dict) -> dict:
@@ -98,10 +98,10 @@ def _own_code(path: Path, where: str) -> Refused:
 
 
 def weight_files(path: Path) -> list[Path]:
-    """The files of weights that transformers reads from a folder, ascending.
+    """The weight files that transformers reads from a folder, ascending.
 
-    model.safetensors, else what the index names, as in transformers. Whatever lies beside them
-    (adapters, shards of an older release, the weights in another layout) is not read.
+    As in transformers: model.safetensors, else the files that the index names. Other files
+    (adapters, shards of an older release, the weights in another layout) are not read.
 
     Raises:
         Refused: one sentence, if a file is missing or the index is damaged.
@@ -129,7 +129,7 @@ def weight_files(path: Path) -> list[Path]:
 
 
 def count_numbers(path: Path) -> list[int]:
-    """How many numbers each tensor of a folder's weights has, from the headers of its files.
+    """The number of elements of each weight tensor in a folder, from the file headers.
 
     Raises:
         Refused: one sentence that names the damaged file.
@@ -152,9 +152,9 @@ def size_in_16_bit(path: Path) -> int:
 
 
 def why(path: Path, error: Exception) -> Exception:
-    """What to raise for an error while loading: damaged files make libraries raise nearly anything.
+    """The error to raise for a library's error while loading, which can be of nearly any type.
 
-    An error that arose in this package's own lines is a fault of ours and stays as it is.
+    An error from this package's own lines is a bug and is returned unchanged.
     """
     if memory.is_out_of_memory(error):
         return memory.ran_out(error)
@@ -169,22 +169,22 @@ def why(path: Path, error: Exception) -> Exception:
 
 
 def _words(path: Path, error: Exception) -> str:
-    """A library's first line, in quotes, short and without this machine's folders."""
+    """The first line of a library's error, quoted, short and without this machine's folders."""
     text = str(error).replace(str(path), path.name).strip()
     lines = text.splitlines() or [type(error).__name__]
     words = re.sub(r"(?<![\w:/.])/(?:[^/\s]+/)+", "", lines[0]).rstrip(".: ")
-    if isinstance(error, KeyError):  # whose words are the bare key
+    if isinstance(error, KeyError):  # its text is only the key
         words = f"{words} is missing"
     return f"“{words if len(words) <= 80 else words[:79] + '…'}”"
 
 
 def write_sums(folder: Path, names: Iterable[str]):
-    """List checksums of files beside them; `check_files` holds the folder to the list."""
+    """Write a list of checksums into the folder; `check_files` compares the files with it."""
     write_whole(folder / SUMS, "".join(f"{_sum(folder / name)}  {name}\n" for name in names))
 
 
 def _check_sums(path: Path):
-    """Hold a folder to the checksums that it brings: flipped bytes in weights show in no header."""
+    """Compare a folder with its own checksums: headers do not show flipped bytes in weights."""
     if not os.path.exists(path / SUMS):
         return
     try:

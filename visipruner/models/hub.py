@@ -1,10 +1,10 @@
-"""Checkpoints of the Hugging Face hub: found on disk, or downloaded by a process of its own.
+"""Checkpoints of the Hugging Face hub: found on disk, or downloaded by a child process.
 
     python -P visipruner/models/hub.py llava-hf/llava-1.5-7b-hf
 
-Everything else stays offline: only that child may use the network, and ending it ends the download.
-What has arrived stays in the hub's cache, so the next try goes on from there. In the child this
-file imports nothing of the package.
+Only the child may use the network, and ending it ends the download. Downloaded parts stay in the
+hub's cache, and the next try continues from them. In the child, this file imports nothing of the
+package.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from huggingface_hub.file_download import repo_folder_name
 from tqdm.auto import tqdm
 
-if __package__:  # the child has no package around it, and refuses nothing
+if __package__:  # the child runs without the package, and never raises Refused
     from visipruner.errors import Refused
     from visipruner.models.checkpoint import weight_files
 
@@ -41,14 +41,14 @@ _UNREACHABLE = (
 
 @dataclass(frozen=True)
 class Progress:
-    """Bytes that are here, and all of them as far as they are known yet."""
+    """Bytes downloaded, and the total so far as known."""
 
     done: int
     total: int
 
 
 def find(repo: str) -> Path | None:
-    """The folder of a checkpoint that was downloaded completely before; nothing is fetched."""
+    """The folder of a checkpoint that is already downloaded completely; fetches nothing."""
     try:
         folder = Path(snapshot_download(repo, local_files_only=True, allow_patterns=PATTERNS))
     except (LocalEntryNotFoundError, OSError):
@@ -57,7 +57,7 @@ def find(repo: str) -> Path | None:
 
 
 def _complete(folder: Path) -> bool:
-    """Older releases of huggingface_hub also give out the folder of a download that was ended."""
+    """Older releases of huggingface_hub also return the folder of an interrupted download."""
     try:
         return all(os.path.isfile(file) for file in (folder / "config.json", *weight_files(folder)))
     except Refused:
@@ -68,10 +68,10 @@ def download(repo: str, size: int) -> Iterator[Progress]:
     """Fetch a checkpoint into the hub's cache; closing the generator cancels.
 
     Args:
-        size: about so many bytes, to check the disk for before.
+        size: approximate bytes; free disk space is checked first.
 
     Raises:
-        Refused: one sentence: no room on the disk, no network, no such checkpoint.
+        Refused: one sentence: no room on the disk, no network, or no such checkpoint.
     """
     _check_disk(repo, size)
     child = subprocess.Popen(
@@ -97,9 +97,9 @@ def download(repo: str, size: int) -> Iterator[Progress]:
 
 @contextmanager
 def without_proxies() -> Iterator[None]:
-    """This process uses no proxy, whatever the environment names; a download still does.
+    """Make this process ignore the environment's proxies; a download still uses them.
 
-    A server that never goes online asks only itself, and no proxy can help it there.
+    A server that never goes online connects only to itself, where a proxy cannot help.
     """
     asked = os.environ.get("no_proxy")
     os.environ.update({"no_proxy": "*", _KEPT: asked or ""})
@@ -110,7 +110,7 @@ def without_proxies() -> Iterator[None]:
 
 
 def _proxies_again(environment):
-    """The variables as they were before `without_proxies`."""
+    """Restore the variables from before `without_proxies`."""
     if (asked := environment.pop(_KEPT, None)) is not None:
         environment["no_proxy"] = asked
         if not asked:
@@ -118,20 +118,20 @@ def _proxies_again(environment):
 
 
 def _environment() -> dict[str, str]:
-    """This process was told to stay offline; the child is the one exception."""
+    """The child's environment: this process stays offline, and only the child may go online."""
     environment = {**os.environ, "HF_HUB_OFFLINE": "0", "TRANSFORMERS_OFFLINE": "0"}
     _proxies_again(environment)
     return environment
 
 
 def _command(repo: str) -> list[str]:
-    # -P: the package's own modules must not stand in for those of the standard library.
+    # -P: the package's modules must not shadow the standard library's.
     return [sys.executable, "-P", __file__, repo]
 
 
 def _check_disk(repo: str, size: int):
     folder = Path(constants.HF_HUB_CACHE)
-    while not os.path.exists(folder):  # unlike Path's own, it says no to a closed folder
+    while not os.path.exists(folder):  # unlike Path.exists(), False for a closed folder
         folder = folder.parent
     free = shutil.disk_usage(folder).free
     cached = repo_folder_name(repo_id=repo, repo_type="model")
@@ -147,7 +147,7 @@ def _check_disk(repo: str, size: int):
 def _size_of(file: Path) -> int:
     try:
         return file.stat().st_size
-    except OSError:  # another download has renamed it meanwhile
+    except OSError:  # another download has just renamed it
         return 0
 
 
@@ -155,14 +155,14 @@ def _size_of(file: Path) -> int:
 
 
 def fetch(repo: str, report, snapshot=snapshot_download):
-    """Download while `report(done, total)` is called every now and then."""
+    """Download, and call `report(done, total)` now and then."""
     bars: list[tqdm] = []
 
     class Bytes(tqdm):
-        """Counts, and draws nothing."""
+        """Counts without drawing."""
 
         def __init__(self, *args, **kwargs):
-            # Of the two bars in bytes, the one with this name counts what is on the disk.
+            # Two bars count bytes; the one with this name counts the bytes on the disk.
             counts = kwargs.pop("name", None) == "huggingface_hub.snapshot_download"
             super().__init__(*args, **{**kwargs, "file": io.StringIO(), "disable": False})
             if counts:
@@ -193,7 +193,7 @@ def main(repo: str, snapshot=snapshot_download) -> int:
         try:
             sys.stdout.write(json.dumps(message) + "\n")
             sys.stdout.flush()
-        except BrokenPipeError:  # nobody listens any more
+        except BrokenPipeError:  # the parent has closed the pipe
             os._exit(1)
 
     try:
@@ -204,7 +204,7 @@ def main(repo: str, snapshot=snapshot_download) -> int:
 
 
 def _sentence(repo: str, error: Exception) -> str:
-    """What went wrong, for somebody who wants a model and not a stack of exceptions."""
+    """One sentence about what went wrong, for a person who only wants the model."""
     kinds = {kind.__name__ for kind in type(error).__mro__}
     if "RepositoryNotFoundError" in kinds:
         return f"The hub has no {repo}, or hides it: set HF_TOKEN to a token that may read it."

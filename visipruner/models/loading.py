@@ -1,4 +1,4 @@
-"""From a folder to a model on its device: checks that speak first, 4-bit, several GPUs."""
+"""From a folder to a model on its device: early checks, 4-bit, several GPUs."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from visipruner.models import memory
 from visipruner.models.checkpoint import check_files, count_numbers, read_config, why
 from visipruner.models.memory import gigabytes
 
-BLOCK, PACKED_ROWS = 64, 32  # of bitsandbytes: numbers with one scale; rows packed together
+BLOCK, PACKED_ROWS = 64, 32  # of bitsandbytes: numbers that share a scale; rows packed together
 PRECISIONS = ("auto", "float32", "bfloat16", "float16", "4-bit")
-# A configuration may ask for so many times the numbers that the weights have; those of tied
-# embeddings are stored once.
+# A configuration may ask for at most this many times the numbers in the weights. Tied embeddings
+# are stored once but counted twice.
 MOST_OF_CONFIG = 1.5
 
 
 @dataclass(frozen=True)
 class Placement:
-    """Where a model will lie, and how precisely. `device_map` is accelerate's."""
+    """A model's devices and precision. `device_map` is accelerate's."""
 
     precision: str
     dtype: torch.dtype
@@ -36,15 +36,15 @@ class Placement:
 
 
 def place(title: str, size: int, device: str | None, precision: str) -> Placement:
-    """Decide where a checkpoint goes, before a byte of it is fetched or read.
+    """Decide where a checkpoint goes, before any of it is fetched or read.
 
     Args:
         size: bytes of the checkpoint in 16 bits per number.
-        device: "cpu", "cuda", "cuda:1"; None: the GPUs if there are any. A large model goes to a
-            CPU only when asked to.
+        device: "cpu", "cuda", "cuda:1"; None: the GPUs if torch finds any. A large model goes to a
+            CPU only on request.
 
     Raises:
-        Refused: one sentence that says what is missing and what it would take.
+        Refused: one sentence that says what is missing and what is needed.
     """
     check_choice("precision", precision, PRECISIONS)
     kind = torch.device(usable_device(device)).type
@@ -55,15 +55,15 @@ def place(title: str, size: int, device: str | None, precision: str) -> Placemen
     half = "bfloat16" if native else "float16"
     if precision == "auto":
         precision = half
-    dtype = getattr(torch, precision, None) or getattr(torch, half)  # 4-bit computes in that
+    dtype = getattr(torch, precision, None) or getattr(torch, half)  # 4-bit computes in `half`
     return Placement(precision, dtype, *_on_gpus(title, size, device, precision))
 
 
 def usable_device(device: str | None) -> str:
-    """The device that is meant; None means a GPU if there is one.
+    """The device to use; None: a GPU if torch finds one.
 
     Raises:
-        Refused: one sentence, for a word that names no device and for one that is not here.
+        Refused: one sentence: the word names no device, or this machine lacks the device.
     """
     has_gpu = torch.cuda.is_available()
     if device is None:
@@ -86,7 +86,7 @@ def usable_device(device: str | None) -> str:
 
 def _on_cpu(title: str, size: int, device: str | None, precision: str) -> Placement:
     if precision == "auto":
-        # Small models are exact; a large one would not fit twice.
+        # Small models run in float32; a large one would take twice the memory.
         precision = "bfloat16" if size >= memory.LARGE else "float32"
     need, free = memory.needed(size, precision), memory.free_on_cpu()
     if device is None and size >= memory.LARGE:
@@ -106,7 +106,7 @@ def _on_cpu(title: str, size: int, device: str | None, precision: str) -> Placem
 
 
 def _on_gpus(title: str, size: int, device: str | None, precision: str) -> tuple:
-    """(device_map, max_memory): one GPU where the model fits, else all of them together."""
+    """(device_map, max_memory): one GPU if the model fits, else all GPUs together."""
     need, free = memory.needed(size, precision), memory.free_on_gpus()
     named = torch.device(device).index if device else None
     if named is not None:
@@ -114,7 +114,7 @@ def _on_gpus(title: str, size: int, device: str | None, precision: str) -> tuple
     roomiest = max(range(len(free)), key=free.__getitem__)
     if free[roomiest] >= need:
         return {"": roomiest}, None
-    # The last tenth stays empty for activations: they appear on every device.
+    # The last tenth stays free for activations, which every device holds.
     shares = {index: int(bytes_ * 0.9) for index, bytes_ in enumerate(free) if bytes_}
     if len(shares) > 1 and sum(shares.values()) >= need:
         return "auto", shares
@@ -131,7 +131,7 @@ def _hint(size: int, precision: str) -> str:
 
 
 def check_checkpoint(path: Path) -> Family:
-    """Say what is wrong with a checkpoint folder before transformers says it in ten lines.
+    """Check a checkpoint folder before transformers fails on it in ten lines.
 
     Returns the family that serves it.
 
@@ -151,22 +151,22 @@ def _class_of(path: Path) -> type[PreTrainedModel]:
 
 
 def build_empty(path: Path) -> PreTrainedModel:
-    """The model that config.json describes, without memory: to ask it before weights are read.
+    """The model that config.json describes, on the meta device: to check it without weights.
 
     Raises:
-        Refused: one sentence: it is another model than the weights (of sizes with both numbers), or
-            its language model cannot be pruned.
+        Refused: one sentence: config.json and the weights describe different models (with both
+            sizes), or the language model cannot be pruned.
     """
     counts, model_class = count_numbers(path), _class_of(path)
     try:
-        # With a backend of ours: a configuration may name one that would be fetched from the hub.
+        # Set the backend: a configuration may name one that would be fetched from the hub.
         config = model_class.config_class.from_pretrained(
             path, local_files_only=True, trust_remote_code=False, attn_implementation="eager"
         )
         _check_depth(config, counts)
         with torch.device("meta"):
             model = model_class(config)
-        _check_understood(model)  # else the first question would be refused, and not the model
+        _check_understood(model)  # refuse the model now, not its first question
     except Exception as error:
         raise why(path, error) from None
     # Quantised weights store several numbers as one.
@@ -187,9 +187,9 @@ def _check_understood(model: PreTrainedModel):
 
 
 def _check_depth(config: PreTrainedConfig, counts: list[int]):
-    """Even an empty model of very many layers takes long."""
+    """Refuse absurd depths: even an empty model with very many layers takes long to build."""
     parts = config.get_text_config(), config.vision_config
-    # A tower of Qwen's calls the number of its layers its depth.
+    # Qwen's towers call their number of layers `depth`.
     layers = sum(getattr(part, "num_hidden_layers", None) or part.depth for part in parts)
     if layers > len(counts):
         raise Refused(
@@ -202,7 +202,7 @@ def load_model(path: Path, placement: Placement, attention: str) -> PreTrainedMo
     """The model of a folder, ready to answer.
 
     Raises:
-        Refused: one sentence: a file is missing or damaged, or memory was not enough.
+        Refused: one sentence: a file is missing or damaged, or memory ran out.
     """
     model_class, extra = _class_of(path), {}
     family = family_of(model_class.config_class.model_type)
@@ -231,7 +231,7 @@ def load_model(path: Path, placement: Placement, attention: str) -> PreTrainedMo
     except Exception as error:
         raise why(path, error) from None
     if found["missing_keys"]:
-        # transformers would go on with random numbers in their place.
+        # transformers would fill them with random numbers and go on.
         raise Refused(f"{named(path)} lacks weights, {sorted(found['missing_keys'])[0]} for one.")
     if placement.precision == "4-bit":
         check_4_bit(model, family.parts(model))
@@ -240,10 +240,10 @@ def load_model(path: Path, placement: Placement, attention: str) -> PreTrainedMo
 
 
 def keep_odd_layers_unpacked(model: nn.Module):
-    """Let layers run on any CPU whose rows are not whole blocks.
+    """Make layers whose rows are not whole blocks run on every CPU.
 
-    On a CPU with AVX-512 BF16, bitsandbytes (0.50) packs 4-bit weights anew when they are first
-    used, and fails where a row is no multiple of the block; unpacked, they run as on other CPUs.
+    On a CPU with AVX-512 BF16, bitsandbytes (0.50) repacks 4-bit weights at their first use. That
+    fails if a row is no multiple of the block. Unpacked, such layers run as on other CPUs.
     """
     from bitsandbytes.nn import Linear4bit
 
@@ -255,12 +255,12 @@ def keep_odd_layers_unpacked(model: nn.Module):
 
 
 def check_4_bit(model: nn.Module, parts: Parts):
-    """Make sure that exactly the language model's linear layers are in 4 bits.
+    """Check that exactly the linear layers inside the language model's layers are in 4 bits.
 
-    A wrong list of modules to skip is silent, and a quantised vision tower answers worse.
+    A wrong list of modules to skip raises no error, and a quantised vision tower answers worse.
 
     Raises:
-        Refused: names the first module that is not as it should be.
+        Refused: names the first module in the wrong precision.
     """
     from bitsandbytes.nn import Linear4bit
 

@@ -1,4 +1,4 @@
-"""How much memory a checkpoint takes and a device has, and what to do when it was not enough."""
+"""How much memory a checkpoint needs and a device has, and what to do when memory runs out."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from visipruner.errors import Refused
 
 GIGABYTE = 10**9
 CGROUP = Path("/sys/fs/cgroup")  # where Linux tells a container its limits
-LARGE = 2 * GIGABYTE  # a checkpoint of this size is nothing to load by the way
-# The cache and the activations of one prompt of LLaVA-1.5-13B, with room to spare.
+LARGE = 2 * GIGABYTE  # from this size on, load only when asked
+# More than the cache and the activations of one prompt of LLaVA-1.5-13B.
 WORKING_ROOM = 2 * GIGABYTE
 
-# Bytes per parameter, in units of the two that checkpoints are stored with. In NF4 the language
-# model's linear layers take half a byte, while embeddings, lm_head and vision tower keep two.
+# Bytes per parameter, divided by the checkpoint's two. In NF4 the language model's linear layers
+# take half a byte; embeddings, lm_head and vision tower keep two.
 _SCALE = {"float32": 2.0, "bfloat16": 1.0, "float16": 1.0, "4-bit": 0.33}
 
 
 def needed(checkpoint_bytes: int, precision: str) -> int:
-    """Bytes that a model takes while it answers, from the size of its 16-bit checkpoint."""
+    """Bytes that a model needs while it answers, from the size of its 16-bit checkpoint."""
     room = WORKING_ROOM if checkpoint_bytes >= LARGE else 0
     return int(checkpoint_bytes * _SCALE[precision]) + room
 
@@ -39,10 +39,10 @@ def free_on_cpu() -> int:
     free = psutil.virtual_memory().available
     try:
         limit, current = (int((CGROUP / f"memory.{n}").read_text()) for n in ("max", "current"))
-        # Files that were read lie in memory until somebody needs the room: that is free too.
+        # The page cache is given up when a process needs memory, so it counts as free.
         parts = dict(line.split() for line in (CGROUP / "memory.stat").read_text().splitlines())
         free = min(free, limit - current + int(parts.get("inactive_file", 0)))
-    except (OSError, ValueError):  # no container, or one without a limit ("max")
+    except (OSError, ValueError):  # no container, or a container without a limit ("max")
         pass
     return free
 
@@ -52,14 +52,14 @@ def gigabytes(number: int) -> str:
 
 
 def release():
-    """Give back what nobody refers to any more."""
+    """Free memory that is no longer referenced."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Also on a CPU, where torch says it with a plain RuntimeError."""
+    """Did memory run out? On a CPU, torch raises a plain RuntimeError for it."""
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
         isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
     )
@@ -67,7 +67,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 @contextmanager
 def freeing():
-    """Turns running out of memory into freed memory and a sentence."""
+    """If memory runs out inside, free it and raise `Refused`."""
     try:
         yield
     except Exception as error:
@@ -77,8 +77,8 @@ def freeing():
 
 
 def ran_out(error: BaseException) -> Refused:
-    """Free what the failed run held, and the sentence to show in its place."""
-    # The frames of the failed run hold its tensors as long as the error lives.
+    """Free what the failed run held, and return the error to raise instead."""
+    # The error keeps the failed run's frames alive, and they hold its tensors.
     traceback.clear_frames(error.__traceback__)
     error.__traceback__ = None
     release()

@@ -18,7 +18,7 @@ def load_processor(path: Path, model: PreTrainedModel, family: Family) -> Proces
     """Tokenizer, chat template and image processor of a folder.
 
     Args:
-        model: the folder's, for what only it knows; one without memory will do.
+        model: the folder's model; one on the meta device is enough.
 
     Raises:
         Refused: one sentence.
@@ -47,13 +47,13 @@ def load_processor(path: Path, model: PreTrainedModel, family: Family) -> Proces
 
 
 def _check_tokens(path: Path, processor: ProcessorMixin, model: PreTrainedModel):
-    """Every token that a question can hold must have an embedding; else it would end in IndexError.
+    """Check that every token of a question has an embedding; without one, IndexError would follow.
 
     Raises:
         Refused: one sentence with the token and both numbers.
     """
     rows = model.get_input_embeddings().num_embeddings
-    numbers = processor.tokenizer.get_vocab()  # with all added tokens
+    numbers = processor.tokenizer.get_vocab()  # includes all added tokens
     last = max(numbers, key=numbers.get, default="")
     if numbers.get(last, 0) >= rows:
         raise Refused(
@@ -69,7 +69,7 @@ def _check_tokens(path: Path, processor: ProcessorMixin, model: PreTrainedModel)
 
 
 def try_prompt(path: Path, vlm):
-    """Make one prompt: broken templates and sizes show in nothing else, and then to a visitor.
+    """Make one prompt: only that shows broken templates and sizes before a visitor asks.
 
     Raises:
         Refused: one sentence.
@@ -77,7 +77,7 @@ def try_prompt(path: Path, vlm):
     try:
         prompt = vlm.prepare(Image.new("RGB", (8, 8)), "what?")
         counts = {len(sheet.boxes) for sheet in prompt.sheets}
-        if counts != {prompt.layout.num_visual}:  # transformers 5.20 lets it pass
+        if counts != {prompt.layout.num_visual}:  # transformers 5.20 does not raise here
             raise Refused("its chat template does not put one picture into a question")
     except Exception as error:
         raise why(path, error) from None

@@ -1,1 +1,1 @@
-"""One prompt answered by several sides, with clocks and counters."""
+"""Runs one prompt with several methods, with clocks and counters."""

@@ -1,4 +1,4 @@
-"""Honest clocks, memory marks and seeds, on a CPU and on a GPU; and the name of the machine."""
+"""Clocks, memory peaks and seeds, on a CPU and on a GPU; and the name of the machine."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from visipruner.stock import attention_backend, find_decoder
 
 
 def machine(vlm: VLM) -> dict:
-    """Where and with what something was measured."""
+    """The machine and the versions of a measurement."""
     device = vlm.device
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor_name()
     return {
@@ -30,7 +30,7 @@ def machine(vlm: VLM) -> dict:
 
 
 def processor_name() -> str:
-    """The CPU's own name where the system tells it."""
+    """The CPU's model name, if the system tells it."""
     try:
         with open("/proc/cpuinfo") as lines:
             return next(line.split(":")[1].strip() for line in lines if "model name" in line)
@@ -39,7 +39,7 @@ def processor_name() -> str:
 
 
 def now(vlm: VLM) -> float:
-    """Seconds, when everything asked of the device so far is done."""
+    """Wait until the device is idle; the time in seconds."""
     for device in _gpus(vlm):
         torch.cuda.synchronize(device)
     return time.perf_counter()
@@ -51,7 +51,7 @@ def _gpus(vlm: VLM) -> list[torch.device]:
 
 @contextmanager
 def prefill_clock(vlm: VLM):
-    """[start, end] of the language model's first pass, from its first layer to its logits."""
+    """[start, end] of the language model's first pass, from layer 0 to its logits."""
     marks: list = []
 
     def note(*_):
@@ -70,30 +70,30 @@ def prefill_clock(vlm: VLM):
 
 
 def _mark(vlm: VLM):
-    """A point in time: an event in the GPU's own stream, so that nothing waits, or the clock."""
+    """A point in time: an event in the GPU's stream, which makes nothing wait, or the clock."""
     gpus = _gpus(vlm)
     if len(gpus) != 1:  # events of two GPUs cannot be compared
         return now(vlm)
     event = torch.cuda.Event(enable_timing=True)
-    event.record(torch.cuda.current_stream(gpus[0]))  # which need not be the first GPU
+    event.record(torch.cuda.current_stream(gpus[0]))  # not always the first GPU
     return event
 
 
 def milliseconds(start, end) -> float:
-    """Between the two marks of `prefill_clock`; on a GPU only after `now`."""
+    """The time between the marks of `prefill_clock`; on a GPU, call `now` first."""
     return start.elapsed_time(end) if hasattr(start, "elapsed_time") else 1000 * (end - start)
 
 
 @contextmanager
 def fixed_seed(vlm: VLM, seed: int):
-    """Draws inside the block depend on `seed` alone; outside, nothing is changed."""
+    """Random draws inside depend on `seed` alone; draws outside are unchanged."""
     with torch.random.fork_rng(_gpus(vlm)):
         torch.manual_seed(seed)
         yield
 
 
 def memory_mark(vlm: VLM) -> int | None:
-    """Bytes on the GPUs from where a peak is measured; None on a CPU, where none is."""
+    """Start a peak measurement: bytes on the GPUs now; None on a CPU, which is not measured."""
     if not (gpus := _gpus(vlm)):
         return None
     for device in gpus:
@@ -102,7 +102,7 @@ def memory_mark(vlm: VLM) -> int | None:
 
 
 def memory_peak(vlm: VLM, before: int | None) -> int | None:
-    """The highest number of bytes since `memory_mark`, above what was there then, of all GPUs."""
+    """Peak bytes on all GPUs since `memory_mark`, above the bytes at the mark."""
     if before is None:
         return None
     return sum(torch.cuda.max_memory_allocated(device) for device in _gpus(vlm)) - before

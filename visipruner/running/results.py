@@ -1,4 +1,4 @@
-"""What comes out of a run: answers with their times and counts, and the comparison of several."""
+"""The results of a run: answers with their times and counts, and comparisons of answers."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ from visipruner.inputs import check_number, set_whole
 from visipruner.prompt import Prompt
 from visipruner.trace import PruningTrace
 
-LEAST_TEMPERATURE = 0.01  # scores divided by much less are infinite, and nothing can be drawn
+LEAST_TEMPERATURE = 0.01  # scores divided by much less become infinite
 LEAST_ROUNDS = 3  # a median of fewer says no more than one run
-LEAST_STEPS = 3  # the same, of decoded tokens: after one word only the end of the answer follows
+LEAST_STEPS = 3  # the same for decoded tokens; a one-word answer has only the end token after it
 NOTICEABLE = 1.05  # a ratio of clocks nearer to 1 may be noise
 CLOCKS = ("vision", "prefill", "first_token", "per_token", "total")  # of Times, in their order
 
 
 @dataclass(frozen=True)
 class Options:
-    """How to answer. Temperature 0 is greedy decoding, else it is 0.01 at least.
+    """How to answer. Temperature 0 is greedy decoding; any other is at least 0.01.
 
     Raises:
-        Refused: for a value out of its range.
+        Refused: a value is out of range.
     """
 
     max_new_tokens: int = 96
     temperature: float = 0.0
     seed: int = 0
     probe: bool = True  # also measure influence in every layer of the full model, untimed
-    clock_rounds: int = 5  # silent repeats for a steadier clock, at most: 0, or LEAST_ROUNDS on
+    clock_rounds: int = 5  # maximum silent repeats for a steadier clock: 0, or >= LEAST_ROUNDS
 
     def __post_init__(self):
         set_whole(self, "max_new_tokens", 1, 1024)
-        # A float, for transformers takes no whole number.
+        # transformers accepts only a float.
         object.__setattr__(self, "temperature", check_number("temperature", self.temperature, 0, 5))
         if 0 < self.temperature < LEAST_TEMPERATURE:
             raise Refused(
@@ -55,10 +55,10 @@ class Options:
 class Times:
     """Milliseconds. First token and total include the vision tower's share.
 
-    Where `rounds` is 0, all are of the one run that was shown. Else vision, prefill and first token
-    are medians of so many silent runs after it, in turn with the other sides', whose first tokens
-    are `first_tokens`; and the total is that first token with what followed it in the run that was
-    shown. If `whole`, the silent runs were whole answers, and every clock is a median of theirs.
+    `rounds` = 0: all times are from the single shown run. Otherwise vision, prefill and first token
+    are medians of `rounds` silent repeats, which alternate with the other sides' repeats.
+    `first_tokens` lists their first tokens. The total is the median first token plus the rest of
+    the shown run. `whole`: the repeats decoded whole answers, and every time is their median.
     """
 
     vision: float
@@ -72,7 +72,7 @@ class Times:
 
     @classmethod
     def median(cls, taken: Sequence[Times]) -> Times:
-        """The medians of whole answers; `per_token` is None where no answer has one."""
+        """The medians of whole answers; `per_token` is None if no answer has one."""
         found = {}
         for name in CLOCKS:
             values = [value for times in taken if (value := getattr(times, name)) is not None]
@@ -81,7 +81,7 @@ class Times:
         return cls(**found, rounds=len(taken), first_tokens=firsts, whole=True)
 
     def with_first(self, taken: Sequence[Times]) -> Times:
-        """These times, but up to the first token the medians of silent runs."""
+        """These times, with the medians of silent runs up to the first token."""
         median = Times.median(taken)
         total = median.first_token + self.total - self.first_token
         return replace(median, per_token=self.per_token, total=total, whole=False)
@@ -89,7 +89,7 @@ class Times:
 
 @dataclass(frozen=True)
 class Counts:
-    """FLOPs and bytes of one answer. The names say which way of counting it is."""
+    """FLOPs and bytes of one answer. The names say how each was counted."""
 
     executed: ExecutedFlops
     executed_per_layer: list[int]
@@ -98,12 +98,12 @@ class Counts:
     attention_paper: float
     attention_executed: float
     kv_bytes: int
-    peak_bytes: int | None  # measured above what was there before; None: not measured on a CPU
+    peak_bytes: int | None  # measured, above the bytes before the run; None on a CPU
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What one method said, what it cost and how it came about."""
+    """One method's answer, its costs and its trace."""
 
     text: str
     tokens: list[int]
@@ -112,7 +112,7 @@ class Answer:
     trace: PruningTrace
 
     def says_as(self, other: Answer) -> bool:
-        """The same words, but for case and outer blanks."""
+        """Are the words the same, up to case and outer blanks?"""
         return self.text.strip().casefold() == other.text.strip().casefold()
 
     def to_json(self) -> dict:
@@ -130,9 +130,9 @@ class Pair:
     """Two answers to one question: the baseline's and another side's.
 
     Args:
-        name: the other side's, as `Comparison.names` has it.
-        called: what to call the runs of both in a sentence.
-        outside: the picture is none that the model can know, so both only guess.
+        name: the other side's name in `Comparison.names`.
+        called: what a sentence calls the two runs.
+        outside: the picture is outside the model's training, so both answers are guesses.
         probe: influence in every layer of the full model, if it was measured.
     """
 
@@ -149,7 +149,7 @@ class Pair:
 
     @property
     def same(self) -> bool:
-        """Do both say the same, but for case and outer blanks?"""
+        """Are both answers the same, up to case and outer blanks?"""
         return self.answer.says_as(self.baseline)
 
     @property
@@ -167,7 +167,7 @@ class Pair:
 
     @property
     def flops_ratio(self) -> float:
-        """Executed prefill FLOPs of the language model: how many times fewer than the baseline."""
+        """The baseline's executed prefill FLOPs of the language model over the other side's."""
         return self.baseline.counts.executed.prefill / self.answer.counts.executed.prefill
 
     @property
@@ -178,20 +178,20 @@ class Pair:
     def faster(self) -> bool | None:
         """Does the first token come sooner than the baseline's? None: no measurable difference.
 
-        All silent rounds but one at most must say so, and LEAST_ROUNDS at least: one run says
-        nothing.
+        All silent rounds except at most one must agree, and at least LEAST_ROUNDS of them: one run
+        proves nothing.
         """
         ratio = self.first_token_ratio
         return None if self._scattered or not self._noticeable else ratio > 1
 
     @property
     def uneven(self) -> bool:
-        """Do the medians differ, but not the rounds alike? Then the machine was not quiet."""
+        """Do the medians differ while the rounds disagree? Then the machine was busy."""
         return self._scattered and self._noticeable
 
     @property
     def conclusive(self) -> bool:
-        """Do the clocks say anything about speed, be it that there is no difference?"""
+        """Do the clocks decide about speed? "No difference" is a decision too."""
         return self.answer.times.rounds >= LEAST_ROUNDS and not self.uneven
 
     @property
@@ -225,8 +225,8 @@ class Comparison:
     """Answers to one question, the baseline first.
 
     Args:
-        probe: influence in every layer of the full model, from a run that no clock saw.
-        words: what a person called each side, as "fastv:gentle"; none: by their methods.
+        probe: influence in every layer of the full model, from an untimed run.
+        words: what a person called each side, such as "fastv:gentle"; empty: the methods' names.
     """
 
     prompt: Prompt
@@ -237,7 +237,7 @@ class Comparison:
 
     @property
     def names(self) -> list[str]:
-        """What each side is called; one that has the name of an earlier one is numbered."""
+        """Each side's name; a repeated name gets a number."""
         words = self.words or tuple(answer.trace.method for answer in self.answers)
         counts = [words[: number + 1].count(word) for number, word in enumerate(words)]
         pairs = zip(words, counts, strict=True)
@@ -245,12 +245,12 @@ class Comparison:
 
     @property
     def pairs(self) -> list[Pair]:
-        """Every further answer beside the baseline's."""
+        """The baseline paired with every other answer."""
         return [self._pair(side) for side in range(1, len(self.answers))]
 
     @property
     def last(self) -> Pair:
-        """The last answer beside the first; of one answer, beside itself."""
+        """The first answer paired with the last; a single answer is paired with itself."""
         return self._pair(len(self.answers) - 1)
 
     same, word_diff, called = _of_last("same"), _of_last("word_diff"), _of_last("called")
@@ -270,7 +270,7 @@ class Comparison:
         return Pair(first, answer, name, called, self.outside, self.probe)
 
     def clocked(self, taken: Sequence[Sequence[Times]]) -> Comparison:
-        """The same answers with the medians of whole silent ones, given per side."""
+        """The same answers with the medians of whole silent answers, given per side."""
         answers = [
             replace(answer, times=Times.median(times))
             for answer, times in zip(self.answers, taken, strict=True)
@@ -278,7 +278,7 @@ class Comparison:
         return replace(self, answers=answers)
 
     def to_json(self) -> dict:
-        """Everything; `same_answer` and the ratios at the top are the last pair's."""
+        """Everything; `same_answer` and the top-level ratios are the last pair's."""
         named = zip(self.names, self.answers, strict=True)
         return {
             "question": self.prompt.question,

@@ -1,8 +1,8 @@
 """ask(), compare(): one question, one or several methods; streamed events, honest clocks.
 
-The model runs in a thread of its own and puts its events in a queue, so no clock ever runs while
-somebody draws. Leaving the generator early stops the computation at the next layer or token, or at
-the end of a silent round.
+The model runs in its own thread and puts events in a queue, so no clock includes drawing on the
+page. Leaving the generator early stops the computation at the next layer or token, or at the end of
+a silent round.
 """
 
 from __future__ import annotations
@@ -61,11 +61,11 @@ from visipruner.trace import LayerRecord, PruningTrace
 
 @dataclass(frozen=True)
 class Event:
-    """One thing that happened. `side` is the method's place in the list; -1 for all together.
+    """One event. `side` is the method's index in the list; -1: it concerns all.
 
-    kind: "waiting" (for another run to end), "encoded" (the picture), "warming" (a layer of a run
-    that nobody sees), "layer" (record), "token" (text so far), "answer" (answer), "clocked" (a
-    silent repeat begins), "probed" (a layer of the untimed probe), "compared" (comparison).
+    kind: "waiting" (for another run to end), "encoded" (the picture), "warming" (a layer of a
+    warm-up run), "layer" (record), "token" (text so far), "answer" (answer), "clocked" (a silent
+    repeat begins), "probed" (a layer of the untimed probe), "compared" (comparison).
     """
 
     kind: str
@@ -76,9 +76,9 @@ class Event:
     comparison: Comparison | None = field(default=None, repr=False)
 
 
-WAIT_SECONDS = 0.2  # a run that waits for another says so this often, and stops if nobody listens
-START_SECONDS = 60.0  # a thread that has not begun by then never will: memory ran out as it started
-CLOCK_SECONDS = 0.5  # per side: about so long it is clocked again, if one round takes no longer
+WAIT_SECONDS = 0.2  # a waiting run reports this often, and stops if the generator was closed
+START_SECONDS = 60.0  # a thread that has not started by then ran out of memory while starting
+CLOCK_SECONDS = 0.5  # per side: time for silent repeats, which run only if one round fits in it
 NOT_A_NUMBER = (
     "This model computed something that is not a number (NaN), so it has no answer: its weights "
     "are damaged, or too large for {dtype}."
@@ -86,11 +86,11 @@ NOT_A_NUMBER = (
 
 
 class Stopped(Exception):
-    """Raised inside a run that nobody waits for any more."""
+    """Raised inside a run whose generator was closed."""
 
 
 def ask(vlm: VLM, prompt: Prompt, method: Side, options: Options | None = None) -> Iterator[Event]:
-    """Answer with one method. Yields layers, tokens and last an "answer" event."""
+    """Answer with one method. Yields layers, tokens and finally an "answer" event."""
     options = options or Options()
 
     def work(emit):
@@ -106,10 +106,10 @@ def compare(
 ) -> Iterator[Event]:
     """Answer with several methods or stacks, one after the other; the picture is encoded once.
 
-    The first side is the baseline. Who runs first changes from comparison to comparison, side by
-    side. Yields events of all sides and last a "compared" event. Whoever watches (a browser on the
-    same machine, say) takes time from the run that is shown; so where answers come quickly, or at
-    least their first tokens, their clocks are medians of silent runs afterwards.
+    The first side is the baseline. The side that runs first rotates from comparison to comparison.
+    Yields events of all sides and finally a "compared" event. A viewer (such as a browser on the
+    same machine) slows the shown run. So if answers, or at least first tokens, come quickly, their
+    clocks are medians of later silent runs.
     """
     options = options or Options()
 
@@ -127,9 +127,9 @@ def compare(
 
 
 def last_event(events: Iterator[Event]) -> Event:
-    """Run to the end without looking; the last event holds the result."""
+    """Run to the end; the last event holds the result."""
     event = None
-    for event in events:  # noqa: B007 - the last one is what is wanted
+    for event in events:  # noqa: B007 - only the last event is needed
         pass
     return event
 
@@ -145,7 +145,7 @@ def measure(
     """The times of `rounds` silent whole answers per method, in turn.
 
     Args:
-        turn: the first round's number; who runs first goes by it.
+        turn: the first round's number, which decides which side runs first.
     """
     check_number("rounds", rounds, 1, 100, integer=True)
     samples = []
@@ -169,7 +169,7 @@ def _stream(
     Leaving early stops the work, or the wait for the lock.
 
     Raises:
-        Refused: one sentence, if memory ran out, also where the thread could not even begin.
+        Refused: one sentence: memory ran out, in the work or when the thread started.
     """
     events: queue.SimpleQueue = queue.SimpleQueue()
     stop = threading.Event()
@@ -183,7 +183,7 @@ def _stream(
 
     def body():
         if not alive.acquire(blocking=False):
-            return  # it began too late: the listener has gone
+            return  # started too late: the generator is closed
         try:
             events.put(begun)
             while not lock.acquire(timeout=WAIT_SECONDS):
@@ -195,7 +195,7 @@ def _stream(
             events.put(done)
         except Stopped:
             pass
-        except BaseException as error:  # handed to whoever listens
+        except BaseException as error:  # raised again in the generator
             events.put(ran_out(error) if is_out_of_memory(error) else error)
         finally:
             alive.release()
@@ -214,7 +214,7 @@ def _stream(
 def _begin(body: Callable[[], None], events: queue.SimpleQueue):
     """Start a thread, and wait for the first thing that it puts into `events`.
 
-    Not by threading.Thread: its start() waits without end for a thread that dies while it starts.
+    threading.Thread will not do: its start() waits forever for a thread that dies while starting.
     """
     try:
         _thread.start_new_thread(body, ())
@@ -224,12 +224,12 @@ def _begin(body: Callable[[], None], events: queue.SimpleQueue):
 
 
 def _next(events: queue.SimpleQueue, alive: threading.Lock):
-    """What comes next, or that the thread has ended without a last word."""
+    """The next event, or an error if the thread has ended without one."""
     while True:
         try:
             return events.get(timeout=WAIT_SECONDS)
         except queue.Empty as nothing:
-            # What it put just before it ended must not be lost.
+            # Do not lose an event that the thread put just before it ended.
             if not alive.locked() and events.empty():
                 return ran_out(nothing)
 
@@ -240,7 +240,7 @@ def _next(events: queue.SimpleQueue, alive: threading.Lock):
 def _in_turn(
     vlm, prompt, methods, options, encoded, turn: int, emit=lambda event: None
 ) -> list[Answer]:
-    """Every side's answer; who runs first goes by `turn`. `encoded` is of `_encode`."""
+    """Every side's answer; `turn` decides which side runs first. `encoded`: from `_encode`."""
     count = len(methods)
     answers: list = [None] * count
     for side in ((turn + place) % count for place in range(count)):
@@ -254,14 +254,14 @@ def _in_turn(
 
 
 def _clocked(vlm, prompt, methods, options, answers: list[Answer], emit) -> list[Answer]:
-    """The same answers with a steadier clock: of all answers, or else of all first tokens.
+    """The same answers with steadier clocks: of whole answers, or else of first tokens.
 
-    Which of them is repeated depends on how long it takes in silence, and that is only tried where
-    it was not much longer before: the first run of a process, say, is slow for its own reasons.
+    A silent round must fit into CLOCK_SECONDS per side. It is tried if the shown run took at most
+    three times that: the first run of a process, for example, is slower than later ones.
     """
     if not options.clock_rounds:
         return answers
-    vision = answers[0].times.vision  # the picture is encoded once for all
+    vision = answers[0].times.vision  # all sides share one encoding
     firsts = replace(options, max_new_tokens=1)
     for clock, again in (("total", options), ("first_token", firsts)):
         shown = (vision + sum(getattr(a.times, clock) - vision for a in answers)) / 1000
@@ -278,7 +278,7 @@ def _clocked(vlm, prompt, methods, options, answers: list[Answer], emit) -> list
 
 
 def _silent(vlm, prompt, methods, options, emit) -> list[list[Times]]:
-    """Round by round the times of all sides; none, if a round takes longer than CLOCK_SECONDS."""
+    """All sides' times per round; empty if a round takes longer than CLOCK_SECONDS per side."""
     samples, start, most = [], time.monotonic(), CLOCK_SECONDS * len(methods)
     while len(samples) < options.clock_rounds:
         late = time.monotonic() - start > most
@@ -295,7 +295,7 @@ def _silent(vlm, prompt, methods, options, emit) -> list[list[Times]]:
 
 
 class _Tokens(BaseStreamer):
-    """Receives tokens from generate(), notes when, and passes on the text so far."""
+    """Receives tokens from generate(), notes their times, and passes on the text so far."""
 
     def __init__(self, tokenizer, emit: Callable[[str], None]):
         self.tokenizer, self.emit = tokenizer, emit
@@ -330,7 +330,7 @@ def _answer(vlm, prompt, method, options, features, vision_ms, side, emit) -> An
             vlm.model,
             method,
             prompt.layout,
-            tower=features.tower if needs_tower(methods_of(method)) else None,  # its cost is theirs
+            tower=features.tower if needs_tower(methods_of(method)) else None,  # adds its FLOPs
             on_layer=lambda record: emit(Event("layer", side, record=record)),
             renumbers=vlm.family.renumbers,
         ) as trace,
@@ -366,7 +366,7 @@ def _generate(vlm, prompt, features, options, streamer=None):
 
 
 class _NoNumber(LogitsProcessor):
-    """Ends a run whose first logits are NaN: without a word the answer would be an empty one."""
+    """Ends a run whose first logits are NaN: its answer would be empty without an error."""
 
     def __init__(self, vlm: VLM):
         self.dtype, self.looked = str(vlm.dtype).removeprefix("torch."), False
@@ -387,7 +387,7 @@ def _encode(vlm: VLM, prompt: Prompt, sides: list[Side]):
 
 
 def _check_offered(vlm: VLM, methods: list[PruningMethod]):
-    """Refuse a method that needs what models of this family do not have."""
+    """Refuse a method that needs a part that models of this family lack."""
     family = vlm.family
     for method in methods:
         if missing := sorted(method.needs - family.offers):
@@ -399,7 +399,7 @@ def _check_offered(vlm: VLM, methods: list[PruningMethod]):
 
 @torch.inference_mode()
 def _warm_up(vlm, prompt, features, emit=lambda event: None):
-    """Once per model and prompt length: the first run of a shape pays for what later ones find."""
+    """Run once per model and prompt length: the first run of a shape is slower than later ones."""
     if prompt.layout.length not in vlm.warm:
         on_layer = lambda record: emit(Event("warming", record=record))  # noqa: E731 - as in _probe
         with prune(vlm.model, PruningMethod(), prompt.layout, on_layer=on_layer):
@@ -409,8 +409,8 @@ def _warm_up(vlm, prompt, features, emit=lambda event: None):
 
 @torch.inference_mode()
 def _probe(vlm, prompt, features, emit) -> PruningTrace:
-    """Influence in every layer of the unpruned model, in a run of its own that no clock sees."""
-    on_layer = lambda record: emit(Event("probed", record=record))  # noqa: E731 - lets Stop through
+    """Influence in every layer of the unpruned model, in a separate untimed run."""
+    on_layer = lambda record: emit(Event("probed", record=record))  # noqa: E731 - may raise Stopped
     with prune(vlm.model, PruningMethod(), prompt.layout, probe=True, on_layer=on_layer) as trace:
         _generate(vlm, prompt, features, Options(max_new_tokens=1))
     return trace
