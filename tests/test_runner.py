@@ -1,4 +1,4 @@
-"""ask(), compare(), measure(): streamed, stoppable, and the same answer alone as in a crowd."""
+"""compare(), measure(): streamed, stoppable, and the same answer alone as in a crowd."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from visipruner.levels import PRESETS, level_number
 from visipruner.models.catalogue import load_vlm
 from visipruner.running import runner
 from visipruner.running.results import LEAST_STEPS, Options
-from visipruner.running.runner import ask, compare, last_event, measure
+from visipruner.running.runner import compare, last_event, measure
 
 METHOD = VisiPruner(shallow_layers=2, layer_threshold=0.9999, tokens_threshold=0.05, relative=True)
 SHORT = Options(max_new_tokens=6)
@@ -258,16 +258,16 @@ def test_leaving_does_not_wait_for_somebody_elses_run(mini, prompt, monkeypatch)
 
 
 def test_an_error_inside_reaches_the_listener_and_the_next_run_works(mini, prompt):
-    events = ask(mini, prompt, VisiPruner(merge_index=0, shallow_layers=1000), SHORT)
-    assert last_event(events).kind == "answer"  # more shallow layers than layers is no error
+    events = compare(mini, prompt, [VisiPruner(merge_index=0, shallow_layers=1000)], SHORT)
+    assert last_event(events).kind == "compared"  # more shallow layers than layers is no error
 
     class Broken(PruningMethod):
         def select(self, view):
             raise ArithmeticError("planned")
 
     with pytest.raises(ArithmeticError, match="planned"):
-        last_event(ask(mini, prompt, Broken(), SHORT))
-    assert last_event(ask(mini, prompt, METHOD, SHORT)).kind == "answer"
+        last_event(compare(mini, prompt, [Broken()], SHORT))
+    assert last_event(compare(mini, prompt, [METHOD], SHORT)).kind == "compared"
 
 
 def no_thread(*_):
@@ -284,9 +284,9 @@ def test_a_thread_that_dies_as_it_starts_keeps_nobody_waiting(mini, prompt, monk
         change.setattr(runner, "_thread", SimpleNamespace(start_new_thread=start))
         change.setattr(runner, "START_SECONDS", 0.01)
         with pytest.raises(Refused, match="ran out of memory"):
-            last_event(ask(mini, prompt, METHOD, SHORT))
+            last_event(compare(mini, prompt, [METHOD], SHORT))
     assert not mini.lock.locked()
-    assert last_event(ask(mini, prompt, METHOD, SHORT)).kind == "answer"
+    assert last_event(compare(mini, prompt, [METHOD], SHORT)).kind == "compared"
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # it is meant to die
@@ -301,15 +301,15 @@ def test_a_thread_that_dies_without_a_word_keeps_nobody_waiting(mini, prompt, mo
 
     monkeypatch.setattr(runner.queue, "SimpleQueue", Starved)
     with pytest.raises(Refused, match="ran out of memory"):
-        last_event(ask(mini, prompt, METHOD, SHORT))
+        last_event(compare(mini, prompt, [METHOD], SHORT))
     monkeypatch.undo()
     assert not mini.lock.locked()
-    assert last_event(ask(mini, prompt, METHOD, SHORT)).kind == "answer"
+    assert last_event(compare(mini, prompt, [METHOD], SHORT)).kind == "compared"
 
 
 def test_a_run_that_waits_for_another_says_so_and_can_be_left(mini, prompt):
     with mini.lock:
-        events = ask(mini, prompt, METHOD, SHORT)
+        events = compare(mini, prompt, [METHOD], SHORT)
         assert [next(events).kind for _ in range(2)] == ["waiting"] * 2
         events.close()  # with the lock still held by the other run
     assert not mini.lock.locked()
@@ -324,7 +324,7 @@ def test_weights_that_are_no_numbers_are_said_and_not_answered_with_nothing(mini
             last_event(compare(mini, prompt, [PruningMethod(), METHOD], SHORT))
     finally:
         norm.copy_(before)
-    assert last_event(ask(mini, prompt, METHOD, SHORT)).kind == "answer"
+    assert last_event(compare(mini, prompt, [METHOD], SHORT)).kind == "compared"
 
 
 def test_comparisons_become_json(mini, prompt):

@@ -1,4 +1,4 @@
-"""ask(), compare(): one question, one or several methods; streamed events, honest clocks.
+"""compare(): one question, one or several methods; streamed events, honest clocks.
 
 The model runs in its own thread and puts events in a queue, so no clock includes drawing on the
 page. Leaving the generator early stops the computation at the next layer or token, or at the end of
@@ -87,18 +87,6 @@ NOT_A_NUMBER = (
 
 class Stopped(Exception):
     """Raised inside a run whose generator was closed."""
-
-
-def ask(vlm: VLM, prompt: Prompt, method: Side, options: Options | None = None) -> Iterator[Event]:
-    """Answer with one method. Yields layers, tokens and finally an "answer" event."""
-    options = options or Options()
-
-    def work(emit):
-        features, vision_ms = _encode(vlm, prompt, [method])
-        _warm_up(vlm, prompt, features, emit)
-        _answer(vlm, prompt, method, options, features, vision_ms, 0, emit)
-
-    return _stream(work, vlm.lock)
 
 
 def compare(
