@@ -202,6 +202,27 @@ def test_nothing_trained_overwrites_nothing(tmp_path, monkeypatch, capsys):
     assert not (tmp_path / "model").exists()
 
 
+def test_the_exported_curve_has_every_tenth_line_and_the_end_of_each_stage(tmp_path):
+    lines = [{"stage": "vision", "step": n} for n in range(13)]
+    lines += [{"stage": "joint", "step": n} for n in range(4)]
+    kept = [(line["stage"], line["step"]) for line in train.thinned(lines)]
+    assert kept == [("vision", 0), ("vision", 10), ("vision", 12), ("joint", 3)]
+    assert train.thinned([]) == []
+
+
+def test_questions_are_asked_in_inference_mode(mini, picture, monkeypatch):
+    seen = []
+
+    class Noting(PruningMethod):
+        def select(self, view):
+            seen.append(torch.is_inference_mode_enabled())
+
+    monkeypatch.setattr("visipruner.evaluation.interview.MOST_TOKENS", 2)
+    prompt = mini.prepare(picture, "what colour is the star?")
+    ask(mini, Noting(), prompt, mini.encode(prompt))
+    assert seen and all(seen)
+
+
 def test_an_export_brings_its_checksums(learner, tmp_path, monkeypatch):
     monkeypatch.setattr(train, "FOLDER", tmp_path / "model")
     for name, text in (("curve.jsonl", "{}"), ("joint.pt", "")):

@@ -187,11 +187,21 @@ def export(learner: Learner, folder: Path) -> None:
     )
     learner.processor.save_pretrained(FOLDER)
     write_sums(FOLDER, SUMMED)
-    rows = ",\n".join(json.dumps(line) for line in lines)
+    rows = ",\n".join(json.dumps(line) for line in thinned(lines))
     write_whole(FOLDER / "training.json", f"[\n{rows}\n]\n")
     presets = FOLDER / "presets.json"
     if not presets.exists():  # calibrate.py adds settings to the sentence
         write_whole(presets, json.dumps({"system": SYSTEM}, indent=1) + "\n")
+
+
+def thinned(lines: list[dict]) -> list[dict]:
+    """Every tenth line of the curve and the last one of each run of a stage: enough to draw it."""
+    last = len(lines) - 1
+
+    def ends(number: int) -> bool:
+        return number == last or lines[number + 1].get("stage") != lines[number].get("stage")
+
+    return [line for number, line in enumerate(lines) if number % 10 == 0 or ends(number)]
 
 
 def add_options(parser: argparse.ArgumentParser):
