@@ -19,9 +19,10 @@ from visipruner.methods.base import BEFORE, PruningMethod, stayed
 from visipruner.render.report import report_html
 from visipruner.render.values import viewer_value
 from visipruner.settings import INT, setting
-from visipruner.ui import about, api, downloads, fields, handlers, scenes, share
+from visipruner.ui import about, api, downloads, fields, handlers, share
 from visipruner.ui.handlers import Form
 from visipruner.ui.layout import build
+from visipruner.world import sources
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ def models(mini_path):
 @pytest.fixture(scope="module")
 def form(newcomer, models):
     return Form(
-        scenes.picture(3), QUESTION, models.default, newcomer.name, "balanced", options=OPTIONS
+        sources.picture(3), QUESTION, models.default, newcomer.name, "balanced", options=OPTIONS
     )
 
 
@@ -113,7 +114,7 @@ def test_a_terminal_runs_it(newcomer, mini_path, tmp_path, capsys):
 
 def test_the_endpoint_runs_it(newcomer, models, tmp_path):
     path = tmp_path / "picture.png"
-    scenes.picture(3).save(path)
+    sources.picture(3).save(path)
     picture = {"path": str(path), "meta": {"_type": "gradio.FileData"}}
     options = {**OPTIONS, "fields": {"few": 8}}
     *_, last = api.endpoint(models)(picture, QUESTION, None, "everyfew", "balanced", options)

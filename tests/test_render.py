@@ -15,7 +15,7 @@ from PIL import Image
 from visipruner.flops import ExecutedFlops
 from visipruner.layout import TokenLayout
 from visipruner.methods import METHODS
-from visipruner.render import charts, overlay, series, stages, svg
+from visipruner.render import charts, overlay, palette, series, stages, svg
 from visipruner.render.compose import SceneComposer
 from visipruner.render.overlay import draw_survivors, panels, veiled
 from visipruner.render.report import report_html
@@ -509,3 +509,11 @@ def test_composer_knows_the_words_of_the_world():
 )
 def test_only_thresholds_of_stages_that_act_are_drawn(stages_on, names):
     assert set(series.thresholds_of({**SETTINGS, "stages": stages_on})) == names
+
+
+def test_heat_is_written_as_the_viewer_reads_it_and_grows_lighter():
+    """The colours are plotly's, which writes some of its scales as rgb(...)."""
+    assert all(re.fullmatch("#[0-9a-f]{6}", colour) for colour in palette.HEAT)
+    channels = [[int(colour[at : at + 2], 16) for at in (1, 3, 5)] for colour in palette.HEAT]
+    light = [0.2126 * red + 0.7152 * green + 0.0722 * blue for red, green, blue in channels]
+    assert light == sorted(light) and light[-1] > 4 * light[0]

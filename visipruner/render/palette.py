@@ -6,6 +6,8 @@ numbers are shown by viridis, which grows evenly lighter. No meaning hangs on a 
 
 from __future__ import annotations
 
+from plotly.colors import sequential
+
 FULL = "#3A8FC7"  # their blue, lightened: contrast 3 and more on white and on black
 FULL_PALE = "rgba(58, 143, 199, 0.5)"  # behind the pruned run's bars
 PRUNED = "#D55E00"
@@ -40,18 +42,7 @@ STAGE_TITLES = {
     "waiting": "Waiting outside",
 }
 
-# Viridis at nine even steps (matplotlib's table).
-HEAT = (
-    "#440154",
-    "#472d7b",
-    "#3b528b",
-    "#2c728e",
-    "#21918c",
-    "#28ae80",
-    "#5ec962",
-    "#addc30",
-    "#fde725",
-)
+HEAT = tuple(sequential.Viridis)  # at even steps
 
 
 def for_viewer() -> dict:
