@@ -35,6 +35,9 @@ TEXT = (35, 40)  # tokens before and after the picture: 651 in all with one pict
 class Timetable(VisiPruner):
     """VisiPruner with fixed decisions: the tests run, but their results are ignored.
 
+    `Schedule` cannot stand in: it edits no attention, tests nothing and caches all that it computed,
+    and these are what VisiPruner costs.
+
     Args:
         filter_at: the filtering layer.
         exit_at: the exit layer.
