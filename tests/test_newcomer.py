@@ -95,7 +95,7 @@ def test_the_page_offers_it_with_its_settings(newcomer, models):
 
 def test_a_link_brings_it_back(form, models):
     found, notes = share.read(dict(parse_qsl(share.query(form, 3))), models)
-    assert found["method"] == "everyfew" and not notes
+    assert found["method"] == ["everyfew"] and not notes
     compile(share.python(form, 3), "snippet", "exec")
     assert "--method everyfew" in share.command_line(form, 3)
 
