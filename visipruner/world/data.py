@@ -1,6 +1,6 @@
-"""The small model's world in one place: scenes, pictures, questions, and what lies outside.
+"""The small model's world in one place: scenes, pictures, questions, and the world's limits.
 
-A question about a scene that nobody trained on:
+A question about a scene outside the training data:
 
     scene = make_scene(7, "heldout")
     picture = render(scene)
@@ -61,6 +61,6 @@ def known_words() -> list[str]:
 
 
 def unknown_words(text: str) -> list[str]:
-    """The words of a question that the model has never read, in order, each once."""
+    """The words of a question that the model has never read, in order, without repeats."""
     known = set(known_words())
     return [word for word in dict.fromkeys(words(text)) if word not in known]
