@@ -12,8 +12,8 @@ import signal
 import sys
 import traceback
 
-# Before gradio and transformers are imported: this process reports and fetches nothing, ever. A
-# model of the hub is downloaded by a process of its own when asked for (visipruner/models/hub.py).
+# Set before gradio and transformers are imported: this process sends no statistics and downloads
+# nothing. A separate process downloads a hub model on request (visipruner/models/hub.py).
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
@@ -25,10 +25,10 @@ STOPS = (signal.SIGTERM, signal.SIGINT)
 
 
 def main(arguments: list[str] | None = None, cleaning: contextlib.ExitStack | None = None) -> int:
-    """Serve until interrupted. Returns 1 after one sentence if that is not possible.
+    """Serve until interrupted. Returns 1 after printing one sentence if serving is not possible.
 
     Args:
-        cleaning: gets what must be undone in the end; closing it does so at any time.
+        cleaning: collects the clean-up steps; the caller may close it at any time.
     """
     parser = argparse.ArgumentParser(
         description="Visual-token pruning, shown side by side.",
@@ -49,14 +49,14 @@ def main(arguments: list[str] | None = None, cleaning: contextlib.ExitStack | No
         help="the path under which a proxy shows the page: /demo for https://example.org/demo/",
     )
     args = parser.parse_args(arguments)
-    from visipruner.errors import Refused  # after the options: --help does not wait for torch
+    from visipruner.errors import Refused  # late: --help does not wait for torch
     from visipruner.models.hub import without_proxies
     from visipruner.versions import untested
 
     try:
         check_numbers(args.port)
         with cleaning or contextlib.ExitStack() as cleaning:
-            # Gradio reads these and those variables when it is imported.
+            # Gradio reads its own variables and the proxy variables when it is imported.
             cleaning.enter_context(without_proxies())
             from visipruner.ui.layout import build, launch
             from visipruner.ui.store import Models
@@ -75,10 +75,10 @@ def main(arguments: list[str] | None = None, cleaning: contextlib.ExitStack | No
 
 
 def check_numbers(port: int | None):
-    """Refuse what gradio and the system would only answer with a traceback.
+    """Refuse numbers that gradio and the system would answer only with a traceback.
 
     Raises:
-        Refused: one sentence, naming the option or the variable.
+        Refused: one sentence that names the option or the variable.
     """
     from visipruner.inputs import check_number
 
@@ -92,10 +92,10 @@ def check_numbers(port: int | None):
 
 
 def serve():
-    """`main` as a process, which SIGTERM and SIGINT end with status 0, whatever it is doing.
+    """Run `main` as a process. SIGTERM and SIGINT end it with status 0 at any moment.
 
-    It never ends in Python's usual way: that would wait for the threads of gradio, and a thread in
-    the middle of torch would abort it.
+    The process skips Python's usual exit: that waits for gradio's threads, and a thread inside
+    torch would abort the process.
     """
     cleaning = contextlib.ExitStack()
 
@@ -108,11 +108,11 @@ def serve():
             leave(0)
 
     for number in STOPS:
-        if signal.getsignal(number) is not signal.SIG_IGN:  # as a shell's background jobs have it
+        if signal.getsignal(number) is not signal.SIG_IGN:  # a shell's background jobs ignore it
             signal.signal(number, stop)
     try:
         status = main(None, cleaning)
-    except SystemExit as error:  # of argparse
+    except SystemExit as error:  # from argparse
         status = error.code
     except BaseException:
         traceback.print_exc()
@@ -121,7 +121,7 @@ def serve():
 
 
 def leave(status: int):
-    """End this process now; what it has said arrives."""
+    """Flush the output and end this process now."""
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(Exception):
             stream.flush()

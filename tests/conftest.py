@@ -1,4 +1,4 @@
-"""Miniature models with the true classes, made on the spot; nothing is downloaded."""
+"""Miniature models of the true classes, made during the run; nothing is downloaded."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def make_processor(image_size: int, patch: int) -> LlavaProcessor:
 
 
 def make_llava(processor, image_size: int, patch: int, **text) -> LlavaForConditionalGeneration:
-    """A random LLaVA. No answer ends early: its tokens are never the end token in practice."""
+    """A random LLaVA. In practice it never produces the end token, so no answer ends early."""
     torch.manual_seed(0)
     text = {
         "hidden_size": 64,
@@ -121,7 +121,7 @@ def mini(mini_path):
 
 @pytest.fixture
 def machine(monkeypatch):
-    """(free gigabytes of each GPU, of main memory): what this machine pretends to have."""
+    """(free gigabytes of each GPU, of main memory): the machine that the test pretends to have."""
 
     def pretend(*gpus, main=64):
         monkeypatch.setattr(torch.cuda, "is_available", lambda: bool(gpus))
@@ -139,7 +139,7 @@ def machine(monkeypatch):
 
 @pytest.fixture(scope="session")
 def picture() -> Image.Image:
-    """A wide picture with something in it."""
+    """A wide picture that is not blank."""
     return Image.effect_mandelbrot((90, 60), (-2, -1, 1, 1), 50).convert("RGB")
 
 

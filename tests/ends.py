@@ -1,4 +1,4 @@
-"""The two ends of the ranges in requirements.txt; tests/run asks.
+"""The two ends of the ranges in requirements.txt, for tests/run.
 
     python tests/ends.py oldest             every package at its floor, as pip reads it
     python tests/ends.py newest             every package without its ceiling
@@ -6,7 +6,7 @@
     python tests/ends.py here               what is installed, and whether that is in the ranges
     python tests/ends.py beyond             only the names of what lies outside
 
-torch stays as it is: another build of it takes gigabytes.
+torch stays as it is, because another build takes gigabytes.
 """
 
 import sys
@@ -41,7 +41,7 @@ def newest(alone: str | None = None) -> list[str]:
 
 
 def beyond() -> list[str]:
-    """Of this interpreter's packages."""
+    """Packages of this interpreter outside their ranges."""
     return [name for name, r in requirements().items() if not _fits(r)]
 
 

@@ -10,7 +10,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-# Thresholds at which a random model drops some of its patches and keeps some.
+# Thresholds at which a random model drops some of its patches and keeps others.
 _THRESHOLDS = {
     "shallow_layers": [2] * 5,
     "relative": True,
@@ -29,16 +29,16 @@ def models(checkpoint: Path):
     folder = _folder() / "mini"
     shutil.copytree(checkpoint, folder)
     (folder / "presets.json").write_text(json.dumps(PRESETS))
-    return Models(str(folder), device="cpu")  # what the tests read on the page hangs on it
+    return Models(str(folder), device="cpu")  # the tests read text that depends on the device
 
 
 @functools.cache
 def page(checkpoint: Path):
-    """Starts the page once per test run; it ends with the process."""
+    """Start the page once per test run; it ends with the process."""
     from visipruner.ui.layout import build, launch
     from visipruner.ui.uploads import private_folder
 
-    # Another server on this machine may clean gradio's usual folder at any time.
+    # Another server on this machine may clean gradio's default folder at any time.
     stack = contextlib.ExitStack()
     stack.enter_context(private_folder())
     atexit.register(stack.close)
@@ -52,7 +52,7 @@ def address(checkpoint: Path) -> str:
 
 
 def _folder() -> Path:
-    """An empty folder that goes when the tests end."""
+    """An empty folder, removed when the tests end."""
     folder = tempfile.mkdtemp(prefix="visipruner-test-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return Path(folder)

@@ -1,8 +1,8 @@
-"""Imitated devices: tensors on the CPU that are said to lie elsewhere, and may not be mixed.
+"""Imitated devices: CPU tensors that claim to lie on another device and must not mix.
 
-Two GPUs are rare where tests run. Inside `Places`, every tensor carries the name of a device,
-`.to()` and `device=` set it, `.device` tells it, and an operation on tensors of two devices is an
-error, as on real GPUs. The numbers are computed on the CPU and are right.
+Test machines rarely have two GPUs. Inside `Places`, every tensor carries the name of a device:
+`.to()` and `device=` set it, and `.device` returns it. An operation on tensors of two devices is an
+error, as on real GPUs. The CPU computes the numbers, and they are right.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Places(TorchFunctionMode):
         if name in _MOVES:
             return self._move(func, name, args, kwargs)
         tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
-        # A CPU tensor of one number may meet any device, as on real ones.
+        # A CPU tensor with one number may meet any device, as on real devices.
         places = {place_of(t) for t in tensors if t.ndim or place_of(t) != CPU}
         if len(places) > 1 and name not in _FREE:
             raise RuntimeError(f"{name}: tensors on {sorted(map(str, places))}")
@@ -57,7 +57,7 @@ class Places(TorchFunctionMode):
                 options["dtype"] = value
             elif isinstance(value, str | torch.device | int) and not isinstance(value, bool):
                 place = torch.device(value)
-        # A real move makes another tensor: so does this one, lest the first one changes its place.
+        # A real move makes another tensor. So does this one: the original must keep its device.
         return self._tag(torch.Tensor.to(tensor.view_as(tensor), CPU, **options), place)
 
     @staticmethod

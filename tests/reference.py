@@ -1,6 +1,6 @@
-"""Pruning in the plainest words: full matrices, masks, no cache, on the weights of a stock Llama.
+"""Pruning in its simplest form: full matrices, masks, no cache, on the weights of a stock Llama.
 
-Nothing here is shared with the engine, so that the two can disagree.
+This file shares nothing with the engine, so that the two can disagree.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from torch import Tensor
 
 @dataclass
 class Outcome:
-    """What the reference decided and computed."""
+    """The reference's decisions and results."""
 
     logits: Tensor  # (tokens, vocabulary)
     hidden: list[Tensor]  # per layer, (tokens, width)
@@ -26,7 +26,7 @@ class Outcome:
 
 
 def rotate(states: Tensor, theta: float) -> Tensor:
-    """RoPE by its definition: pairs (i, i + d/2) turned by position * theta^(-2i/d)."""
+    """RoPE by its definition: rotate pairs (i, i + d/2) by position * theta^(-2i/d)."""
     tokens, width = states.shape[-2:]
     angles = torch.arange(tokens)[:, None] * theta ** (-torch.arange(0, width, 2) / width)
     cos, sin = angles.cos(), angles.sin()
@@ -53,7 +53,7 @@ def weights_and_values(layer, hidden: Tensor, config):
 def influence(weights: Tensor, value: Tensor, last: int, tested: list[int]):
     """Zero one weight, compute the output again, compare: (cos, l2) per tested token, in float64.
 
-    Thresholds near 1 need these digits; the weights and values are the float32 ones of the model.
+    Thresholds near 1 need these digits; the weights and values are the model's, in float32.
     """
     row, value = (
         weights[:, last].double(),
@@ -72,7 +72,7 @@ def influence(weights: Tensor, value: Tensor, last: int, tested: list[int]):
 
 @torch.no_grad()
 def forward(model, embeds: Tensor, rule, present, after_layer=None) -> Outcome:
-    """All tokens through all layers; what is dropped is masked.
+    """Run all tokens through all layers; dropped tokens are masked.
 
     Args:
         embeds: (tokens, width), the prompt and any decoded tokens.
@@ -98,7 +98,7 @@ def forward(model, embeds: Tensor, rule, present, after_layer=None) -> Outcome:
 
 def softmax(scores: Tensor, visible: Tensor) -> Tensor:
     weights = scores.masked_fill(~visible, float("-inf")).softmax(-1)
-    return weights.nan_to_num(0.0)  # a row that sees nothing is a row that was dropped
+    return weights.nan_to_num(0.0)  # a row that sees nothing was dropped
 
 
 class VisiPrunerReference:
@@ -109,7 +109,7 @@ class VisiPrunerReference:
         self.layers = len(model.model.layers)
 
     def run(self, prompt: Tensor, decoded: Tensor) -> Outcome:
-        """First the prompt alone, for the decisions; then all of it, with the decisions known.
+        """First run the prompt alone, to decide; then run all tokens with these decisions.
 
         Args:
             prompt: (tokens, width); decoded: (steps, width), the embeddings of generated tokens.
@@ -131,7 +131,7 @@ class VisiPrunerReference:
         mark[self.visual] = True
         return mark
 
-    # -- what later layers do not see any more
+    # -- what later layers no longer see
 
     def present(self, layer: int, tokens: int) -> Tensor:
         decided, prompt = self.decided, self.layout.length

@@ -18,7 +18,7 @@ SIZE = {"width": 1440, "height": 1480}
 
 
 def main() -> int:
-    """Start the page, ask the first example's question, and keep what a visitor then sees."""
+    """Start the page, ask the first example's question, and save the picture of the result."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model-path", metavar="DIR", help="a local checkpoint in place of tiny")
     parser.add_argument("--query", default="", help="a link's part after the question mark")
@@ -60,7 +60,7 @@ def photograph(address: str, dark: bool) -> bytes:
 
 
 def small(png: bytes) -> bytes:
-    """The same picture with as many colours as fit into the limit."""
+    """The same picture with as many colours as fit into the size limit."""
     picture = Image.open(io.BytesIO(png)).convert("RGB")
     for colours in (256, 128, 64, 32):
         stream = io.BytesIO()

@@ -1,4 +1,4 @@
-"""What several test modules use: prompts, methods that drop, runs, and other kinds of models."""
+"""Shared by several test modules: prompts, methods that drop, runs, and other kinds of models."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def greedy(model, embeds, **options):
 
 @dataclass(frozen=True)
 class MergeAtTheDoor(PruningMethod):
-    """Averages the picture into four tokens before the language model and renumbers."""
+    """Averages the visual tokens into four before the language model, and renumbers."""
 
     name: ClassVar[str] = "merge"
 
@@ -155,7 +155,7 @@ class MergeAtTheDoor(PruningMethod):
 
 @dataclass(frozen=True)
 class RenumberLater(Schedule):
-    """Drops without renumbering; renumbers two layers on, where nothing is dropped."""
+    """Drops without renumbering; renumbers two layers later, where nothing is dropped."""
 
     name: ClassVar[str] = "renumber"
 
@@ -262,7 +262,7 @@ def generate(model, inputs):
             **inputs,
             max_new_tokens=4,
             do_sample=False,
-            suppress_tokens=[model.config.image_token_id],  # random weights may say it
+            suppress_tokens=[model.config.image_token_id],  # random weights may generate it
             return_dict_in_generate=True,
             output_logits=True,
         )
@@ -270,7 +270,7 @@ def generate(model, inputs):
 
 
 def check_dropping_equals_masking(model, inputs, layout):
-    """The same decisions on the unpruned model in eager, by its own masks and nothing of ours."""
+    """Repeat the decisions on the unpruned eager model with its own masks, without our code."""
     backend = model.config.get_text_config()._attn_implementation
     for method in (FastV(keep=3), Schedule(keep=5, keep_after=1, none_after=3)):
         with prune(model, method, layout) as trace:

@@ -1,10 +1,10 @@
-"""A CUDA graph's rules on a CPU: fixed addresses, no questions to the host, memory used again.
+"""A CUDA graph's rules on a CPU: fixed addresses, no host reads, reused memory.
 
-`TapeRecorder` stands in for `bench.replay.Recorder`. What a function asks of torch is written
-down once; a replay runs the same operators on the same tensors and puts results where the first
-ones lay. As the graphs of one pool write over each other's scratch memory, a replay spoils whatever
-younger recordings made. Refused is what would wait for the host or come from it, as far as a CPU
-can tell: numbers that are read, shapes that depend on numbers, tensors from Python lists.
+`TapeRecorder` replaces `bench.replay.Recorder`. It records a function's torch operators once. A
+replay runs the same operators on the same tensors and writes the results to the same memory.
+Graphs of one pool overwrite each other's scratch memory, so a replay also spoils what younger
+recordings made. The recorder refuses what would wait for the host or come from it, as far as a CPU
+can tell: reading numbers, shapes that depend on numbers, tensors from Python lists.
 """
 
 import torch
@@ -21,7 +21,7 @@ FORBIDDEN = {
     aten._unique2.default,
     aten.lift_fresh.default,
 }
-READS = {"tolist", "cpu", "numpy", "__array__"}  # which no operator tells
+READS = {"tolist", "cpu", "numpy", "__array__"}  # reads that no operator shows
 
 
 class _NoReads(TorchFunctionMode):
@@ -55,7 +55,7 @@ class _Tape(TorchDispatchMode):
     def play(self):
         for func, args, kwargs, fresh in self.steps:
             results = func(*args, **kwargs)
-            if fresh:  # views and in-place operators have done their work already
+            if fresh:  # views and in-place operators are already done
                 given = {_memory(t) for t in fresh}
                 again = [t for t in _tensors(results) if _memory(t) not in given]
                 for place, result in zip(fresh, again, strict=True):
@@ -63,7 +63,7 @@ class _Tape(TorchDispatchMode):
 
 
 class TapeRecorder:
-    """As `Recorder`, for a CPU."""
+    """`Recorder` for a CPU."""
 
     def __init__(self, device):
         self.tapes: list[_Tape] = []

@@ -1,4 +1,4 @@
-"""The benchmark measures what it says; nothing here is about how fast anything is."""
+"""The benchmark measures what it claims; these tests do not judge speed."""
 
 import copy
 import json
@@ -86,7 +86,7 @@ def test_timetables_scale_with_the_model():
     assert (table.shallow_layers, table.filter_at, table.exit_at) == (7, 14, 23)
     table = timetable(15, 32, "official")
     assert (table.shallow_layers, table.first_tested) == (6, 7)
-    table = timetable(8, 16)  # never more shallow layers than come before the filter
+    table = timetable(8, 16)  # never more shallow layers than come before the filtering layer
     assert (table.shallow_layers, table.filter_at, table.exit_at) == (3, 3, 11)
 
 
@@ -128,12 +128,12 @@ def test_every_contestant_is_measured_and_the_table_shows_it(where):
     pruned = [r for r in results if not r["name"].startswith("dense")]
     assert all(r["flop_ratio"] > 1 and r["kv_bytes"] > 0 for r in pruned)
     table = markdown(report_of((40, results), (80, results)))
-    assert all(table.count(f"| {name} |") == 3 for name in NAMES)  # twice, and its peaks
+    assert all(table.count(f"| {name} |") == 3 for name in NAMES)  # both times, and in the peaks
     assert where.model.config._attn_implementation == "sdpa"
 
 
 def test_a_captured_benchmark_measures_the_same(where, monkeypatch):
-    """As on a GPU: the floor is one recording, and replayed contestants replay theirs."""
+    """As on a GPU: the floor is one recording, and replayed contestants replay their own."""
     plain = run(where, 1, ["paper-15-replayed"], ("prefill", "request", "memory"), tokens=3)
     for module in (replay, floor):
         monkeypatch.setattr(module, "Recorder", TapeRecorder)
@@ -143,7 +143,7 @@ def test_a_captured_benchmark_measures_the_same(where, monkeypatch):
         assert ours["floor_s"]["median"] > 0 and ours["request_s"]["median"] > 0
         for name in ("prefill_flops", "kv_bytes", "visual_tokens"):
             assert ours[name] == theirs[name]
-    assert captured[1]["peak_bytes"] is None  # its memory was taken before
+    assert captured[1]["peak_bytes"] is None  # allocated before
     assert "| paper-15-replayed |" in markdown(report_of((40, captured)))
 
 
@@ -209,7 +209,7 @@ def test_the_command_writes_its_files(tmp_path, monkeypatch, where):
     monkeypatch.setattr("visipruner.bench.__main__.run_comparisons", lambda *_: COMPARISONS)
     files = {"json": tmp_path / "a.json", "markdown": tmp_path / "a.md"}
     words = [w for name, path in files.items() for w in (f"--{name}", str(path))]
-    # All names of a CPU mean the same one.
+    # All names of a CPU mean the same device.
     assert (
         main(["--device", "cpu:0", "--compare", "--rounds", "1", "--measure", "test", *words]) == 0
     )
@@ -242,7 +242,7 @@ def test_the_command_runs_on_a_gpu(tmp_path):
         == 0
     )
     results = json.loads(file.read_text())["scenarios"][0]["results"]
-    # What captured layers hold was taken when they were captured: no peak can tell.
+    # Captured layers allocated their memory at capture, so no peak can show it.
     assert [r["peak_bytes"] is None for r in results] == [False, False, True, True]
 
 
@@ -265,7 +265,7 @@ def test_presets_are_measured_as_shipped():
 def test_peaks_are_what_was_held_at_one_time():
     def run():
         for _ in range(3):
-            torch.ones(1000).add(1)  # two of 4,000 bytes at a time
+            torch.ones(1000).add(1)  # two results of 4,000 bytes
 
     assert 8000 <= peak_bytes(run, "cpu") <= 8200
 

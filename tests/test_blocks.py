@@ -1,4 +1,4 @@
-"""A `with prune(...)` block is for one prompt of one thread; what comes out is not taken for whole.
+"""A `with prune(...)` block serves one prompt in one thread; pruned outputs never pass as whole.
 
 Kinds: nothing or something else ran; a pruned run's outputs are used as if whole; no numbers.
 """
@@ -26,12 +26,12 @@ from visipruner.trace import Selection
 
 LAYOUT = LAYOUTS["text between"]
 METHOD = Schedule(keep=6, keep_after=1, none_after=5)
-PATIENCE = 20  # seconds; a wait that takes them has failed
+PATIENCE = 20  # seconds; a longer wait has failed
 
 
 @pytest.fixture
 def model(llama):
-    """A model of this file's own: some tests wait, change or break it."""
+    """A model of this file's own: some tests block, change or break it."""
     model = copy.deepcopy(llama(vocab_size=80))
     model.generation_config.eos_token_id = None  # no answer ends early
     return model
@@ -44,7 +44,7 @@ def embeds():
 
 @pytest.fixture
 def pool():
-    """A thread that is there before any block, as a server's."""
+    """A thread that exists before any block, as in a server."""
     with ThreadPoolExecutor(1) as pool:
         pool.submit(int).result(PATIENCE)
         yield pool
@@ -55,7 +55,7 @@ def drivers(model):
 
 
 class Started:
-    """A thread started inside a block, its result and its error."""
+    """A thread started inside a block, with its result and its error."""
 
     def __init__(self, function, *args, **kwargs):
         self.result = self.error = None
@@ -76,7 +76,7 @@ class Started:
 
 
 class Gate:
-    """A place where one thread waits until it is told to go on."""
+    """A place where one thread waits for a signal."""
 
     def __init__(self):
         self.reached, self.free = threading.Event(), threading.Event()
@@ -86,7 +86,7 @@ class Gate:
         assert self.free.wait(PATIENCE)
 
 
-# -- a block in which nothing, or something else, ran
+# -- a block in which nothing ran, or something else
 
 
 @pytest.mark.parametrize("driver", ["hooks", "replay"])
@@ -213,7 +213,7 @@ def test_a_block_left_in_the_middle_of_prefill_stops_the_thread(driver, model, e
         with opened[driver](model, METHOD, LAYOUT, on_layer=on_layer):
             ran = Started(greedy, model, embeds)
             assert gate.reached.wait(PATIENCE)
-            # Another thread that is refused meanwhile does not end the pass.
+            # Refusing another thread meanwhile does not end the forward pass.
             other = pool.submit(model.model, inputs_embeds=embeds)
             assert isinstance(other.exception(PATIENCE), Refused)
     gate.free.set()
@@ -232,7 +232,7 @@ class Waits(BaseStreamer):
         self.gate = gate
 
     def put(self, value):
-        if value.numel():  # generate() sends the prompt first: no tokens, where it is embeddings
+        if value.numel():  # generate() sends the prompt first: no tokens, if it is embeddings
             self.gate.wait()
 
     def end(self):
@@ -241,7 +241,7 @@ class Waits(BaseStreamer):
 
 @pytest.mark.parametrize("method", [METHOD, PruningMethod()], ids=lambda method: method.name)
 def test_a_block_left_between_two_tokens_gives_no_mixture(method, model, embeds):
-    """The thread's next token is refused where the cache is pruned, and plain where it is whole."""
+    """The thread's next token is refused if the cache is pruned, and normal if it is whole."""
     ids, gate = greedy(model, embeds)[0], Gate()
     with prune(model, method, LAYOUT):
         ran = Started(greedy, model, embeds, streamer=Waits(gate))
@@ -286,7 +286,7 @@ def test_the_plain_request_of_a_waiting_thread_is_refused(driver, when, model, e
 
 @pytest.mark.parametrize("where", ["between two layers", "inside attention"])
 def test_a_pass_that_was_under_way_when_the_block_came_does_not_mix_in(where, model, embeds, pool):
-    """The other thread's pass waits in layer 2 until the pruned one is there too."""
+    """The other thread's forward pass waits in layer 2 for the pruned one."""
     with prune(model, METHOD, LAYOUT):
         alone = greedy(model, embeds)[1]
     theirs, mine = Gate(), Gate()
@@ -368,7 +368,7 @@ def test_two_threads_cannot_both_prune(model, embeds, pool):
 
 
 def test_another_prompt_than_the_layouts_is_refused(mini, picture):
-    """Of the same length, with the picture in the same place, asked by a thread of the block."""
+    """The other prompt has the same length and picture position, and comes from the same thread."""
     ours, theirs = (
         mini.prepare(picture, f"what {word} is the star?") for word in ("colour", "one")
     )
@@ -387,7 +387,7 @@ def test_another_prompt_than_the_layouts_is_refused(mini, picture):
         assert generate(ours) == alone
 
 
-# -- what comes out is not taken for whole
+# -- pruned outputs never pass as whole
 
 
 @pytest.mark.parametrize("by", ["name", "place"])
@@ -405,7 +405,7 @@ def test_labels_are_refused(by, model):
 def test_maps_and_states_of_all_layers_are_refused(by, wanted, model, embeds):
     with pytest.raises(Refused, match=wanted), prune(model, METHOD, LAYOUT):
         if by == "config":
-            model.set_attn_implementation("eager")  # else the config refuses to ask for maps
+            model.set_attn_implementation("eager")  # other backends refuse to return attention maps
             setattr(model.config, wanted, True)
         if by == "generate":
             given = {"return_dict_in_generate": True, wanted: True}
@@ -416,7 +416,7 @@ def test_maps_and_states_of_all_layers_are_refused(by, wanted, model, embeds):
 
 
 def test_logits_by_place_are_refused_where_tokens_may_be_gone(model, embeds):
-    """Ten tokens follow the second picture: their logits are where they would be."""
+    """Ten tokens follow the second picture, so their logits are in the expected places."""
     for wanted in (11, torch.tensor([3, 79])):
         with pytest.raises(Refused, match="a number up to 10"), prune(model, METHOD, LAYOUT):
             model(inputs_embeds=embeds, logits_to_keep=wanted)
@@ -539,7 +539,7 @@ def test_a_copy_made_before_a_replay_has_the_layers(copied, model, embeds):
     assert torch.equal(greedy(made, embeds)[1], plain)
 
 
-# -- faults of a method are not refusals
+# -- errors in a method are not refusals
 
 
 def test_a_methods_own_error_reaches_the_caller_as_it_is(mini, picture):
@@ -554,7 +554,7 @@ def test_a_methods_own_error_reaches_the_caller_as_it_is(mini, picture):
 
 
 def test_attention_called_behind_its_module_is_refused(embeds):
-    """As in a layer that is compiled in a way not recognised: its hooks are not called."""
+    """A layer compiled in an unrecognised way does this: its hooks are not called."""
     model = other_kind(Qwen3Config, head_dim=16)
     attention = model.model.layers[1].self_attn
     attention.__class__ = type(

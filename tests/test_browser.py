@@ -1,4 +1,4 @@
-"""The page as visitors meet it: a real Chromium, strictly offline, no failed request tolerated."""
+"""The page in a real Chromium, strictly offline; any failed request fails the test."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ ARGS = [
     "--disable-background-networking",
     "--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1 , EXCLUDE localhost",
 ]
-# Milliseconds; a machine that runs the tests may be busy.
+# Milliseconds; the test machine may be busy.
 PATIENCE = int(os.environ.get("BROWSER_PATIENCE", "60000"))
-SEEN = {"use_inner_text": True}  # the style sheet shows one of several words
+SEEN = {"use_inner_text": True}  # the style sheet shows one of several texts
 FINISHED = ".vp-verdict.same, .vp-verdict.different"
 
 
@@ -55,7 +55,7 @@ def address(mini_path):
 
 @pytest.fixture
 def visit(browser, address):
-    """(query, **context settings) -> an opened page; fails if any answer was >= 400."""
+    """(query, **context settings) -> an opened page; fails if any response was >= 400."""
     contexts, bad = [], []
 
     def open_page(query: str = "", **settings) -> Page:
@@ -115,7 +115,7 @@ def test_first_answer_takes_one_click(visit):
 
 
 def colours_of(canvas) -> int:
-    """How many different colours are drawn on a canvas; an empty one has one."""
+    """The number of colours on a canvas; an empty canvas has one."""
     return canvas.evaluate(
         """(canvas) => {
             const { width, height } = canvas;
@@ -127,7 +127,7 @@ def colours_of(canvas) -> int:
 
 @pytest.fixture
 def two_sheets(browser, mini_path, picture, tmp_path):
-    """A report in which 16 visual tokens lie on two pictures, and three nowhere."""
+    """A report in which 16 visual tokens lie on two pictures, and three on none."""
     vlm = load_vlm(mini_path, device="cpu")
     methods, options = [PruningMethod(), FastV(keep=5)], Options(max_new_tokens=1, clock_rounds=0)
     prompt = vlm.prepare(picture, "what colour is the star?")
@@ -174,7 +174,7 @@ def test_tokens_on_several_pictures_are_drawn_and_walked_through(two_sheets):
         canvas.press(key)
         expect(said).to_contain_text(where)
     canvas.press("Escape")
-    canvas.click(position={"x": box["width"] - 8, "y": box["height"] - 8})  # a box that is missing
+    canvas.click(position={"x": box["width"] - 8, "y": box["height"] - 8})  # here is no box
     expect(said).to_contain_text("Point at a patch")
 
 
@@ -208,16 +208,18 @@ def test_the_box_for_one_word_and_the_question_follow_each_other(visit):
     expect(question(page)).to_have_value("where is the red thing?")
     question(page).fill("Is it red? ANSWER IN ONE WORD")
     expect(box).to_be_checked()
-    question(page).fill("Answer in one word. 这是什么？")  # which is no plea at the end
+    question(page).fill(
+        "Answer in one word. 这是什么？"
+    )  # a request for one word, but not at the end
     expect(box).not_to_be_checked()
     question(page).fill("is it red? one word only.")
     expect(box).to_be_checked()
-    press(page, text.SCENE)  # the next scene's question asks in the same way
+    press(page, text.SCENE)  # the next scene's question has the same form
     expect(question(page)).to_have_value(re.compile(re.escape(LLAVA_SHORT) + "$"))
     expect(box).to_be_checked()
     question(page).fill("")
     expect(box).not_to_be_checked()
-    box.click()  # nothing is asked yet
+    box.click()  # the question is empty
     expect(box).not_to_be_checked()
     expect(question(page)).to_have_value("")
 
@@ -230,15 +232,15 @@ def test_stop_stops_within_a_second(visit, mini_path):
     press(page, text.RUN)
     words = page.locator(".vp-side .vp-answer", has_text=re.compile(r"\w{2}")).first
     expect(words).to_be_visible(timeout=PATIENCE)
-    # The browser tells when: until it gets to the click, a busy machine lets some time pass.
+    # The browser measures: a busy machine may delay the click.
     click = "(stop) => { const now = Date.now() / 1000; stop.click(); return now; }"
     pressed = page.get_by_role("button", name=text.STOP, exact=True).evaluate(click)
-    second = PATIENCE / 60_000  # longer where more patience was asked for
+    second = PATIENCE / 60_000  # longer with more patience
     while vlm.lock.locked() and time.time() - pressed < second:
         time.sleep(0.02)
     assert time.time() - pressed < second
     expect(page.locator(".vp-status")).to_contain_text("Stopped")
-    run(page)  # and the next run works
+    run(page)  # the next run works
 
 
 def test_two_visitors_do_not_disturb_each_other(visit):
@@ -260,7 +262,7 @@ def test_who_waits_is_told_and_a_full_queue_too(visit, mini_path, monkeypatch):
     first, second, third = visit(), visit(), visit()
     run(second)
     monkeypatch.setattr(page_server.page(mini_path)._queue, "max_size", 1)
-    with models.get(models.default).lock:  # somebody else's long answer
+    with models.get(models.default).lock:  # another visitor's long answer
         question(first).press("Enter")
         expect(first.locator(".vp-status")).to_contain_text(text.WAITING, timeout=PATIENCE)
         question(second).fill("what colour is the heart?")
@@ -273,9 +275,9 @@ def test_who_waits_is_told_and_a_full_queue_too(visit, mini_path, monkeypatch):
             expect(second.locator(shown)).to_have_css("opacity", "0.4")
         question(third).press("Enter")
         expect(third.locator(".toast-body")).to_contain_text("busy", timeout=PATIENCE)
-        assert visit.bad and all(bad.startswith("503 ") for bad in visit.bad)  # that is the refusal
+        assert visit.bad and all(bad.startswith("503 ") for bad in visit.bad)  # only the refusal
         visit.bad.clear()
-        visit("?seed=5")  # a full queue lets visitors in
+        visit("?seed=5")  # a full queue still lets visitors in
     for page in (first, second):
         expect(page.locator(FINISHED)).to_be_visible(timeout=PATIENCE)
         expect(page.locator(".vp-verdict")).to_have_css("opacity", "1")
@@ -297,7 +299,7 @@ def test_on_a_phone_a_finger_places_drags_and_scrolls(visit):
         fingers.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
 
     def swipe(across, down, pixels):
-        """From a point of the canvas, in shares of its size; how far the page scrolled."""
+        """From a point of the canvas, in shares of its size; returns how far the page scrolled."""
         box, before = canvas.bounding_box(), page.evaluate("scrollY")
         x, y = box["x"] + across * box["width"], box["y"] + down * box["height"]
         touch("touchStart", (x, y))
@@ -451,7 +453,7 @@ def test_a_result_is_marked_while_the_form_says_something_else(visit):
     page = visit()
     older = page.locator("#vp-older")
     question(page).fill("what is this?")
-    expect(older).to_be_hidden()  # there is no result yet
+    expect(older).to_be_hidden()  # no result yet
     run(page)
     expect(older).to_be_hidden()
     asked = question(page).input_value()
@@ -466,7 +468,7 @@ def test_a_result_is_marked_while_the_form_says_something_else(visit):
 
 
 def test_a_verdict_over_another_picture_says_so_and_is_grey(visit, tmp_path, monkeypatch):
-    """Whatever changed the picture: its verdict is not left green."""
+    """Every way to change the picture turns the verdict grey."""
     monkeypatch.setattr(teaching, "MOST_SCENES", 2)
     page, own = visit(), tmp_path / "own.png"
     render(make_scene(11, "validation")).save(own)
@@ -521,7 +523,7 @@ def test_a_verdict_over_another_picture_says_so_and_is_grey(visit, tmp_path, mon
         grey = coloured.evaluate_all(hues)
         assert len(grey) == len(green_or_red) and len(set(grey)) == 1
         assert not set(grey) & set(green_or_red)
-        first_example()  # the picture that the verdict is about
+        first_example()  # the verdict's picture
         expect(older).to_be_hidden(timeout=PATIENCE)
         assert coloured.evaluate_all(hues) == green_or_red
     question(page).fill("what else?")  # the same picture
@@ -557,7 +559,7 @@ def test_stop_leaves_no_promise(visit):
     page = visit()
     question(page).fill("describe the picture.")
     verdict = page.locator(".vp-verdict h2")
-    for _ in range(5):  # a run of this small model may be over before Stop is pressed
+    for _ in range(5):  # this small model may finish before Stop is pressed
         press(page, text.RUN)
         expect(verdict).to_have_text(text.VERDICT_WAITS, timeout=PATIENCE, **SEEN)
         press(page, text.STOP)
@@ -572,7 +574,7 @@ def test_stop_leaves_no_promise(visit):
     expect(page.locator(".vp-side").get_by_text(text.STOPPED_CARD).first).to_be_visible()
     expect(page.locator(".vp-status").first).to_have_text(text.STOPPED)
     expect(page.get_by_role("button", name=text.SAVE_JSON)).to_be_disabled()
-    question(page).fill("")  # refused before it is shown: what was stopped stays stopped
+    question(page).fill("")  # refused before it is shown: the page still says "stopped"
     press(page, text.RUN)
     expect(page.locator(".vp-status").first).to_contain_text("question is empty", timeout=PATIENCE)
     expect(verdict).to_have_text(text.NO_VERDICT_YET, **SEEN)
@@ -589,7 +591,7 @@ def test_a_stopped_lesson_leaves_no_promise(visit):
     expect(ended).to_be_visible(timeout=PATIENCE)
     expect(page.locator("[role=status].vp-unseen")).to_have_text(text.LESSON_ENDED)
     expect(page.locator("progress")).to_be_hidden()
-    press(page, text.FIND)  # and the next try begins with none of it
+    press(page, text.FIND)  # the next search starts clean
     expect(page.locator("progress")).to_be_visible(timeout=PATIENCE)
     expect(ended).to_be_hidden()
     press(page, text.STOP)
@@ -623,13 +625,13 @@ def test_who_passes_through_the_scene_number_keeps_picture_and_question(visit, t
 
 
 def bounds(page: Page, selector: str) -> tuple[float, float]:
-    """Where something stands on the screen: its upper and its lower edge."""
+    """An element's upper and lower edge on the screen."""
     box = page.locator(selector).bounding_box()
     return box["y"], box["y"] + box["height"]
 
 
 def lower_edge(page: Page) -> float:
-    """Where the screen ends, or the bar with Run that lies on it."""
+    """The lower edge of the screen, or the upper edge of the bar with Run."""
     return page.evaluate(
         """() => {
             const bar = document.querySelector(".vp-actions");
@@ -640,7 +642,7 @@ def lower_edge(page: Page) -> float:
 
 
 def wait_until_still(page: Page):
-    """The page may scroll to its results, and draws its charts last."""
+    """Wait: the page may scroll to its results, and draws its charts last."""
     expect(page.locator(".js-plotly-plot")).to_have_count(3, timeout=PATIENCE)
     page.wait_for_function(
         """async () => {
@@ -714,7 +716,7 @@ def test_a_projector_shows_run_on_arrival_and_picture_and_sentence_on_one_screen
     assert bounds(page, ".vp-question textarea")[1] <= lower_edge(page)
     run(page)
     wait_until_still(page)
-    assert 0 <= bounds(page, ".vp-verdict")[0] < height / 4  # the page went to its results
+    assert 0 <= bounds(page, ".vp-verdict")[0] < height / 4  # the page scrolled to its results
     page.locator(".pv").evaluate("(viewer) => viewer.scrollIntoView({ behavior: 'instant' })")
     for part in (".pv-head", ".pv-canvas", ".pv-chips", ".pv-sentence"):
         top, bottom = bounds(page, part)
@@ -760,7 +762,7 @@ def test_nothing_jumps_while_a_run_goes_on(visit, screen):
     run(page)
     wait_until_still(page)
     places = page.evaluate("places")
-    assert max(places) - min(places) < 48  # two lines of what the verdict says
+    assert max(places) - min(places) < 48  # two lines of the verdict
 
 
 def test_dark_and_projector(visit):
@@ -777,7 +779,7 @@ def test_dark_and_projector(visit):
     )
     assert size >= 48
     check_charts(page, [450, 450, 630])
-    for width in (1440, 1280):  # as often as somebody likes, and in another window
+    for width in (1440, 1280):  # several times, and in another window
         page.set_viewport_size({"width": width, "height": 800})
         press(page, text.PROJECTOR)
         check_charts(page, [300, 300, 420])
@@ -808,7 +810,7 @@ def test_the_verdicts_numbers_are_whole_in_every_window(visit, mode):
         page.set_viewport_size({"width": width, "height": 800})
         page.wait_for_timeout(100)
         assert page.evaluate(cut) == 0, width
-        # What was switched on can be switched off, however narrow the window became.
+        # A mode that is on can be switched off in any window width.
         button = page.get_by_role("button", name=text.PROJECTOR)
         assert button.is_visible() == (mode == "projector" or width > 700), width
 
@@ -865,7 +867,7 @@ def test_one_very_long_word_widens_nothing(visit):
     word = "superlongword" * 30
     question(page).fill(word)
     run(page)
-    # The bundled model's page notes that it never learnt this word; the miniature's does not.
+    # The bundled model's page notes that it never learnt this word; the miniature's page does not.
     page.locator(".vp-status").evaluate(
         "(line, note) => line.insertAdjacentHTML('afterend', note)",
         f'<ul class="vp-notes"><li>{word}</li></ul>',
@@ -874,7 +876,7 @@ def test_one_very_long_word_widens_nothing(visit):
 
 
 def check_charts(page: Page, heights: list[int]):
-    """Plotly's charts have these heights, type to match, and the width of their columns."""
+    """Plotly's charts have these heights, matching type, and the width of their columns."""
     is_so = """(heights) => {
         const charts = [...document.querySelectorAll(".vp-charts .js-plotly-plot")];
         return charts.length === heights.length && charts.every((chart, i) => {
@@ -899,7 +901,7 @@ def test_a_lesson_sweeps_the_level(visit):
 
 
 def test_three_contestants_stand_beside_the_baseline(visit):
-    """Chosen by hand, shown, switched by keys, reopened by the link."""
+    """Chosen by hand, shown, switched by keyboard, reopened by the link."""
     page = visit("?seed=8", viewport={"width": 1280, "height": 720})
     more = page.get_by_label(text.OTHERS)
     titles = ["VisiPruner", "FastV", "PyramidDrop"]

@@ -1,4 +1,4 @@
-"""Folders of other people: old, half saved, damaged, with leftovers, with code of their own."""
+"""Other people's folders: old, half saved, damaged, with leftovers or their own code."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def says(*words):
 
 @pytest.fixture
 def folder(mini_path, tmp_path) -> Path:
-    """A copy of the miniature checkpoint, to be spoilt."""
+    """A copy of the miniature checkpoint, for tests to damage."""
     return shutil.copytree(mini_path, tmp_path / "spoilt")
 
 
@@ -83,7 +83,7 @@ def test_a_folder_of_before_4_46_has_no_processor_config(folder, mini, picture):
 
 
 def save_siglip(path: Path, strategy: str) -> Path:
-    """A LLaVA whose tower has no class token."""
+    """Save a LLaVA whose tower has no class token."""
     processor = make_processor(56, 14)
     config = make_llava(processor, 56, 14).config.to_dict()
     sizes = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4}
@@ -99,7 +99,7 @@ def test_a_tower_without_class_token_is_counted_right(tmp_path, picture):
     vlm = load_vlm(save_siglip(tmp_path / "siglip", "full"), device="cpu")
     prompt = vlm.prepare(picture, "red?")
     assert prompt.layout.num_visual == 16
-    with torch.inference_mode():  # transformers compares the count with the features
+    with torch.inference_mode():  # transformers compares image tokens with features
         vlm.model(**prompt.inputs)
 
 
@@ -155,7 +155,7 @@ def test_a_tokenizer_longer_than_the_embeddings_is_refused_when_loading(folder, 
 
 
 def test_embeddings_beyond_the_tokenizer_are_no_fault(tmp_path, picture):
-    """Those of the real checkpoints are padded to a multiple of 64."""
+    """Real checkpoints pad their embeddings to a multiple of 64."""
     processor = make_processor(56, 14)
     model = make_llava(processor, 56, 14)
     model.resize_token_embeddings(len(processor.tokenizer) + 9)
@@ -208,7 +208,7 @@ def test_weights_under_another_name_are_named(folder):
 def test_the_length_of_a_header_is_bounded(folder):
     with open(folder / "model.safetensors", "r+b") as file:
         file.write((2**40).to_bytes(8, "little"))
-        file.truncate(2**41)  # as long as it says, without taking room
+        file.truncate(2**41)  # its stated length, without disk space
     with says("In 'spoilt', model.safetensors is missing or damaged"):
         count_numbers(folder)
 
@@ -232,10 +232,10 @@ def test_the_hubs_folders_are_complete_without_their_leftovers(mini, tmp_path):
     assert not hub._complete(tmp_path)
 
 
-# -- code of the folder's own
+# -- the folder's own code
 
 MARK = "import pathlib\npathlib.Path({marker!r}).write_text('ran')\n"
-# The parts that transformers would look for in the module, so that it could go on.
+# The classes that transformers would look for in the module, so that loading could continue.
 CLASSES = "class Own:\n    def __init__(self, *args, **kwargs): pass\n"
 CLASSES += "    @classmethod\n    def from_pretrained(cls, *args, **kwargs): return cls()\n"
 CLASSES += "    @classmethod\n    def register_for_auto_class(cls, *args): pass\n"
@@ -256,7 +256,7 @@ def tokenizer_class(data, home):
 
 
 def tower(data, home):
-    """A configuration that transformers knows, for which it has no model."""
+    """A configuration that transformers knows but has no model for."""
     data["vision_config"] = {"model_type": "colpali", "auto_map": {"AutoModel": f"{home}--own.Own"}}
 
 
@@ -281,7 +281,7 @@ CODE = {
 
 @pytest.fixture
 def marked(folder):
-    """A folder with modules that leave a marker behind when they run, and the marker's path."""
+    """A folder with modules that write a marker when they run, and the marker's path."""
     marker = folder.parent / "MARKER"
     text = MARK.format(marker=str(marker)) + CLASSES
     (folder / "own.py").write_text(text)
@@ -292,7 +292,7 @@ def marked(folder):
 
 @pytest.fixture
 def yes(monkeypatch):
-    """Someone who would agree to everything; the list of what they were asked."""
+    """A user who would agree to everything; the list of questions to that user."""
     asked = []
     monkeypatch.setattr("builtins.input", lambda *words: asked.append(words) or "y")
     return asked
@@ -311,7 +311,7 @@ def test_a_folders_own_code_never_runs_and_nothing_is_asked(place, marked, yes):
 
 @pytest.mark.parametrize("place", [name for name in CODE if name != "config.json, tower"])
 def test_transformers_too_is_told_not_to_run_it(place, marked, yes, monkeypatch):
-    """The second lock: with the first one open, nothing is run or asked either."""
+    """The second lock: without the first one, nothing runs and no question is asked either."""
     folder, marker = marked
     monkeypatch.setattr(checkpoint, "_check_brings_no_code", lambda path: None)
     edit(folder / place.split(",")[0], lambda data: CODE[place](data, folder))
@@ -340,7 +340,7 @@ def test_generation_code_of_the_folders_own_is_refused(marked, yes):
 
 
 def test_yes_on_standard_input_runs_nothing(marked):
-    """The command line itself, with the two files that were seen to ask."""
+    """The command line itself, with the two files that made transformers ask."""
     folder, marker = marked
     shutil.rmtree(folder / "custom_generate")
     edit(folder / "processor_config.json", lambda data: processor_class(data, folder))
@@ -359,7 +359,7 @@ def test_yes_on_standard_input_runs_nothing(marked):
 
 
 def test_no_kernel_is_fetched_that_a_configuration_names(folder):
-    """Kernels of the hub are code too; transformers fetches those named as attention."""
+    """Hub kernels are code too; transformers fetches those that a folder names as attention."""
 
     def name_kernels(data):
         for part in (data, data["text_config"], data["vision_config"]):
@@ -495,7 +495,7 @@ def test_words_of_a_library_are_short_and_without_folders(tmp_path):
 
 
 def test_a_fault_of_this_package_is_not_called_a_damaged_checkpoint(folder, monkeypatch):
-    monkeypatch.setattr(loading, "count_numbers", lambda path: 5)  # whose length is then asked
+    monkeypatch.setattr(loading, "count_numbers", lambda path: 5)  # the next step reads the length
     with pytest.raises(TypeError, match="has no len"):
         load_vlm(folder, device="cpu")
 

@@ -1,4 +1,4 @@
-"""Wishes in words: what a level, a budget and a stack mean for each method and model."""
+"""Choices as text: what a level, a budget and a stack mean for each method and model."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def mean_tokens(trace) -> float:
 @pytest.mark.parametrize("part", [0.7, 0.5, 0.35])
 @pytest.mark.parametrize("name", BUDGETED)
 def test_a_budget_is_what_the_trace_counts(name, part, llama):
-    """Whole tokens and small models leave a rounding: less than two tokens per layer."""
+    """Whole tokens and small models cause rounding: less than two tokens per layer."""
     layout = LAYOUTS["one picture"]
     method = METHODS[name].for_budget(part * MINI.num_visual, MINI)
     trace = run_pruned(llama(), method, layout, embeds_for(layout, 64))[3]
@@ -31,7 +31,7 @@ def test_a_budget_is_what_the_trace_counts(name, part, llama):
 
 @pytest.mark.parametrize(("tokens", "published"), [(192, (300, 200, 110)), (64, (66, 30, 17))])
 def test_sparsevlms_published_tables_lie_on_its_line(tokens, published):
-    executed = {192: 206.5, 64: 82.3}[tokens]  # what its code really computes per layer
+    executed = {192: 206.5, 64: 82.3}[tokens]  # what its code computes per layer
     method = METHODS["sparsevlm"].for_budget(executed, LLAVA)
     assert method.layers == (2, 6, 15)
     assert method.keep == pytest.approx(published, abs=2)
@@ -75,7 +75,7 @@ def test_wishes_are_read(words, tokens):
 def test_a_stack_gives_the_wish_to_its_first_method():
     zipped, pruner = make(parse("visionzip+visipruner@64"), LLAVA)
     assert zipped.dominant + zipped.contextual == 64
-    assert pruner == VisiPruner()  # its balanced level, the paper's
+    assert pruner == VisiPruner()  # its balanced level, from the paper
     assert name_of((zipped, pruner)) == "visionzip+visipruner"
     assert methods_of(pruner) == (pruner,)
 

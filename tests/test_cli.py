@@ -58,7 +58,7 @@ def test_ask_answers_both_ways_and_writes_json(picture_file, mini_path, tmp_path
 
 
 def test_with_rounds_verdict_and_times_are_of_these_medians(mini_path, tmp_path, capsys):
-    """The runner's own clock says nothing beside them, and does not even run."""
+    """The runner's own clock would add nothing and does not even run."""
 
     def slow_then_quick(vlm, prompt, methods, options, rounds):
         assert options.clock_rounds == 0
@@ -122,7 +122,7 @@ def test_control_c_ends_a_run_without_words(mini_path, capsys, monkeypatch):
 def test_sentences_quote_a_part_of_what_is_long(change, mini_path, capsys):
     words = [word.replace("Q", "Q" * 1000) for word in change]
     model = () if "--model-path" in words else ("--model-path", mini_path)
-    with contextlib.suppress(SystemExit):  # argparse refuses some by itself
+    with contextlib.suppress(SystemExit):  # argparse refuses some values itself
         assert main(["ask", "scene:4", "what?", *map(str, model), *words]) == 2
     error = capsys.readouterr().err
     assert 1 <= error.count("Q") <= 80
@@ -157,7 +157,7 @@ def test_of_a_photograph_the_bundled_model_only_guesses(tmp_path, capsys):
 
 def test_json_to_standard_output_is_only_json(picture_file, mini_path, capsys):
     arguments = ("scene:3", "what?", "--model-path", mini_path, "--max-new-tokens", 2)
-    # 1e1: a whole number, however it is written.
+    # 1e1 is a whole number too.
     own = ("--method", "fastv", "--set", "keep=1e1")
     status, text, _ = run(capsys, *arguments, *own, "--json", "-")
     assert status == 0 and json.loads(text)["answers"][1]["trace"]["method"] == "fastv"
@@ -267,7 +267,7 @@ except ValueError as error:
         ("x", "> /dev/full", "utf-8", "could not be printed: No space left"),
         ("a ★", "> /dev/null", "ascii", "ascii, has no '\\u2605': set PYTHONIOENCODING"),
     ],
-    ids=["closed", "full", "letters"],  # pytest puts these into the environment of the child
+    ids=["closed", "full", "letters"],  # pytest puts these into the child's environment
 )
 def test_what_cannot_be_printed_is_said_in_a_sentence(text, redirected, encoding, words):
     run = subprocess.run(

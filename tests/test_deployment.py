@@ -1,4 +1,4 @@
-"""Spaces and containers, as far as a machine without either can show it."""
+"""Spaces and containers, as far as a machine without either can test them."""
 
 from __future__ import annotations
 
@@ -35,16 +35,16 @@ def requirement(name: str) -> Requirement:
 
 def test_the_head_of_the_readme_describes_a_space():
     assert HEAD["sdk"] == "gradio" and HEAD["license"] == "apache-2.0"
-    assert HEAD["python_version"] == "3.12"  # a number would lose its end in YAML, like 3.10
+    assert HEAD["python_version"] == "3.12"  # as a number, YAML would turn 3.10 into 3.1
     assert (ROOT / HEAD["app_file"]).is_file()
-    assert len(HEAD["short_description"]) <= 60  # longer ones are refused when pushed
+    assert len(HEAD["short_description"]) <= 60  # the hub refuses longer ones
     assert requirement("gradio").specifier.contains(HEAD["sdk_version"])
     repos = {spec.repo for spec in MODELS.values()}
     assert set(HEAD["models"]) <= repos and set(HEAD["preload_from_hub"]) <= repos
 
 
 def test_zerogpu_finds_a_torch_in_the_requirements():
-    """Of the versions that it offers; a hard pin on the newest would find none."""
+    """ZeroGPU offers certain versions; pinning the newest would match none."""
     offered = ("2.8.0", "2.9.1", "2.10.0", "2.11.0")
     assert all(requirement("torch").specifier.contains(version) for version in offered)
     assert "spaces" not in (ROOT / "requirements.txt").read_text()
@@ -86,7 +86,7 @@ def test_ports_that_cannot_be_are_refused(port, variable, words, monkeypatch):
     ],
 )
 def test_a_wrong_setting_ends_the_start_in_one_sentence(variable, words):
-    """In a process of its own: gradio reads its variables when it is imported."""
+    """In a separate process: gradio reads its variables when it is imported."""
     run = subprocess.run(
         [sys.executable, ROOT / "app.py"],
         env={**os.environ, "VISIPRUNER_MODELS": "tiny", **variable},
@@ -111,7 +111,7 @@ def test_the_time_asked_for_is_short_and_follows_the_work():
 
 @pytest.mark.skipif(importlib.util.find_spec("spaces") is None, reason="spaces is not installed")
 def test_runs_go_through_the_real_spaces_wrappers(mini_path):
-    """In a process of its own: `spaces` changes gradio and torch where it is imported."""
+    """In a separate process: importing `spaces` changes gradio and torch."""
     run = subprocess.run(
         [sys.executable, ROOT / "tests" / "zerogpu_server.py", mini_path],
         env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
@@ -122,14 +122,14 @@ def test_runs_go_through_the_real_spaces_wrappers(mini_path):
     lines = [line for line in run.stdout.splitlines() if line.startswith("RESULT ")]
     assert lines, run.stderr[-2000:]
     seen = json.loads(lines[0].removeprefix("RESULT "))
-    assert seen["menu"] == ["mini"]  # what is not on the disk is not offered
-    assert seen["loaders"] == ["MainThread"]  # CUDA is imitated in no other
+    assert seen["menu"] == ["mini"]  # offer only what is on disk
+    assert seen["loaders"] == ["MainThread"]  # only this thread imitates CUDA
     assert seen["events"][-1] == "compared"
     assert seen["events"].count("layer") == 2 * 8 and "token" in seen["events"]
     assert seen["answers"] == seen["direct"]
     assert seen["rounds"] == [5, 5]
     assert "model must be one of mini" in seen["said"]  # the words of an error survive the fork
-    assert seen["shown"] == text.BROKEN  # ... but only those of a refusal
+    assert seen["shown"] == text.BROKEN  # ... but only a refusal's
     assert "unforeseen ValueError" in run.stderr and "words of a fault" not in run.stderr
     workers = {query["pid"] for path, query in seen["calls"] if path == "/allow"}
     assert workers and str(seen["pid"]) not in workers
@@ -140,7 +140,7 @@ def test_runs_go_through_the_real_spaces_wrappers(mini_path):
 
 def test_elsewhere_nothing_is_wrapped(monkeypatch):
     monkeypatch.delenv("SPACES_ZERO_GPU", raising=False)
-    monkeypatch.setitem(sys.modules, "spaces", None)  # importing it would fail
+    monkeypatch.setitem(sys.modules, "spaces", None)  # importing it fails
     assert not zerogpu.active()
     assert [run.__name__ for run in zerogpu.runs(None)] == ["compare_on", "measure_on"]
 

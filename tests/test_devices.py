@@ -1,4 +1,4 @@
-"""Pruning across the borders of devices: accelerate's hooks, and two imitated GPUs."""
+"""Pruning across devices: accelerate's hooks, and two imitated GPUs."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ def test_accelerate_splits_between_layers_and_never_inside_one(mini):
 
 
 def decisions(trace):
-    """All but the scores, whose last bits depend on how a weight lies in memory."""
+    """All but the scores: their last bits depend on the memory layout of a weight."""
     layers = [(r.tokens, r.visual_tokens, r.stage, r.pairs, r.kv_tokens) for r in trace.layers]
     return [cut.kept for cut in trace.cuts], layers, trace.decode_kv
 
 
 @pytest.mark.parametrize("name", ["visipruner", "fastv", "random at the door"])
 def test_a_dispatched_model_prunes_the_same(name, mini, picture, tmp_path):
-    """Real accelerate hooks, weights of later layers on disk: the modules are empty in between."""
+    """Real accelerate hooks, later layers' weights on disk: their modules are empty in between."""
     prompt = mini.prepare(picture, "what colour is the star?")
     split = {f"model.language_model.layers.{i}": "disk" if i > 3 else "cpu" for i in range(8)}
     rest = ("model.vision_tower", "model.multi_modal_projector", "model.language_model.norm")
@@ -76,7 +76,7 @@ def loop(model, embeds, method, layout, steps=3):
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("name", DROPPING)
 def test_pruning_goes_across_the_border_of_two_devices(name, attention, llama):
-    """Imitated GPUs: whatever mixes tensors of two devices raises. accelerate's own hooks move."""
+    """On imitated GPUs, mixing tensors of two devices raises. Only accelerate's hooks move them."""
     plain = llama(attention)
     embeds = embeds_for(LAYOUT, 64)
     expected, trace = loop(plain, embeds, DROPPING[name], LAYOUT)

@@ -1,4 +1,4 @@
-"""prune(): keeping all is untouched, dropped is masked, misuse refused, nothing stays."""
+"""prune(): keeping all changes nothing, dropping is masking, misuse is refused, all is undone."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ def test_later_layers_compute_less_and_cache_less(llama):
 
 
 def test_decoding_is_right_when_the_first_layers_cache_is_the_shortest(llama):
-    """Paper semantics leave text only in layer 0; stock code would count positions from there."""
+    """Paper semantics leave only text in layer 0; stock code counts positions in its cache."""
     method = VisiPruner(shallow_layers=2, stages=("shallow",))
     for attention in ("sdpa", "eager"):
         trace = run_pruned(llama(attention), method, LAYOUT, embeds_for(LAYOUT, 64))[3]
@@ -175,7 +175,7 @@ def test_tokens_that_are_gone_or_not_in_order_are_refused(keep, llama):
         prune(model, KeepsWhatItIsTold(keep), LAYOUT),
     ):
         model(inputs_embeds=embeds)
-    assert error.type is ValueError  # a fault of the method, whose words nobody is shown
+    assert error.type is ValueError  # an error in the method, whose message no visitor sees
 
 
 def test_the_last_token_cannot_be_dropped(llama):
@@ -197,7 +197,7 @@ def test_the_last_token_cannot_be_dropped(llama):
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 def test_a_method_that_merges_and_renumbers_equals_the_short_prompt(attention, llama):
-    """Merging before the language model is the same as giving it the merged prompt."""
+    """Merging before the language model equals giving it the merged prompt."""
     model, embeds = llama(attention), embeds_for(LAYOUT, 64)
     ids, logits, _, trace = run_pruned(model, MergeAtTheDoor(), LAYOUT, embeds)
     start, stop = LAYOUT.spans[0]
@@ -225,7 +225,7 @@ def test_layers_may_be_renumbered_in_the_middle(llama):
     model, embeds = llama(), embeds_for(LAYOUT, 64)
     seen = {}
     handles = [
-        # Hears what the engine's own hook made of them.
+        # Registered after the engine's own hook, to see what that one changed.
         layer.self_attn.register_forward_hook(
             lambda _m, _a, kw, _o, i=i: seen.setdefault(i, []).append(kw["position_ids"][0, -1]),
             with_kwargs=True,
@@ -369,7 +369,7 @@ def test_what_cannot_be_exact_is_refused_with_a_sentence(llama):
 
 
 def test_flex_attention_is_refused_before_anything_is_touched(llama):
-    model = llama(max_position_embeddings=447)  # a model of its own, whose backend is changed
+    model = llama(max_position_embeddings=447)  # a model of its own: its backend changes
     model.config._attn_implementation = "flex_attention"
     before = state_of(model)
     with pytest.raises(ValueError, match="sdpa or eager"), prune(model, FastV(), LAYOUT):
@@ -434,7 +434,7 @@ def test_models_that_are_not_llama_like_are_refused():
 
 
 def test_the_test_is_as_exact_within_autocast(llama):
-    """Half precision would round most cosines to 1. The model's own query is coarser there."""
+    """Half precision would round most cosines to 1. The model's own query is less exact there."""
     model, embeds = llama(), embeds_for(LAYOUT, 64)
 
     def tested(within: bool):
@@ -456,7 +456,7 @@ def test_the_test_is_as_exact_within_autocast(llama):
 
 @pytest.mark.parametrize("method", DROPPING.values(), ids=DROPPING)
 def test_another_default_device_changes_nothing(method, llama):
-    """What is made on the CPU says so. "meta" stands for a GPU: mixing it with a CPU raises."""
+    """CPU tensors name their device. "meta" stands for a GPU: mixing it with a CPU raises."""
     model, embeds = llama(), embeds_for(LAYOUT, 64)
     given = {"inputs_embeds": embeds, "position_ids": torch.arange(LAYOUT.length)[None]}
     ran = []
@@ -480,7 +480,7 @@ def test_another_default_device_changes_nothing(method, llama):
     ids=["turns by pairs", "turns a part", "turns in some layers", "norms queries", "helium"],
 )
 def test_models_that_make_their_queries_otherwise(config, more):
-    """The row is the model's own, keeping all is untouched, a plan of all changes nothing."""
+    """The row is the model's own, keeping all changes nothing, a plan of all changes nothing."""
     model, embeds = other_kind(config, **more), embeds_for(LAYOUT, 64)
     own, rows = [], []
 
@@ -534,14 +534,14 @@ def test_models_of_another_kind_are_refused_with_a_sentence(config, more, words)
 
 
 def test_one_odd_layer_among_others_is_refused(llama):
-    model = llama(max_position_embeddings=442)  # a model of its own, with one layer changed
+    model = llama(max_position_embeddings=442)  # a model of its own: one layer changes
     model.model.layers[2].mlp = torch.nn.Identity()
     with pytest.raises(ValueError, match="without mlp"), prune(model, FastV(), LAYOUT):
         pass
 
 
 def test_an_error_before_attention_is_called_leaves_no_config_behind(llama):
-    model = llama(max_position_embeddings=443)  # a model of its own, with a hook
+    model = llama(max_position_embeddings=443)  # a model of its own: it gets a hook
     before = state_of(model)
 
     def fail(*_):
@@ -555,7 +555,7 @@ def test_an_error_before_attention_is_called_leaves_no_config_behind(llama):
 
 
 def test_attention_that_does_not_ask_transformers_is_refused(llama):
-    model = llama(max_position_embeddings=441)  # a model of its own, whose attention is changed
+    model = llama(max_position_embeddings=441)  # a model of its own: its attention changes
     attention = model.model.layers[1].self_attn
     own = attention.forward
 
@@ -596,7 +596,7 @@ def test_plans_for_other_rows_are_refused(plan, llama):
 
 @pytest.mark.parametrize("semantics", ["paper", "official"])
 def test_shallow_plans_follow_a_cut_between_them(semantics, llama):
-    """Another method's cut between two shallow layers: the plan is made anew of what is left."""
+    """Another method cuts between two shallow layers: a new plan covers the surviving tokens."""
 
     class Stacked(VisiPruner):
         def select(self, view):
@@ -628,7 +628,7 @@ def test_a_prompt_without_pictures_runs_untouched(llama):
         assert not pruned[3].cuts
 
 
-# -- nothing stays
+# -- everything is undone
 
 
 @pytest.mark.parametrize("where", ["layer 2", "plan", "select", "after prefill", "before"])
@@ -827,7 +827,7 @@ def test_positions_of_ones_own_are_refused(llama):
 
 
 class LargestTensor(TorchDispatchMode):
-    """Remembers the largest tensor that any operation made."""
+    """Records the largest tensor that any operation made."""
 
     elements = 0
 
@@ -854,11 +854,11 @@ def test_no_tensor_grows_with_the_square_of_the_tokens(semantics, kv_heads, llam
 
 
 def test_influence_is_computed_in_float32_whatever_the_model(llama):
-    model = llama(max_position_embeddings=333)  # a model of its own, to be cast
+    model = llama(max_position_embeddings=333)  # a model of its own: it is cast
     model.to(torch.bfloat16)
     embeds = embeds_for(LAYOUT, 64).bfloat16()
     with torch.no_grad(), prune(model, PruningMethod(), LAYOUT, probe=True) as trace:
         model(inputs_embeds=embeds)
     cos = torch.tensor(trace.layers[3].influence.cos)
-    # bfloat16 has no number between 0.996 and 1: float32 results lie in between.
+    # bfloat16 has no number between 0.996 and 1; float32 results lie between them.
     assert ((cos > 0.997) & (cos < 0.9999)).any()

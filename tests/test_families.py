@@ -1,4 +1,4 @@
-"""A family of models is one file and one line: here one that draws on two pictures, run whole."""
+"""A family of models takes one file and one line: here one with two pictures, run end to end."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class TwoSheetsModel(LlavaForConditionalGeneration):
 
 
 class TwoSheets(Family):
-    """The whole picture and its left half; the patches of a row are averaged in pairs."""
+    """The whole picture and its left half; pairs of patches in a row are averaged."""
 
     title = "TwoSheets"
     kinds = {"two_sheets": TwoSheetsModel}
@@ -103,7 +103,7 @@ def two_path(tmp_path_factory):
 
 @pytest.fixture
 def two(two_path, monkeypatch):
-    """The one line that a new family takes, and its model loaded as any other."""
+    """A new family's one line, and its model loaded like any other."""
     monkeypatch.setitem(FAMILIES, "two_sheets", TwoSheets())
     return load_vlm(two_path, device="cpu")
 
@@ -120,7 +120,7 @@ def test_a_new_family_runs_and_is_drawn(two, picture):
     assert layout.num_visual == 18 == two.facts().num_visual and two.facts().layers == 8
     assert full.counts.vision == 2000
     assert [record.visual_tokens for record in pruned.trace.layers][-1] == 5
-    # The same features and tokens, asked of the stock model without this project.
+    # The same features and tokens, given to the stock model without this project.
     inputs = {n: t for n, t in comparison.prompt.inputs.items() if n != "pixel_values"}
     features = two.encode(comparison.prompt)
     with torch.inference_mode():
@@ -134,13 +134,13 @@ def test_a_new_family_runs_and_is_drawn(two, picture):
     assert [sheet["name"] for sheet in value["sheets"]] == ["whole picture", "left half"]
     assert "2 of 18 visual tokens look at no place" in value["note"]
     drawn = draw_survivors(comparison.prompt.sheets, pruned.trace)
-    # Two stages of both pictures beside each other: 420 pixels wide, and 315 for the upright one.
+    # Two stages with both pictures side by side: 420 pixels wide, and 315 for the upright one.
     assert drawn.width == 2 * (420 + 6 + 315) + 24 + 2 * 24
     page = report_html(comparison, {})
     assert "2 of 18 visual tokens look at no place" in page
     for number in (0, 1):
         assert page.count(f'<image id="vp-seen{number}"') == 1
-        assert page.count(f'href="#vp-seen{number}"') == 2  # one stage of each of two sides
+        assert page.count(f'href="#vp-seen{number}"') == 2  # one stage for each of two sides
 
 
 def test_a_method_that_needs_what_a_family_lacks_is_refused(two, picture):
@@ -217,8 +217,8 @@ def test_a_group_is_framed_as_one():
     assert len(edges_of([boxes[0]])) == 4
     assert len(edges_of([boxes[0], boxes[1], boxes[4]])) == 8  # an L
     assert (10, 0, 10, 10) not in edges_of([boxes[0], boxes[1]])
-    assert len(edges_of([boxes[0], boxes[7]])) == 8  # they touch nowhere
-    assert len(edges_of([boxes[3], boxes[3]])) == 4  # two tokens that look at the same place
+    assert len(edges_of([boxes[0], boxes[7]])) == 8  # they do not touch
+    assert len(edges_of([boxes[3], boxes[3]])) == 4  # two tokens in the same place
 
 
 def test_boxes_survive_packing():

@@ -1,4 +1,4 @@
-"""The formula against torch's counter, and the paper's own numbers."""
+"""The formula against torch's counter and the paper's numbers."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_vision_flops_equal_the_counter(mini, picture):
     ids=["no class token", "pooling head", "two layers", "class token kept"],
 )
 def test_other_towers_are_counted_right(tower, strategy, layers):
-    """Also with a side that is no multiple of the patch."""
+    """Also with a picture side that is no multiple of the patch."""
     size = {"hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 3}
     size |= {"num_attention_heads": 2, "image_size": 47, "patch_size": 9}
     tower.update(size)
@@ -113,7 +113,7 @@ def test_kv_bytes_are_the_caches_own(llama):
 
 
 def llava_trace(visual_per_layer, free=0, text=74):
-    """A trace of LLaVA-1.5-7B's size with so many visual tokens per layer."""
+    """A trace of LLaVA-1.5-7B's size with these visual tokens per layer."""
     trace = PruningTrace.begin([], TokenLayout(576 + text, ((35, 611),)))
     trace.stories = [MethodStory("x", {}, "", {"attention_free_layers": free})]
     trace.layers = [
@@ -151,7 +151,7 @@ def test_attention_share_of_the_paper_is_small_and_the_executed_one_is_not(llama
 @pytest.mark.parametrize("name", ["paper shallow", "official", "official 13b", "none"])
 @pytest.mark.parametrize("layout", ["one picture", "two adjacent", "text between"])
 def test_visual_pairs_are_counted_one_by_one(name, layout, llama):
-    """Pairs that attention really scored, from the plan that ran, against a loop over all pairs."""
+    """Pairs that attention scored, from the plan that ran, against a loop over all pairs."""
     layout, method = LAYOUTS[layout], COUNTED[name]
     visual = set(layout.visual)
     with torch.no_grad(), prune(llama(), method, layout) as trace:

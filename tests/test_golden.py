@@ -1,4 +1,4 @@
-"""Every recorded decision of the published codes, in both attention backends."""
+"""Every recorded decision of the published code, in both attention backends."""
 
 import json
 
@@ -65,7 +65,7 @@ def test_the_unpruned_runs_are_the_recorded_ones(golden_model):
 
 
 class _RecordedView(LayerView):
-    """A layer whose attention row was recorded."""
+    """A layer with a recorded attention row."""
 
     def attention_row(self):
         return self.memory.row

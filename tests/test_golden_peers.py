@@ -1,4 +1,4 @@
-"""Recorded decisions of other methods' published codes, reproduced by our rules."""
+"""This project's rules reproduce the recorded decisions of other methods' published code."""
 
 import json
 from pathlib import Path
@@ -94,7 +94,7 @@ def test_visionzip(number):
     close(score, recorded["out.score"], 1e-6)
     kept = score.topk(dominant - 1).indices.sort().values
     assert torch.equal(kept, recorded["out.kept_visual"])
-    keys = recorded["in.metric"][None]  # one head: the mean over heads is what was recorded
+    keys = recorded["in.metric"][None]  # one head: the mean over heads was recorded
     targets, owner = visionzip.contextual_groups(keys, kept, facts["hyper"]["contextual"])
     assert torch.equal(targets, recorded["out.context_targets"])
     assert torch.equal(owner[0], recorded["out.merged_from"])

@@ -1,6 +1,6 @@
-"""The second driver equals the first: same decisions, trace, caches, tokens; nothing stays.
+"""The second driver equals the first: same decisions, trace, caches, tokens; all is undone.
 
-The capture is also run on a CPU, by tape.py; what only a GPU can run is marked so.
+tape.py also runs the capture on a CPU; tests that only a GPU can run are marked.
 """
 
 import gc
@@ -45,7 +45,7 @@ METHODS["renumber"] = RenumberLater(5, 2, 5)
 
 
 def run(driver, model, embeds):
-    """Four greedy tokens by a bare loop: logits of every step, caches after prefill, the trace."""
+    """Four greedy tokens by a plain loop: logits of every step, caches after prefill, the trace."""
     with torch.no_grad(), driver as trace:
         output = model(inputs_embeds=embeds)
         cache = [
@@ -70,7 +70,7 @@ def check_equal(ours, reference):
 
 
 def check_same_story(ours, theirs):
-    """The same JSON, but for the last digits of measured numbers."""
+    """The same JSON, except for the last digits of measured numbers."""
     if isinstance(ours, dict):
         assert ours.keys() == theirs.keys()
         for key, value in ours.items():
@@ -91,7 +91,7 @@ def test_replay_equals_the_hooks(name, bucket, llama):
     model, embeds, method = llama(), embeds_for(LAYOUT, 64), METHODS[name]
     reference = run(prune(model, method, LAYOUT, probe=True), model, embeds)
     replayer = Replayer(model, bucket=bucket)
-    for _ in range(2):  # the second prompt finds the first one's buffers
+    for _ in range(2):  # the second prompt reuses the first one's buffers
         ours = run(replayer.prune(method, LAYOUT, probe=True), model, embeds)
         check_equal(ours, reference)
 
@@ -117,7 +117,7 @@ def test_what_replay_does_not_serve_is_refused(name, llama):
 
 @pytest.mark.parametrize("name", [name for name in KEEP_ALL if name not in NOT_REPLAYED])
 def test_keeping_all_is_the_untouched_model(name, llama):
-    """Bit for bit without padding; with it, kernels may add in another order."""
+    """Bit for bit without padding; with padding, kernels may add in another order."""
     model, embeds = llama(), embeds_for(LAYOUT, 64)
     ids, logits = greedy(model, embeds)
     for bucket, tolerance in ((1, 0), (64, 1e-5)):
@@ -158,7 +158,7 @@ def test_buffers_made_in_one_mode_can_be_written_in_the_other(inference, llama):
 
 
 def test_padding_costs_one_plan_for_all_lengths_of_a_bucket(llama, monkeypatch):
-    """What is captured for one question serves the next, longer one."""
+    """Graphs captured for one question serve the next, longer one."""
     replayer, plans, step = Replayer(llama(), bucket=64), [], _Lane.step
 
     def noting(lane, index, plan):
@@ -201,7 +201,7 @@ def test_layers_are_asked_once_each_and_the_host_reads_once_per_test(llama, monk
     assert len(reads) == len(tested)
 
 
-# -- misuse, and nothing stays
+# -- misuse, and everything is undone
 
 
 def test_after_an_exception_the_model_is_as_before(llama):
@@ -248,7 +248,7 @@ def test_what_cannot_be_replayed_is_refused(llama):
 
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 def device(request, monkeypatch):
-    """Where layers are captured: on a GPU, or on a CPU by what follows a CUDA graph's rules."""
+    """The device of captured layers: a GPU, or a CPU with a CUDA graph's rules."""
     if request.param == "cpu":
         monkeypatch.setattr(replay, "Recorder", TapeRecorder)
         monkeypatch.setattr(replay, "can_capture", lambda model: True)
@@ -257,7 +257,7 @@ def device(request, monkeypatch):
 
 @pytest.mark.parametrize("name", METHODS)
 def test_captured_layers_equal_the_hooks(name, device, llama):
-    model = llama(max_position_embeddings=444).to(device)  # a model of its own, to be moved
+    model = llama(max_position_embeddings=444).to(device)  # a model of its own: it moves
     embeds, method = embeds_for(LAYOUT, 64).to(device), METHODS[name]
     reference = run(prune(model, method, LAYOUT, probe=True), model, embeds)
     replayer = Replayer(model)
@@ -302,7 +302,7 @@ def test_the_stand_in_refuses_what_a_stream_refuses(reading):
 
 
 def test_another_picture_and_question_are_replayed(device, llama):
-    """Nothing of the prompt that was recorded stays in what is replayed."""
+    """A replay uses nothing of the recorded prompt."""
     model = llama(max_position_embeddings=449).to(device)
     replayer, method = Replayer(model), SHALLOW["paper filters"]
     for seed in (1, 2, 3):
@@ -333,11 +333,11 @@ def test_captured_layers_serve_lengths_of_a_bucket(device, llama):
         embeds = embeds_for(layout, 64).to(device)
         reference = run(prune(model, method, layout), model, embeds)
         check_equal(run(replayer.prune(method, layout), model, embeds), reference)
-    assert list(replayer.lanes) == [64, 32]  # with the picture, and what is left of it
+    assert list(replayer.lanes) == [64, 32]  # all visual tokens, then the surviving ones
 
 
 def test_captured_layers_can_be_replayed_in_another_order(device, llama):
-    """What one layer's graph left must outlive the graphs of the others, whenever captured."""
+    """One layer's graph output must survive other layers' graphs, in any order of capture."""
     model = llama(max_position_embeddings=446).to(device)
     replayer, embeds = Replayer(model), embeds_for(LAYOUT, 64).to(device)
     for method in (Schedule(5, 2, 4), Schedule(5, 5, 6), Schedule(5, 2, 4)):

@@ -24,7 +24,7 @@ def says(*words):
     return pytest.raises(ValueError, match=".*".join(words))
 
 
-# Imported and not run, the file asks for its package, which takes seconds and is of no use here.
+# When imported, hub.py imports its package, which takes seconds: the stubs below replace it.
 FAKE = """
 import sys, time, types
 sys.argv = ["hub.py", "some/model"]
@@ -90,14 +90,14 @@ def test_closing_a_download_ends_the_child(fake_hub, monkeypatch):
     spy = lambda *args, **kw: children.append(popen(*args, **kw)) or children[-1]  # noqa: E731
     monkeypatch.setattr(hub.subprocess, "Popen", spy)
     progress = hub.download("some/model", 50)
-    assert next(progress).done == 0  # a heartbeat, although nothing moves
+    assert next(progress).done == 0  # a heartbeat, although nothing changes
     progress.close()
     assert children[0].returncode not in (None, 0)
 
 
 @pytest.mark.parametrize("asked", [{}, {"no_proxy": "example.org"}, {"no_proxy": "*"}])
 def test_only_the_download_uses_proxies(asked, fake_hub, monkeypatch, tmp_path):
-    """Some proxies cannot even be named to httpx without an error."""
+    """Some proxies raise an error in httpx as soon as they are named."""
 
     def proxies(environment):
         return {n: v for n, v in environment.items() if n.lower().endswith("_proxy")}
@@ -144,7 +144,7 @@ def test_what_has_arrived_needs_no_room_again(monkeypatch, tmp_path):
     blobs = tmp_path / "models--some--model" / "blobs"
     blobs.mkdir(parents=True)
     with open(blobs / "part.incomplete", "wb") as file:
-        file.truncate(12 * GIGABYTE)  # takes no room itself
+        file.truncate(12 * GIGABYTE)  # a sparse file takes no space
     hub._check_disk("some/model", 14 * GIGABYTE)
     with says("takes 4.0 GB more"):
         hub._check_disk("some/model", 16 * GIGABYTE)
@@ -154,7 +154,7 @@ def test_parts_that_another_download_renames_meanwhile_do_not_matter(monkeypatch
     monkeypatch.setattr(hub.constants, "HF_HUB_CACHE", str(tmp_path))
     blobs = tmp_path / "models--some--model" / "blobs"
     blobs.mkdir(parents=True)
-    (blobs / "gone.incomplete").symlink_to(tmp_path / "nowhere")  # listed, and not to be found
+    (blobs / "gone.incomplete").symlink_to(tmp_path / "nowhere")  # listed, but missing
     hub._check_disk("some/model", 1)
 
 
@@ -165,7 +165,7 @@ def test_a_damaged_index_is_no_complete_checkpoint(tmp_path):
 
 def test_the_real_child_without_a_network_says_so(monkeypatch, tmp_path):
     monkeypatch.setenv("HF_HOME", str(tmp_path))
-    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # nobody answers there
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # no server answers there
     with says("llava-1.5-7b-hf was not downloaded|cannot be reached"):
         list(hub.download(SEVEN.repo, 1000))
 

@@ -1,6 +1,6 @@
-"""The influence test decides as exact arithmetic does, up to one token that is all of the output.
+"""The influence test decides as exact arithmetic does, even if one token is all of the output.
 
-What is exact is computed here in whole numbers, from the same float32 weights and values.
+These tests compute exactly, in whole numbers, from the same float32 weights and values.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ SHARES = [0.1, 0.5, 0.9, 0.99, 1 - 1e-3, 1 - 1e-4, 1 - 1e-5, 1 - 1e-6, 1 - 1e-7,
 
 
 class Exact:
-    """Outputs of attention in whole numbers, all of one unit: no float, no rounding."""
+    """Outputs of attention in whole numbers of one unit: no float, no rounding."""
 
     UNIT = 149  # 2^-149 divides every float32
 
@@ -59,14 +59,14 @@ class Exact:
         return math.copysign(math.sqrt(Fraction(inner**2, lengths)), inner)
 
     def l2(self, key: int) -> Fraction:
-        """The square of ||P_key||, which is a whole number of units."""
+        """The square of ||P_key||, a whole number of units."""
         return Fraction(self.parts[key] @ self.parts[key], 2 ** (4 * self.UNIT))
 
 
 def draw(share: float, bar: float, seed: int):
-    """One token carries `share` of each head's weight, and its cosine is as near `bar` as can be.
+    """One token carries `share` of each head's weight, and its cosine is as near `bar` as possible.
 
-    Below it where the seed is even, above it where it is odd.
+    An even seed puts it below the bar, an odd seed above.
 
     Returns:
         query, keys, values as a layer has them, in float32.
@@ -103,7 +103,7 @@ def draw(share: float, bar: float, seed: int):
 
 
 def view_of(query, keys, values, driver="hooks") -> LayerView:
-    """A layer in which attention was this, as a run by hooks or by replay shows it."""
+    """A layer with this attention, as a run by hooks or by replay shows it."""
     trace = PruningTrace.begin([], LAYOUT)
     record = LayerRecord(1, LAYOUT.length, LAYOUT.num_visual)
     fields = 1, 4, LAYOUT, Rows.of(LAYOUT), SimpleNamespace(), trace, record
@@ -130,7 +130,7 @@ def test_every_decision_is_that_of_exact_arithmetic(share):
     for seed in range(4):
         filtering.add(check_filtering(*draw(share, METHOD.layer_threshold, seed)))
         calm.add(check_calm(*draw(share, METHOD.exit_threshold, seed)))
-    assert len(filtering) == len(calm) == 2  # the draws lie on both sides of the thresholds
+    assert len(filtering) == len(calm) == 2  # draws on both sides of the thresholds
 
 
 METHOD = VisiPruner(shallow_layers=0)
@@ -164,7 +164,7 @@ def check_calm(*drawn) -> bool:
 @pytest.mark.parametrize("semantics", ["paper", "official"])
 @pytest.mark.parametrize("share", SHARES[1::3])
 def test_tokens_are_kept_as_exact_arithmetic_says(share, semantics):
-    """Thresholds as near to a token's L2 as floats are."""
+    """Thresholds as near to a token's L2 as floats allow."""
     drawn = draw(share, 0.9, seed=1)
     exact = exact_of(*drawn)
     for key in (HEAVY, HEAVY + 1):
@@ -209,14 +209,14 @@ def test_products_of_the_closer_look_are_counted(share, driver):
     view = view_of(*draw(share, 0.9, seed=0), driver)
     with FlopCounterMode(display=False) as counter:
         view.influence()
-    if driver == "hooks":  # a replay's own products include padding, which the trace leaves out
+    if driver == "hooks":  # a replay's products include padding, which the trace leaves out
         assert view.record.probe_flops == counter.get_total_flops()
     row = LAYOUT.length * HEADS * WIDTH
     assert view.record.probe_flops == (6 + 4 * (share > 0.9)) * row
 
 
 class WithoutFloat64(torch.Tensor):
-    """A tensor that says that it lies on an Apple GPU, and refuses what it would refuse there."""
+    """A tensor that claims to lie on an Apple GPU, and refuses what an Apple GPU refuses."""
 
     device = torch.device("mps")
 

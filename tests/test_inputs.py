@@ -1,4 +1,4 @@
-"""Bad pictures, questions and numbers: each is refused by one plain sentence, the rest is kept."""
+"""Bad pictures, questions and numbers: one plain sentence refuses each; good ones are kept."""
 
 import io
 import math
@@ -23,7 +23,7 @@ from visipruner.inputs import (
     open_picture,
 )
 
-# Pillow warns of what it finds in damaged files, and of huge ones.
+# Pillow warns about damaged files and about huge ones.
 pytestmark = [
     pytest.mark.filterwarnings("ignore::UserWarning:PIL"),
     pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning"),
@@ -44,7 +44,7 @@ def sentence(error: pytest.ExceptionInfo) -> str:
     assert "\n" not in text
     for jargon in ("Error", "Traceback", "Exception", "PIL", "<class", "0x", "errno"):
         assert jargon not in text
-    # The library's own words must not be dragged along as the cause.
+    # The library's own error must not follow as the cause.
     assert error.value.__cause__ is None
     return text
 
@@ -62,13 +62,13 @@ def encoded(image: Image.Image, kind: str, **options) -> bytes:
 
 
 def picture(width: int = 40, height: int = 30, mode: str = "RGB") -> Image.Image:
-    """Noise, so that a file of it cannot be cut short without a loss."""
+    """Noise, so that a shortened file always loses data."""
     noise = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
     return Image.fromarray(noise).convert(mode)
 
 
 def png(width: int, height: int, depth: int, color: int, rows: bytes, *more: bytes) -> bytes:
-    """A PNG file by hand, for what Pillow does not write."""
+    """A PNG file made by hand, for what Pillow does not write."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return (
@@ -86,7 +86,7 @@ def pixel(image: Image.Image, x: int = 0, y: int = 0) -> tuple[int, int, int]:
     return image.getpixel((x, y))
 
 
-# ---- pictures that are taken ----------------------------------------------------------------
+# ---- pictures that are accepted -------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", inputs.FORMATS)
@@ -95,7 +95,7 @@ def test_every_listed_format_opens_from_path_text_and_bytes(tmp_path, kind):
     path = tmp_path / "picture.any"
     path.write_bytes(data)
     results = [open_picture(source) for source in (path, str(path), data, bytearray(data))]
-    path.unlink()  # the pictures must need the file no more
+    path.unlink()  # the pictures must no longer need the file
     for result in results:
         assert type(result) is Image.Image
         assert (result.mode, result.size) == ("RGB", (40, 30))
@@ -161,7 +161,7 @@ def test_animated_gif_gives_its_first_frame():
     assert pixel(open_picture(data)) == RED
     turned = Image.open(io.BytesIO(data))
     turned.seek(1)
-    assert pixel(open_picture(turned)) == BLUE  # whoever hands in an open picture has chosen
+    assert pixel(open_picture(turned)) == BLUE  # an open picture's orientation is already chosen
 
 
 def test_16_bit_grey_is_scaled_not_clipped():
@@ -228,13 +228,13 @@ def test_longest_side_is_bounded_so_that_the_padded_square_is():
 
 
 def swapped_profile() -> bytes:
-    """sRGB, but what the file calls green is blue, and the other way round."""
+    """sRGB, but with green and blue swapped in the file."""
     data = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     return data.replace(b"gXYZ", b"tmp!").replace(b"bXYZ", b"gXYZ").replace(b"tmp!", b"bXYZ")
 
 
 def grey_profile() -> bytes:
-    """Grey whose numbers are light itself: half of the light is a brighter number in sRGB."""
+    """Linear grey: half of the light is a larger number in sRGB."""
     white = b"XYZ \0\0\0\0" + struct.pack(">3i", 63190, 65536, 54061)
     curve = b"curv" + bytes(8)  # no entries: a straight line
     head = struct.pack(">I4xI12s", 128 + 28 + 20 + 12, 0x02400000, b"mntrGRAYXYZ ")
@@ -291,7 +291,7 @@ def test_colours_of_print_in_tiff(mode, compression):
         stored = ImageCms.profileToProfile(red, srgb, lab, outputMode="LAB")
     else:
         stored = red.convert(mode)
-    # A profile of other colours than the file's is none.
+    # A profile of another colour space than the file's is ignored.
     for more in ({}, {"icc_profile": swapped_profile()}):
         data = encoded(stored, "TIFF", compression=compression, **more)
         result = pixel(open_picture(data))
@@ -342,7 +342,7 @@ def test_a_whole_file_that_pillow_cannot_read_is_not_called_damaged():
     )
     assert refusal(twelve_bits) == UNREADABLE
     bmp = bytearray(encoded(picture(), "BMP"))
-    bmp[30:34] = struct.pack("<I", 5)  # a PNG inside, which printers take
+    bmp[30:34] = struct.pack("<I", 5)  # a PNG inside, meant for printers
     assert refusal(bytes(bmp)) == UNREADABLE
 
 
@@ -413,7 +413,7 @@ def test_sizes_around_the_limit():
     assert open_picture(png(5000, 5000, 1, 0, rows)).size == (5000, 5000)
     assert "25,005,000 pixels (5001 x 5000)" in refusal(png(5001, 5000, 1, 0, b""))
     assert "25,000,001 pixels" in refusal(png(25_000_001, 1, 1, 0, b""))
-    # Pillow's own limit comes first here, as an exception of its own.
+    # Pillow's own limit comes first here, with its own exception.
     assert "more than 89,478,485 pixels; at most 25,0" in refusal(png(60_000, 60_000, 1, 0, b""))
 
 
@@ -539,7 +539,7 @@ def test_marks_of_the_tokenizer_are_noted():
 
 
 def tokenizers() -> dict[str, Tokenizer]:
-    """The two kinds in use: whole words, and pieces with a mark for the blank (SentencePiece)."""
+    """The two kinds in use: whole words, and pieces with a mark for the space (SentencePiece)."""
     words = Tokenizer(models.WordLevel({"?": 0, "image": 1, "<": 2, ">": 3}, unk_token="?"))
     words.pre_tokenizer = pre_tokenizers.Whitespace()
     pieces = Tokenizer(models.BPE({"?": 0, "▁": 1, "<": 2, "s": 3, ">": 4}, [], unk_token="?"))
@@ -569,7 +569,7 @@ def test_no_tokenizer_finds_a_special_token_in_literal_text(name, text):
     tokenizer = tokenizers()[name]
     special = {*MARKERS, "<|im_end|>", "[INST]"}
     ids = {tokenizer.token_to_id(token) for token in special}
-    assert ids & set(tokenizer.encode(text).ids)  # else this test shows nothing
+    assert ids & set(tokenizer.encode(text).ids)  # otherwise this test shows nothing
     safe = literal(text, special)
     assert not ids & set(tokenizer.encode(safe).ids)
     assert not any(token in safe for token in special)

@@ -1,7 +1,7 @@
 """Every method in METHODS at three budgets, alone and before VisiPruner: the same equalities.
 
-The cases build themselves: a method that is added is tested here without a line. What a method
-chooses is right or wrong by its own tests; here it is carried out as it was chosen.
+The cases build themselves, so a new method is tested here without a new line. Other tests judge
+what a method chooses; these tests check that the engine carries it out.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from visipruner.methods.base import BEFORE
 from visipruner.stock import output_cache, with_cache
 from visipruner.trace import PruningTrace
 
-LEVELS = {0.5: 0.5, 0.2: 0.75, 0.0: 1.0}  # by share: for a method that has no such budget
+LEVELS = {0.5: 0.5, 0.2: 0.75, 0.0: 1.0}  # by share: for a method without such a budget
 FILTERS = VisiPruner(shallow_layers=2, layer_threshold=0.9999, tokens_threshold=0.1)
 NAMES = [name for name in METHODS if name != "none"]
 ALONE = [(name, share) for name in NAMES for share in LEVELS]
@@ -32,12 +32,12 @@ STEPS = 4
 
 
 def method(name: str, share: float, facts) -> PruningMethod:
-    """The method at a share of the visual tokens, per layer in the mean."""
+    """The method at a share of the visual tokens, as a mean per layer."""
     kind = METHODS[name]
     try:
         tokens = max(share * facts.num_visual, kind.least(facts))
         return kind.for_budget(tokens, facts)
-    except Refused:  # none was calibrated for this model
+    except Refused:  # not calibrated for this model
         return kind.at_level(LEVELS[share], facts, {})
 
 
@@ -109,7 +109,7 @@ def test_all_kept_is_the_untouched_model_bit_for_bit(name, mini, asked, facts):
 
 
 def spied(chosen: PruningMethod, seen: dict) -> PruningMethod:
-    """The same method; what it selects, and whether it edits attention, is noted."""
+    """The same method; `seen` records what it selects, and whether it edits attention."""
 
     class Spied(type(chosen)):
         def encode(self, view):
@@ -141,7 +141,7 @@ def embeddings(model, inputs) -> torch.Tensor:
 
 
 class Rows:
-    """States with their tokens and places, and those that wait outside."""
+    """States with their tokens and places, and the rows that wait outside."""
 
     def __init__(self, states):
         self.states, self.tokens = states[0], list(range(states.shape[1]))
@@ -196,7 +196,7 @@ def by_hand(model, embeds, selections) -> tuple[torch.Tensor, list[int]]:
 
 @pytest.mark.parametrize(("name", "share"), ALONE)
 def test_what_was_chosen_is_carried_out(name, share, mini, asked, facts):
-    """The prompt that is left, layer by layer, is what the stock layers make of the choices."""
+    """Layer by layer, the stock layers on the chosen tokens give the same result."""
     seen: dict = {}
     chosen = spied(method(name, share, facts), seen)
     _, logits, trace = pruned(mini.model, [chosen], asked)
@@ -210,7 +210,7 @@ def test_what_was_chosen_is_carried_out(name, share, mini, asked, facts):
     assert abs(trace.mean_tokens - wanted) <= 1.0  # whole tokens in whole layers
 
 
-# -- equalities of alone and stacked
+# -- the same alone and stacked
 
 
 CASES = pytest.mark.parametrize(("name", "share"), [*ALONE, *STACKED])

@@ -1,4 +1,4 @@
-"""Real checkpoints in miniature: where they go, how precisely, from where, and what is refused."""
+"""Real checkpoints in miniature: their device, precision and source, and what is refused."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def says(*words):
     return pytest.raises(ValueError, match=".*".join(words))
 
 
-# -- which models there are, and where
+# -- which models exist, and where
 
 
 def test_the_menu_is_all_models_or_those_of_the_variable(monkeypatch):
@@ -139,7 +139,7 @@ def test_files_that_were_read_are_no_memory_in_use(monkeypatch, tmp_path):
 
 
 def test_a_path_is_never_a_name(monkeypatch, tmp_path):
-    """Folders may be called as the menu's models are."""
+    """Folders may have the names of the menu's models."""
     (tmp_path / "tiny").mkdir()
     monkeypatch.chdir(tmp_path)
     with says("tiny"):
@@ -151,7 +151,7 @@ def test_size_is_counted_at_two_bytes_per_number(mini, mini_path):
     assert checkpoint.size_in_16_bit(mini_path) == 2 * numbers
 
 
-# -- 4-bit, truly run on the CPU
+# -- 4-bit, run on the CPU
 
 
 @pytest.fixture(scope="module")
@@ -172,7 +172,7 @@ def test_only_the_language_models_linear_layers_are_in_4_bit(four_bit):
 
 
 def test_odd_layers_in_4_bit_run_on_every_cpu(mini_path, monkeypatch):
-    """As if on a CPU with AVX-512 BF16, where bitsandbytes packs weights by whole blocks."""
+    """As on a CPU with AVX-512 BF16, where bitsandbytes packs weights by whole blocks."""
     modules = pytest.importorskip("bitsandbytes.nn.modules")
     monkeypatch.setattr(modules, "has_avx512bf16", lambda: True)
     vlm = load_vlm(mini_path, device="cpu", precision="4-bit")
@@ -270,7 +270,7 @@ def test_switching_frees_the_old_model(mini_path, tmp_path, monkeypatch):
     assert len(server._loaded) == 1
     monkeypatch.setattr(memory, "LARGE", 2 * GIGABYTE)
     server.get("other"), server.get("mini-llava"), server.get("other", "eager")
-    assert len(server._loaded) == 3  # small ones may stay together
+    assert len(server._loaded) == 3  # small models may stay together
 
 
 # -- damaged and foreign checkpoints
@@ -311,7 +311,7 @@ def test_weights_that_cannot_be_read_are_named(mini_path, tmp_path):
     folder = tmp_path / "changed"
     shutil.copytree(mini_path, folder)
     (folder / "model.safetensors").unlink()
-    (folder / "model.safetensors").mkdir()  # reading it raises an OSError, whoever asks
+    (folder / "model.safetensors").mkdir()  # reading it raises an OSError, even for root
     with says("model.safetensors is missing or damaged"):
         load_vlm(folder)
 
@@ -350,7 +350,7 @@ def test_damaged_presets_end_the_loading_in_a_sentence(change, words, mini_path,
 
 
 def in_file(name, *keys, value):
-    """A change of a checkpoint: a value of another kind in one of its JSON files."""
+    """Change a checkpoint: a value of another kind in one of its JSON files."""
 
     def change(folder):
         path = folder / name
@@ -440,7 +440,7 @@ def test_a_configuration_of_a_larger_model_is_refused_unbuilt(
 
 @pytest.mark.parametrize("name", ["7b", "13b"])
 def test_a_configuration_that_fits_is_let_through(name, tmp_path, monkeypatch):
-    """That of the real checkpoints: most of it is left to the defaults."""
+    """Real checkpoints' configurations leave most values to the defaults."""
     large = {"hidden_size": 5120, "intermediate_size": 13824, "num_hidden_layers": 40}
     text = {"model_type": "llama", "vocab_size": 32064}
     if name == "13b":
@@ -479,7 +479,7 @@ def test_the_real_tokenizer_gives_the_35_prefix_tokens_of_the_paper(spec, pictur
 @pytest.mark.gpu
 @pytest.mark.parametrize("precision", ["bfloat16", "float16", "4-bit"])
 def test_a_gpu_answers_as_the_cpu_in_outline(precision, mini_path, picture):
-    """First logits are near, also pruned by a schedule, which no rounding changes."""
+    """The first logits are close, also pruned by a schedule, which no rounding changes."""
     methods = [PruningMethod(), Schedule(keep=3, keep_after=2, none_after=5)]
     firsts = []
     exact = "4-bit" if precision == "4-bit" else "float32"  # 4 bits alone move them far

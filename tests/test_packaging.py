@@ -1,4 +1,4 @@
-"""The engine as a package: its wheel, its ranges, its releases; and where names may stand."""
+"""The engine as a package: its wheel, its ranges, its releases; and which files may use names."""
 
 import os
 import re
@@ -58,7 +58,7 @@ def test_fast_movers_stop_at_the_next_minor_release():
 
 @pytest.fixture
 def releases(monkeypatch):
-    """Pretend that these releases are installed, and no others of the tested packages."""
+    """Pretend that these releases are installed, and no other tested packages."""
 
     def pretend(**found):
         def fake(name):
@@ -104,7 +104,7 @@ def test_page_and_command_line_say_it(monkeypatch, capsys):
 
 
 def test_a_release_without_a_name_that_is_needed_is_named(tmp_path):
-    """An imitated torch, of which nothing can be imported."""
+    """An imitated torch without any names to import."""
     (tmp_path / "torch").mkdir()
     (tmp_path / "torch" / "__init__.py").touch()
     facts = tmp_path / "torch-3.1.2.dist-info"
@@ -136,7 +136,7 @@ def test_only_one_file_knows_them():
         f"{path.name}: {line.strip()}"
         for path in files
         for line in path.read_text().splitlines()
-        # `set_attn_implementation` and the argument of from_pretrained are in the manual.
+        # The manual documents `set_attn_implementation` and the argument of from_pretrained.
         if re.search(names, line.replace("set_attn_implementation", ""))
     }
     assert len(files) > 60 and not found
@@ -145,7 +145,7 @@ def test_only_one_file_knows_them():
 @pytest.mark.parametrize("name", ["cache", "past_key_values"])
 def test_the_cache_is_found_and_handed_on_under_both_names(name):
     module, cache = nn.Module(), object()
-    # What `inspect.signature` reads of a forward with this one argument.
+    # What `inspect.signature` reads from a forward with this one argument.
     module.forward = eval(f"lambda hidden, {name}=None: {name}")
     assert stock.cache_of({"cache": None, "past_key_values": None, name: cache}) is cache
     assert module(None, **stock.with_cache(module, cache)) is cache
@@ -160,7 +160,7 @@ def test_the_cache_is_found_and_handed_on_under_both_names(name):
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory) -> Path:
-    """The interpreter of an environment with the engine's wheel and without the page's packages.
+    """The Python of an environment with the engine's wheel but without the page's packages.
 
     Everything else is linked from here, so nothing is downloaded.
     """

@@ -32,7 +32,7 @@ STEPS = 9
 
 
 def asked(vlm, picture):
-    """The prompt's inputs, as `generate` takes them, and its layout."""
+    """The prompt's inputs for `generate`, and its layout."""
     prompt = vlm.prepare(picture, "what colour is the star?")
     names = ("input_ids", "attention_mask", "pixel_values")
     return {name: prompt.inputs[name] for name in names}, prompt.layout
@@ -55,7 +55,7 @@ def answer(model, **inputs):
 
 
 def zipped_by_hand(model, inputs, layout, dominant, contextual):
-    """The short prompt's embeddings, with VisionZip's rule written again in loops."""
+    """The short prompt's embeddings, by VisionZip's rule written again as loops."""
     tower = model.model.vision_tower
     states = {}
     layer = tower.encoder.layers[-1]
@@ -142,7 +142,7 @@ def test_visionzip_says_what_it_needs(mini, picture, llama):
 
 
 def test_the_next_layers_row_is_the_one_that_it_computes(llama):
-    """Nothing is dropped, so the row that was peeked is the row of the next layer."""
+    """With nothing dropped, the row read ahead is the row of the next layer."""
     peeked, own = [], []
 
     class Peeks(PruningMethod):
@@ -170,7 +170,7 @@ def test_pyramiddrop_renumbers_at_every_stage(llama):
 
 
 def test_merging_in_the_middle_equals_a_model_that_goes_on_with_the_merged_rows(llama):
-    """By hand: the layers of the same model, on states that are merged between them."""
+    """By hand: the same model's layers, on states that are merged between them."""
     model, embeds = llama(), embeds_for(LAYOUT, 64)
     _, logits, _, trace = run_pruned(model, MERGES, LAYOUT, embeds)
     decoder, hidden, cuts = model.model, embeds, {cut.after_layer: cut for cut in trace.cuts}
@@ -210,7 +210,7 @@ def test_owners_are_followed_through_merges(llama):
     trace = run_pruned(llama(), MERGES, LAYOUT, embeds_for(LAYOUT, 64))[3]
     for before, after in zip(trace.cuts, trace.cuts[1:], strict=False):
         gone = [p for p, token in enumerate(before.owner) if token == -1]
-        assert all(after.owner[patch] == -1 for patch in gone)  # nobody comes back
+        assert all(after.owner[patch] == -1 for patch in gone)  # dropped patches stay dropped
     last = trace.cuts[-1]
     carried = [token for token in last.owner if token != -1]
     assert set(carried) == set(last.visual) and len(carried) > len(last.visual)
@@ -268,7 +268,7 @@ def test_stacks_that_contradict_each_other_are_refused(llama):
 
 
 def late_reference(model, embeds, layout, enter, exit_after=None):
-    """All tokens in all layers: visual rows are reset where they enter, and masked below it."""
+    """All tokens in all layers: visual rows are reset where they enter, and masked before."""
     config, tokens = model.config, embeds.shape[0]
     causal = torch.ones(tokens, tokens, dtype=torch.bool).tril()
     visual = torch.zeros(tokens, dtype=torch.bool)
@@ -356,6 +356,6 @@ def test_visionzips_own_flops_equal_the_counter(mini, picture):
                 model(**inputs, logits_to_keep=1)
             shape = ModelShape.of(model.config)
             counts.append(counter.get_total_flops() - executed(shape, trace).prefill)
-        assert counts[0] == counts[1]  # what is left is the vision tower, the same for both
+        assert counts[0] == counts[1]  # the rest is the vision tower, the same for both
     finally:
         model.set_attn_implementation("sdpa")

@@ -86,7 +86,7 @@ def test_a_checkpoint_brings_its_own_sentence(folder, picture):
     assert text.startswith(f"<s>{OLDER} USER: <image>\n") and SYSTEM not in text
     usual = load_vlm(folder(), device="cpu")
     assert usual.prepare(picture, QUESTION).text.startswith(f"<s>{SYSTEM} USER: ")
-    # Without settings of its own it takes the usual ones.
+    # Without its own settings it takes the default ones.
     assert method_at(own, "visipruner") == method_at(usual, "visipruner")
 
 
@@ -128,7 +128,7 @@ def test_vicunas_blank_is_one_and_other_templates_stay_as_they_are():
     assert one_blank(prompt_text(processor(chatml), "x", SYSTEM), SYSTEM) == chatml
 
 
-# -- templates that differ
+# -- unusual templates
 
 REFUSES = (
     "{% if messages[0]['role'] == 'system' %}{{ raise_exception('No system role') }}{% endif %}"
@@ -143,21 +143,21 @@ ONE_OF_EACH = "{% for m in messages %}[{{ m['role'] }}] " + PARTS + " {% endfor 
     [
         (ONE_OF_EACH, f"[system] {OLDER} [user] <image>\n{QUESTION} [bot]"),
         (REFUSES + ONE_OF_EACH, f"[user] <image>\n{OLDER}\n\n{QUESTION} [bot]"),
-        # It leaves a system message out without a word.
+        # It silently drops a system message.
         (
             ONE_OF_EACH.replace("messages %}", "messages if m['role'] == 'user' %}"),
             f"[user] <image>\n{OLDER}\n\n{QUESTION} [bot]",
         ),
         (STRINGS, f"SYSTEM: {OLDER} USER: <image>\n{QUESTION} ASSISTANT:"),
         (REFUSES + STRINGS, f"USER: <image>\n{OLDER}\n\n{QUESTION} ASSISTANT:"),
-        # It prints whatever it gets.
+        # It prints its argument unchecked.
         ("{{ messages[-1]['content'] }}>", f"<image>\n{OLDER}\n\n{QUESTION}>"),
-        # It knows texts only.
+        # It accepts only texts.
         (
             "{% for p in messages[-1]['content'] if p['text'] %}{{ p['text'] }}{% endfor %}",
             f"<image>\n{OLDER}\n\n{QUESTION}",
         ),
-        # It prints the picture's word itself.
+        # It prints the image token itself.
         ("<image>{{ messages[-1]['content'] }}>", f"<image>{OLDER}\n\n{QUESTION}>"),
     ],
     ids=["parts", "no system", "left out", "strings", "strings only", "any", "texts", "own word"],
@@ -218,7 +218,7 @@ def test_a_template_that_prints_the_first_token_gets_no_second(processor):
         assert ids.count(tokenizer.bos_token_id) == 1 == ids[0]
 
 
-# -- words that the tokenizer takes for marks
+# -- words that the tokenizer takes for special tokens
 
 
 def test_every_added_token_of_a_question_is_plain_text(mini, picture):
@@ -241,7 +241,7 @@ def test_a_picture_word_of_another_name_is_plain_text_too(processor, picture):
     tokenizer = processor.tokenizer
     number = tokenizer.convert_tokens_to_ids("red")
     processor.image_token, processor.image_token_id = "red", number
-    assert prompt.marks_of(processor)[0] == "red"  # though no added token yet
+    assert prompt.marks_of(processor)[0] == "red"  # though not an added token yet
     tokenizer.add_tokens(["red"])
     config = make_llava(processor, 56, 14).config
     config.image_token_id = number
@@ -263,7 +263,7 @@ def test_a_mark_in_another_spelling_is_refused(mini, picture):
     assert vlm.prepare(picture, "what < | TURN | > unknown is it?").notes == ()
 
 
-# -- generation settings of a folder
+# -- a folder's generation settings
 
 SETTINGS = {
     "use_cache": False,
@@ -371,7 +371,7 @@ def test_a_temperature_may_be_a_whole_number(mini, picture):
 
 @pytest.fixture(scope="module")
 def rimmed():
-    """Without class token; 47 pixels a side are 5 patches of 9, and a rim of 2."""
+    """Without class token; 47 pixels a side make 5 patches of 9, and a rim of 2."""
     processor = copy.deepcopy(make_processor(47, 9))
     processor.vision_feature_select_strategy, processor.num_additional_image_tokens = "full", 0
     processor.image_processor.image_mean = [0.5, 0.5, 0.5]
@@ -432,6 +432,6 @@ def test_padding_is_counted_in_patches_of_the_tower(rimmed):
     assert wider.padding == (*range(5), *range(20, 25))
     tall = rimmed.prepare(Image.new("RGB", (36, 94), "red"), QUESTION)  # columns 14 to 31
     assert tall.padding == tuple(5 * row + column for row in range(5) for column in (0, 4))
-    # Patches of 47 / 5 pixels would say column 4 here.
+    # Patches of 47 / 5 pixels would give column 4 here.
     odd = rimmed.prepare(Image.new("RGB", (56, 94), "red"), QUESTION)  # columns 9 to 36
     assert odd.padding == tuple(range(0, 25, 5))

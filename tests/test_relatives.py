@@ -1,4 +1,4 @@
-"""Relatives of LLaVA-1.5 in miniature: other language models behind it, and LLaVA-NeXT's crops."""
+"""Relatives of LLaVA-1.5 in miniature: other language models, and LLaVA-NeXT's crops."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_mistral_with_a_sliding_window_is_refused():
 
 
 def save(mini, folder, text):
-    """A checkpoint with this language model behind the miniature's processor."""
+    """A checkpoint with this language model and the miniature's processor."""
     torch.manual_seed(2)
     image = mini.model.config.image_token_id
     config = LlavaConfig(

@@ -1,4 +1,4 @@
-"""What is drawn shows what the trace says: values, figures, pictures and the report."""
+"""Drawings show what the trace says: values, figures, pictures and the report."""
 
 import base64
 import itertools
@@ -38,13 +38,13 @@ from visipruner.world.scenes import make_scene
 
 
 def unpack_bits(packed: str, length: int) -> list[int]:
-    """The set that `pack_bits` packed, as viewer_data.js reads it."""
+    """The set in `pack_bits`'s output, read as viewer_data.js does."""
     raw = np.frombuffer(base64.b64decode(packed), dtype=np.uint8)
     return np.flatnonzero(np.unpackbits(raw)[:length]).tolist()
 
 
 def unpack_numbers(packed: str) -> np.ndarray:
-    """What `pack_numbers` packed, to within 0.05 %."""
+    """The numbers in `pack_numbers`'s output, within 0.05 %."""
     codes = np.frombuffer(base64.b64decode(packed), dtype="<u2")
     return 10 ** (LOG_LOW + codes / 65_535 * (LOG_HIGH - LOG_LOW))
 
@@ -112,7 +112,7 @@ def answer_of(trace, text="red"):
 
 
 def sheets_of(picture, grids=(GRID,)):
-    """The picture once for each grid, its tokens one grid after the other."""
+    """The picture once for each grid; the tokens follow grid after grid."""
     boxes, sheets = [grid_boxes(picture.size, *grid) for grid in grids] or [()], []
     for number, own in enumerate(boxes):
         before, after = (
@@ -260,7 +260,7 @@ def test_every_stage_has_a_sentence():
 
 
 def merged_trace():
-    """After layer 3 four patches have tokens of their own; one carries 20 and 21, a made one 22."""
+    """After layer 3 four patches have their own tokens; one carries 20 and 21, a new one 22."""
     trace = trace_of(["full"] * 4 + ["reduced"] * 8, {3: ("sparsevlm", [7, 8, 9, 10])}, "sparsevlm")
     owner = trace.cuts[0].owner
     owner[20] = owner[21] = 5 + 8
@@ -273,7 +273,7 @@ def merged_trace():
 def test_merged_patches_and_tokens_that_are_no_patch_are_said():
     trace = merged_trace()
     [_, step] = stages.steps(trace)
-    assert step["title"] == "Kept and merged"  # the method's own word
+    assert step["title"] == "Kept and merged"  # the method's own title
     assert "5 of 576 visual tokens are left" in step["sentence"]
     assert "2 of them also carry 3 other patches, merged into them." in step["sentence"]
     assert "1 of them is no patch" in step["sentence"]
@@ -287,7 +287,7 @@ def test_merged_patches_and_tokens_that_are_no_patch_are_said():
 
 
 def waiting_trace():
-    """Schedule's late entry: words only below layer 4, all patches until 20 stay after 7."""
+    """Schedule's late entry: text only below layer 4, all patches until 20 stay after 7."""
     trace = trace_of(["full"] * 8 + ["reduced"] * 4, {7: ("schedule", range(20))}, "schedule")
     owner = [5 + patch for patch in range(PATCHES)]
     wait = Cut(-1, "wait", [], [-1] * PATCHES, None)
@@ -308,7 +308,7 @@ def test_patches_that_wait_outside_are_not_called_dropped():
     assert [name for name, _ in panels(trace)][1].startswith("After layer 7")
     assert [cut["after"] for cut in viewer_value(comparison_of(trace))["cuts"]] == [-1, 3, 7]
     live = stages.live_steps(trace.layers[:2], PATCHES)
-    assert "left" not in live[0]["sentence"]  # whether they come is not known yet
+    assert "left" not in live[0]["sentence"]  # it is not known yet whether they come
     trace.cuts[1:] = []  # they never entered
     assert stages.steps(trace)[0]["title"] == "Words only"
 
@@ -324,7 +324,7 @@ def test_viewer_is_a_component_without_foreign_addresses():
     assert viewer.elem_id == "patches"
     for part in viewer_parts().values():
         assert "http" not in part
-    # gr.HTML reads these as templates: both marks would be evaluated there.
+    # gr.HTML would evaluate both marks as templates.
     for name in ("html_template", "css_template"):
         assert not any(mark in viewer_parts()[name] for mark in ("${", "{{", "`", "\\"))
 

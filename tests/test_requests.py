@@ -1,4 +1,4 @@
-"""Hand-made requests to every event of the page: a wrong kind of value is refused in a sentence.
+"""Hand-made requests to every event: a sentence refuses each value of a wrong kind.
 
 `VISIPRUNER_FUZZ=5000 pytest tests/test_requests.py` sends more of them.
 """
@@ -49,13 +49,13 @@ def short_lessons(monkeypatch):
 
 
 def good(visitor: Visitor, event: dict, picture: dict) -> list:
-    """What the page would send, with an answer of one token."""
+    """What the page would send, for an answer of one token."""
     own = {"Picture": picture, "Question": "what colour is the star?", "Longest answer (tokens)": 1}
     return visitor.filled(event, own)
 
 
 def spoiled(rng: random.Random, values: list) -> list:
-    """The same with one to three values of another kind, some missing, or too many."""
+    """The same, but one to three values have another kind, some are missing, or too many."""
     values = list(values)
     for _ in range(rng.randint(1, 3)):
         if values:
@@ -78,7 +78,7 @@ def is_fit_for_a_person(sentence) -> bool:
 
 
 def unfit(visitor: Visitor, requests) -> list:
-    """What was answered badly, of (event, values, event data)."""
+    """The requests (event, values, event data) with bad responses."""
     bad = []
     for event, values, given in requests:
         answer = visitor.send(event, values, given)

@@ -1,4 +1,4 @@
-"""The house as its imports show it: everything points down, and nothing goes round."""
+"""The packages and their imports: all imports point down, without cycles."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from visipruner.methods import METHODS
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "visipruner"
-# A room may use the rooms before it and no other.
+# A package may import only the packages before it.
 ROOMS = [
     "versions",
     "errors",
@@ -75,7 +75,7 @@ def room(module: str) -> str:
 
 
 ARROWS = {module: imported(path) for module, path in MODULES.items()}
-ARROWS.pop("visipruner")  # the names for outside
+ARROWS.pop("visipruner")  # the names for users
 
 
 def test_every_arrow_points_down():
@@ -118,7 +118,7 @@ def test_a_wrong_arrow_would_be_found(tmp_path):
 
 
 def length(function: ast.FunctionDef) -> int:
-    """Lines without the docstring, which may be as long as the function needs."""
+    """Lines without the docstring, which may be as long as necessary."""
     lines = function.end_lineno - function.lineno + 1
     first = function.body[0]
     if ast.get_docstring(function) is not None:
@@ -127,7 +127,7 @@ def length(function: ast.FunctionDef) -> int:
 
 
 def test_functions_are_short():
-    """What does not fit on a screen is two functions."""
+    """A function longer than a screen becomes two."""
     long = [
         f"{path.relative_to(ROOT)}:{node.lineno} {node.name}"
         for path in MODULES.values()
@@ -139,7 +139,7 @@ def test_functions_are_short():
 
 def test_no_file_but_its_own_names_a_method():
     """A new method is one file, a line in METHODS and a line in the README."""
-    others = METHODS.keys() - {"none", "visipruner"}  # the baseline, and whom the page is about
+    others = METHODS.keys() - {"none", "visipruner"}  # the baseline, and the page's main method
     wrong = [
         f"{path.relative_to(ROOT)}:{node.lineno} {node.value}"
         for module, path in MODULES.items()

@@ -79,7 +79,7 @@ def test_one_run_has_one_clock(mini, prompt):
 
 
 def test_a_time_per_further_token_needs_several_of_them(mini, picture):
-    """After the one word "red" comes its end: that single step is no rate."""
+    """The end token follows the one word "red": that single step is no rate."""
     seen = set()
     for asked in ("is it blue?", "what is there?", "describe the image."):
         prompt = mini.prepare(picture, asked)
@@ -122,7 +122,7 @@ def test_quick_first_tokens_of_long_answers_are_clocked_again_in_silence(mini, p
             answer.times.rounds == 3 and answer.times.first_token != shown[side].times.first_token
         )
         assert answer.times.vision != shown[side].times.vision
-        # Only these clocks are new: words, counts and trace are those that were shown.
+        # Only these times change: answer, counts and trace are the displayed run's.
         assert answer.times.first_token == sorted(answer.times.first_tokens)[1]
         before = shown[side].times
         rest = answer.times.total - more - answer.times.first_token
@@ -173,10 +173,10 @@ def test_slow_first_tokens_are_clocked_once(mini, prompt, monkeypatch):
         ((104, 104, 104), (100, 100, 100), None, False),
         ((100, 100, 100), (104, 104, 104), None, False),
         ((100, 100, 100), (120, 120, 120), False, False),
-        ((200, 210, 90), (100, 110, 100), None, True),  # one of three says otherwise
+        ((200, 210, 90), (100, 110, 100), None, True),  # one of three disagrees
         ((200, 210, 90, 200, 220), (100, 110, 100, 100, 100), True, False),  # one of five may
         ((200, 210, 90, 90, 220), (100, 110, 100, 100, 100), None, True),
-        ((), (), None, True),  # one run says nothing
+        ((), (), None, True),  # one run gives no verdict
     ],
 )
 def test_noise_is_no_difference(mini, prompt, full, pruned, faster, uneven):
@@ -206,7 +206,7 @@ def test_the_same_twice_and_sampling_by_seed(mini, prompt):
         [a.tokens for a in result(mini, prompt, options=o).answers] for o in (warm, warm, SHORT)
     ]
     assert answers[0] == answers[1] != answers[2]
-    # With nothing pruned, the same seed gives both sides the same words.
+    # With nothing pruned, the same seed gives both sides the same answer.
     same = result(mini, prompt, FastV(keep=1000), warm)
     assert same.same and same.word_diff == [("same", same.answers[0].text)]
 
@@ -275,7 +275,7 @@ def no_thread(*_):
 
 
 def dead_thread(*_):
-    """It dies before its first line; threading.Thread.start() would wait for it without end."""
+    """It dies before its first line; threading.Thread.start() would wait for it forever."""
 
 
 @pytest.mark.parametrize("start", [no_thread, dead_thread])
@@ -289,10 +289,10 @@ def test_a_thread_that_dies_as_it_starts_keeps_nobody_waiting(mini, prompt, monk
     assert last_event(compare(mini, prompt, [METHOD], SHORT)).kind == "compared"
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # it is meant to die
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # it dies on purpose
 def test_a_thread_that_dies_without_a_word_keeps_nobody_waiting(mini, prompt, monkeypatch):
     class Starved(queue.SimpleQueue):
-        """What its thread puts is lost from the first layer on, and so is the error."""
+        """Loses what its thread puts from the first layer on, and the error too."""
 
         def put(self, event):
             if isinstance(event, BaseException) or getattr(event, "kind", "") == "layer":
@@ -311,7 +311,7 @@ def test_a_run_that_waits_for_another_says_so_and_can_be_left(mini, prompt):
     with mini.lock:
         events = compare(mini, prompt, [METHOD], SHORT)
         assert [next(events).kind for _ in range(2)] == ["waiting"] * 2
-        events.close()  # with the lock still held by the other run
+        events.close()  # while the other run still holds the lock
     assert not mini.lock.locked()
 
 
@@ -472,7 +472,7 @@ def test_wide_pictures_are_padded_and_the_padding_is_known(mini):
 
 
 def test_what_the_model_gets_is_the_picture_that_is_shown(mini):
-    """Padding and resizing are ours; the processor only normalises what `seen` shows."""
+    """This project pads and resizes; the processor only normalises what `seen` shows."""
     prompt = mini.prepare(Image.effect_mandelbrot((120, 80), (-2, -1, 1, 1), 40), "what?")
     processor = mini.processor.image_processor
     pixels = prompt.inputs["pixel_values"][0].permute(1, 2, 0)

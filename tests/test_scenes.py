@@ -53,7 +53,7 @@ def test_what_stays_is_counted_against_the_whole_picture():
         comparison = SimpleNamespace(answers=answers, prompt=prompt)
         return scenes.what_stays(source, comparison, bundled)
 
-    in_the_middle = 2 * 24 + 2  # of the square, two patches from the corner
+    in_the_middle = 2 * 24 + 2  # two patches from the corner of the square
     assert said([in_the_middle]).startswith("The one patch that stays shows a thing; of all 576")
     assert said([575]).startswith("The one patch that stays shows ground; of all 576")
     assert said([575, 574]).startswith("Of the 2 patches that stay, 0 show a thing; of all 576, ")
@@ -108,7 +108,7 @@ def test_limits_are_named_kindly(mini):
     prompt = scenes.prepare(mini, photograph, "where is the zebra?")
     assert any("zebra" in note for note in prompt.notes)
     assert text.OUTSIDE in prompt.notes and prompt.outside
-    # One of its own scenes is never outside, whatever its picture looks like.
+    # A scene of its own world is never outside, whatever its picture looks like.
     assert not scenes.prepare(mini, photograph, "where is the star?", drawn=True).outside
     assert scenes.limits("what colour is the star?") == []
     assert scenes.limits("What do you see? Use a single word.") == [text.ONE_WORD_PICTURE]
@@ -128,13 +128,13 @@ def test_american_spelling_is_read_as_the_one_that_was_learnt(mini):
     assert list(prompt.notes) == [note]
     for left_alone in ("is it colorful?", "is it gray?", "is it color-blind?"):
         assert left_alone in scenes.prepare(mini, sources.picture(7), left_alone).text
-    assert typed in mini.prepare(sources.picture(7), typed).text  # of any other model
+    assert typed in mini.prepare(sources.picture(7), typed).text  # for any other model
 
 
 def test_a_true_answer_is_known_in_both_spellings():
     for seed in range(8):
         for known in sources.questions(seed):
-            assert not re.search(r"\bcolor", known.text)  # the page asks as it reads
+            assert not re.search(r"\bcolor", known.text)  # the page spells as the model reads
             american = known.text.replace("colour", "color").replace("centre", "center")
             assert sources.truth(seed, american).answer == known.answer
             assert sources.next_question(seed, american) == sources.next_question(seed, known.text)

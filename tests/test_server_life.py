@@ -1,4 +1,4 @@
-"""The server as a process: how it starts, what it leaves, and calls that nobody waits for."""
+"""The server as a process: how it starts, what it leaves behind, and abandoned calls."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from visipruner.ui.layout import build, launch
 from visipruner.world import sources
 
 ROOT = Path(__file__).resolve().parent.parent
-TIMEOUT = 120  # seconds after which a test is given up
+TIMEOUT = 120  # seconds until a test fails
 PROXIES = {"http_proxy": "http://127.0.0.1:9", "ALL_PROXY": "socks5://127.0.0.1:9"}
 PROXIES |= {"all_proxy": "socks://127.0.0.1:9", "HTTPS_PROXY": "%", "no_proxy": "[::1,"}
 
@@ -41,7 +41,7 @@ PROXIES |= {"all_proxy": "socks://127.0.0.1:9", "HTTPS_PROXY": "%", "no_proxy": 
 
 
 class Server:
-    """`python app.py` with folders of its own. `said` is what it wrote, once it has ended."""
+    """`python app.py` with its own folders. `said` is its output, once it has ended."""
 
     def __init__(self, folder: Path, *options: str, **variables: str):
         self.folder, self.said = folder, ""
@@ -55,7 +55,7 @@ class Server:
         )
 
     def address(self) -> str:
-        """Waits until the page is there."""
+        """Wait until the page answers."""
         for line in self.process.stdout:
             self.said += line
             if found := re.search(r"http://127\.0\.0\.1:\d+", line):
@@ -69,7 +69,7 @@ class Server:
 
     @property
     def left(self) -> list[str]:
-        """The folders of uploads that are there."""
+        """The upload folders that exist."""
         return sorted(path.name for path in self.folder.glob(f"{uploads.PREFIX}*"))
 
 
@@ -99,7 +99,7 @@ def uploaded(path: str) -> dict:
 
 @contextlib.contextmanager
 def call(address: str, path: str, **options):
-    """A call of /compare whose answer is read line by line; leaving drops the connection."""
+    """A call of /compare, read line by line; leaving drops the connection."""
     data = [uploaded(path), "what colour is the star?", None, "visipruner", "balanced", options]
     url = f"{address}/gradio_api/call/compare"
     with httpx.Client(trust_env=False, timeout=TIMEOUT) as client:
@@ -109,7 +109,7 @@ def call(address: str, path: str, **options):
 
 
 def wait_until(condition):
-    """For what happens in another process or thread without a word."""
+    """Wait for what another process or thread does without a signal."""
     end = time.monotonic() + TIMEOUT
     while not condition():
         assert time.monotonic() < end
@@ -129,7 +129,7 @@ def test_a_signal_in_the_middle_of_a_run_ends_the_server_with_0(start, number):
     path = upload(address).json()[0]
     assert Path(path).parts[-3] in server.left
     with call(address, path, max_new_tokens=1000) as lines:
-        for _ in range(2):  # the first is said before anything runs
+        for _ in range(2):  # the first comes before anything runs
             until(lines, "event: generating")
         assert server.end(number) == 0
     assert not server.left
@@ -191,7 +191,7 @@ def test_a_fork_leaves_the_folder_to_its_parent(tmp_path, monkeypatch):
 
 @pytest.fixture
 def launched(monkeypatch):
-    """What `app.main` hands to `launch`, which then does what is in "then"."""
+    """The arguments of `app.main`'s call to `launch`, which then calls "then"."""
     given = {"then": lambda: None}
 
     def launch(page, *args, **named):
@@ -220,7 +220,7 @@ def test_only_refusals_and_the_systems_errors_become_sentences_at_start(launched
         assert app.main([]) == 1
         assert capsys.readouterr().err.startswith(f"error: {said}")
     fail(ValueError("a fault"))
-    with pytest.raises(ValueError, match="a fault"):  # and so a traceback
+    with pytest.raises(ValueError, match="a fault"):  # so a traceback follows
         app.main([])
 
 
@@ -244,7 +244,7 @@ def folder(page):
 
 @pytest.fixture
 def full(monkeypatch):
-    """The disk is full in the middle of every file that is called so; handles to these files."""
+    """The disk fills in the middle of every file with this name; the handles to these files."""
     write, handles = GradioUploadFile.write, []
 
     async def half(self, data):
@@ -268,7 +268,7 @@ def test_a_full_disk_is_said_and_no_part_of_the_upload_stays(address, folder, fu
     answer = upload(address, b"x" * 3_000_000, "full.png")
     assert (answer.status_code, answer.text) == (507, text.DISK_FULL)
     assert not parts(folder)
-    assert os.fstat(full[0]).st_size == 0  # the room is free again, whoever holds the file open
+    assert os.fstat(full[0]).st_size == 0  # the space is free again, even if the file is still open
     answer = upload(address, b"small", "small.png")
     assert answer.is_success and Path(answer.json()[0]).read_bytes() == b"small"
 
@@ -322,12 +322,12 @@ def test_a_full_queue_is_said_in_plain_words(page, address, monkeypatch):
     assert answer.json()["detail"] == text.QUEUE_FULL.format(waiting=0)
 
 
-# -- calls that nobody waits for
+# -- abandoned calls
 
 
 @contextlib.contextmanager
 def tab(page, address: str, path: str):
-    """A run on the page, as a browser asks for it; leaving closes the tab."""
+    """A run on the page, requested as by a browser; leaving closes the tab."""
     run = next(fn for fn in page.fns.values() if fn.name == "on_run")
     asked = {text.PICTURE: uploaded(path), text.QUESTION: "what?", text.MAX_NEW_TOKENS: 200}
     form = [
@@ -366,11 +366,11 @@ def test_what_a_client_has_left_is_not_computed(page, address, mini_path, tmp_pa
     assert vlm.runs == before + 1
 
 
-# -- behind a proxy, under a path of its own
+# -- behind a proxy, under a path
 
 
 class Proxy(BaseHTTPRequestHandler):
-    """Forwards what lies under /demo/ to `server.target`, and notes what does not."""
+    """Forwards requests under /demo/ to `server.target`, and records the others."""
 
     def forward(self):
         if not self.path.startswith("/demo/"):

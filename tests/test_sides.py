@@ -75,7 +75,7 @@ def five(mini, prompt):
 
 
 def test_each_side_answers_as_it_does_alone(mini, prompt, five, monkeypatch):
-    """Words, counts and trace: what another side needs of the vision tower is not its cost."""
+    """Answer, counts and trace: vision work that only another side needs is not its cost."""
     for word, answer in zip(WORDS, five.answers, strict=True):
         (alone,) = compared(mini, prompt, [word]).answers
         assert replace(alone, times=answer.times) == answer
@@ -118,7 +118,7 @@ def test_zerogpu_is_asked_for_more_time_with_every_side():
     asked = [zerogpu.seconds(None, None, [None] * count, Options(40)) for count in range(2, 6)]
     assert asked == sorted(set(asked)) and asked[-1] < zerogpu.MOST_SECONDS
     silent = zerogpu.seconds(None, None, [None] * 5, Options(40, clock_rounds=0))
-    assert silent < asked[-1]  # repeats take time of each side too
+    assert silent < asked[-1]  # each side's repeats take time too
 
 
 # -- results
@@ -341,11 +341,11 @@ def test_the_report_shows_every_side(five):
     ]
     for answer in five.answers:
         assert kept(answer.trace, "→") in page
-    assert page.count('href="data:image') == 1  # the picture of all the patches stands there once
+    assert page.count('href="data:image') == 1  # the picture of all patches, once
 
 
 def test_the_report_draws_the_patches_that_each_side_kept(five):
-    """Every framed patch has a border on a side where its neighbour has gone."""
+    """Every framed patch has a border on a side whose neighbour was dropped."""
     page = report_html(five, {})
     drawn = page.split('<div class="stages">')[1:]
     side = five.prompt.seen.size[0] // 4
@@ -370,7 +370,7 @@ MANY = ("visipruner", "fastv", "visionzip+visipruner")
 
 
 def filled(**own):
-    """What the page hands in, by names."""
+    """The page's values, by names."""
     usual = {"picture": None, "scene": 3, "question": "what?", "model": "tiny", "level": 0.5}
     usual |= {"method": MANY[0], "others": list(MANY[1:]), "semantics": "paper"}
     usual |= {"picture_mode": "pad", "backend": "sdpa", "precision": "auto", "draw_seed": 0}
@@ -567,7 +567,7 @@ def test_a_search_ends_where_any_side_differs(models, monkeypatch):
 def test_page_and_report_read_one_table_of_counters(mini, prompt):
     two = compared(mini, prompt, ("none", "fastv"))
     page, report = views.counters(two), report_html(two, {})
-    for row in counters.ROWS[:-1]:  # the last one is of GPUs
+    for row in counters.ROWS[:-1]:  # the last one is for GPUs
         for shown in (page, report):
             assert row.words.replace("'", "&#x27;") in shown
             assert all(f"<td>{row.read(answer)}</td>" in shown for answer in two.answers)

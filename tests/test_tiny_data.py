@@ -1,4 +1,4 @@
-"""The small model's world: same from the same seed, closed in its words, true in its answers."""
+"""The small model's world: reproducible from a seed, closed vocabulary, true answers."""
 
 import random
 import re
@@ -106,7 +106,7 @@ def test_words_are_read_in_lower_case_and_written_with_capitals():
 
 
 def fitting(scene, name):
-    """The things that a name means, worked out from the plain fields."""
+    """The things that a name means, found from the plain fields."""
     *adjectives, noun = name.split()
     noun = (
         noun if noun in SHAPES else next((s for s in SHAPES if noun in (s + "s", s + "es")), None)
@@ -129,7 +129,7 @@ def test_answers_follow_from_the_scene():
         elif question.answer.startswith("There is no"):
             assert not fitting(scene, question.answer[len("There is no ") : -1])
         checked += bool(found)
-    assert checked > 30  # else the pattern has lost the answers' wording
+    assert checked > 30  # otherwise the pattern no longer fits the answers
 
 
 def test_counts_follow_from_the_scene():
@@ -215,7 +215,7 @@ def test_what_a_question_mentions_has_what_its_answer_says():
             for scene, question in asked(40, skills=(skill,))
             if len(things := mentioned(scene, question)) == 1
         ]
-        assert len(of_one) > 10  # others ask for what is not there
+        assert len(of_one) > 10  # others ask for what is absent
         assert all(getattr(thing, skill) in answer for thing, answer in of_one)
 
 

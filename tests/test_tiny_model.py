@@ -1,4 +1,4 @@
-"""The small model: trained as it will be asked, resumed exactly, loaded without a network."""
+"""The small model: trained on the prompts it will get, resumed exactly, loaded offline."""
 
 import copy
 import itertools
@@ -124,7 +124,7 @@ def test_what_is_counted_is_looked_at_once_each(learner):
     assert start == pytest.approx([1 / 2, 1 / 4, 1 / 4]) and seen == [1, 3, 3]
     centre = centre_patch(things[0], scene, learner.patch)
     assert packed.looks[0, len(learner.packer.prefix) + centre] == 1 / 2
-    # The hole of a ring says what the ring is, or nobody could count red rings by their centres.
+    # The hole of a ring belongs to the ring; otherwise its centre would show nothing to count.
     labels = label_batch([scene], learner.patch)
     assert labels["centre"][0, centre] == 1
     assert SHAPES[labels["shape"][0, centre]] == "ring"
@@ -135,7 +135,7 @@ def test_looking_is_read_off_the_attention_that_the_model_computes(learner):
     asked = [ask_about(scene, "count_kind", random.Random(2))]
     packed = learner.packer.pack([scene], [asked], torch.arange(learner.grid**2)[None])
     language = copy.deepcopy(learner.model.model.language_model)
-    language.set_attn_implementation("eager")  # the one that shows its weights
+    language.set_attn_implementation("eager")  # the backend that returns its weights
     embeds = torch.randn(1, packed.positions.shape[1], language.config.hidden_size)
     with torch.no_grad():
         out = language(
@@ -318,7 +318,7 @@ def test_an_interview_goes_on_where_it_stopped(tmp_path, bundled):
     assert interview(bundled, columns, ("validation",), 1, store) == rows
     whole = store.read_text()
     assert interview(bundled, columns, ("validation",), 1, store) == rows
-    assert store.read_text() == whole  # nothing had to be asked again
+    assert store.read_text() == whole  # no question was asked again
     assert len(rows) == 2 * len(SKILLS)
     assert rows[1]["flops"] < rows[0]["flops"] and rows[1]["tokens"][6:] == [0] * 6
 
@@ -337,7 +337,7 @@ def test_analyses_see_what_they_say(bundled):
     features = bundled.encode(prompt)
     blind, _ = ask(bundled, Blind(0, 12), prompt, features)
     nothing, _ = ask(bundled, Schedule(keep=0, keep_after=-1, none_after=None), prompt, features)
-    assert blind == nothing  # words that see no picture, and no picture at all
+    assert blind == nothing  # blind to the picture equals no picture at all
     watch = Watch()
     seeing, _ = ask(bundled, watch, prompt, features)
     assert ask(bundled, Blind(12, 12), prompt, features)[0] == seeing
@@ -347,7 +347,7 @@ def test_analyses_see_what_they_say(bundled):
     lines = kept(bundled, methods, 1)
     assert [line["asked for"] for line in lines] == 3 * ["one word"] + 3 * ["a sentence"]
     for of_all, of_everything, of_few in (lines[:3], lines[3:]):
-        assert of_everything == {**of_all, "kept by": "everything"}  # of the first and last too
+        assert of_everything == {**of_all, "kept by": "everything"}  # the first and last too
         assert (of_all["patches"], of_few["patches"]) == (576, 20)
         assert 0 < of_all["on the thing asked about"] < of_all["on things"] < 0.6
     assert lines[0] == {**lines[3], "asked for": "one word"}  # the same questions in both forms
@@ -355,7 +355,7 @@ def test_analyses_see_what_they_say(bundled):
 
 @needs_weights
 def test_the_pages_examples_are_what_the_readme_says(bundled):
-    """Right unpruned and with VisiPruner's presets; of one word, more on things than usual."""
+    """Right unpruned and with VisiPruner's presets; with one word, more on things than usual."""
     usual = json.loads((FOLDER / "dynamics.json").read_text())["kept"]
     usual = next(x for x in usual if (x["asked for"], x["kept by"]) == ("one word", "balanced"))
     for seed, asked in examples.chosen():

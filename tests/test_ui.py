@@ -1,4 +1,4 @@
-"""The page's plain functions, and its one public endpoint, given everything that is wrong."""
+"""The page's plain functions, and its one public endpoint with every kind of wrong value."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_progress_ends_with_a_comparison(finished):
     _, progress = finished
     assert progress.comparison.answers[0].text == progress.sides[0].text
     assert [len(side.records) for side in progress.sides] == [8, 8]
-    # What the live counter has added up is what the result says.
+    # The live counter's sum equals the result.
     for side in progress.sides:
         assert side.flops == sum(side.answer.counts.executed_per_layer)
 
@@ -129,7 +129,7 @@ def test_clocks_say_how_often_they_ran(finished, rounds, whole, runs, clocks):
 
 
 def clocked(comparison, full, pruned):
-    """The comparison with these first tokens, one for each silent run."""
+    """The comparison with these first-token times, one for each repeat."""
     answers = []
     for answer, firsts in zip(comparison.answers, (full, pruned), strict=True):
         first = statistics.median(firsts or [100.0])
@@ -158,7 +158,7 @@ def test_a_clock_that_says_nothing_is_no_figure(finished, full, pruned, figures,
     assert all("ms" in line and text.MEASURED in line for line in print_)
     large = re.findall(r"<strong[^>]*>(.*?)</strong>", shown)
     assert not {"?", text.ONE_RUN} & set(large)
-    assert "→" in large[1] or large[1].isdecimal()  # FLOPs and tokens lead, wherever the clock is
+    assert "→" in large[1] or large[1].isdecimal()  # FLOPs and tokens lead, in every case
     saved = report_html(comparison, {})
     headline = re.search(r'<p class="verdict">(.*?)</p>', saved)[1]
     assert ("first token" in headline) == (figures == 3)
@@ -166,7 +166,7 @@ def test_a_clock_that_says_nothing_is_no_figure(finished, full, pruned, figures,
 
 
 def test_of_a_picture_outside_its_world_both_guess(models, form):
-    """No green headline over what nobody knows; the note says why."""
+    """No green headline for a picture outside the model's world; the note says why."""
     photograph = Image.effect_noise((240, 180), 90).convert("RGB")
     options = {"max_new_tokens": 2, "probe": False, "clock_rounds": 0}
     asked = replace(form, model="tiny", picture=photograph, options=options)
@@ -187,11 +187,11 @@ def test_of_a_picture_outside_its_world_both_guess(models, form):
     drawn = handlers.check(models, replace(asked, picture=sources.picture(12)), scene=12)
     assert not drawn.prompt.outside and text.OUTSIDE not in drawn.notes
     other = handlers.check(models, replace(asked, model=form.model))
-    assert not other.prompt.outside  # what another model learnt is not known here
+    assert not other.prompt.outside  # what other models learnt is not known here
 
 
 def test_a_card_on_its_way_holds_the_words_for_every_end(finished):
-    """page.js says which end it was, in the place of what is still to come."""
+    """page.js shows which end it was, in the place of what was still to come."""
     done = finished[1]
     progress = handlers.Progress(8, done.shape, ["none", "fastv"])
     for written in ("", "red & blue"):
@@ -224,7 +224,7 @@ def test_the_bundled_model_reads_american_spelling_as_it_learnt(models, form):
     assert job.prompt.inputs["input_ids"].equal(ids)
     assert typed in views.asked(job) and "What colour is" in job.prompt.text
     assert any("“color” as “colour”" in note for note in job.notes)
-    assert "'What colour is the star?'" in share.python(job.form, 3)  # has no such room of its own
+    assert "'What colour is the star?'" in share.python(job.form, 3)  # already respelt
     assert typed in share.command_line(job.form, 3)
     other = handlers.check(models, replace(form, question=typed))
     assert typed in other.prompt.text and typed in share.python(other.form, 3) and not other.notes
@@ -296,7 +296,7 @@ def test_a_result_says_what_it_answers(models, form, finished):
     own = handlers.check(models, replace(form, fields={"exit_threshold": 0.9}))
     assert text.ASKED_OWN in views.asked(own)
     near = handlers.check(models, replace(form, level=0.55))
-    assert "level 0.55 (here as balanced)" in views.asked(near)  # one of five settings of its own
+    assert "level 0.55 (here as balanced)" in views.asked(near)  # one of this model's five settings
     none = handlers.check(models, replace(form, method="none"))
     assert "level" not in views.asked(none)
 
@@ -453,7 +453,7 @@ def test_a_result_says_when_it_follows_the_published_rules(models, form):
 def test_the_head_names_the_device_that_was_found_when_loading(models):
     vlm = models.get(models.default)
     true = vlm.devices
-    try:  # as on a ZeroGPU Space, where other threads than the loader's see a CPU
+    try:  # as on a ZeroGPU Space, where only the loader's thread sees a GPU
         vlm.__dict__["devices"] = [torch.device("cuda:0")]
         assert "CUDA:0" in views.model_line(models, models.default)
     finally:
@@ -488,7 +488,7 @@ def test_files_are_made_from_a_result(finished):
     assert png.width > 300
     html = base64.b64decode(downloads.html_file(result)["data"]).decode()
     assert "<html" in html
-    # Of a scene it is known what the patches show, and the files say so too.
+    # A scene's patches are known, so the files also say what they show.
     result = replace(result, job=replace(result.job, scene=3))
     [stays] = result.stays
     assert stays.startswith("Of the ") or stays.startswith("The one ")
@@ -503,7 +503,7 @@ def test_only_what_computes_waits_for_the_model(models):
     by_name = {event.fn.__name__: event for event in build(models).fns.values() if event.fn}
     assert by_name["on_run"].concurrency_limit == 1
     assert by_name["on_run"].concurrency_id == by_name["on_sweep"].concurrency_id == "model"
-    # A download takes minutes and must not keep the others waiting.
+    # A download takes minutes and must not block other visitors.
     assert by_name["on_fetch"].concurrency_limit is None
     assert by_name["on_fetch"].concurrency_id != "model"
 
@@ -529,7 +529,7 @@ def test_what_comes_quickly_is_drawn_now_and_then_and_at_last(monkeypatch):
 
 
 def test_every_input_of_the_form_has_a_name(models):
-    """And the form gets it, wherever it stands on the page."""
+    """The form gets each input, wherever it stands on the page."""
     page = build(models)
     read = next(event for event in page.fns.values() if event.name == "on_fetch")
     components = {getattr(part, "label", None): part for part in read.inputs}
@@ -553,7 +553,7 @@ def test_search_finds_or_says_so(models, form, monkeypatch):
     for state in teaching.search(models, replace(form, level=1.0), 0):
         assert teaching.search_html(state)
     assert state.found == (state.answers[0] != state.answers[1])
-    # Where it ended, the next search goes on.
+    # The next search goes on from the last scene.
     assert state.seed == state.tried <= 3
 
 
@@ -609,7 +609,7 @@ def test_a_lesson_on_its_way_holds_the_words_for_its_end(models, form, finished)
     ],
 )
 def test_a_sweep_has_a_row_for_each_setting(method, levels, models, form):
-    """This model brings its own five settings; a budget is another at nearly every level."""
+    """This model has its own five settings; a budget differs at nearly every level."""
     job = handlers.check(models, replace(form, method=method))
     *_, state = teaching.sweep(job)
     assert state.levels == levels
@@ -724,7 +724,7 @@ def test_an_empty_request_loads_no_model():
 def test_a_fault_in_a_method_is_logged_with_its_place_and_not_shown(
     client, models, mini_path, picture_file, monkeypatch, caplog
 ):
-    """On the page and by the API; only kinds and places are logged, never a visitor's words."""
+    """On the page and by the API; the log has only kinds and places, never a visitor's words."""
 
     secret = "words of this visitor"
 
@@ -795,7 +795,7 @@ def test_a_taken_port_gets_one_sentence(mini_path, capsys, monkeypatch):
         port = taken.getsockname()[1]
         arguments = ["--host", "127.0.0.1", "--port", str(port), "--model-path", str(mini_path)]
         assert app.main(arguments) == 1
-    assert not warmed  # the end of the process would meet it in the middle of torch
+    assert not warmed  # otherwise the process might end in the middle of torch
     said = capsys.readouterr().err
     assert str(port) in said
     assert said.count("\n") == 1

@@ -1,4 +1,4 @@
-"""What the server keeps of many visitors has a bound, and it says what is gone."""
+"""What the server keeps of its visitors is bounded, and the page says what has expired."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def refusal(kept: Kept, key) -> str:
 def test_the_oldest_results_go_first_and_say_so():
     kept = Kept(most=3)
     keys = [kept.put(number) for number in range(3)]
-    assert kept.find(keys[0]) == 0  # used, so the second one is the oldest now
+    assert kept.find(keys[0]) == 0  # just used, so the second one is now the oldest
     keys.append(kept.put(3))
     assert [kept.find(keys[number]) for number in (0, 2, 3)] == [0, 2, 3]
     assert refusal(kept, keys[1]) == text.NO_LONGER_KEPT
@@ -72,13 +72,13 @@ def test_a_page_keeps_as_many_visitors_as_it_may(page, monkeypatch):
     save = visitors[0].event("on_save", 1)
     assert visitors[4].send(save, [visitors[4].key])["success"]
     assert visitors[0].send(save, [visitors[0].key])["output"]["error"] == text.NO_LONGER_KEPT
-    # Once more by the same visitor: of each there is one result at most.
+    # The same visitor runs again: the server keeps at most one result of each.
     older, own = visitors[4].key, {"Question": QUESTION, "Longest answer (tokens)": 1}
     assert visitors[4].run(own, scene=3)["success"]
     assert refusal(page.kept, older) == text.NO_LONGER_KEPT
-    # The number of its scene came from the page: the server need not remember it.
+    # The page sent its scene's number, so the server need not remember it.
     assert page.kept.find(visitors[4].key).job.scene == 3
-    assert not {visitor.asked for visitor in visitors} & set(page.forms._results)  # taken out
+    assert not {visitor.asked for visitor in visitors} & set(page.forms._results)  # removed
 
 
 def test_a_run_reads_its_form_and_its_picture_once(page, monkeypatch):
@@ -95,11 +95,11 @@ def test_a_run_reads_its_form_and_its_picture_once(page, monkeypatch):
     noting(inputs, "_decode")
     assert visitor.run(own)["success"]
     assert sorted(seen) == ["_decode", "form_of"]
-    # Its turn is over: the same key runs nothing more, and a key of nobody's neither.
+    # The form was used: its key runs nothing more, nor does an unknown key.
     for key in (visitor.asked, "magic"):
         answer = visitor.send(visitor.event("on_run"), [visitor.key, key])
         assert answer["output"]["error"] == text.FORM_GONE
-    assert page.kept.find(visitor.key).job.form.question == "what?"  # nor takes a result away
+    assert page.kept.find(visitor.key).job.form.question == "what?"  # nor removes a result
 
 
 def test_a_form_whose_visitor_left_goes_when_newer_ones_come(monkeypatch):
@@ -111,7 +111,7 @@ def test_a_form_whose_visitor_left_goes_when_newer_ones_come(monkeypatch):
 
 
 def test_a_picture_is_ours_to_check_after_an_update_as_well(page):
-    """Gradio makes a new component for every update, also for one that skips it."""
+    """Gradio makes a new component for every update, even an update that skips it."""
     visitor = Visitor(page.local_url)
     assert visitor.send(visitor.event("on_seed"), [-1, "", None])["success"]  # leaves the picture
     broken = visitor.upload(b"no picture at all")
@@ -121,7 +121,7 @@ def test_a_picture_is_ours_to_check_after_an_update_as_well(page):
 
 
 def heaps(path) -> int:
-    """How many heaps glibc has made in this process."""
+    """The number of heaps that glibc has made in this process."""
     library = ctypes.CDLL(None)
     library.fopen.restype = ctypes.c_void_p
     stream = ctypes.c_void_p(library.fopen(str(path).encode(), b"w"))

@@ -1,10 +1,10 @@
-"""Many distinct visitors, one after the other, on a page of this machine: what the server keeps.
+"""Many distinct visitors, one after the other, on a local page: what does the server keep?
 
     python tests/visitors.py 1000 [--bundled]
 
-Every visitor opens the page, uploads a picture that nobody else has, runs once, saves the data and
-leaves. After 20, 100 and all visitors one line says the server's resident memory and the bytes of
-its upload folder. Linux only. The model is a random one with 24 x 24 patches, or the bundled one.
+Every visitor opens the page, uploads a picture of their own, runs once, saves the data and leaves.
+After 20, 100 and all visitors one line gives the server's resident memory and the bytes of its
+upload folder. Linux only. The model is a random one with 24 x 24 patches, or the bundled one.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ QUESTION = "what colour is the star? Answer in one word."
 
 
 class Visitor:
-    """One session of the page over HTTP, as a browser without scripts would hold it.
+    """One session of the page over HTTP, as from a browser without scripts.
 
     Args:
-        address: of a running page, with the slash at its end.
+        address: of a running page, with the final slash.
     """
 
     def __init__(self, address: str, config: dict | None = None):
@@ -44,20 +44,20 @@ class Visitor:
         self.session = uuid.uuid4().hex
         self.http = httpx.Client(timeout=120, trust_env=False)
         self.config = config or self.http.get(f"{address}config").json()
-        self.key = self.asked = None  # of the result that the page shows, and of the form before it
+        self.key = self.asked = None  # keys of the result on the page, and of its form
         self.components = {part["id"]: part for part in self.config["components"]}
 
     def event(self, name: str, number: int = 0) -> dict:
-        """The page's event of this function; several events may share one."""
+        """The page's event of this function, or one of several."""
         found = [d for d in self.config["dependencies"] if _plain(d["api_name"]) == name]
         return found[number]
 
     def usual(self, event: dict) -> list:
-        """What the page sends when nobody has touched it."""
+        """What an untouched page sends."""
         return [self.components[part]["props"].get("value") for part in event["inputs"]]
 
     def filled(self, event: dict, own: dict) -> list:
-        """The same, but what the visitor filled in, by labels."""
+        """The same, with the visitor's own values by labels."""
         labels = [self.components[part]["props"].get("label") for part in event["inputs"]]
         usual = self.usual(event)
         return [own.get(label, value) for label, value in zip(labels, usual, strict=True)]
@@ -71,12 +71,12 @@ class Visitor:
         return self.send(answer, [self.key, self.asked]) if asked["success"] else asked
 
     def upload(self, content: bytes, name: str = "picture.png") -> dict:
-        """A file of the visitor's own, as the page names it in its requests."""
+        """Upload a file, and return it as the page names it in its requests."""
         answer = self.http.post(f"{self.api}upload", files={"files": (name, content)})
         return {"path": answer.raise_for_status().json()[0], "meta": {"_type": "gradio.FileData"}}
 
     def send(self, event: dict, data: list, given: object = None) -> dict:
-        """Ask for one event and wait for its last message: {"success": ..., "output": ...}."""
+        """Send one event and wait for its last message: {"success": ..., "output": ...}."""
         body = {"fn_index": event["id"], "data": data, "session_hash": self.session}
         body |= {"event_data": given, "trigger_id": None}
         if not event["queue"]:
@@ -93,12 +93,12 @@ class Visitor:
         return message
 
     def _post(self, route: str, body: dict) -> httpx.Response:
-        # Not httpx's own JSON: that refuses halves of characters and numbers without end.
+        # Not httpx's JSON: it refuses half surrogate pairs, NaN and infinity.
         kind = {"content-type": "application/json"}
         return self.http.post(self.api + route, content=json.dumps(body), headers=kind)
 
     def _note_key(self, event: dict, data: list, part: int, name: str):
-        """Remember a key that the browser would hold: data is saved, and a run begun, by it."""
+        """Remember a key that the browser would hold: saving data and starting a run need one."""
         said = dict(zip(event["outputs"], data, strict=False)).get(part)
         changes = said if isinstance(said, list) else []  # after the first message, differences
         for value in [said, *(change[-1] for change in changes)]:
@@ -117,7 +117,7 @@ class Visitor:
 
 
 def _plain(name) -> str:
-    """Gradio numbers functions of the same name: on_run, on_run_1."""
+    """The function's name without gradio's number: on_run, on_run_1."""
     head, _, tail = str(name).rpartition("_")
     return head if tail.isdecimal() else str(name)
 
@@ -140,7 +140,7 @@ def _done(answer: dict):
 
 
 def picture_of(number: int) -> bytes:
-    """A PNG of about 220 KB that no other number gives."""
+    """A PNG of about 220 KB, different for every number."""
     pixels = np.random.default_rng(number).integers(0, 256, (270, 270, 3), dtype=np.uint8)
     stream = io.BytesIO()
     Image.fromarray(pixels).save(stream, "PNG")
@@ -149,7 +149,7 @@ def picture_of(number: int) -> bytes:
 
 @contextlib.contextmanager
 def server(bundled: bool) -> Iterator[tuple[subprocess.Popen, str, Path]]:
-    """(process, address, folder of uploads) of a page that ends with this block."""
+    """(process, address, upload folder) of a page that ends with this block."""
     with tempfile.TemporaryDirectory() as folder, socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -174,7 +174,7 @@ def server(bundled: bool) -> Iterator[tuple[subprocess.Popen, str, Path]]:
 
 
 def _checkpoint(folder: Path) -> Path:
-    """A random model of few parameters with LLaVA-1.5's 576 patches."""
+    """A random model with few parameters and LLaVA-1.5's 576 patches."""
     sys.path.insert(0, str(ROOT))
     from conftest import make_llava, make_processor
     from page_server import PRESETS
@@ -187,7 +187,7 @@ def _checkpoint(folder: Path) -> Path:
 
 
 def resident(process: subprocess.Popen) -> float:
-    """Megabytes of memory that a process holds."""
+    """Resident memory of a process in megabytes."""
     lines = Path(f"/proc/{process.pid}/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS")) / 1024
 
@@ -202,7 +202,7 @@ def main():
     parser.add_argument("visitors", type=int)
     parser.add_argument("--bundled", action="store_true", help="ask the bundled model")
     args = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # the server ends too
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # so that the server ends too
     with server(args.bundled) as (process, address, uploads):
         config = httpx.get(f"{address}config", trust_env=False).json()
         start = time.monotonic()

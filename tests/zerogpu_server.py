@@ -2,8 +2,8 @@
 
 python tests/zerogpu_server.py CHECKPOINT prints what happened as one line of JSON.
 
-Real are the decorator, the forked worker, the queues and the pickling. Imitated are the device
-API that hands out GPUs, and the emulation of CUDA in torch, which a build for CPUs cannot do.
+The decorator, the forked worker, the queues and the pickling are real. The device API that assigns
+GPUs is imitated, and so is torch's emulation of CUDA, which a CPU build lacks.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class DeviceApi(BaseHTTPRequestHandler):
 
 
 def become_a_space():
-    """Before gradio and torch are imported."""
+    """Call before gradio and torch are imported."""
     server = HTTPServer(("127.0.0.1", 0), DeviceApi)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     os.environ["SPACES_ZERO_GPU"] = "true"
@@ -52,16 +52,16 @@ def become_a_space():
 
 
 class Faulty:
-    """In the place of a method: whatever is asked of it, it has a fault."""
+    """Replaces a method: every use of it raises."""
 
     def __getattr__(self, name):
-        if name.startswith("__"):  # it must reach the worker
+        if name.startswith("__"):  # pickling to the worker must work
             raise AttributeError(name)
-        raise ValueError(" ".join(["words of", "a fault"]))  # not whole in the line itself
+        raise ValueError(" ".join(["words of", "a fault"]))  # split, so no line holds all of it
 
 
 def visit(checkpoint: str) -> dict:
-    """What a visitor can do: run, stop, measure, ask for what is not there."""
+    """A visitor's actions: run, stop, measure, request what does not exist."""
     import gradio as gr
     import torch
     from PIL import Image
@@ -125,6 +125,6 @@ def visit(checkpoint: str) -> dict:
 
 if __name__ == "__main__":
     become_a_space()
-    import spaces  # noqa: F401 - as on a Space, before anything touches a GPU
+    import spaces  # noqa: F401 - as on a Space, before any use of a GPU
 
     sys.stdout.write("RESULT " + json.dumps(visit(sys.argv[1])) + "\n")

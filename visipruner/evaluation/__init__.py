@@ -1,1 +1,1 @@
-"""Asking many questions: accuracy, presets, the trade-off curve, the three stages."""
+"""Evaluate the bundled model: accuracy, presets, the trade-off curve, the three stages."""

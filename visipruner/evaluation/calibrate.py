@@ -1,12 +1,12 @@
-"""VisiPruner's presets for the bundled model, chosen on the validation split.
+"""Choose VisiPruner's presets for the bundled model on the validation split.
 
     python -m visipruner calibrate
     python -m visipruner calibrate --budgets   only measure the tokens of the presets there are
 
-Every candidate answers the same few validation questions, and the best for each preset answer many
-more; the held-out sets are never looked at. A preset is the most accurate of the candidates that
-cut enough executed prefill FLOPs, and fewer than the next preset must. Writes presets.json beside
-the weights, with what was measured.
+Every candidate answers the same few validation questions. The best candidates for each preset then
+answer many more. The held-out sets are not used. A preset is the most accurate candidate that cuts
+enough executed prefill FLOPs, but fewer than the next preset must cut. Writes presets.json, with
+the measurements, beside the weights.
 """
 
 from __future__ import annotations
@@ -24,27 +24,27 @@ from visipruner.methods import PruningMethod, VisiPruner
 from visipruner.models.catalogue import VLM
 from visipruner.world.phrases import SYSTEM
 
-# The FLOPs that a preset must cut.
+# The share of FLOPs that a preset must cut.
 GOALS = {"gentle": 0.15, "balanced": 0.4, "aggressive": 0.55}
-# The model has no layers that use vision as a sink only (dynamics.py), so nothing is edited there.
+# The model has no layers that use vision as a sink only (dynamics.py), so no stage edits any.
 STAGES = ("middle", "deep")
-# Each word that it writes looks the picture up again in the lower layers, so they keep their cache.
+# Each word that the model writes reads the picture again in the lower layers: they keep the cache.
 CACHE = "full"
 FIRST_TESTED = (4, 5, 6, 7, 8)
 COSINES = (0.995, 0.999)
-# Shares of sqrt(1 - cosine^2): below 1 the kept set can never be empty.
+# Shares of sqrt(1 - cosine^2): below 1 the kept set is never empty.
 SHARES = (0.01, 0.03, 0.15)
 EXIT = 0.999
 FINALISTS = 4  # per preset
 
 
 def candidates(semantics: str) -> list[VisiPruner]:
-    """Every setting that is tried."""
+    """Every setting to try."""
     return [
         VisiPruner(
             semantics=semantics,
             stages=STAGES,
-            # The published code begins to test one layer later than its shallow layers end.
+            # The published code starts to test one layer after its shallow layers end.
             shallow_layers=first - (semantics == "official"),
             layer_threshold=cosine,
             tokens_threshold=round(share * (1 - cosine**2) ** 0.5, 4),
@@ -57,7 +57,7 @@ def candidates(semantics: str) -> list[VisiPruner]:
 
 
 def measure(vlm: VLM, methods: dict[str, PruningMethod], count: int, store) -> dict[str, dict]:
-    """For every method its accuracy on the validation split, and the share of FLOPs it cuts."""
+    """For every method: its accuracy on the validation split, and the share of FLOPs it cuts."""
     rows = interview(vlm, {UNPRUNED: PruningMethod(), **methods}, ("validation",), count, store)
     by_column = {name: [r for r in rows if r["column"] == name] for name in (UNPRUNED, *methods)}
     return {
@@ -72,12 +72,12 @@ def measure(vlm: VLM, methods: dict[str, PruningMethod], count: int, store) -> d
 
 
 def choose(tried: list[tuple[VisiPruner, dict]]) -> dict[str, tuple[VisiPruner, dict]]:
-    """Per preset the most accurate candidate that cuts enough, and less than the next preset must;
-    of equals, the cheapest."""
+    """For each preset the most accurate candidate that cuts enough, but less than the next preset
+    must. Of equally accurate candidates, the cheapest."""
     chosen = {}
     for (name, goal), most in zip(GOALS.items(), [*list(GOALS.values())[1:], 1], strict=True):
         enough = [pair for pair in tried if goal <= pair[1]["flops_cut"] < most]
-        # If nothing does, what cuts most below is the nearest that there is.
+        # If no candidate fits, take the one below the goal that cuts most.
         below = [pair for pair in tried if pair[1]["flops_cut"] < goal] or tried
         enough = enough or [max(below, key=lambda pair: pair[1]["flops_cut"])]
         chosen[name] = max(enough, key=lambda pair: (pair[1]["right"], pair[1]["flops_cut"]))
@@ -85,11 +85,11 @@ def choose(tried: list[tuple[VisiPruner, dict]]) -> dict[str, tuple[VisiPruner, 
 
 
 def shortlist(tried: list[tuple[VisiPruner, dict]]) -> list[VisiPruner]:
-    """For every preset the few candidates that did best."""
+    """For every preset, the few best candidates."""
     found = []
     for _ in range(FINALISTS):
         picks = [method for method, _ in choose(tried).values()]
-        found = list(dict.fromkeys([*found, *picks]))  # one may be the pick of two presets
+        found = list(dict.fromkeys([*found, *picks]))  # two presets may pick the same one
         tried = [pair for pair in tried if pair[0] not in picks] or tried
     return found
 
@@ -97,7 +97,7 @@ def shortlist(tried: list[tuple[VisiPruner, dict]]) -> list[VisiPruner]:
 def table(chosen: dict, full_tokens: float) -> dict:
     """Thresholds at the five levels 0, 0.25, 0.5, 0.75 and 1, as levels.py reads them.
 
-    Level 0 is never used for a run (it keeps everything); level 1 is the hardest preset.
+    No run uses level 0 (it keeps everything); level 1 is the strongest preset.
     """
     picks = [chosen[name][0] for name in GOALS]
     rows = {"stages": STAGES, "relative": True}
@@ -115,12 +115,12 @@ def table(chosen: dict, full_tokens: float) -> dict:
 
 
 def _five(values: list, first) -> list:
-    """Of three presets the values at the five levels."""
+    """The values at the five levels, from those of three presets."""
     return [first, *values, values[-1]]
 
 
 def measure_budgets(vlm: VLM, presets: dict, count: int, store) -> dict:
-    """The presets with the mean visual tokens per layer of each, as `for_budget` reads them."""
+    """The presets with each one's mean visual tokens per layer, as `for_budget` reads them."""
     for semantics in ("paper", "official"):
         given = {"semantics": semantics}
         methods = {n: VisiPruner.at_level(PRESETS[n], vlm.facts(), given) for n in GOALS}
@@ -131,7 +131,7 @@ def measure_budgets(vlm: VLM, presets: dict, count: int, store) -> dict:
 
 
 def add_options(parser: argparse.ArgumentParser):
-    """The options of the command."""
+    """Add the command's options."""
     add_common(parser)
     parser.add_argument("--questions", type=int, default=3, help="per skill, all candidates")
     parser.add_argument("--final", type=int, default=20, help="per skill, the best of them")
@@ -139,7 +139,7 @@ def add_options(parser: argparse.ArgumentParser):
 
 
 def run(options: argparse.Namespace):
-    """Carry out the command."""
+    """Run the command."""
     vlm, store = open_model(options)
     if options.budgets:
         presets = measure_budgets(vlm, dict(vlm.presets), options.final, store)

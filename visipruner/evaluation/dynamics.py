@@ -1,11 +1,11 @@
-"""What the bundled model's layers do with vision: the paper's analyses, on our own model.
+"""How the bundled model's layers use vision: the paper's analyses, on this project's model.
 
     python -m visipruner dynamics --write
 
-Accuracy while the words cannot see the picture below a layer, or from a layer on (the paper's
-figure 3); where VisiPruner's presets filter, how much they keep and of what, where vision leaves;
-how the last prompt token spreads its attention, and whether sinks are among the visual tokens (much
-attention, small values). Writes dynamics.json beside the weights.
+Measures accuracy while the text tokens cannot see the picture below a layer, or from a layer on
+(the paper's figure 3); where VisiPruner's presets filter, how many and which patches they keep, and
+where vision leaves; how the last prompt token spreads its attention, and whether visual tokens are
+sinks (much attention, small values). Writes dynamics.json beside the weights.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ from visipruner.training.grounding import mentioned
 from visipruner.world.drawing import BACKGROUND, render, thing_of_patches
 from visipruner.world.questions import SKILLS, asked_for
 
-ONE_THING = ("colour", "shape", "size", "place")  # skills whose questions are about one thing
+ONE_THING = ("colour", "shape", "size", "place")  # skills that ask about one thing
 
 
 @dataclass(frozen=True)
 class Blind(PruningMethod):
-    """No word sees a visual token in layers `first` to `last` - 1, nor while decoding.
+    """No text token sees a visual token in layers `first` to `last` - 1, nor while decoding.
 
-    Visual tokens themselves go on as ever (the masking of the paper's figure 3).
+    The visual tokens themselves go on as usual (the masking of the paper's figure 3).
     """
 
     name: ClassVar[str] = "blind"
@@ -62,7 +62,7 @@ class Blind(PruningMethod):
 
 @dataclass(frozen=True)
 class Watch(PruningMethod):
-    """Prunes nothing; notes in `seen` where the last prompt token of each layer looks."""
+    """Prunes nothing; records in `seen` the attention of each layer's last prompt token."""
 
     name: ClassVar[str] = "watch"
 
@@ -87,7 +87,7 @@ class Watch(PruningMethod):
 
 
 def masked(vlm: VLM, count: int, store: Path) -> list[dict]:
-    """Accuracy while blind from layer 0 up to k, and from layer k to the end, for every k."""
+    """Accuracy while blind in layers 0 to k - 1, and from layer k to the end, for every k."""
     layers = vlm.model.config.get_text_config().num_hidden_layers
     methods = {UNPRUNED: PruningMethod()}
     methods |= {f"blind below {k}": Blind(0, k) for k in range(1, layers + 1)}
@@ -101,14 +101,14 @@ def masked(vlm: VLM, count: int, store: Path) -> list[dict]:
 
 
 def stages(vlm: VLM, count: int, store: Path) -> list[dict]:
-    """For every preset: how often each layer filtered or was the last with vision, tokens kept."""
+    """For every preset: how often each layer was the filtering or the exit layer, tokens kept."""
     presets = _presets(vlm)
     rows = interview(vlm, presets, ("heldout",), count, store)
     found = []
     for name in presets:
         mine = [row for row in rows if row["column"] == name]
         filtered = [row for row in mine if row["filtered"] is not None]
-        # The layer after the filter; behind the last one nothing is left.
+        # The layer after the filtering layer; after the last layer no tokens are left.
         kept = [(row["tokens"] + [0])[row["filtered"] + 1] for row in filtered]
         found.append(
             {
@@ -127,19 +127,19 @@ def _presets(vlm: VLM) -> dict[str, PruningMethod]:
 
 
 def _tally(layers) -> dict[str, int]:
-    """How often each layer is named, in order; None last."""
+    """How often each layer occurs, in order; None last."""
     counted = Counter(layers)
     order = sorted(counted, key=lambda layer: math.inf if layer is None else layer)
     return {str(layer): counted[layer] for layer in order}
 
 
 def kept(vlm: VLM, methods: dict[str, PruningMethod], count: int) -> list[dict]:
-    """For every method, what the patches that its first cut keeps show; "all" is every patch.
+    """For every method, what the patches kept by its first cut show; "all" is every patch.
 
-    Every one of `count` questions per skill is asked for one word and for a sentence, for the test
-    watches the answer's first word; a description is left out, and a run that kept nothing. The
-    median number of patches, the mean share of them on any thing and, of questions about one thing
-    (`ONE_THING`), on that thing.
+    Each of `count` questions per skill is asked for one word and for a sentence, because the test
+    watches the answer's first word. Descriptions and runs that kept nothing are left out. Reports
+    the median number of patches, the mean share of them on any thing and, for questions about one
+    thing (`ONE_THING`), on that thing.
     """
     found = {(form, name): [] for form in FORMS for name in ("all", *methods)}
     patch = vlm.model.config.vision_config.patch_size
@@ -175,7 +175,7 @@ def kept(vlm: VLM, methods: dict[str, PruningMethod], count: int) -> list[dict]:
 
 
 def attention(vlm: VLM, count: int) -> list[dict]:
-    """Per layer the means of what `Watch` notes, over `count` questions per skill."""
+    """Per layer the means of what `Watch` records, over `count` questions per skill."""
     watch = Watch()
     for skill in SKILLS:
         for _, scene, asked in questions("heldout", skill, count):
@@ -196,14 +196,14 @@ def _short(value) -> str:
 
 
 def add_options(parser: argparse.ArgumentParser):
-    """The options of the command."""
+    """Add the command's options."""
     add_common(parser)
     parser.add_argument("--questions", type=int, default=10, help="per skill")
     parser.add_argument("--write", action="store_true", help="put the figures beside the weights")
 
 
 def run(options: argparse.Namespace):
-    """Carry out the command."""
+    """Run the command."""
     vlm, store = open_model(options)
     found = {"masking": masked(vlm, options.questions, store)}
     found["stages"] = stages(vlm, options.questions, store)

@@ -1,10 +1,10 @@
-"""How often the bundled model is right, unpruned and with every preset, with 95% intervals.
+"""The bundled model's accuracy, unpruned and with every preset, with 95% intervals.
 
     python -m visipruner evaluate --quick         # 20 questions per skill, unpruned
     python -m visipruner evaluate --write         # 300 per skill; stop and go on at will
 
-Two sets: scenes from seeds never trained on, and scenes of colour-shape pairs never trained on.
-Answers are greedy. A description counts by its facts.
+Two sets: scenes from seeds outside the training, and scenes of colour-shape pairs outside it.
+Decoding is greedy. A description's score is its share of right facts.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from visipruner.world.questions import SKILLS
 SETS = ("heldout", "unseen")
 QUICK, FULL = 20, 300  # questions per skill and set
 UNPRUNED = "unpruned"
-# Skills; the others by how the answer is asked for (a description has one way); everything.
+# Each skill; all answers in one requested form (a description has one form only); everything.
 GROUPS = (*SKILLS, *FORMS, "all")
-Z = 1.96  # 95%
+Z = 1.96  # for 95%
 MARK = "<!-- results -->"  # the model card's table stands between two of these
 
 
 def columns(vlm: VLM, presets: bool) -> dict[str, PruningMethod]:
-    """What is compared: the model alone, and VisiPruner at each preset."""
+    """What to compare: the unpruned model, and VisiPruner at each preset."""
     found = {UNPRUNED: PruningMethod()}
     if presets:
         found |= {name: method_at(vlm, "visipruner", name) for name in PRESETS}
@@ -42,7 +42,7 @@ def columns(vlm: VLM, presets: bool) -> dict[str, PruningMethod]:
 
 
 def wilson(right: float, count: int) -> tuple[float, float]:
-    """95% interval of a share; for shares of facts it is on the safe side."""
+    """95% interval of a share; conservative for shares of facts."""
     share, z2 = right / count, Z**2 / count
     middle = (share + z2 / 2) / (1 + z2)
     half = Z * math.sqrt(share * (1 - share) / count + z2 / (4 * count)) / (1 + z2)
@@ -59,7 +59,7 @@ def paired_difference(first: list[float], second: list[float]) -> tuple[float, f
 
 def summary(rows: list[dict]) -> list[dict]:
     """One line per column, set and group: the share of right answers, its interval, the FLOPs cut
-    and, where a method pruned, the paired difference to the unpruned answers."""
+    and, for a pruning method, the paired difference from the unpruned answers."""
     table = []
     for column, split in dict.fromkeys((row["column"], row["set"]) for row in rows):
         for skill in GROUPS:
@@ -86,7 +86,7 @@ def _chosen(rows: list[dict], column: str, split: str, skill: str) -> list[dict]
 
 
 def as_markdown(table: list[dict]) -> str:
-    """One line per group, one column per set and method; then what pruning cost and saved."""
+    """One line per group, one column per set and method; then the cost and savings of pruning."""
     heads = list(dict.fromkeys((line["column"], line["set"]) for line in table))
     cells = {(line["column"], line["set"], line["skill"]): line for line in table}
     lines = ["| skill | questions | " + " | ".join(f"{c}, {s}" for c, s in heads) + " |"]
@@ -113,7 +113,7 @@ def _points(difference) -> str:
 
 
 def write_results(folder: Path, table: list[dict]) -> None:
-    """The table as data beside the weights, and as text in the model card, between its marks."""
+    """Write the table as data beside the weights, and as text between the model card's marks."""
     write_whole(folder / "evaluation.json", json.dumps(table, indent=1) + "\n")
     card = folder / "README.md"
     before, _, rest = card.read_text().partition(MARK)
@@ -122,7 +122,7 @@ def write_results(folder: Path, table: list[dict]) -> None:
 
 
 def add_options(parser: argparse.ArgumentParser):
-    """The options of the command."""
+    """Add the command's options."""
     add_common(parser)
     parser.add_argument("--quick", action="store_true", help=f"{QUICK} per skill, unpruned only")
     parser.add_argument("--questions", type=int, help="per skill and set, another number")
@@ -130,7 +130,7 @@ def add_options(parser: argparse.ArgumentParser):
 
 
 def run(options: argparse.Namespace):
-    """Carry out the command."""
+    """Run the command."""
     vlm, store = open_model(options)
     count = options.questions or (QUICK if options.quick else FULL)
     table = summary(interview(vlm, columns(vlm, not options.quick), SETS, count, store))

@@ -1,7 +1,7 @@
-"""Asking the bundled model the questions of a split, with any pruning method, and scoring it.
+"""Ask the bundled model the questions of a split, with any pruning method, and score the answers.
 
-The same questions always, so that two methods, or two versions of the weights, can be paired.
-Finished answers are kept in a file, so that a run that was stopped goes on where it was.
+The questions are always the same, so that two methods, or two versions of the weights, can be
+paired. A file keeps finished answers, so that an interrupted run resumes.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from visipruner.world.scenes import Scene, make_scene
 from visipruner.world.scoring import score
 
 MOST_TOKENS = 160  # the longest description has about 120
-FORMS = {"one word": True, "a sentence": False}  # how an answer is asked for
+FORMS = {"one word": True, "a sentence": False}  # the form of the requested answer
 
 
 def questions(split: str, skill: str, count: int) -> Iterator[tuple[int, Scene, Question]]:
@@ -49,7 +49,7 @@ def questions(split: str, skill: str, count: int) -> Iterator[tuple[int, Scene, 
 
 
 def form_of(asked: Question) -> str | None:
-    """Which of `FORMS` a question asks for; None if it knows only one."""
+    """The one of `FORMS` that a question requests; None if the question has one form only."""
     if not asked.other:
         return None
     return next(form for form, short in FORMS.items() if short == asked.short)
@@ -61,7 +61,7 @@ def _all_methods(columns: dict[str, Side]) -> list[PruningMethod]:
 
 @torch.inference_mode()
 def ask(vlm: VLM, method: Side, prompt: Prompt, features) -> tuple[str, PruningTrace]:
-    """The greedy answer under a method; `features` are the picture's, from `vlm.encode`."""
+    """The greedy answer under a method; `features` come from `vlm.encode`."""
     with prune(vlm.model, method, prompt.layout, tower=features.tower) as trace:
         tokens = vlm.model.generate(
             input_ids=prompt.inputs["input_ids"].to(vlm.device),
@@ -80,11 +80,11 @@ def interview(
     count: int,
     store: Path,
 ) -> list[dict]:
-    """Asks every column `count` questions per skill and split; what `store` holds is not repeated.
+    """Ask every column `count` questions per skill and split, except those already in `store`.
 
-    Returns one row per answer: column, set, skill, number, form (one of `FORMS`; None where there
-    is only one), score (0 to 1), flops (executed in the language model's prefill), filtering and
-    exit layer, visual tokens per layer, and the answer.
+    Returns one row per answer: column, set, skill, number, form (one of `FORMS`; None if the
+    question has one form only), score (0 to 1), flops (executed in the language model's prefill),
+    filtering and exit layer, visual tokens per layer, and the answer.
     """
     done = _read(store)
     shape = ModelShape.of(vlm.model.config)
@@ -110,7 +110,7 @@ def interview(
                                 "tokens": [record.visual_tokens for record in trace.layers],
                                 "answer": said,
                             }
-                            # A line of its own, also behind one that broke off.
+                            # Start a new line, in case the last one is incomplete.
                             file.write("\n" + json.dumps({"key": key, **done[key]}))
                             file.flush()
                         right = score(asked, done[key]["answer"], scene)
@@ -121,7 +121,7 @@ def interview(
 
 
 def _key(vlm: VLM, where: dict, asked: Question, method: Side) -> str:
-    """Everything that an answer depends on besides the weights, which name the store."""
+    """All that an answer depends on, except the weights, which name the store."""
     parts = [*where.values(), asked.text, vlm.precision, name_of(method), settings_of_side(method)]
     return json.dumps(parts)
 
@@ -141,29 +141,29 @@ def _read(store: Path) -> dict[str, dict]:
 
 
 def share_cut(rows: list[dict], full: list[dict]) -> float:
-    """The share of executed prefill FLOPs that the rows save against the unpruned ones."""
+    """The share of executed prefill FLOPs that the rows save compared with the unpruned ones."""
     return 1 - sum(row["flops"] for row in rows) / sum(row["flops"] for row in full)
 
 
 def fingerprint(folder: Path) -> str:
-    """Names the weights in a folder."""
+    """A name for the weights in a folder."""
     return hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()[:12]
 
 
 def store_of(folder: Path) -> Path:
-    """Where answers of these weights are kept between runs."""
+    """The file that keeps the answers of these weights between runs."""
     return CHECKPOINTS / f"answers-{fingerprint(folder)}.jsonl"
 
 
 def add_common(parser: argparse.ArgumentParser) -> None:
-    """The options that every command on the bundled model has."""
+    """Add the options that every command on the bundled model has."""
     parser.add_argument("--model", type=Path, default=FOLDER)
     parser.add_argument("--store", type=Path, help="where answers are kept; else by the weights")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
 
 
 def open_model(options: argparse.Namespace) -> tuple[VLM, Path]:
-    """The model of the command line, and the file that keeps its answers.
+    """The command line's model, and the file that keeps its answers.
 
     Raises:
         Refused: a wrong number or folder.

@@ -1,8 +1,8 @@
-"""The curve of the bundled model: accuracy against executed FLOPs, every method on the same axes.
+"""The bundled model's curve: accuracy against executed FLOPs, every method on the same axes.
 
     python -m visipruner tradeoff --write         # 507 held-out questions; stop and go on
 
-Writes tradeoff.json beside the weights and assets/tradeoff.svg, the README's picture of it.
+Writes tradeoff.json beside the weights and assets/tradeoff.svg, the README's figure.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ LEVELS = (0.25, 0.4, 0.5, 0.6, 0.75, 1.0)
 KEPT = (1 / 2, 1 / 4, 1 / 8, 1 / 24, 1 / 96, 0)  # of the visual tokens, for methods with a budget
 PICTURE = ASSETS / "tradeoff.svg"
 WIDE, HIGH = 760, 410
-STYLES = (  # colour, and the outline of a dot: nothing hangs on the colour alone
+STYLES = (  # colour, and a dot's outline, so that the colour alone carries no meaning
     (palette.PRUNED, "M-6 0a6 6 0 1 0 12 0a6 6 0 1 0-12 0z"),
     (palette.FULL, "M-5-5h10v10h-10z"),
     ("#009E73", "M0-7l7 12h-14z"),
@@ -37,9 +37,9 @@ STYLES = (  # colour, and the outline of a dot: nothing hangs on the colour alon
 
 
 def contestants(vlm: VLM) -> dict[str, PruningMethod]:
-    """Every point of the picture: "method at setting" -> method."""
+    """Every point of the figure: "method at setting" -> method."""
     found = {UNPRUNED: PruningMethod()}
-    for level in PRESETS.values():  # the bundled model knows no others
+    for level in PRESETS.values():  # the bundled model has no other levels
         found[f"visipruner at level {level:g}"] = method_at(vlm, "visipruner", level)
     for level in LEVELS:
         found[f"schedule at level {level:g}"] = method_at(vlm, "schedule", level)
@@ -51,7 +51,7 @@ def contestants(vlm: VLM) -> dict[str, PruningMethod]:
 
 
 def points(methods: dict[str, PruningMethod], rows: list[dict]) -> list[dict]:
-    """One line per contestant: FLOPs cut, share right with interval, paired difference."""
+    """One line per method and setting: FLOPs cut, accuracy with interval, paired difference."""
     by_column = {name: [row for row in rows if row["column"] == name] for name in methods}
     full = by_column[UNPRUNED]
     table = []
@@ -75,7 +75,7 @@ def points(methods: dict[str, PruningMethod], rows: list[dict]) -> list[dict]:
 
 
 def picture(table: list[dict]) -> str:
-    """The curve as one SVG: a line per method, named at its side, over the unpruned level."""
+    """The curve as one SVG: a labelled line per method, and a line at the unpruned accuracy."""
     full, series = table[0], {}
     for point in table[1:]:
         series.setdefault(point["method"], []).append((point["flops_cut"], point["right"]))
@@ -124,14 +124,14 @@ def _text(x: float, y: float, text, anchor: str = "middle") -> str:
 
 
 def add_options(parser: argparse.ArgumentParser):
-    """The options of the command."""
+    """Add the command's options."""
     add_common(parser)
     parser.add_argument("--questions", type=int, default=PER_SKILL, help="per skill")
     parser.add_argument("--write", action="store_true", help="put curve and picture into assets")
 
 
 def run(options: argparse.Namespace):
-    """Carry out the command."""
+    """Run the command."""
     vlm, store = open_model(options)
     methods = contestants(vlm)
     table = points(methods, interview(vlm, methods, ("heldout",), options.questions, store))

@@ -1,4 +1,4 @@
-"""Plotly figures of a comparison; `words` says the same without a picture."""
+"""Plotly figures of a comparison; words.py says the same in sentences."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from visipruner.render.words import (
     layers,
 )
 
-# Plotly writes colours into every text element. This lets the page's theme win, light or dark.
+# Plotly writes colours into every text element. These rules let the page's theme win.
 CHART_CSS = """
 .js-plotly-plot .main-svg text { fill: var(--body-text-color) !important; }
 .js-plotly-plot .hoverlayer .bg { fill: var(--background-fill-primary) !important; }
@@ -27,7 +27,7 @@ CHART_CSS = """
 """
 
 
-# Each takes a `results.Comparison`; of more than two sides each is a line, by its name.
+# Each function takes a `results.Comparison`; each side is a line with the side's name.
 
 
 def tokens_chart(comparison) -> go.Figure:
@@ -37,18 +37,18 @@ def tokens_chart(comparison) -> go.Figure:
 
 
 def flops_chart(comparison) -> go.Figure:
-    """FLOPs that ran in each layer in prefill of every side."""
+    """FLOPs executed in each layer during prefill, for every side."""
     scale, unit = flops_unit(comparison)
     work = [[n / scale for n in side.counts.executed_per_layer] for side in comparison.answers]
     return _per_layer(comparison, work, "Executed FLOPs in each layer", unit)
 
 
 def influence_chart(comparison) -> go.Figure:
-    """The strongest patch of each layer by both measures, with the thresholds of the method."""
+    """The strongest patch of each layer by both measures, with the method's thresholds."""
     data = []
     for series, colour, symbol in _tested(comparison):
         data += [_curve(series, colour, symbol, row) for row in (1, 2)]
-    one = len(comparison.pairs) <= 1  # else there are as many thresholds and gaps as methods
+    one = len(comparison.pairs) <= 1  # each further method has its own thresholds and gaps
     data += _thresholds(comparison) if one else []
     shapes, untested = _untested(comparison) if one else ([], "")
     relative = settings_of(comparison).get("relative")
@@ -79,12 +79,12 @@ def _tested(comparison) -> list[tuple[dict, str, str]]:
     return [one for one in found if one[0] is not None and any(one[0]["change"])]
 
 
-# -- parts. Figures are made of plain dictionaries and checked once: setting their attributes one by
-# one takes Plotly ten times as long, while a visitor waits.
+# -- parts. Figures are plain dictionaries, checked once: Plotly takes ten times as long to set
+# their attributes one by one, while a visitor waits.
 
 
 def _figure(data: list, title: str, axes: dict, subtitle: str = "", **layout) -> go.Figure:
-    """The one look that all charts share: readable on white, on black and from the last row."""
+    """The common look of all charts: readable on white, on black and from the last row."""
     grid = {"gridcolor": "rgba(128,128,128,0.25)", "zeroline": False}
     for name, axis in axes.items():
         axis.update(grid)
@@ -126,7 +126,7 @@ def _per_layer(comparison, values: list[list], title: str, unit: str) -> go.Figu
 
 
 def _lines(comparison, values: list[list], title: str, unit: str) -> go.Figure:
-    """A step for every side: they differ by dash too, and are drawn over the baseline's."""
+    """A step line for every side, drawn over the baseline's; the dashes differ too."""
     colours = (palette.FULL, palette.PRUNED, *palette.OTHERS)
     data = [
         {
@@ -146,11 +146,11 @@ def _lines(comparison, values: list[list], title: str, unit: str) -> go.Figure:
         "xaxis": {"title": {"text": "layer"}},
         "yaxis": {"title": {"text": unit}, "rangemode": "tozero"},
     }
-    return _figure(data, title, axes, height=300 + 22 * len(values))  # a line of the legend each
+    return _figure(data, title, axes, height=300 + 22 * len(values))  # one legend line per side
 
 
 def _bars(comparison, full: list, pruned: list, title: str, unit: str) -> go.Figure:
-    """Two overlaid bars per layer: the pruned one is narrower, so both are seen without colour."""
+    """Two overlaid bars per layer: the pruned one is narrower, so both show without colour."""
     data = [
         {
             "type": "bar",
@@ -177,7 +177,7 @@ def _bars(comparison, full: list, pruned: list, title: str, unit: str) -> go.Fig
 
 
 def _marks(comparison, count: int) -> tuple[list, list]:
-    """Dashed lines where patches were dropped, and their words."""
+    """Dashed lines where patches were dropped, and their labels."""
     shapes, annotations = [], []
     for number, (layer, text, colour) in enumerate(marks(sides(comparison)[1].trace)):
         place = {"xref": "x", "yref": "paper"}
@@ -191,7 +191,7 @@ def _marks(comparison, count: int) -> tuple[list, list]:
                 "y": 1,
                 "yanchor": "bottom",
                 "xanchor": "left" if layer < count * 0.6 else "right",
-                "yshift": 18 * number,  # a second mark may be only a layer away
+                "yshift": 18 * number,  # the next mark may be only one layer away
                 "showarrow": False,
                 **place,
             }
@@ -222,7 +222,7 @@ def _row(row: int) -> dict:
 
 
 def _thresholds(comparison) -> list[dict]:
-    """Lines that are named in the legend, where they can never cover each other's words."""
+    """Threshold lines, named in the legend so that their labels cannot overlap."""
     settings = thresholds_of(settings_of(comparison))
     last = len(sides(comparison)[1].trace.layers) - 0.5
     lines = (
@@ -252,7 +252,7 @@ def _thresholds(comparison) -> list[dict]:
 
 
 def _untested(comparison) -> tuple[list[dict], str]:
-    """Shade where the pruned run has no values, so that no hole looks like zero; in words too."""
+    """Shade layers without values, so that no gap looks like zero; also return it as words."""
     pruned, _ = influence_series(comparison)
     spans = [
         (first, last)

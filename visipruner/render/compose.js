@@ -3,10 +3,10 @@
 
 const find = (name) => element.querySelector(".cs-" + name);
 const brush = { shape: "star", colour: "red", size: "medium", digit: 3 };
-const PATCH = 14; // pixels that one press of an arrow key moves
+const PATCH = 14; // pixels per press of an arrow key
 let things = [], seed = 0, chosen = -1, drag = null, tap = null;
 
-// -- what is there
+// -- state
 
 function receive(value) {
   things = ((value && value.things) || []).map((thing) => ({ ...thing }));
@@ -36,7 +36,7 @@ function described(thing) {
   return `${name(thing)}, ${place(thing)}`;
 }
 
-// -- what can be done
+// -- actions
 
 // True unless the scene is full.
 function add(x, y) {
@@ -55,7 +55,7 @@ function add(x, y) {
   return true;
 }
 
-// A place for a thing that is added without pointing: the freest point of a coarse grid.
+// The place of a thing added without a pointer: the emptiest point of a coarse grid.
 function freePlace() {
   const points = [];
   for (let row = 1; row < 6; row++) {
@@ -88,7 +88,7 @@ function move(dx, dy) {
   keepInside(thing);
 }
 
-// Nothing hangs over the edge: the model never learnt halves.
+// Keeps things inside the picture: the model never learnt cut ones.
 function keepInside(thing) {
   const room = radiusOf(thing), inside = (at) => Math.min(props.side - room, Math.max(room, at));
   Object.assign(thing, { x: Math.round(inside(thing.x)), y: Math.round(inside(thing.y)) });
@@ -100,7 +100,7 @@ function choose(index) {
   refresh();
 }
 
-// The buttons show what the chosen thing is, and change it.
+// The buttons show the chosen thing's properties, and change them.
 function setBrush(field, value) {
   brush[field] = value;
   const thing = things[chosen];
@@ -114,7 +114,7 @@ function setBrush(field, value) {
   commit(`Changed: ${described(thing)}.`);
 }
 
-// -- what is shown
+// -- drawing
 
 function refresh() {
   const thing = things[chosen];
@@ -195,7 +195,7 @@ function pointOf(event) {
   return { x: (event.clientX - box.left) * scale, y: (event.clientY - box.top) * scale };
 }
 
-// The last one drawn lies on top.
+// The thing on top was drawn last.
 function thingAt({ x, y }) {
   return things.findLastIndex((thing) => Math.hypot(thing.x - x, thing.y - y) < radiusOf(thing));
 }
@@ -205,12 +205,12 @@ function press(event) {
   const point = pointOf(event), top = thingAt(point);
   tap = drag = null;
   if (top < 0 && event.pointerType === "touch") {
-    tap = point; // a finger on the ground may be about to scroll the page
+    tap = point; // a finger on the ground may start to scroll
     return;
   }
   if (top >= 0) choose(top);
   else if (!add(Math.round(point.x), Math.round(point.y))) return;
-  // How the thing is held: it stays under the pointer, whatever is rounded on the way.
+  // Where the pointer holds the thing: it keeps this offset in spite of rounding.
   const { x, y } = things[chosen];
   drag = { x: x - point.x, y: y - point.y, moved: false };
   find("canvas").setPointerCapture(event.pointerId);

@@ -1,4 +1,4 @@
-"""Compose a scene by click or keyboard, on one gr.HTML component."""
+"""Compose a scene by mouse, touch or keyboard, in one gr.HTML component."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ _HERE = Path(__file__).parent
 
 
 def SceneComposer(world: Mapping, **kwargs):
-    """A `gr.HTML` whose value is {"things": [...], "seed": n}; its "submit" event says "use this".
+    """A `gr.HTML` whose value is {"things": [...], "seed": n}; "submit" means: use this scene.
 
     Args:
-        world: the words and measures of the scenes, as `world.composed.composer_props` gives them.
-            `scene_of(value)` there gives the scene, `composer_value(scene)` the value for a scene
-            to start from.
+        world: the words and sizes of the scenes, from `world.composed.composer_props`. There,
+            `scene_of(value)` returns the scene, and `composer_value(scene)` the value to start
+            from.
     """
-    import gradio as gr  # the rest of this room works without a page
+    import gradio as gr  # the rest of this package needs no gradio
 
     script = "\n".join((_HERE / f"compose{part}.js").read_text() for part in ("_shapes", ""))
     arguments = {

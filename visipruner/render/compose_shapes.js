@@ -1,5 +1,5 @@
-// The world's shapes as paths around (0, 0) with radius 1: close enough to place them by. The
-// picture that the model gets is painted on the server, with texture and noise.
+// The world's shapes as paths around (0, 0) with radius 1, exact enough to place them. The server
+// paints the picture for the model, with texture and noise.
 
 function shapePath(shape) {
   const path = new Path2D();

@@ -1,4 +1,4 @@
-"""The one table of counters: what each is called, how it is known, and its value for an answer."""
+"""The one table of counters: each one's name, kind, and value for an answer."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ class Counter:
 
     Args:
         name: in code.
-        words: what it is called in a table.
+        words: its name in a table.
         kind: how it is known: "formula", "executed" or "measured".
-        read: the value of an answer, as it is shown.
+        read: answer -> the value as it is shown.
         group: a heading before this row.
-        short: what it is called in the command's lines; "": it is not said there.
+        short: its name in the command's output; "": left out there.
     """
 
     name: str

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-NOTHING = "–"  # in place of a number that there is not
+NOTHING = "–"  # shown in place of a missing number
 
 
 def count(number: float) -> str:
     """1234567 -> 1.23 M: three digits and a letter."""
     for size, letter in ((1e12, " T"), (1e9, " G"), (1e6, " M"), (1e3, " k")):
-        if abs(number) >= 0.9995 * size:  # 999.6 k is 1 M in three digits
+        if abs(number) >= 0.9995 * size:  # 999.6 k rounds to 1 M
             return f"{number / size:.3g}{letter}"
     return f"{number:.3g}"
 
@@ -41,5 +41,5 @@ def times(ratio: float) -> str:
 
 
 def unbroken(value: str) -> str:
-    """A number that stays on one line with its unit."""
+    """Keep a number and its unit on one line."""
     return value.replace(" ", "\N{NO-BREAK SPACE}")

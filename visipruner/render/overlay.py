@@ -18,7 +18,7 @@ from visipruner.trace import PruningTrace
 _SIZE = 420  # pixels of a panel's longer side
 _MARGIN, _GAP = 24, 6
 _PER_ROW = 4
-_VEIL = 0.66  # how much of a dropped patch is covered by ink
+_VEIL = 0.66  # share of ink over a dropped patch
 
 
 def draw_survivors(
@@ -27,10 +27,10 @@ def draw_survivors(
     """Draw which patches survive where: one picture per stage, four in a row.
 
     Args:
-        sheets: the prompt's; those of one stage stand beside each other.
-        trace: what happened.
-        small_print: model and versions, below.
-        asked: question and answers, above.
+        sheets: the prompt's sheets, drawn side by side in each stage.
+        trace: the run.
+        small_print: model and versions, at the bottom.
+        asked: question and answers, at the top.
     """
     cells = [_panel(sheets, name, set(kept)) for name, kept in panels(trace)]
     per_row = max(1, _PER_ROW // len(sheets))
@@ -52,7 +52,7 @@ def draw_survivors(
 
 
 def panels(trace: PruningTrace) -> list[tuple[str, list[int]]]:
-    """Title and patches of each stage worth a picture: the input, then what every cut left."""
+    """Title and patches of each stage to draw: the input, then the result of every cut."""
     found = [(f"Input: {_patches(trace.num_visual)}", list(range(trace.num_visual)))]
     last = trace.num_visual
     for cut in dropping(trace):
@@ -73,7 +73,7 @@ def _title(trace: PruningTrace) -> str:
 
 
 def _settings_line(trace: PruningTrace) -> str:
-    """Every setting of the method, as it ran."""
+    """Every setting of the method, as used in the run."""
     values = ", ".join(f"{name} = {_short(value)}" for name, value in trace.settings.items())
     return f"method {trace.method}" + (f" ({values})" if values else "")
 
@@ -113,7 +113,7 @@ def _beside(pictures: Sequence[Image.Image]) -> Image.Image:
 
 
 def veiled(sheet: Sheet, kept: Collection[int]) -> Image.Image:
-    """A sheet's picture with the boxes in `kept` framed and all others pale, dark and hatched."""
+    """A sheet's picture: boxes in `kept` are framed, all others pale, dark and hatched."""
     drawn = ImageOps.contain(sheet.picture.convert("RGB"), (_SIZE, _SIZE), Image.Resampling.LANCZOS)
     if all(token in kept for token in sheet.placed):
         return drawn
@@ -130,7 +130,7 @@ def veiled(sheet: Sheet, kept: Collection[int]) -> Image.Image:
 
 
 def _veil(picture: Image.Image, step: int) -> Image.Image:
-    # Half its colour stays: one can still see what the model no longer looks at.
+    # Half the colour stays, so that dropped patches can still be recognised.
     pale = Image.blend(picture, ImageOps.grayscale(picture).convert("RGB"), 0.5)
     dark = Image.blend(pale, Image.new("RGB", picture.size, palette.INK), _VEIL)
     pen = ImageDraw.Draw(dark)
@@ -148,7 +148,7 @@ def _frame(drawn: Image.Image, edges: Sequence[tuple]):
 
 
 def edges_of(boxes: Iterable[tuple[int, int, int, int]]) -> list[tuple]:
-    """The lines (x, y, x, y) around groups of boxes: what two of them share is left out."""
+    """The border lines (x, y, x, y) of groups of boxes; edges between two boxes are left out."""
     lines = [
         line
         for left, top, right, bottom in dict.fromkeys(boxes)
@@ -183,7 +183,7 @@ def _legend(trace: PruningTrace, sheets: Sequence[Sheet], width: int) -> Image.I
 
 @functools.cache
 def _font(size: int) -> ImageFont.FreeTypeFont:
-    """One of this system's with letters of many languages; Pillow's own has English ones only."""
+    """A system font with letters of many languages; Pillow's own font covers only English."""
     for name in ("DejaVuSans.ttf", "NotoSans-Regular.ttf", "arial.ttf", "Arial.ttf"):
         with contextlib.suppress(OSError):
             return ImageFont.truetype(name, size)
@@ -191,7 +191,7 @@ def _font(size: int) -> ImageFont.FreeTypeFont:
 
 
 def _wrapped(line: str, font: ImageFont.FreeTypeFont, width: int) -> list[str]:
-    """Lines no wider than this; a word that is wider alone is broken."""
+    """Lines that fit the width; words longer than a line are split."""
     lines = [""]
     for word in line.split(" "):
         if font.getlength(f"{lines[-1]} {word}".lstrip()) <= width:

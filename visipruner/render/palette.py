@@ -1,7 +1,7 @@
-"""Colours of everything drawn from a trace, and the words for stages; the viewer gets them too.
+"""Colours of everything drawn from a trace, and the words for stages; the viewer uses them too.
 
-Categorical colours are Okabe and Ito's, which people with any colour blindness can tell apart;
-numbers are shown by viridis, which grows evenly lighter. No meaning hangs on a colour alone.
+The categorical colours are Okabe and Ito's: people with any colour blindness can tell them apart.
+Viridis shows numbers, because its lightness grows evenly. Colour alone never carries a meaning.
 """
 
 from __future__ import annotations
@@ -12,12 +12,10 @@ FULL = "#3A8FC7"  # their blue, lightened: contrast 3 and more on white and on b
 FULL_PALE = "rgba(58, 143, 199, 0.5)"  # behind the pruned run's bars
 PRUNED = "#D55E00"
 EXIT = "#CC79A7"
-# Of further sides: contrast 3 and more on white and on black, and each with a dash of its own.
+# Further sides: contrast of at least 3 on white and on black; each has its own dash.
 OTHERS = ("#009E73", "#9467BD", "#B07A00")
 DASHES = ("solid", "solid", "dash", "dashdot", "dot")
-KEPT = (
-    "#F0E442"  # outlines on the picture, always with a dark edge so that they show on any picture
-)
+KEPT = "#F0E442"  # outlines on the picture, with a dark edge so that they show anywhere
 INK = "#12151c"  # dark edge, veil over dropped patches
 PAPER = "#ffffff"
 NEUTRAL = "#7a7f87"  # text, axes and thresholds: readable on white and on black
@@ -34,7 +32,7 @@ STAGE_COLOURS = {
     "reduced": "#009E73",
 }
 
-# Of layers that no method labelled; the methods bring their own words.
+# For layers that no method labelled; a method has its own titles.
 STAGE_TITLES = {
     "full": "All patches",
     "reduced": "Chosen patches",

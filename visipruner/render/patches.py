@@ -1,4 +1,4 @@
-"""Pictures of the patches that stay, as SVG. The photograph stands in the page once, for all."""
+"""SVG pictures of the surviving patches. The page holds the photograph only once."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from visipruner.render.values import picture_uri
 from visipruner.sheets import Sheet
 from visipruner.trace import PruningTrace
 
-_SIZE = 420  # widths of lines are given for a picture of this size
+_SIZE = 420  # line widths assume a picture of this size
 
 
 def definitions(sheets: Sequence[Sheet]) -> str:
-    """The pictures and their hatching; they must stand in the page before `stages`."""
+    """The pictures and their hatching; the page must contain them before `stages`."""
     return (
         '<svg width="0" height="0" aria-hidden="true" style="position:absolute"><defs>'
         f"{''.join(_definition(sheet, number) for number, sheet in enumerate(sheets))}"
@@ -72,7 +72,7 @@ def _veil(sheet: Sheet, number: int, kept: Collection[int]) -> str:
 
 
 def _joined(boxes: Iterable[tuple[int, int, int, int]]) -> list[tuple[int, int, int, int]]:
-    """The same area in fewer boxes: one that begins where the last one ends lengthens it."""
+    """The same area in fewer boxes: boxes that touch left and right are joined."""
     found: list[tuple[int, int, int, int]] = []
     for left, top, right, bottom in boxes:
         if found and found[-1][1:] == (top, left, bottom):

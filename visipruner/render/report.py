@@ -1,4 +1,4 @@
-"""One HTML file with everything about a comparison: no network, no server, the viewer included."""
+"""One HTML file with a whole comparison, viewer included: no network, no server."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from visipruner.render.words import (
 
 _STYLE = Path(__file__).with_name("report.css")
 
-# Written into the file, so that the browser itself refuses every request that is not inside it.
+# Part of the file, so that the browser itself refuses every request outside it.
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
 
 
@@ -40,9 +40,9 @@ def report_html(comparison, settings: dict, notes: Sequence[str] = (), truth: st
 
     Args:
         comparison: a `results.Comparison`.
-        settings: whatever was chosen; printed as JSON beside the versions.
-        notes: what had to be said about picture and question, those of the prompt among them.
-        truth: the true answer, where it is known.
+        settings: the chosen settings, printed as JSON beside the versions.
+        notes: sentences about picture and question, including the prompt's notes.
+        truth: the true answer, if known.
     """
     title = f"Visual-token pruning: {comparison.prompt.question}"
     body = [
@@ -70,7 +70,7 @@ def report_html(comparison, settings: dict, notes: Sequence[str] = (), truth: st
 
 def _verdict(pair, named: bool) -> str:
     trace, clock = pair.answer.trace, f"first token: {describe_speed(pair)}"
-    # Clocks that say nothing are no headline.
+    # Times that show no difference are no headline.
     large, small = (
         (f", {clock}", "") if pair.conclusive else ("", f"<p><small>{escape(clock)}.</small></p>")
     )
@@ -81,7 +81,7 @@ def _verdict(pair, named: bool) -> str:
 
 def _answers(comparison, notes: Sequence[str], truth: str) -> str:
     pairs, last = comparison.pairs, comparison.last
-    # The words that only the baseline has can be marked against one other answer.
+    # Words that only the baseline has can be marked only against a single other answer.
     first = _marked(last, "full") if len(pairs) == 1 else escape(last.baseline.text)
     cells = [_answer(_title(last.baseline, comparison.names[0]), first)]
     cells += [_answer(_title(pair.answer, pair.name), _marked(pair, "pruned")) for pair in pairs]
@@ -91,7 +91,7 @@ def _answers(comparison, notes: Sequence[str], truth: str) -> str:
 
 
 def _title(answer, name: str) -> str:
-    """A side's name; that of an unpruned one says what it means."""
+    """A side's name; the unpruned side also says what that means."""
     return name if answer.trace.method != "none" else f"All patches ({name})"
 
 
@@ -100,7 +100,7 @@ def _answer(title: str, text: str) -> str:
 
 
 def _marked(pair, side: str) -> str:
-    """One side's words, those marked that the other side does not have, in HTML."""
+    """One side's answer as HTML, with the words marked that the other side lacks."""
     parts = []
     for kind, words in pair.word_diff:
         if kind == "same":
@@ -111,7 +111,7 @@ def _marked(pair, side: str) -> str:
 
 
 def _patches(comparison) -> str:
-    """Each side's patches, one below the other."""
+    """Each side's patches, one side below the other."""
     sheets, parts = comparison.prompt.sheets, []
     for name, answer in zip(comparison.names, comparison.answers, strict=True):
         trace = answer.trace
@@ -150,7 +150,7 @@ def _counters(comparison) -> str:
 
 def _viewer(comparison) -> str:
     parts = viewer_parts()
-    # "</" would end the script element, wherever it stands.
+    # "</" would end the script element.
     props = json.dumps({"value": viewer_value(comparison)}).replace("</", "<\\/")
     name = escape(_title(comparison.answers[-1], comparison.names[-1]))
     heading = f"{name}, layer by layer" if len(comparison.pairs) <= 1 else "Layer by layer"

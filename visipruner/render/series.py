@@ -1,4 +1,4 @@
-"""Numbers per layer, ready to be drawn by plotly or as SVG. Nothing here draws."""
+"""Numbers per layer, ready for plotly or SVG. This module draws nothing."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from visipruner.trace import PruningTrace
 
 
 def sides(pair) -> tuple:
-    """The baseline's answer and the other one; of a `results.Comparison` the last one."""
+    """The baseline's answer and the other one (of a `results.Comparison`, the last one)."""
     return pair.answers[0], pair.answers[-1]
 
 
 def second(pair) -> str:
-    """What the other answer's run is called."""
+    """The name of the other answer's run."""
     return pair.called[1]
 
 
@@ -24,7 +24,7 @@ def settings_of(pair) -> dict:
 
 
 def thresholds_of(settings: dict) -> dict:
-    """The thresholds that a method with these settings compares with: of stages that are on."""
+    """The thresholds that a method with these settings uses, of the stages that are on."""
     stages = settings.get("stages", ())
     names = ("layer_threshold", "tokens_threshold") if "middle" in stages else ()
     names += ("exit_threshold",) if "deep" in stages else ()
@@ -43,7 +43,7 @@ def layer_spans(values: Sequence) -> list[tuple[int, int, object]]:
 
 
 def marks(trace: PruningTrace) -> list[tuple[int, str, str]]:
-    """Layers after which something was dropped: (layer, words, colour)."""
+    """Layers after which visual tokens were dropped: (layer, words, colour)."""
     found = []
     for cut in dropping(trace):
         before = trace.cut_before(cut.after_layer)
@@ -57,7 +57,7 @@ def marks(trace: PruningTrace) -> list[tuple[int, str, str]]:
 
 
 def flops_unit(pair) -> tuple[float, str]:
-    """A unit in which a layer's FLOPs are short numbers: (how many FLOPs it is, its name)."""
+    """A unit that keeps a layer's FLOPs short: (FLOPs per unit, the unit's name)."""
     most = max((n for side in sides(pair) for n in side.counts.executed_per_layer), default=0)
     for scale, unit in ((1e12, "TFLOPs"), (1e9, "GFLOPs"), (1e6, "MFLOPs")):
         if most >= scale:
@@ -68,7 +68,7 @@ def flops_unit(pair) -> tuple[float, str]:
 def influence_series(pair) -> tuple[dict, dict | None]:
     """Per layer the largest 1 - cosine and the largest L2, of the other run and of the full model.
 
-    L2 is divided by the output's norm where the method does so. None where nothing was tested.
+    L2 is divided by the output's norm if the method does so. None where nothing was tested.
     """
     relative = bool(settings_of(pair).get("relative"))
     pruned = _strongest(sides(pair)[1].trace, f"{second(pair)} run", relative)

@@ -1,4 +1,4 @@
-"""The stages of a run, each with a sentence that answers "What am I looking at?"."""
+"""The stages of a run, each with a sentence that explains the picture."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def steps(trace: PruningTrace) -> list[dict]:
 
 
 def live_steps(records: Sequence[LayerRecord], num_visual: int) -> list[dict]:
-    """The same while prefill runs: what a stage does is known, what it will decide is not."""
+    """The same during prefill: what a stage does is known, what it will decide is not."""
     found = stage_runs(records, lambda record: _named_live(records, record))
     for step in found:
         count = f"{step['visual']} of {num_visual} visual tokens went through this layer."
@@ -36,10 +36,10 @@ def live_steps(records: Sequence[LayerRecord], num_visual: int) -> list[dict]:
 
 
 def stage_runs(records: Sequence[LayerRecord], named) -> list[dict]:
-    """Runs of layers of one stage and one number of visual tokens.
+    """Consecutive layers with the same stage and the same number of visual tokens.
 
     Args:
-        named: a record -> its stage and what that is called.
+        named: record -> (stage, title).
     """
     found: list[dict] = []
     for record in records:
@@ -61,7 +61,7 @@ def stage_runs(records: Sequence[LayerRecord], named) -> list[dict]:
 
 
 def _named(trace: PruningTrace, record: LayerRecord) -> tuple[str, str]:
-    """A layer's stage and its title, in the words of the method that labelled or cut it."""
+    """A layer's stage and title, as named by the method that labelled or cut the layer."""
     if entering(trace, record.layer) is not None:
         return "waiting", STAGE_TITLES["waiting"]
     words = [METHODS[s.name].stage_words if s.name in METHODS else {} for s in trace.stories]
@@ -73,10 +73,10 @@ def _named(trace: PruningTrace, record: LayerRecord) -> tuple[str, str]:
 
 
 def _named_live(records: Sequence[LayerRecord], record: LayerRecord) -> tuple[str, str]:
-    """Which method runs is not known here, but its labels are its own."""
+    """As `_named` during a run: the method is unknown, but its labels are in the records."""
     stage = record.stage
     if stage == "text only" and not any(one.visual_tokens for one in records):
-        stage = "waiting"  # or nothing will ever enter: that is not known yet
+        stage = "waiting"  # or no token will ever enter: that is not known yet
     return stage, _title(stage)
 
 
@@ -88,7 +88,7 @@ def _title(stage: str) -> str:
 
 
 def dropping(trace: PruningTrace) -> list[Cut]:
-    """`trace.drops` without those whose tokens come back."""
+    """`trace.drops` without cuts whose tokens come back."""
     return [cut for cut in trace.drops if not _comes_back(trace, cut)]
 
 
@@ -98,7 +98,7 @@ def _comes_back(trace: PruningTrace, cut: Cut) -> bool:
 
 
 def entering(trace: PruningTrace, layer: int) -> int | None:
-    """The layer before which visual tokens come in, where `layer` runs without any till then."""
+    """The layer before which visual tokens enter, if `layer` and all earlier ones run without."""
     if trace.layers[layer].visual_tokens:
         return None
     later = (c.after_layer + 1 for c in trace.cuts if c.stage == "enter" and c.after_layer >= layer)
@@ -106,7 +106,7 @@ def entering(trace: PruningTrace, layer: int) -> int | None:
 
 
 def most_telling_layer(trace: PruningTrace) -> int:
-    """Where to look first: right after patches were dropped, or where that came nearest."""
+    """The layer to show first: right after patches were dropped, or where that came nearest."""
     last = len(trace.layers) - 1
     if trace.layers and (entered := entering(trace, 0)) is not None:
         return min(last, entered)
@@ -207,7 +207,7 @@ def _plain(trace: PruningTrace, record: LayerRecord, step: dict) -> str:
 
 
 def _merged(trace: PruningTrace, record: LayerRecord) -> str:
-    """Who carries the patches without a token of their own, and whether any token is no patch."""
+    """Which tokens carry the merged patches, and whether any token is no patch."""
     cut = trace.cut_before(record.layer)
     if cut is None:
         return ""
@@ -240,7 +240,7 @@ _SENTENCES = {
 
 
 def cut_after(trace: PruningTrace, layer: int) -> Cut | None:
-    """The cut that was made right after `layer`."""
+    """The cut made right after `layer`."""
     return next((cut for cut in reversed(trace.cuts) if cut.after_layer == layer), None)
 
 

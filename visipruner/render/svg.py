@@ -1,4 +1,4 @@
-"""Small inline SVG charts for the report, which must hold everything and fetch nothing."""
+"""Small inline SVG charts for the report, which must contain everything and fetch nothing."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def bars(
 
 
 def lines(series: Sequence[tuple[str, str, Sequence]], limits, unit: str, words: str) -> str:
-    """Lines on a logarithmic axis, broken where a value is None; `limits` are (text, height)."""
+    """Lines on a logarithmic axis with gaps where a value is None; `limits`: (text, height)."""
     values = [value for _, _, line in series for value in line if value]
     values += [height for _, height in limits if height and height > 0]
     if not values:

@@ -1,4 +1,4 @@
-"""What the patch viewer shows, as one small JSON value. Everything in it comes from traces."""
+"""The patch viewer's value: one small JSON object, built only from traces and the picture."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from visipruner.render.words import describe_unplaced
 from visipruner.sheets import Sheet
 from visipruner.trace import NOBODY, Influence, LayerRecord, PruningTrace
 
-MAX_SIDE = 672  # pixels of a picture that is sent; the boxes need no more
+MAX_SIDE = 672  # pixels of the longer side of a picture; the boxes need no more
 MAX_PICTURE_BYTES = 60_000
 
-# Numbers travel as 16-bit codes, evenly spaced in their logarithm: their steps of 0.05 % are finer
-# than what the page prints, and a layer of 576 patches takes 1.5 kB. Code 0 is "this or less".
+# Numbers travel as 16-bit codes with even logarithmic steps of 0.05 %, finer than what the page
+# prints. A layer of 576 patches takes 1.5 kB. Code 0 means "this or less".
 LOG_LOW, LOG_HIGH = -9.0, 4.0
 _CODES = 65_535
 
 
 def viewer_start(prompt, layers: int = 0) -> dict:
-    """The value before anything ran: the picture as the model sees it, and its patches.
+    """The value before a run: the picture as the model sees it, and its patches.
 
     Args:
         prompt: a `models.Prompt`.
-        layers: decoder layers of the model; when known, the layer strip has its final length.
+        layers: decoder layers of the model; if known, the layer strip has its final length.
     """
     num_visual = prompt.layout.num_visual
     return {
@@ -48,17 +48,17 @@ def viewer_start(prompt, layers: int = 0) -> dict:
 
 
 def viewer_live(start: dict, records: Sequence[LayerRecord], label: str = "") -> dict:
-    """The value while prefill runs: counts, and patches where a test has told which are there.
+    """The value during prefill: counts, and the patches where a test already decided them.
 
     Args:
-        start: what `viewer_start` gave; made once, since it holds the picture.
-        records: the layers so far, as they came with the events.
-        label: what is running, for the line above the picture.
+        start: from `viewer_start`; made once, because it contains the picture.
+        records: the layers so far, from the events.
+        label: the name of the run, for the line above the picture.
     """
     masks = _Masks(start["num_visual"])
     layers = [_layer(record, _present(record, start["num_visual"]), masks) for record in records]
     for layer in layers:
-        layer["influence"] = None  # counts only: thousands of numbers per layer would not be cheap
+        layer["influence"] = None  # counts only: sending thousands of numbers per layer is slow
     return {
         **start,
         "kind": "live",
@@ -73,11 +73,11 @@ def viewer_live(start: dict, records: Sequence[LayerRecord], label: str = "") ->
 def viewer_value(comparison, start: dict | None = None, notes: Sequence[str] = ()) -> dict:
     """Everything that the viewer shows about the pruned answers of a comparison.
 
-    Of several answers each is one of `runs`, with its name; viewer_sides.js shows one of them.
+    Several answers become `runs` with names; viewer_sides.js shows one of them.
 
     Args:
         comparison: a `results.Comparison`.
-        start: what `viewer_start` gave for this prompt, to encode its picture only once.
+        start: from `viewer_start` for this prompt; saves encoding the picture again.
         notes: a sentence for each answer but the first.
     """
     answers, probe = comparison.answers[1:] or comparison.answers, comparison.probe
@@ -101,7 +101,7 @@ def viewer_value(comparison, start: dict | None = None, notes: Sequence[str] = (
 
 
 def _run(trace: PruningTrace, masks: _Masks) -> dict:
-    """What differs from run to run."""
+    """The part of the value that differs between runs."""
     layers = [_layer(record, trace.patches_at(record.layer), masks) for record in trace.layers]
     return {
         "layers": layers,
@@ -114,12 +114,12 @@ def _run(trace: PruningTrace, masks: _Masks) -> dict:
 
 
 def picture_uri(picture: Image.Image, max_side: int = MAX_SIDE) -> str:
-    """The picture as a data URI that needs no file and no server."""
+    """The picture as a data URI, which needs no file and no server."""
     small = picture.convert("RGB")
     small.thumbnail((max_side, max_side))
     for quality in (90, 75, 50, 30, 10):
         stream = io.BytesIO()
-        small.save(stream, "WEBP", quality=quality, method=1)  # quick rather than smallest
+        small.save(stream, "WEBP", quality=quality, method=1)  # fast rather than small
         if stream.tell() <= MAX_PICTURE_BYTES:
             break
     return "data:image/webp;base64," + base64.b64encode(stream.getvalue()).decode()
@@ -129,7 +129,7 @@ def picture_uri(picture: Image.Image, max_side: int = MAX_SIDE) -> str:
 
 
 def pack_bits(patches: Iterable[int], length: int) -> str:
-    """Which of `length` patches are in the set: one bit each, first patch first, in base64."""
+    """Encode a set of patches: one bit for each of `length` patches, in order, in base64."""
     bits = np.zeros(length, dtype=bool)
     bits[list(patches)] = True
     return base64.b64encode(np.packbits(bits).tobytes()).decode()
@@ -143,10 +143,10 @@ def pack_numbers(values: Sequence[float]) -> str:
 
 
 def pack_boxes(sheet: Sheet) -> tuple[str, int]:
-    """The boxes of a sheet's placed tokens, and how many parts a pixel has in them.
+    """The boxes of a sheet's placed tokens, and the number of units per pixel.
 
-    Left, top, right and bottom of each, 16 bits little-endian in base64, in the finest parts of a
-    pixel that fit: whole pixels, and their halves, stay exact.
+    Each box is left, top, right, bottom: 16 bits little-endian in base64, in the smallest unit that
+    fits. Whole and half pixels stay exact.
     """
     parts = 2 ** int(math.log2(_CODES / max(sheet.picture.size)))
     edges = np.array([sheet.boxes[token] for token in sheet.placed], dtype=float).reshape(-1, 4)
@@ -155,7 +155,7 @@ def pack_boxes(sheet: Sheet) -> tuple[str, int]:
 
 
 class _Masks:
-    """Sets of patches, each sent once; layers name them by number."""
+    """Sets of patches, each sent once; layers refer to them by number."""
 
     def __init__(self, length: int):
         self.length = length
@@ -193,14 +193,14 @@ def _layer(record: LayerRecord, present: Sequence[int] | None, masks: _Masks) ->
 
 
 def _present(record: LayerRecord, num_visual: int) -> Sequence[int] | None:
-    """The patches of a layer as far as its record alone tells."""
+    """The patches of a layer, as far as its record alone tells."""
     if record.influence:
         return [patch for patch in record.influence.patches if patch >= 0]
     return range(record.visual_tokens) if record.visual_tokens in (0, num_visual) else None
 
 
 def _influence(influence: Influence | None, masks: _Masks) -> dict | None:
-    """`change` is 1 - cosine: how far the attention output turns when the patch is left out."""
+    """`change` is 1 - cosine: how far the attention output turns without the patch."""
     if influence is None or not influence.patches:
         return None
     patches = np.asarray(influence.patches)
@@ -222,9 +222,9 @@ def _cut(cut, trace: PruningTrace, masks: _Masks) -> dict:
         patch for patch, owner in enumerate(cut.owner) if owner != NOBODY and patch not in own
     ]
     scores = None
-    if cut.scores and len(cut.scores) == len(present):  # else they are of other tokens
+    if cut.scores and len(cut.scores) == len(present):  # else the scores are of other tokens
         scores = [score for _, score in sorted(zip(present, cut.scores, strict=True))]
-    if trace.fields.get("start_shift"):  # FastV's off by one: these are not the patches' scores
+    if trace.fields.get("start_shift"):  # FastV's off by one: not the patches' scores
         scores = None
     return {
         "after": cut.after_layer,
@@ -233,7 +233,7 @@ def _cut(cut, trace: PruningTrace, masks: _Masks) -> dict:
         "at": masks.number(present),
         "scores": pack_numbers(scores) if scores else None,
         "merged": masks.number(merged) if merged else None,
-        # Of each merged patch, ascending, the patch whose token carries it; -1: it shows none.
+        # For each merged patch, ascending: the patch whose token carries it; -1: no patch.
         "carriers": [patch_of.get(cut.owner[patch], -1) for patch in merged],
     }
 
@@ -244,7 +244,7 @@ def _patches_by_token(trace: PruningTrace) -> dict[int, int]:
 
 
 def _matters(cut, trace: PruningTrace) -> bool:
-    """Whether a layer runs with other patches after it: with fewer, or with some that entered."""
+    """Do later layers run with other patches: with fewer, or with some that entered?"""
     return cut in trace.drops or (cut.stage == "enter" and cut.after_layer < len(trace.layers) - 1)
 
 
@@ -254,7 +254,7 @@ def _thresholds(settings: dict) -> dict:
 
 
 def _scale(*traces: PruningTrace | None) -> list[int]:
-    """Whole decades of 1 - cosine that hold nearly every value: one colour scale for all layers."""
+    """Whole decades of 1 - cosine that cover nearly all values: one colour scale for all layers."""
     changes = np.concatenate(
         [[1e-3]]
         + [
@@ -265,7 +265,7 @@ def _scale(*traces: PruningTrace | None) -> list[int]:
             if record.influence and record.influence.cos
         ]
     )
-    # Below 1e-7 nothing has changed; the lowest tenth says nothing that the rest does not.
+    # Below 1e-7 nothing has changed. The lowest tenth of the values would only widen the scale.
     low = max(1e-7, float(np.quantile(changes, 0.1)))
     high = max(low * 10, float(changes.max()))
     return [math.floor(math.log10(low)), math.ceil(math.log10(high))]

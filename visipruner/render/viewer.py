@@ -1,4 +1,4 @@
-"""The patch viewer: a gr.HTML component that answers hover, click and keys in the browser."""
+"""The patch viewer: a gr.HTML component that answers mouse, touch and keys in the browser."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from visipruner.render.values import (
 )
 
 _HERE = Path(__file__).parent
-_SCRIPTS = ("sheets", "data", "draw", "panel", "sides", "page")  # a class stands before its heirs
+_SCRIPTS = ("sheets", "data", "draw", "panel", "sides", "page")  # a base class comes first
 EMPTY: dict = {"kind": "empty", "layers": [], "masks": [], "steps": []}
 
 
 def viewer_parts() -> dict[str, str]:
-    """The viewer's markup, style and script, as the page and the report use them."""
-    # Constants of the script, not props: gradio drops props when a hidden column is shown first.
+    """The viewer's markup, style and script, for the page and the report."""
+    # Constants of the script, not props: gradio loses props when a hidden column first appears.
     script = f"const PALETTE = {json.dumps(for_viewer())};\n"
     script += f"const LOG_RANGE = {json.dumps([LOG_LOW, LOG_HIGH])};\n"
     script += "\n".join((_HERE / f"viewer_{part}.js").read_text() for part in _SCRIPTS)
@@ -30,7 +30,7 @@ def viewer_parts() -> dict[str, str]:
 
 
 def PatchViewer(**kwargs):
-    """A `gr.HTML` whose value is what `viewer_value` (or `viewer_start`, `viewer_live`) returns."""
+    """A `gr.HTML` whose value comes from `viewer_value`, `viewer_start` or `viewer_live`."""
     import gradio as gr  # the values and the report need no gradio
 
     arguments = {"value": EMPTY, "apply_default_css": False, "elem_classes": ["patch-viewer"]}

@@ -1,4 +1,4 @@
-// From the value to plain arrays and sentences. No drawing, no page.
+// Turns the value into arrays and sentences. No drawing, no page.
 
 function bytesOf(packed) {
   const text = atob(packed);
@@ -23,7 +23,7 @@ function numbersOf(packed, range) {
   return numbers;
 }
 
-// One number per patch of the picture; NaN where there is none.
+// One number per patch of the picture; NaN for patches without one.
 function spread(numbers, patches, length) {
   const all = new Float64Array(length).fill(NaN);
   patches.forEach((patch, i) => { all[patch] = numbers[i]; });
@@ -43,7 +43,7 @@ class Story extends Places {
     this.influences = new Map();
   }
 
-  // Patches in a layer as 0/1 per patch, or null while that is not known yet.
+  // The patches in a layer as 0/1 per patch; null: not known yet.
   present(layer) {
     const record = this.layers[layer];
     return record && record.mask !== null ? this.flags(this.sets[record.mask]) : null;
@@ -59,7 +59,7 @@ class Story extends Places {
     return this.cuts.filter((cut) => cut.after === layer).pop() || null;
   }
 
-  // Patches that go on from a layer; the same as present() unless something is dropped after it.
+  // The patches that continue after a layer: present(), minus those dropped after it.
   staying(layer) {
     const cut = this.cutAfter(layer);
     return cut ? this.flags(this.sets[cut.kept]) : this.present(layer);
@@ -82,7 +82,7 @@ class Story extends Places {
     return this.influences.get(key);
   }
 
-  // What colours the patches of a layer: {values, scale in decades}, or null.
+  // The numbers that colour a layer's patches: {values, scale in decades}, or null.
   heat(layer, mode) {
     if (mode === "picture") return null;
     if (mode === "scores") return this.scores(layer);
@@ -90,7 +90,7 @@ class Story extends Places {
     return influence && { values: influence.change, scale: this.scale };
   }
 
-  // The numbers that a method without an influence test chose by.
+  // The scores of a method without an influence test.
   scores(layer) {
     const cut = this.cutAfter(layer);
     if (!cut || !cut.scores) return null;
@@ -101,7 +101,7 @@ class Story extends Places {
     return { values, scale: [low, Math.max(low + 1, Math.ceil(Math.max(...logs)))] };
   }
 
-  // The ways to colour that have something to show in this run.
+  // The colour modes that have data in this run.
   modes() {
     this.known = this.known || this.findModes();
     return this.known;
@@ -119,7 +119,7 @@ class Story extends Places {
     return this.steps.find((step) => step.first <= layer && layer <= step.last) || null;
   }
 
-  // The cut that took a patch away for good, or null: one that waits outside comes back.
+  // The cut that removed a patch for good, or null: a patch that waits outside comes back.
   death(patch) {
     let death = null;
     for (const cut of this.cuts) {
@@ -129,7 +129,7 @@ class Story extends Places {
     return death;
   }
 
-  // Whose token carries a patch after a cut: "" if it is dropped, and not merged into another.
+  // The token that carries a merged patch after a cut; "" if the patch is dropped or not merged.
   carrier(cut, patch) {
     const at = cut.carriers.length ? this.sets[cut.merged].indexOf(patch) : -1;
     if (at < 0) return "";
@@ -138,7 +138,7 @@ class Story extends Places {
     return `by the token of ${this.place(by).toLowerCase()}`;
   }
 
-  // Whether any patch that is gone in a layer was merged into a token that is there.
+  // Whether any patch was merged into a token that is present in a layer.
   merges(layer) {
     const cut = this.cuts.filter((one) => one.after < layer).pop();
     return Boolean(cut && cut.carriers.length);
@@ -172,7 +172,7 @@ class Story extends Places {
     return `${where}, carried ${this.carrier(cut, patch)} until that was dropped`;
   }
 
-  // Where a patch stood among those that a method chose from by a score.
+  // The rank of a patch among those that a method scored.
   rank(cut, patch) {
     if (!cut || !cut.scores || !this.sets[cut.at].includes(patch)) return "";
     const scores = numbersOf(cut.scores, this.range), at = this.sets[cut.at];
@@ -192,7 +192,7 @@ class Story extends Places {
     return `cosine ${cosineText(turn)} (${sign}), ${weak}`;
   }
 
-  // The whole line about one patch, as seen from a layer.
+  // The full line about one patch, as seen from a layer.
   patchLine(patch, layer, withProbe) {
     if (patch < 0) return "Point at a patch, tap it, or use the arrow keys.";
     const padding = this.padding && this.padding.includes(patch) ? " (only padding)" : "";
@@ -229,7 +229,7 @@ class Story extends Places {
     return " (the method measures nothing here)";
   }
 
-  // What a screen reader hears about the picture.
+  // The picture's description for screen readers.
   pictureLabel(layer) {
     if (!this.sheets.length) return "No picture yet";
     const grid = this.gridText();

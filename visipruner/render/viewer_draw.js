@@ -1,4 +1,4 @@
-// The picture and what happened to its patches, on a canvas.
+// Draws the picture and the state of its patches on a canvas.
 
 function heatColour(share, stops) {
   const at = Math.min(Math.max(share, 0), 1) * (stops.length - 1);
@@ -12,7 +12,7 @@ function shareOf(value, scale) {
   return (Math.log10(Math.max(value, 1e-12)) - scale[0]) / (scale[1] - scale[0]);
 }
 
-// Spans [from, to] in the fewest that cover the same.
+// Merges spans [from, to] into the fewest that cover the same.
 function joined(spans) {
   const found = [];
   for (const [from, to] of spans.sort((a, b) => a[0] - b[0])) {
@@ -23,7 +23,7 @@ function joined(spans) {
   return found;
 }
 
-// A copy with so much of its colour taken out, by hand because Safari's canvas has no filters.
+// A copy with less colour, computed by hand because Safari's canvas has no filters.
 function paleCopy(image, without) {
   const copy = document.createElement("canvas");
   copy.width = image.naturalWidth;
@@ -46,7 +46,7 @@ class Painter {
     this.context = canvas.getContext("2d");
     this.images = null; // one per sheet
     this.grey = null; // under the heat map
-    this.pale = null; // under the veil: one can still see what the model no longer looks at
+    this.pale = null; // under the veil: dropped patches can still be recognised
   }
 
   load(sources, then) {
@@ -55,7 +55,7 @@ class Painter {
     this.sources = sources;
     const loaded = () => {
       missing -= 1;
-      if (missing || this.sources !== sources) return; // or a newer one is on its way
+      if (missing || this.sources !== sources) return; // or a newer value is loading
       this.images = images;
       this.grey = images.map((image) => paleCopy(image, 1));
       this.pale = images.map((image) => paleCopy(image, 0.5));
@@ -64,7 +64,7 @@ class Painter {
     images.forEach((image, i) => { image.onload = loaded; image.src = sources[i]; });
   }
 
-  // Give the canvas as many pixels as the screen has for it.
+  // Gives the canvas as many pixels as it has on the screen.
   fit(width, aspect) {
     const ratio = window.devicePixelRatio || 1;
     const wide = Math.max(1, Math.round(width * ratio));
@@ -89,7 +89,7 @@ class Painter {
     return [left, top, right - left, bottom - top];
   }
 
-  // The sheets' pictures, in one of their colourings.
+  // The sheets' pictures, in one colouring.
   paste(images) {
     this.story.sheets.forEach(({ frame }, i) => {
       const [left, top, right, bottom] = this.edges(
@@ -98,7 +98,7 @@ class Painter {
     });
   }
 
-  // How wide the narrowest sheet's boxes are on the canvas, in its pixels.
+  // The width of the narrowest sheet's boxes, in canvas pixels.
   cell() {
     const widths = this.story.sheets.map(({ own, frame, size }) => {
       const [first] = Object.values(own);
@@ -166,7 +166,7 @@ class Painter {
     context.restore();
   }
 
-  // Still there in this layer, dropped after it: darkened and hatched, so it shows on any picture.
+  // Present in this layer, dropped after it: darkened and hatched, so it shows on any picture.
   paintLeaving(present, staying, heat) {
     const path = this.region((p) => present[p] && !staying[p]);
     this.context.save();
@@ -195,7 +195,7 @@ class Painter {
     context.globalAlpha = 1;
   }
 
-  // A small cross in patches that hold nothing but padding.
+  // A small cross in patches of padding only.
   paintPadding(padding, present) {
     const { context } = this;
     context.globalAlpha = 0.55;
@@ -214,7 +214,7 @@ class Painter {
     context.globalAlpha = 1;
   }
 
-  // Thin lines between boxes, and none along the rim of a picture.
+  // Thin lines between boxes, but not along the rim of a picture.
   paintGrid() {
     const { context, story } = this, upright = new Map(), level = new Map();
     for (const patch of story.placed) {
@@ -241,7 +241,7 @@ class Painter {
     context.globalAlpha = 1;
   }
 
-  // The edge of a set of patches: neighbours share none, so a group reads as one shape.
+  // The outline of a set of patches: shared edges are left out, so a group reads as one shape.
   paintOutline(flags) {
     const lines = new Map(), path = new Path2D();
     const boxes = this.story.placed.filter((patch) => flags[patch])
@@ -269,7 +269,7 @@ class Painter {
   }
 
   strokeTwice(path, colour, thickness) {
-    // On a phone a patch is a dozen pixels wide; its frame may not cover it.
+    // On a phone a patch is a dozen pixels wide, so its frame must be thin.
     thickness *= Math.min(1, this.cell() / this.ratio / 18);
     this.context.strokeStyle = this.palette.ink;
     this.context.lineWidth = 2 * thickness * this.ratio;
@@ -279,7 +279,7 @@ class Painter {
     this.context.stroke(path);
   }
 
-  // A patch with its neighbours, two on each side, for the tray; the patch itself is framed.
+  // A patch with two neighbours on each side, for the tray; the patch itself is framed.
   thumbnail(canvas, patch) {
     const sheet = this.story.sheetOf[patch], [wide, high] = sheet.size;
     const [left, top, right, bottom] = sheet.own[patch];

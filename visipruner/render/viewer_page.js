@@ -1,4 +1,4 @@
-// A new value, moving through layers and patches, and the wiring of all controls.
+// A new value, moves through layers and patches, and the wiring of all controls.
 // `element`, `props` and `watch` come from gr.HTML.
 
 const find = (name) => element.querySelector(".pv-" + name);
@@ -105,7 +105,7 @@ function choose(patch) {
   redraw();
 }
 
-// Keys that step through layers; true if the key was one of them.
+// Handles keys that step through layers; true if it did.
 function layerKey(key) {
   const steps = { "[": -1, PageUp: -1, "]": 1, PageDown: 1 };
   if (!(key in steps)) return false;
@@ -128,7 +128,7 @@ function onKey(event) {
   if (used) { event.preventDefault(); event.stopPropagation(); }
 }
 
-// Arrow keys begin at a patch that is left, or in the middle.
+// Arrow keys start at a surviving patch, or in the middle.
 function startPatch() {
   const flags = story.staying(view.layer), { left, top, right, bottom } = story.sheets[0].frame;
   const kept = flags && flags.includes(0) ? story.placed.find((patch) => flags[patch]) : undefined;
@@ -147,7 +147,7 @@ function setMode(mode) {
   refresh();
 }
 
-// On a projector the presenter's remote sends PageUp and PageDown wherever the focus is.
+// On a projector, a presenter's remote sends PageUp and PageDown, whatever has the focus.
 function onRemote(event) {
   if (!element.isConnected) return document.removeEventListener("keydown", onRemote);
   const typing = event.target.closest && event.target.closest("input, textarea, [contenteditable]");
@@ -173,7 +173,7 @@ function wire() {
   canvas.addEventListener("pointerleave", () => hover(null));
   canvas.addEventListener("click", (event) => {
     const patch = patchAt(event);
-    choose(patch === view.cursor ? -1 : patch); // a second tap takes the note away
+    choose(patch === view.cursor ? -1 : patch); // a second tap removes the note
   });
   element.addEventListener("keydown", onKey);
   document.addEventListener("keydown", onRemote);

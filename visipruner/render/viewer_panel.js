@@ -1,4 +1,4 @@
-// What stands around the picture: chips, sentences, colour scale, the patches that are left.
+// The parts around the picture: chips, sentences, colour scale, the surviving patches.
 
 function show(node, text) {
   node.textContent = text || "";
@@ -45,7 +45,7 @@ function ribbonCell(layer) {
   const cell = document.createElement("span"), record = story.layers[layer];
   const share = record && story.length ? record.visual / story.length : 0;
   const bar = document.createElement("i");
-  // A square root keeps ten of 576 tokens visible.
+  // The square root keeps ten of 576 tokens visible.
   bar.style.height = record ? `${Math.max(6, 100 * Math.sqrt(share))}%` : "0";
   if (record) bar.style.background = stageColour(record.stage);
   cell.append(bar);
@@ -68,15 +68,15 @@ function chip(step) {
   return button;
 }
 
-// -- what the present layer says
+// -- the current layer
 
 function refresh() {
   const record = story.layers[view.layer], step = story.stepOf(view.layer);
-  const full = view.mode === "probe"; // the full model's colours: of it nothing is dropped
+  const full = view.mode === "probe"; // the full model's colours: it drops nothing
   find("number").textContent = full ? String(story.length) : countText(record);
   find("of").textContent = story.length ? `of ${story.length} visual tokens` : "visual tokens";
   find("where").textContent = whereText(record, step);
-  // Spoken when somebody steps, not when layers come by the dozen.
+  // Spoken when a person steps, not when layers arrive quickly.
   find("where").setAttribute("aria-live", timer || story.kind === "live" ? "off" : "polite");
   find("range").value = view.layer;
   const spoken = `${whereText(record, step)}, ${find("number").textContent} visual tokens`;
@@ -111,7 +111,7 @@ function fullText() {
   return `The full model reads all ${story.length} visual tokens in every layer.${framed}`;
 }
 
-// Methods that choose by the clock drop patches in the middle of a stage.
+// Methods that drop by layer number may cut in the middle of a stage.
 function leavingText(step) {
   const cut = story.cutAfter(view.layer);
   const gone = cut ? story.sets[cut.at].length - story.sets[cut.kept].length : 0;
@@ -172,7 +172,7 @@ function ticks(range) {
     const tick = document.createElement("span"), share = 100 * shareOf(value, range);
     Object.assign(tick, { textContent: text, className: name });
     tick.style.left = `${share}%`;
-    tick.style.transform = `translateX(-${share}%)`; // never beyond either end
+    tick.style.transform = `translateX(-${share}%)`; // keeps the label within the scale
     marks.push(tick);
   };
   const step = Math.max(1, Math.ceil((high - low) / 4));
@@ -193,7 +193,7 @@ function decadeText(decade) {
 
 const TRAY_MOST = 16;
 
-// The few patches that are left, large enough to be recognised from the last row.
+// The surviving patches, if few, large enough to recognise from the last row.
 function refreshTray() {
   const tray = find("tray"), flags = story.staying(view.layer) || story.present(view.layer);
   const few = [...(flags || []).keys()].filter((p) => flags[p] && story.boxes[p]);
@@ -220,7 +220,7 @@ function refreshPatch() {
   find("patch").textContent = line;
   show(tip, patch >= 0 ? line : "");
   if (tip.hidden) return;
-  // In the opposite corner, so that it never covers what it speaks of.
+  // In the opposite corner, so that the note never covers its patch.
   const { boxes, plane } = story, [left, top] = boxes[patch];
   tip.classList.toggle("pv-tip-left", left > plane.width / 2);
   tip.classList.toggle("pv-tip-top", top >= plane.height / 2);

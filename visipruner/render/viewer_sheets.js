@@ -1,4 +1,4 @@
-// Where the tokens lie: boxes on sheets, sheets beside each other on one plane.
+// The places of the tokens: boxes on sheets, sheets side by side on one plane.
 
 // The boxes of a sheet, in pixels of its picture: {token: [left, top, right, bottom]}.
 function boxesOf(sheet, length) {
@@ -10,10 +10,10 @@ function boxesOf(sheet, length) {
   return boxes;
 }
 
-const WIDE = 1000, GAP = 20; // of a plane with several sheets, and between them
+const WIDE = 1000, GAP = 20; // width of a plane with several sheets, and the gap between them
 
-// Gives every sheet its frame on one plane, and returns the plane's size. One sheet fills it pixel
-// by pixel. Several lie beside each other, two in a row, those of a row equally high.
+// Gives every sheet its frame on one plane, and returns the plane's size. A single sheet fills it
+// pixel by pixel. Several stand side by side, two in a row, equally high within a row.
 function planeOf(sheets) {
   if (sheets.length < 2) {
     const [width, height] = sheets.length ? sheets[0].size : [1, 1];
@@ -36,14 +36,14 @@ function planeOf(sheets) {
   return { width: WIDE, height: bottom };
 }
 
-// The rows and columns of boxes that fill a lattice; null: they fill none.
+// The rows and columns of the boxes, if they form a grid; null otherwise.
 function latticeOf(boxes) {
   const distinct = (side) => [...new Set(boxes.map((box) => box[side]))].sort((a, b) => a - b);
   const tops = distinct(1), lefts = distinct(0);
   return tops.length * lefts.length === boxes.length ? { tops, lefts } : null;
 }
 
-// Where each token is drawn: `boxes` on the plane that holds all sheets; null: it has no place.
+// The box of each token on the plane of all sheets; null: the token has no place.
 class Places {
   constructor(sheets, length) {
     this.length = length;
@@ -63,7 +63,7 @@ class Places {
     this.placed = [...this.boxes.keys()].filter((token) => this.boxes[token]);
   }
 
-  // The token drawn at a point of the plane, the smallest where several are; -1: none.
+  // The token at a point of the plane, the smallest if several are there; -1: none.
   at(x, y) {
     const area = ([left, top, right, bottom]) => (right - left) * (bottom - top);
     let found = -1;
@@ -75,7 +75,7 @@ class Places {
     return found;
   }
 
-  // The nearest token in the direction of an arrow key; the same one if there is none.
+  // The nearest token in the direction of an arrow key, or the same token.
   beside(token, key) {
     const [across, sign] = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [1, -1],
       ArrowDown: [1, 1] }[key];
@@ -84,7 +84,7 @@ class Places {
     for (const other of this.placed) {
       const along = sign * (middle(other, across) - middle(token, across));
       const aside = Math.abs(middle(other, 1 - across) - middle(token, 1 - across));
-      // Mostly above or below is not to the right.
+      // A token that is mostly above or below is not to the right.
       const cost = along + 3 * aside;
       if (along > 1e-6 && aside <= along && cost < least) [best, least] = [other, cost];
     }
@@ -102,7 +102,7 @@ class Places {
     return named[0].toUpperCase() + named.slice(1);
   }
 
-  // How the tokens of all sheets lie, in words that begin with a comma; "" without any.
+  // The layout of all sheets' tokens, in words that begin with a comma; "" without tokens.
   gridText() {
     const [sheet] = this.sheets;
     if (!this.placed.length) return "";

@@ -1,8 +1,8 @@
-// Of several pruned runs one is shown: radio buttons with their methods' names choose it.
+// With several pruned runs, radio buttons with the methods' names choose the one shown.
 
 let side = 0;
 
-// The value with what differs in the chosen run.
+// The value with the chosen run's own parts.
 function sideOf(value) {
   const runs = value?.runs ?? [], names = runs.map((run) => run.name);
   if (value?.kind === "start") side = 0;
@@ -29,7 +29,7 @@ function sideChoice(name, number) {
 
 const sidesName = "pv-side-" + Math.random().toString(36).slice(2);
 
-// Where a visitor has gone to another layer, the next run is shown there too.
+// Keeps the layer that a visitor has chosen when the run changes.
 function showSide(number) {
   const layer = view.layer, moved = layer !== story.first;
   side = number;

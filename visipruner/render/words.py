@@ -1,6 +1,6 @@
-"""What a run did and how two compare, in sentences; each chart too, for those who cannot see it.
+"""What a run did and how two runs compare, in sentences; each chart too, for screen readers.
 
-Where a function takes a pair, a `results.Comparison` will do: then it is about its last pair.
+A function that takes a pair also takes a `results.Comparison`, and describes its last pair.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ SAME_GUESS, DIFFERENT_GUESS = "Both guess, and say the same", "Both guess, and d
 def kept(trace: PruningTrace, arrow: str = "->") -> str:
     """How many visual tokens each layer ran with: "576 -> 300 after 2 -> 0 after 23".
 
-    The number after an arrow is the layer after which they changed, counted from 0. A cut after
-    the last layer changes nothing that ran.
+    Each number after "after" is the layer, counted from 0, after which the count changed. A cut
+    after the last layer is left out: it changes no layer's count.
     """
     parts = [str(trace.num_visual)]
     runs = layer_spans([record.visual_tokens for record in trace.layers])
@@ -34,7 +34,7 @@ def kept(trace: PruningTrace, arrow: str = "->") -> str:
 
 
 def describe_all(describe, comparison) -> str:
-    """What `describe` says of every pair."""
+    """What `describe` says about every pair."""
     return " ".join(dict.fromkeys(map(describe, comparison.pairs)))
 
 
@@ -65,7 +65,7 @@ def describe_flops(pair) -> str:
 
 
 def describe_influence(pair) -> str:
-    """The strongest patch and what the method made of it, in words."""
+    """The strongest patch and the method's decision about it, in words."""
     pruned, probe = influence_series(pair)
     series = pruned if any(pruned["change"]) else probe
     if series is None or not any(series["change"]):
@@ -78,12 +78,12 @@ def describe_influence(pair) -> str:
 
 
 def verdict(pair) -> str:
-    """Whether both said the same, and how much less was computed."""
+    """Whether both answers agree, and how much less was computed."""
     return f"{describe_agreement(pair)}, {describe_computing(pair)}"
 
 
 def describe_computing(pair) -> str:
-    """A method that drops nothing still pays for its test."""
+    """Compare FLOPs. A method that drops nothing still pays for its test."""
     ratio = pair.flops_ratio
     if f"{ratio:.2f}" == "1.00":
         return "as many FLOPs executed in the prefill"
@@ -92,14 +92,14 @@ def describe_computing(pair) -> str:
 
 
 def describe_agreement(pair) -> str:
-    """Whether both said the same; of a picture that the model cannot know, both only guess."""
+    """Whether both answers agree; both only guess about a picture that the model cannot know."""
     if pair.outside:
         return SAME_GUESS if pair.same else DIFFERENT_GUESS
     return SAME if pair.same else DIFFERENT
 
 
 def describe_clocks(times: Times) -> str:
-    """How an answer's clocks were read."""
+    """How an answer's times were measured."""
     if times.whole:
         return f"medians of {times.rounds} silent whole answers"
     if not times.rounds:
@@ -111,7 +111,7 @@ def describe_clocks(times: Times) -> str:
 
 
 def describe_speed(pair) -> str:
-    """Which side's first word came sooner; a few runs, maybe disturbed, are no verdict."""
+    """Which side's first token came sooner; a few runs, possibly disturbed, give no verdict."""
     times = [side.times for side in sides(pair)]
     rounds = times[1].rounds
     if rounds < LEAST_ROUNDS:
@@ -129,7 +129,7 @@ def describe_speed(pair) -> str:
 
 
 def describe_unplaced(sheets: Sequence[Sheet], num_visual: int) -> str:
-    """Which visual tokens no picture shows, and why; "" where each has its place."""
+    """Which visual tokens no picture shows, and why; "" if each has its place."""
     missing = unplaced(sheets, num_visual)
     if not num_visual:
         return "This prompt holds no visual tokens."

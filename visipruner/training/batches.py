@@ -1,7 +1,7 @@
-"""Scenes and questions to tensors: many questions share one picture in one sequence.
+"""Turn scenes and questions into tensors: many questions share one picture in one sequence.
 
 Each question sees the system sentence, the picture and itself, at the positions it would have
-alone, so what is learnt in a crowd holds for one question at a time.
+alone. So what the model learns from many questions also holds for a single one.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from visipruner.world.questions import SKILLS, Question, ask_about
 from visipruner.world.scenes import COLOURS, Scene
 
 QUESTIONS = 24  # per picture
-DRAWS = 3  # of which the one with the rarest answer is asked
+DRAWS = 3  # draw this many questions, ask the one with the rarest answer
 RARENESS = {
     "count_kind": lambda asked: int((re.findall(r"\d+", asked.answer) or [0])[0]),
     "same": lambda asked: "same" in asked.answer,
 }
-# Skills that are learnt last are asked most.
+# The skills that the model learns last get the most questions.
 WEIGHTS = {
     "describe": 3.0,
     "two_digits": 3.0,
@@ -38,19 +38,19 @@ WEIGHTS = {
 
 @dataclass
 class Packed:
-    """A batch of pictures, each with a row of questions behind its visual tokens."""
+    """A batch of pictures, each with a row of questions after its visual tokens."""
 
-    patches: torch.Tensor  # (picture, kept): which visual tokens are there, by patch number
+    patches: torch.Tensor  # (picture, kept): patch numbers of the kept visual tokens
     prefix: torch.Tensor  # (token,): the ids before the picture, the same for all
     ids: torch.Tensor  # (picture, token): questions and answers, one after the other
     positions: torch.Tensor  # (picture, prefix + kept + token)
     allowed: torch.Tensor  # (picture, 1, query, key), bool
-    targets: torch.Tensor  # (picture, token): the next id where it belongs to an answer
+    targets: torch.Tensor  # (picture, token): the next id, inside answers only
     weights: torch.Tensor  # (picture, token)
     # For each of grounding.LESSONS (meaning, 3): picture, token, the id of a word it stands for.
     lessons: list[torch.Tensor]
     glances: torch.Tensor  # (glance, 2): picture, and the token that counts something
-    looks: torch.Tensor  # (glance, prefix + kept): how its attention should lie
+    looks: torch.Tensor  # (glance, prefix + kept): its target attention
 
 
 class Packer:
@@ -67,12 +67,12 @@ class Packer:
         return self.tokenizer(text + ASSISTANT, add_special_tokens=False).input_ids
 
     def answer_ids(self, text: str) -> list[int]:
-        """Ids of an answer, capitals kept: the tokenizer itself reads lower case only."""
+        """Ids of an answer that keep capitals: the tokenizer itself lower-cases what it reads."""
         ids = self.tokenizer.convert_tokens_to_ids(re.findall(f"(?i){WORD}", text))
         return [*ids, self.tokenizer.eos_token_id]
 
     def pack(self, scenes: list, rows: list[list[Question]], patches: torch.Tensor) -> Packed:
-        """One row of questions per scene, behind its visual tokens `patches` (picture, kept)."""
+        """One row of questions per scene, after its visual tokens `patches` (picture, kept)."""
         blocks = [[self._block(question) for question in row] for row in rows]
         length = max(sum(len(block[0]) for block in row) for row in blocks)
         pad = self.tokenizer.pad_token_id
@@ -109,7 +109,7 @@ class Packer:
     def _lesson(
         self, scenes: list, rows: list[list[Question]], find: Callable[..., Meanings]
     ) -> torch.Tensor:
-        """Where the words of a lesson lie in their row, and what they mean."""
+        """The positions of a lesson's words in their row, and the words' meanings."""
         found = []
         for number, (scene, row) in enumerate(zip(scenes, rows, strict=True)):
             start = 0
@@ -123,9 +123,9 @@ class Packer:
     def _glances(
         self, scenes: list, rows: list[list[Question]], patches: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Which tokens count something; each should look once at every thing, and at the start.
+        """The tokens that count something; each should attend equally to every thing and the start.
 
-        The share of the start, 1 / (n + 1), then tells the number.
+        The start's share, 1 / (n + 1), then tells the number.
         """
         found, looks = [], []
         for number, (scene, row) in enumerate(zip(scenes, rows, strict=True)):
@@ -147,13 +147,13 @@ class Packer:
         asked, answer = self.question_ids(question.text), self.answer_ids(question.answer)
         tokens = asked + answer[:-1]
         goal = [IGNORE] * (len(asked) - 1) + answer
-        # A description has fifty times the tokens of a "yes"; by root they stay comparable.
+        # A description has fifty times the tokens of a "yes"; the root keeps weights comparable.
         weight = [0.0] * (len(asked) - 1) + [len(answer) ** -0.5] * len(answer)
         return tokens, goal, weight
 
 
 def _block_mask(owner: torch.Tensor) -> torch.Tensor:
-    """Causal, and only towards the shared part (owner 0) or the own question."""
+    """Causal, and open only to the shared part (owner 0) and the token's own question."""
     length = owner.shape[1]
     causal = torch.ones(length, length, dtype=torch.bool).tril()
     query, key = owner[:, :, None], owner[:, None, :]
@@ -161,7 +161,7 @@ def _block_mask(owner: torch.Tensor) -> torch.Tensor:
 
 
 def user_prompt(processor, question: str) -> str:
-    """The prompt of one question about one picture, as the chat template writes it."""
+    """The prompt of one question about one picture, from the chat template."""
     text = [{"type": "text", "text": question}]
     return processor.apply_chat_template(
         [
@@ -190,9 +190,9 @@ def ask_many(
 
 
 def ask_rarer(scene: Scene, skill: str, rng: random.Random) -> Question | None:
-    """A question; every other time, where answers are unlike in number, the rarest of a few.
+    """A question; half the time, for skills with unequally frequent answers, the rarest of a few.
 
-    Else nearly all kinds numbered 1, and two colours were "different" without being looked at.
+    Otherwise nearly all kinds would number 1, and two colours would be "different" at a guess.
     """
     if skill not in RARENESS or rng.random() < 0.5:
         return ask_about(scene, skill, rng)
@@ -207,12 +207,12 @@ def speaks_of_colour(question: Question) -> bool:
 
 
 def keep_patches(labels: dict[str, torch.Tensor], kept: int, rng: random.Random) -> torch.Tensor:
-    """Patch numbers to keep, in order: patches of things are likelier than ground.
+    """Numbers of the patches to keep, in order; patches of things are likelier than ground.
 
     # (picture, kept)
     """
     generator = torch.Generator().manual_seed(rng.getrandbits(40))
     chance = torch.rand(labels["shape"].shape, generator=generator)
     chance += 0.45 * (labels["centre"] != IGNORE)
-    chance += labels["centre"] == 1  # no thing must vanish, or nobody could count
+    chance += labels["centre"] == 1  # every thing must stay, so that it can be counted
     return chance.topk(kept, dim=1).indices.sort(dim=1).values

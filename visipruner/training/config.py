@@ -1,4 +1,4 @@
-"""How large the bundled model is, and its processor. Geometry follows from these numbers."""
+"""The bundled model's size and its processor. The geometry follows from these numbers."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ from visipruner.world.scenes import ASSETS, SIDE
 FOLDER = ASSETS / "tiny-llava"
 PATCH = 14
 MOST_POSITIONS = 1024
-LIKENESS = 1.3  # how much more than by chance a word begins by looking at its like
+LIKENESS = 1.3  # initial attention of a word to equal words, relative to chance
 SPECIAL = ("<unk>", "<s>", "</s>", "<pad>", "<image>")
-# The template of llava-hf/llava-1.5-7b-hf: pictures first, then text, one blank after each text.
+# The template of llava-hf/llava-1.5-7b-hf: pictures first, then text, one space after each text.
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
     "{% if message['role'] != 'system' %}{{ message['role'].upper() + ': ' }}{% endif %}"
@@ -42,7 +42,7 @@ CHAT_TEMPLATE = (
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
-    """One token per word. What is read is made lower case; capitals are only written."""
+    """One token per word. Input is lower-cased; the model only writes capitals."""
     ids = {word: number for number, word in enumerate((*SPECIAL, *vocabulary(SYSTEM)))}
     tokenizer = Tokenizer(WordLevel(ids, unk_token="<unk>"))
     tokenizer.normalizer = normalizers.Lowercase()
@@ -75,7 +75,7 @@ def build_processor() -> LlavaProcessor:
         build_tokenizer(),
         patch_size=PATCH,
         vision_feature_select_strategy="default",
-        num_additional_image_tokens=1,  # the class token, which "default" leaves out
+        num_additional_image_tokens=1,  # the class token, which "default" drops
         chat_template=CHAT_TEMPLATE,
     )
 
@@ -106,7 +106,7 @@ def build_config(tokenizer: PreTrainedTokenizerFast) -> LlavaConfig:
         max_position_embeddings=MOST_POSITIONS,
         initializer_range=0.1,
         tie_word_embeddings=False,
-        # Slow rotations: a word must still know its like across hundreds of visual tokens.
+        # Slow rotations: a word must match an equal word across hundreds of visual tokens.
         rope_parameters={"rope_type": "default", "rope_theta": 500_000.0},
         **ids,
     )
@@ -141,16 +141,16 @@ def build_model(tokenizer: PreTrainedTokenizerFast) -> LlavaForConditionalGenera
     with torch.no_grad():
         for layer in model.model.language_model.layers:
             attention = layer.self_attn
-            # Mimetic initialisation (Trockman and Kolter, 2023): a word begins by looking at its
-            # like and by passing on what it finds there. Without it, finding the red thing among
-            # others was not learnt in 500 steps.
+            # Mimetic initialisation (Trockman and Kolter, 2023): at first a word attends to equal
+            # words and passes on what it finds. Without it, the model had not learnt in 500 steps
+            # to find the red thing among others.
             attention.q_proj.weight *= LIKENESS
             attention.k_proj.weight.copy_(attention.q_proj.weight)
             attention.o_proj.weight.copy_(attention.v_proj.weight.T)
-            attention.o_proj.weight /= math.sqrt(2 * depth)  # keep the sum of the steps tame
+            attention.o_proj.weight /= math.sqrt(2 * depth)  # keep the residual sum small
             layer.mlp.down_proj.weight /= math.sqrt(2 * depth)
         model.lm_head.weight.copy_(model.model.language_model.embed_tokens.weight)
         model.model.multi_modal_projector.linear_1.weight *= 0.02  # the tower's output is large
-        model.model.multi_modal_projector.linear_2.weight *= 0.5  # words are small
+        model.model.multi_modal_projector.linear_2.weight *= 0.5  # word embeddings are small
     look_at_neighbours(model.model.vision_tower)
     return model

@@ -1,10 +1,10 @@
-"""What words mean in their scene, asked part of the way up the layers: further lessons.
+"""Further lessons: predict, part of the way up the layers, what words mean in their scene.
 
-Finding the red thing and then telling its shape are two look-ups, one behind the other; learnt from
-answers alone, the first gets no praise until the second works. So half-way up, every noun is asked
-for the words of the thing that it names, and every sentence of a description for its thing. "Same
-or different?" is a third and a fourth step behind two look-ups; so further up, the end of such a
-question is asked for what is to be compared, and then for the verdict.
+Finding the red thing and then telling its shape takes two look-ups in a row. From answers alone,
+the first gets no gradient until the second works. So half-way up, every noun must predict the words
+of the thing that it names, and every sentence of a description those of its thing. "Same or
+different?" adds a third and a fourth step after two look-ups. So further up, the last word of such
+a question must predict the values to compare, and later the verdict.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from visipruner.world.phrases import ASSISTANT, THING_WORDS, plural, words
 from visipruner.world.questions import Question, fits, in_reading_order, place
 from visipruner.world.scenes import COLOURS, DIGIT, SHAPES, SIZES, Scene, Thing
 
-Meanings = list[tuple[int, list[str]]]  # (which word of question and answer, what it stands for)
+Meanings = list[tuple[int, list[str]]]  # (index of the word, the words that it stands for)
 
-Glances = list[tuple[int, list[Thing]]]  # (which word of the question, what it should look at)
+Glances = list[tuple[int, list[Thing]]]  # (index of the question's word, what to look at)
 
 NOUNS = {noun: noun for noun in (*SHAPES, *THING_WORDS)}
 PLURALS = {plural(noun): noun for noun in NOUNS}
@@ -27,7 +27,7 @@ PLURALS = {plural(noun): noun for noun in NOUNS}
 def named(scene: Scene, question: Question) -> Meanings:
     """For each noun of a question: the words that it stands for.
 
-    One thing gives its size, colour, shape and place, none gives "none", a plural gives its number.
+    One thing gives its size, colour, shape and place; no thing gives "none"; a plural, its number.
     """
     found, cut = [], words(question.text)
     for index, word in enumerate(cut):
@@ -35,7 +35,7 @@ def named(scene: Scene, question: Question) -> Meanings:
             found.append((index, [str(thing.digit) for thing in scene.digits] or ["none"]))
         elif word in NOUNS or word in PLURALS:
             if word in THING_WORDS and not _adjectives(cut[:index]):
-                continue  # "what shape is": the word asks, it does not name
+                continue  # "what shape is": this noun asks and does not name
             meant = _meant(scene, cut, index)
             if word in PLURALS:
                 found.append((index, [str(len(meant))]))
@@ -78,7 +78,7 @@ def compared(scene: Scene, question: Question) -> Meanings:
 
 
 def verdict(scene: Scene, question: Question) -> Meanings:
-    """For "same or different?": where the question ends, and which of the two it is."""
+    """For "same or different?": where the question ends, and which of the two is right."""
     return [
         (end, ["same" if len(values) == 1 else "different"])
         for end, values in compared(scene, question)
@@ -86,7 +86,7 @@ def verdict(scene: Scene, question: Question) -> Meanings:
 
 
 def counted(scene: Scene, question: Question) -> Glances:
-    """Where something is to be counted, and the things: a plural noun, before a description."""
+    """The token that counts (a plural noun, or the last before a description), and the things."""
     cut = words(question.text)
     if question.skill == "describe":
         return [(len(cut) + len(words(ASSISTANT)) - 1, list(scene.shapes))]
@@ -96,7 +96,7 @@ def counted(scene: Scene, question: Question) -> Glances:
 
 @dataclass(frozen=True)
 class Lesson:
-    """What is asked of some words, after which share of the layers, and how much it weighs."""
+    """What some words must predict, after which share of the layers, and the loss's weight."""
 
     find: Callable[[Scene, Question], Meanings]
     depth: float
@@ -118,14 +118,14 @@ def _words_for(thing: Thing, scene: Scene) -> list[str]:
 
 
 def _meant(scene: Scene, cut: list[str], index: int) -> list[Thing]:
-    """The shapes that a noun, the word at `index`, may mean with the adjectives before it."""
+    """The shapes that the noun at `index` may mean with the adjectives before it."""
     noun = NOUNS.get(cut[index]) or PLURALS[cut[index]]
     name = " ".join([*_adjectives(cut[:index]), noun])
     return [thing for thing in scene.shapes if fits(thing, name)]
 
 
 def _adjectives(before: list[str]) -> list[str]:
-    """The sizes and colours that stand directly before a noun."""
+    """The sizes and colours directly before a noun."""
     start = len(before)
     while start and before[start - 1] in (*SIZES, *COLOURS):
         start -= 1

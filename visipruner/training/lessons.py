@@ -1,4 +1,4 @@
-"""The four lessons: what each trains, on what, and its loss."""
+"""The four stages: what each trains, on what data, and its loss."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ from visipruner.training.vision import (
 )
 from visipruner.world.scenes import COLOURS, DIGIT, MAX_SHAPES, PLACES, SHAPES, SIZES, make_scene
 
-FULL_FROM = 0.85  # of the tower's steps: whole pictures from here on
-ALL_FROM = 0.6  # of the steps: every visual token from here on; counts are learnt only then
-CURRICULUM = ((0.06, 2), (0.14, 3), (0.25, 5))  # until which progress, at most how many shapes
-APART = 0.5  # weight of the distance between what is seen and the words for it
-MOTLEY = 3  # every third of a batch is motley; a batch of two has none
-COUNTING = ((3, 3), (4, 3), (5, 2))  # layers and heads that look once at every counted thing
+FULL_FROM = 0.85  # of the tower's steps: from here on whole pictures
+ALL_FROM = 0.6  # of the steps: from here on every visual token; only then does it learn to count
+CURRICULUM = ((0.06, 2), (0.14, 3), (0.25, 5))  # (progress at which the limit ends, most shapes)
+APART = 0.5  # weight of the distance between visual tokens and the words for them
+MOTLEY = 3  # every third scene of a batch is motley; a batch of two has none
+COUNTING = ((3, 3), (4, 3), (5, 2))  # layers and heads that attend equally to every counted thing
 LOOKING = 1.0  # weight of that lesson
-KEPT_PART = 6  # before that, one visual token of so many
+KEPT_PART = 6  # before ALL_FROM, keep 1 of 6 visual tokens
 
 
 class WrittenScenes(nn.Module):
     """A scene written as words: each patch is the sum of the words that describe it.
 
-    The language model learns its trade on these before it meets a picture. The words are those
-    of the questions, in the language model's own embedding, the place among them; a finer place
-    code and a mark for the centre of a thing are added.
+    The language model trains on these before it meets a picture. The words are those of the
+    questions, place included, in the language model's own embedding. A finer place code and a mark
+    for the centre of a thing are added.
     """
 
     def __init__(self, tokenizer, config):
@@ -80,17 +80,17 @@ class WrittenScenes(nn.Module):
 
 @dataclass(frozen=True)
 class Stage:
-    """One lesson. `loss` gets the learner, a random source, the progress (0 to 1), options."""
+    """One stage. `loss` gets the learner, a random source, the progress (0 to 1), options."""
 
     steps: int
     lr: float
     parts: Callable
-    prefixes: tuple[str, ...]  # of the learner's weights that the stage changes
+    prefixes: tuple[str, ...]  # prefixes of the learner's weights that the stage changes
     loss: Callable
 
 
 def most_things(progress: float) -> int:
-    """The curriculum: pictures fill up while the stage goes on."""
+    """The curriculum: pictures hold more things as the stage goes on."""
     return next((most for until, most in CURRICULUM if progress < until), MAX_SHAPES)
 
 
@@ -103,7 +103,7 @@ def some_scenes(rng: random.Random, count: int, **rules) -> list:
 
 
 def some_pictures(rng: random.Random, count: int, **rules) -> list:
-    """Scenes to be painted, every few of them in colours without a name."""
+    """Scenes to paint; every third has stripes or colours without a name."""
     scenes = some_scenes(rng, count, **rules)
     return [
         replace(scene, motley=number % MOTLEY == MOTLEY - 1) for number, scene in enumerate(scenes)
@@ -115,7 +115,7 @@ def ask_all(scenes: list, rng: random.Random, options) -> list:
 
 
 def answer_loss(learner, packed: Packed, visual: torch.Tensor) -> tuple[torch.Tensor, dict]:
-    """Cross entropy of the answers, given what stands at the kept visual tokens."""
+    """Cross entropy of the answers, given the kept visual tokens."""
     language, device = learner.model.model.language_model, visual.device
     words = language.embed_tokens
     prefix = words(packed.prefix.to(device)).expand(len(visual), -1, -1)
@@ -143,7 +143,7 @@ def answer_loss(learner, packed: Packed, visual: torch.Tensor) -> tuple[torch.Te
 
 
 def sum_of_lessons(model, states: tuple, packed: Packed, length: int) -> torch.Tensor:
-    """The lessons of grounding.py, read off the hidden states part of the way up."""
+    """The losses of grounding.py's lessons, from hidden states part of the way up."""
     depth, norm = len(states) - 1, model.model.language_model.norm
     total = states[0].new_zeros(())
     for lesson, meanings in zip(LESSONS, packed.lessons, strict=True):
@@ -156,9 +156,9 @@ def sum_of_lessons(model, states: tuple, packed: Packed, length: int) -> torch.T
 
 
 def looking_loss(language, states: tuple, packed: Packed) -> torch.Tensor:
-    """How far some heads' attention is from a look at every thing that a word counts.
+    """How far some heads are from attending equally to every thing that a word counts.
 
-    Cross entropy above its least, so 0 is perfect.
+    Cross entropy minus its minimum, so 0 is perfect.
     """
     total, device = states[0].new_zeros(()), states[0].device
     if not len(packed.glances):
@@ -183,13 +183,13 @@ def looking_loss(language, states: tuple, packed: Packed) -> torch.Tensor:
 
 
 def first_right(right: torch.Tensor, weights: torch.Tensor) -> float:
-    """Accuracy where the answer is one word and its end: the purest measure of looking."""
+    """Accuracy on one-word answers and their end token: the purest measure of looking."""
     short = weights > 0.7  # a word and </s> weigh 1/sqrt(2) each
     return right[short][::2].mean().item()
 
 
 def vision_loss(learner, rng: random.Random, progress: float, options) -> tuple:
-    """The tower says of every patch what it shows, mostly on quarters of a picture."""
+    """The tower predicts what every patch shows, mostly on quarters of a picture."""
     side = learner.grid if progress >= FULL_FROM else learner.grid // 2
     count = options.pictures or 8
     count = count if side < learner.grid else max(1, count // 4)
@@ -221,7 +221,7 @@ def language_loss(learner, rng: random.Random, progress: float, options) -> tupl
 
 
 def align_loss(learner, rng: random.Random, progress: float, options) -> tuple:
-    """The projector alone: what is seen becomes what the language model has read."""
+    """The projector alone: it maps visual tokens to the words that the language model has read."""
     scenes = some_pictures(rng, options.pictures or 6)
     pixels = pixel_batch(scenes, learner.processor.image_processor)
     labels = label_batch(scenes, learner.patch)
@@ -234,17 +234,17 @@ def align_loss(learner, rng: random.Random, progress: float, options) -> tuple:
 
 
 def distance(seen: torch.Tensor, meant: torch.Tensor, labels: dict) -> torch.Tensor:
-    """How far what is seen lies from its words; things weigh as much as the ground around them."""
+    """Distance of visual tokens from their words; things weigh as much as the ground around."""
     thing = labels["centre"] != IGNORE
     weight = torch.where(thing, 1 / thing.sum(), 1 / (~thing).sum())
     return (((seen - meant) ** 2).mean(-1) * weight).sum() / (2 * meant[thing].var())
 
 
 def joint_loss(learner, rng: random.Random, progress: float, options) -> tuple:
-    """Everything together on pictures, and on half as many scenes written as words.
+    """All parts together on pictures, and on half as many scenes written as words.
 
-    The tower keeps its own lesson and what it sees stays close to those words, so that what is read
-    of (a red star, say) will be understood when it is seen.
+    The tower keeps its own loss, and its visual tokens stay close to those words. So the model
+    understands in a picture what it has only read of (a red star, say).
     """
     scenes = some_pictures(rng, options.pictures or 4)
     read = some_scenes(rng, max(1, len(scenes) // 2), split="written")
@@ -273,7 +273,7 @@ def tower_features(learner, pixels: torch.Tensor) -> torch.Tensor:
 
 
 def choose_patches(labels: dict, learner, rng: random.Random, progress: float) -> torch.Tensor:
-    """A sixth of the visual tokens most of the time, all of them at the end.
+    """A sixth of the visual tokens until ALL_FROM, then all of them.
 
     # (picture, kept)
     """

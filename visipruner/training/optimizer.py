@@ -1,8 +1,8 @@
 """Muon for the matrices inside the layers, AdamW for everything else.
 
-Muon (Jordan et al., 2024) steps along the nearest orthogonal matrix of the momentum, so that rare
+Muon (Jordan et al., 2024) steps along the orthogonal matrix nearest to the momentum, so that rare
 directions learn as fast as common ones. torch.optim.Muon computes in bfloat16, which is thirty
-times slower than float32 on a processor without bfloat16 units; hence these few lines.
+times slower than float32 on a CPU without bfloat16 units, so this module computes in float32.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # Newton-Schulz, from Muon's reference code
-SMALL = 0.05  # of the learning rate for the projector's first matrix: it meets large numbers
-UPDATE_SIZE = 0.8  # root mean square of a step over the learning rate; 0.2 is an AdamW step's
+SMALL = 0.05  # of the learning rate, for the projector's first matrix: its inputs are large
+UPDATE_SIZE = 0.8  # root mean square of a step over the learning rate; AdamW's is 0.2
 
 
 def orthogonal(matrix: torch.Tensor, steps: int = 5) -> torch.Tensor:
@@ -47,7 +47,7 @@ class Muon(torch.optim.Optimizer):
 
 
 def optimizers(parts: list[nn.Module], lr: float) -> list[torch.optim.Optimizer]:
-    """The two optimizers that train every parameter of the parts that needs a gradient."""
+    """The two optimizers for every trainable parameter of the parts."""
     inner, outer, small = [], [], []
     for part in parts:
         for name, weight in part.named_parameters():

@@ -1,4 +1,4 @@
-"""Train the bundled model, stage by stage, in pieces that can be stopped and resumed.
+"""Train the bundled model, stage by stage; every stage can be stopped and resumed.
 
     python -m visipruner train --stage vision --steps 3000     # the tower, patch by patch
     python -m visipruner train --stage language --steps 3000   # the LLM, on written scenes
@@ -6,9 +6,9 @@
     python -m visipruner train --stage joint --steps 1000      # all together, on pictures
     python -m visipruner train --stage export                  # to assets/tiny-llava
 
-The order is LLaVA's: a vision tower and a language model that each know their trade, a projector
-aligned to both, and then one tuning of everything. `--stage all` runs the five in turn;
-`--init-from assets/tiny-llava --stage joint` goes on from published weights.
+The order is LLaVA's: first train a vision tower and a language model separately, then a projector
+between them, then everything together. `--stage all` runs the five in turn;
+`--init-from assets/tiny-llava --stage joint` goes on from the published weights.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ from visipruner.training.vision import PatchHeads
 from visipruner.world.phrases import SYSTEM
 from visipruner.world.questions import SKILLS
 
-# What only training needs: going on without it starts with a loss.
+# Weights for training only: without them training restarts with a higher loss.
 LESSON_WEIGHTS = "lessons.safetensors"
-# What an answer depends on; the presets are calibrated later.
+# Files that an answer depends on; the presets are calibrated later.
 SUMMED = (
     "chat_template.jinja",
     "config.json",
@@ -51,11 +51,11 @@ SUMMED = (
 )
 CHECKPOINTS = Path.home() / ".cache" / "tiny-llava-training"
 WARM_UP = 50  # steps
-FINISH = 0.25  # of the steps: the learning rate falls to zero over the last part
+FINISH = 0.25  # of the steps: the learning rate falls to zero over this last part
 
 
 class Learner(nn.Module):
-    """Everything that has weights: the model, and what only training needs."""
+    """All weights: the model's, and those for training only."""
 
     def __init__(self, start: Path | None = None):
         super().__init__()
@@ -88,12 +88,12 @@ class Learner(nn.Module):
 
 
 def learning_rate(step: int, steps: int, most: float) -> float:
-    """Up in a few steps, level, and straight down to zero at the end."""
+    """Rises over a few steps, stays level, then falls linearly to zero at the end."""
     return most * min(1.0, (step + 1) / WARM_UP, (steps - step) / (FINISH * steps))
 
 
 def run_stage(learner: Learner, name: str, steps: int, folder: Path, options) -> None:
-    """Trains one stage up to `steps`, from its own checkpoint if there is one."""
+    """Train one stage up to `steps`, from its own checkpoint if it has one."""
     stage = STAGES[name]
     parts = stage.parts(learner)
     learner.requires_grad_(False)
@@ -143,7 +143,7 @@ def save_checkpoint(learner: Learner, optims: list, path: Path, step: int, minut
         "minutes": minutes,
     }
     torch.save(state, path.with_suffix(".new"))
-    path.with_suffix(".new").replace(path)  # a run that dies while saving leaves the old one whole
+    path.with_suffix(".new").replace(path)  # a crash while saving keeps the old file
 
 
 def load_checkpoint(learner: Learner, optims: list, path: Path) -> tuple[int, float]:
@@ -157,7 +157,7 @@ def load_checkpoint(learner: Learner, optims: list, path: Path) -> tuple[int, fl
 
 
 def gather(learner: Learner, folder: Path, name: str) -> None:
-    """Takes over what earlier stages have learnt, each for the parts it trained."""
+    """Load what earlier stages have learnt, from each stage the parts that it trained."""
     order = list(STAGES)
     for earlier in order[: order.index(name)] if name in order else order:
         path = folder / f"{earlier}.pt"
@@ -169,10 +169,10 @@ def gather(learner: Learner, folder: Path, name: str) -> None:
 
 
 def export(learner: Learner, folder: Path) -> None:
-    """Writes the model as transformers loads it, in bfloat16, and the curves beside it.
+    """Write the model as transformers loads it, in bfloat16, and the curves beside it.
 
     Raises:
-        Refused: where nothing was trained, before anything is overwritten.
+        Refused: nothing was trained; nothing is overwritten.
     """
     curve = folder / "curve.jsonl"
     if not curve.exists() or not any(folder.glob("*.pt")):
@@ -205,7 +205,7 @@ def thinned(lines: list[dict]) -> list[dict]:
 
 
 def add_options(parser: argparse.ArgumentParser):
-    """The options of the command."""
+    """Add the command's options."""
     parser.add_argument("--stage", choices=[*STAGES, "export", "all"], default="all")
     parser.add_argument("--steps", type=int, help="how far to train the stage, from its start")
     parser.add_argument("--checkpoints", type=Path, default=CHECKPOINTS)
@@ -221,10 +221,10 @@ def add_options(parser: argparse.ArgumentParser):
 
 
 def run(options: argparse.Namespace):
-    """Train a stage, or all.
+    """Train one stage, or all.
 
     Raises:
-        Refused: a wrong number or folder, or there is nothing to export.
+        Refused: a wrong number or folder, or nothing to export.
     """
     for name in ("steps", "pictures", "threads", "report", "save"):
         number = getattr(options, name)

@@ -1,9 +1,9 @@
-"""The vision tower's own lesson: say of every patch what it shows.
+"""The vision tower's own lesson: predict what every patch shows.
 
 A CLIP tower of this size learns shapes slowly from scratch, because a patch must first find its
-neighbours. Two things help: position channels made of sines and cosines, and attention heads of
-the first layers that begin by looking at one neighbour each, as a convolution would
-(Zheng et al., Structured Initialization for Vision Transformers). Both are only a beginning:
+neighbours. Two things help: position channels made of sines and cosines, and first-layer attention
+heads that at first attend to one neighbour each, as a convolution would
+(Zheng et al., Structured Initialization for Vision Transformers). Both only set initial values:
 every weight is trained.
 """
 
@@ -22,15 +22,15 @@ from visipruner.world.scenes import COLOURS, SHAPES, SIZES, Scene, Thing
 
 WAVELENGTHS = (3.5, 6.0, 11.0, 30.0)  # in patches; enough to tell any two offsets of a grid apart
 POSITION_CHANNELS = 4 * len(WAVELENGTHS)  # sine and cosine of row and column
-REACH = (1, 2, 4, 2)  # how far the heads of layer i look at the start, in patches
+REACH = (1, 2, 4, 2)  # initial reach of the heads of layer i, in patches
 SHARPNESS = 2.5
-AROUND = 4  # patches on each side of a patch in which it says where its thing goes on
-CELLS = 4  # its own surface, in cells each way
+AROUND = 4  # patches on each side in which a patch predicts the rest of its thing
+CELLS = 4  # cells per side of a patch's own surface
 OUTLINE = CELLS**2 + (2 * AROUND + 1) ** 2 + 2
 IGNORE = -100
 SMOOTHING = 0.05
-CENTRE = 10  # a centre weighs as many patches: there is one per thing, and it is what is counted
-LABELS = {  # what is asked of every patch, and into how many classes it falls
+CENTRE = 10  # weight of a centre, in patches: each thing has one, and counting uses it
+LABELS = {  # number of classes of each question about a patch
     "colour": len(COLOURS) + 2,
     "shape": len(SHAPES) + 2,
     "size": len(SIZES) + 2,
@@ -52,7 +52,7 @@ def position_code(grid: int) -> torch.Tensor:
 def slow_waves(patch: int, colours: int, channels: int) -> torch.Tensor:
     """The slowest cosine waves over a patch, for each colour in turn.
 
-    Random filters would begin with fine noise, of which the world's shapes have none.
+    Random filters would start with fine noise, which the world's shapes lack.
     # (channel, colour, row, column)
     """
     place = (torch.arange(patch) + 0.5) * math.pi / patch
@@ -77,7 +77,7 @@ def _shift(rows: int, columns: int) -> torch.Tensor:
 
 @torch.no_grad()
 def look_at_neighbours(tower: nn.Module) -> None:
-    """Starts the tower as described above. Heads must be as wide as the position code."""
+    """Initialise the tower as described above. Heads must be as wide as the position code."""
     config = tower.config
     width, heads = config.hidden_size, config.num_attention_heads
     head_width = width // heads
@@ -107,7 +107,7 @@ def look_at_neighbours(tower: nn.Module) -> None:
 
 
 class PatchHeads(nn.Module):
-    """One linear reading per question on the tower's features; used in training only."""
+    """One linear classifier per question on the tower's features; for training only."""
 
     def __init__(self, width: int):
         super().__init__()
@@ -121,12 +121,12 @@ class PatchHeads(nn.Module):
 
 
 def centre_patch(thing: Thing, scene: Scene, patch: int) -> int:
-    """The number of the patch that holds a thing's centre."""
+    """The number of the patch that contains a thing's centre."""
     return int(thing.y // patch) * (scene.side // patch) + int(thing.x // patch)
 
 
 def patch_labels(scene: Scene, patch: int) -> dict[str, np.ndarray]:
-    """What every patch shows: per question, say "colour", an array of classes, (patches,) long."""
+    """What every patch shows: per question, such as "colour", an array of classes (patches,)."""
     owner = owners(scene)
     cells = patch_owner(owner, patch, len(scene.things)).ravel()
     centres = [centre_patch(thing, scene, patch) for thing in scene.things]
@@ -156,9 +156,9 @@ def patch_labels(scene: Scene, patch: int) -> dict[str, np.ndarray]:
 
 
 def outline(scene: Scene, owner: np.ndarray, cells: np.ndarray, patch: int) -> np.ndarray:
-    """Of the thing at each patch: its cover of the patch, of those around, and its centre.
+    """For the thing at each patch: its cover of the patch, of the patches around, and its centre.
 
-    A name alone teaches slowly; these say piece by piece what makes a shape.
+    The name alone teaches slowly; these values teach piece by piece what makes a shape.
     # (patch, OUTLINE) float32
     """
     side, rows = scene.side, scene.side // patch
@@ -181,7 +181,7 @@ def outline(scene: Scene, owner: np.ndarray, cells: np.ndarray, patch: int) -> n
 
 
 def window_features(tower: nn.Module, pixels: torch.Tensor, corners: torch.Tensor) -> torch.Tensor:
-    """Features of pictures smaller than the tower's, lying at `corners` of its grid.
+    """Features of pictures smaller than the tower's, placed at `corners` of its grid.
 
     pixels (picture, 3, height, width), corners (picture, 2) in patches -> (picture, patch, width).
     """
@@ -201,7 +201,7 @@ def window_features(tower: nn.Module, pixels: torch.Tensor, corners: torch.Tenso
 def patch_loss(logits: dict, labels: dict) -> tuple[torch.Tensor, dict[str, float]]:
     """Sum of the cross entropies, and the accuracy on patches that show a thing."""
     loss, right = 0.0, {}
-    shown = labels["shape"] < len(SHAPES)  # neither a digit card nor the ground
+    shown = labels["shape"] < len(SHAPES)  # excludes digit cards and ground
     for name, scores in logits.items():
         if name == "outline":
             loss = loss + 3 * outline_loss(scores, labels)
@@ -212,7 +212,7 @@ def patch_loss(logits: dict, labels: dict) -> tuple[torch.Tensor, dict[str, floa
             weight[-1] = 0.3  # most patches show the ground
         target = labels[name]
         if (target != IGNORE).any():
-            # Smoothed, or the tower would learn that what it never met cannot be.
+            # Smoothed; otherwise the tower would learn that unseen pairs are impossible.
             losses = F.cross_entropy(
                 scores.transpose(1, 2), target, weight, reduction="none", label_smoothing=SMOOTHING
             )
@@ -225,7 +225,7 @@ def patch_loss(logits: dict, labels: dict) -> tuple[torch.Tensor, dict[str, floa
 
 
 def outline_loss(scores: torch.Tensor, labels: dict) -> torch.Tensor:
-    """How far the outlines are off, on patches that show a thing."""
+    """The error of the outlines, on patches that show a thing."""
     inside = labels["centre"] != IGNORE
     scores, wanted = scores[inside], labels["outline"][inside]
     cover = F.binary_cross_entropy_with_logits(scores[:, :-2], wanted[:, :-2])
@@ -233,13 +233,13 @@ def outline_loss(scores: torch.Tensor, labels: dict) -> torch.Tensor:
 
 
 def label_batch(scenes: list[Scene], patch: int) -> dict[str, torch.Tensor]:
-    """The labels of several scenes of one side.  # each (picture, patch)"""
+    """The labels of several scenes of one size.  # each (picture, patch)"""
     labels = [patch_labels(scene, patch) for scene in scenes]
     return {k: torch.from_numpy(np.stack([one[k] for one in labels])) for k in labels[0]}
 
 
 def pixel_batch(scenes: list[Scene], pictures) -> torch.Tensor:
-    """Pixels normalised as the image processor does.  # (picture, 3, row, column)"""
+    """Pixels normalised as by the image processor.  # (picture, 3, row, column)"""
     pixels = torch.from_numpy(np.stack([paint(scene) for scene in scenes])).permute(0, 3, 1, 2)
     mean = torch.tensor(pictures.image_mean).view(3, 1, 1)
     return (pixels / 255 - mean) / torch.tensor(pictures.image_std).view(3, 1, 1)

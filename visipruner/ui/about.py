@@ -1,4 +1,4 @@
-"""Each method under its own heading; rule, paper, code and settings unfold."""
+"""Each method under its own heading; its rule, paper, code and settings unfold."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from visipruner.ui import text
 
 
 def of_trace(trace: PruningTrace) -> str:
-    """The methods of a run, with the settings that it really had."""
+    """The methods of a run, with the settings that the run used."""
     blocks = []
     for story in trace.stories:
         if story.name not in METHODS or story.name == "none":
@@ -26,10 +26,10 @@ def of_trace(trace: PruningTrace) -> str:
 
 
 def of_names(names, hints: Mapping[tuple[str, str], str] | None = None, heading: str = "h4") -> str:
-    """Methods that have not run.
+    """Methods that have not run yet.
 
     Args:
-        hints: what the level says for each setting, by (method, name), as far as that is known.
+        hints: the level's value for each setting, by (method, name), where it is known.
     """
     hints = hints or {}
     return "".join(
@@ -44,10 +44,10 @@ def of_names(names, hints: Mapping[tuple[str, str], str] | None = None, heading:
 
 
 def block(name: str, settings: Mapping[str, str], heading: str = "h4") -> str:
-    """One method.
+    """HTML for one method.
 
     Args:
-        settings: the values of its settings as a person would type them, by their names in code.
+        settings: values as a person would type them, by the settings' names in code.
     """
     method, known = METHODS[name], settings_of(METHODS[name])
     rows = [_row(text.ABOUT_RULE, escape(method.rule))]
@@ -64,7 +64,7 @@ def block(name: str, settings: Mapping[str, str], heading: str = "h4") -> str:
 
 
 def linked(words: str) -> str:
-    """Text whose arXiv numbers and GitHub commits are links."""
+    """The text as HTML, with links for arXiv numbers and GitHub commits."""
     words = escape(words)
     words = re.sub(r"arXiv (\d{4}\.\d{5})", _link(r"https://arxiv.org/abs/\1"), words)
     commit = r"([\w.-]+/[\w.-]+) ([0-9a-f]{7,40})$"

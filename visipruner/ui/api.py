@@ -1,4 +1,4 @@
-"""The one public endpoint. Everything it is given is checked here; nothing is trusted."""
+"""The one public endpoint. It checks everything that it receives."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from visipruner.ui.store import Models
 
 RUN_OPTIONS = ("max_new_tokens", "temperature", "seed", "probe", "clock_rounds")
 FORM_OPTIONS = ("semantics", "picture_mode", "backend", "precision", "fields", "methods")
-# Gradio ends a call that was cancelled, or whose client has left, only where it yields.
+# Gradio can end a call (cancelled, or the client has left) only where the call yields.
 BEAT_SECONDS = 0.25
 
 
 def endpoint(models: Models):
-    """`/compare` for these models."""
+    """Make `/compare` for these models."""
 
     def compare(
         picture: FileData | None = None,
@@ -36,24 +36,24 @@ def endpoint(models: Models):
     ) -> Iterator[dict | None]:
         """Answer a question about a picture with the full and the pruned model.
 
-        Null comes while it runs, and the result last.
+        The stream yields null while the model runs. The last value is the result.
 
         Args:
             picture: an uploaded picture file: gradio_client.handle_file("picture.png").
             question: 1 to 1000 characters.
-            model: a model of this server's menu; null: the one that the page starts with.
-            method: a name, as visipruner, fastv or none; a stack is ONE+OTHER; METHOD:LEVEL,
-                METHOD@TOKENS and METHOD@25% bring a level, or a budget: mean visual tokens per
+            model: a model of this server's menu; null: the model that the page selects at first.
+            method: a name, such as visipruner, fastv or none. ONE+OTHER is a stack. METHOD:LEVEL
+                sets a level. METHOD@TOKENS and METHOD@25% set a budget: mean visual tokens per
                 layer.
             level: gentle, balanced, aggressive, or a number from 0 (keep all) to 1.
             options: semantics, picture_mode, backend, precision, fields {name: value},
-                max_new_tokens, temperature, seed, probe, clock_rounds; and methods [words], which
-                replaces method: the baseline, then up to four methods, each in the same words.
+                max_new_tokens, temperature, seed, probe, clock_rounds. Also methods [words], which
+                replaces method: the baseline, then up to four methods, each written like method.
 
         Returns:
-            settings, answers with name, text, times, counts and trace, pairs of the first answer
-            and each other with same_answer and ratios (the last pair's also by themselves),
-            machine.
+            settings; answers with name, text, times, counts and trace; pairs of the first answer
+            and each other answer, with same_answer and ratios (the last pair's fields also at the
+            top level); machine.
         """
         model = models.default if model is None else model
         yield from _answer(models, read(picture, question, model, method, level, options))
@@ -63,7 +63,7 @@ def endpoint(models: Models):
 
 def _answer(models: Models, form: Form) -> Iterator[dict | None]:
     check_input(form)  # an empty request loads no model
-    yield None  # a call whose client has left by now never starts
+    yield None  # if the client has already left, the call ends here
     job = check(models, form)
     said = time.monotonic()
     with closing(job.run()) as events:
@@ -76,10 +76,10 @@ def _answer(models: Models, form: Form) -> Iterator[dict | None]:
 
 
 def read(picture, question, model, method, level, options) -> Form:
-    """A form from what a caller sent.
+    """Make a form from a caller's values.
 
     Raises:
-        Refused: one sentence about the first thing that is of the wrong kind.
+        Refused: one sentence about the first value of the wrong kind.
     """
     options = {} if options is None else options
     if not isinstance(options, dict):
@@ -102,7 +102,7 @@ def read(picture, question, model, method, level, options) -> Form:
 
 
 def _path(picture) -> str | None:
-    """The file of an upload. Only such a file has been checked to lie in the upload folder."""
+    """The file of an upload. Gradio has checked only such a file to lie in the upload folder."""
     if picture is None:
         return None
     if not is_file_obj_with_meta(picture):

@@ -1,4 +1,4 @@
-"""Events of the form: examples, scenes, links, and settings that follow each other."""
+"""Events of the form: examples, scenes, links, and settings that change together."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def connect(page, models, model_line, chosen, results, run):
         return views.model_line(models, check_choice("model", name, models.paths))
 
     c.model.input(on_model, c.model, model_line, **UNQUEUED)
-    # What was downloaded for a run is there now, and the menu says so.
+    # The run has downloaded its model, and the menu shows that.
     run.success(lambda: gr.update(choices=models.choices), None, c.model, **UNQUEUED)
     _levels(c)
     _one_word(c, shown)
@@ -42,7 +42,7 @@ def connect(page, models, model_line, chosen, results, run):
 
 
 def _scene_parts(c) -> list:
-    """What another scene changes."""
+    """The components that change with the scene."""
     return [c.picture, c.scene, c.seed, c.question]
 
 
@@ -67,13 +67,13 @@ def on_seed(seed, question, scene):
     try:
         return numbered_scene(seed, question)
     except Refused as error:
-        gr.Warning(str(error), duration=12)  # and the box shows what the picture is
+        gr.Warning(str(error), duration=12)  # and the box shows which scene the picture is
         return gr.skip(), gr.skip(), scene if isinstance(scene, int) else None, gr.skip()
 
 
 @plainly
 def on_seed_left(seed, question, scene):
-    """A number counts without Enter too; one that is shown already changes nothing."""
+    """Accept a number without Enter; do nothing if the picture already shows this scene."""
     return gr.skip() if seed is None or seed == scene else on_seed(seed, question, scene)
 
 
@@ -90,12 +90,12 @@ def on_another(scene, question):
 
 
 def _scenes(c) -> list:
-    """Events that put a scene's question into the form, in the bundled model's words."""
+    """Events that put a scene's question into the form, in the bundled model's wording."""
     parts, numbered = _scene_parts(c), [c.seed, c.question, c.scene]
     taken = c.examples.select(on_example, None, parts, **SMALL)
     new = c.new_scene.click(on_new, [c.seed, c.question], parts, **SMALL)
     entered = c.seed.submit(on_seed, numbered, parts, **SMALL)
-    # Who only passes through the box must not lose a picture of their own.
+    # A visitor who only tabs through the box must not lose their own picture.
     c.seed.focus(None, c.seed, None, js="(seed) => vp.enterSeed(seed)", **PRIVATE)
     change = "(seed, ...others) => [vp.leaveSeed(seed), ...others]"
     left = c.seed.blur(on_seed_left, numbered, parts, js=change, **SMALL)
@@ -105,7 +105,7 @@ def _scenes(c) -> list:
 
 @plainly
 def on_compose(source, filled):
-    """Opened again with the same scene, the composer keeps what was done in it."""
+    """Keep the composer's changes when it is opened again with the same scene."""
     if source is None or source == filled:
         return gr.skip(), gr.skip()
     return composer_value(sources.scene(source)), source
@@ -113,7 +113,7 @@ def on_compose(source, filled):
 
 @plainly
 def on_composed(value, question):
-    value = value if isinstance(value, dict) else {}  # `sources.scene` says what is missing
+    value = value if isinstance(value, dict) else {}  # `sources.scene` reports what is missing
     source = {"things": value.get("things"), "seed": value.get("seed")}
     asked = sources.first_question(source, question)
     return sources.picture(source), source, None, asked
@@ -121,7 +121,7 @@ def on_composed(value, question):
 
 def _composing(c):
     """The event that puts a composed scene into the form."""
-    filled = gr.State(None)  # the scene that the composer began with
+    filled = gr.State(None)  # the scene that the composer started with
     c.compose.expand(on_compose, [c.scene, filled], [c.composer, filled], **SMALL)
     used = c.composer.submit(on_composed, [c.composer, c.question], _scene_parts(c), **SMALL)
     used.success(None, js="() => vp.show('.vp-picture')", **PRIVATE)
@@ -133,13 +133,13 @@ def on_upload(path):
     try:
         return open_picture(path), None, None
     except Refused as error:
-        # Not an error: the broken file has to leave the page as well.
+        # Not an error: the event must also remove the broken file from the page.
         gr.Warning(str(error), duration=12)
         return None, None, None
 
 
 def _pictures(c):
-    """The number names the picture that is shown, or none."""
+    """The number names the scene of the picture shown, or is empty."""
     c.picture.upload(on_upload, c.picture, [c.picture, c.scene, c.seed], **SMALL)
     c.picture.clear(lambda: (None, None), None, [c.scene, c.seed], **SMALL)
 
@@ -147,14 +147,14 @@ def _pictures(c):
 def _loading(models):
     @plainly
     def on_load(request: gr.Request):
-        """Fill the form as a link says."""
+        """Fill the form from a link."""
         found, unread = share.read(dict(request.query_params), models)
         seed, question = examples.chosen()[0]
         if "seed" in found:
             seed = found["seed"]
             question = sources.first_question(seed, question)
         elif "question" in found and "seed" not in request.query_params:
-            # Asked of a picture that stayed with its owner.
+            # The linked run used its owner's picture, which a link never contains.
             seed = None
             unread.append(text.NO_PICTURE_IN_LINK)
         method, *others = found.get("method", ["visipruner"])
@@ -175,7 +175,7 @@ def _loading(models):
 
 
 def _levels(c):
-    """Presets and slider follow each other in the browser, without asking the server."""
+    """Preset and slider change together in the browser, without asking the server."""
     by_name = ", ".join(f"{name}: {value}" for name, value in PRESETS.items())
     c.preset.input(None, c.preset, c.level, js=f"(name) => ({{{by_name}}})[name]", **PRIVATE)
     js = f"(v) => Object.entries({{{by_name}}}).find((e) => e[1] === v)?.[0] ?? null"
@@ -183,17 +183,17 @@ def _levels(c):
 
 
 def _one_word(c, asked: list):
-    """The question itself asks for one word, so box and question follow each other.
+    """The question asks for one word exactly when the box is ticked.
 
     Args:
-        asked: events that put a scene's question into the form, in the bundled model's words.
+        asked: events that put a scene's question into the form, as the bundled model words it.
     """
     pleas, own = [*SHORT, LLAVA_SHORT], {"tiny": SHORT[0], "": LLAVA_SHORT}
     words = f"{json.dumps(pleas)}, {json.dumps(own)}"
     given, both = [c.one_word, c.question, c.model], [c.question, c.one_word]
     ask = f"(on, question, model) => vp.oneWord(on, question, model, {words})"
     c.one_word.input(None, given, both, js=ask, **PRIVATE)
-    # Leaving the menu counts as input, though nothing was chosen.
+    # Gradio counts leaving the menu as input, even when the visitor chose nothing.
     c.model.focus(None, c.model, None, js="(model) => vp.enterModel(model)", **PRIVATE)
     ask = f"(on, question, model) => vp.newModel(on, question, model, {words})"
     c.model.input(None, given, both, js=ask, **PRIVATE)
@@ -205,22 +205,22 @@ def _one_word(c, asked: list):
 
 
 def _fields(loaded, run, models, c):
-    """Advanced shows the fields of the chosen method, and what the level says for each."""
+    """Advanced shows the settings of the chosen methods, and the level's value for each."""
     triggers = [
         c.model.input,
         c.method.change,
         c.others.change,
-        c.level.change,  # by mouse, keys or preset
+        c.level.change,  # changed by mouse, keys or preset
         c.advanced.semantics.input,
     ]
     chosen = [c.model, c.method, c.others, c.level, c.advanced.semantics]
     shown = [c.about, *c.advanced.groups.values(), *c.advanced.fields.values(), c.preset, c.level]
     on_choice = _explaining(models)
-    # Gradio would answer a level outside the slider with an error of the server.
+    # Gradio would answer a level outside the slider with a server error.
     within = "(model, one, others, level, rules) => [model, one, others, vp.within(level), rules]"
     gr.on(triggers, on_choice, chosen, shown, js=within, trigger_mode="always_last", **UNQUEUED)
     loaded.success(on_choice, chosen, shown, **UNQUEUED)  # a link may have changed the form
-    run.success(on_choice, chosen, shown, **UNQUEUED)  # its model is in memory now
+    run.success(on_choice, chosen, shown, **UNQUEUED)  # the run has loaded its model
 
 
 def _explaining(models):
@@ -231,7 +231,7 @@ def _explaining(models):
         groups = [gr.update(visible=name in names) for name in METHODS]
         hints = {}
         if vlm := models.peek(model):
-            for side in reversed(sides):  # of a method in two of them, the first one's
+            for side in reversed(sides):  # the first side's hint wins
                 hints |= fields.hints(vlm, side, level, semantics)
         boxes = [
             _hinted(owner, name, hints.get((owner, name), "")) if owner in names else gr.skip()
@@ -244,9 +244,9 @@ def _explaining(models):
 
 
 def _hinted(method: str, name: str, hint: str) -> dict:
-    """A dropdown has no placeholder, so its first choice says what the level says.
+    """Show the level's value as the first choice of a dropdown, which has no placeholder.
 
-    Without a hint, for a model that is not loaded, both say that there is one.
+    Without a hint (the model is not loaded), both inputs only say that the level sets the value.
     """
     one = fields.setting(method, name)
     if fields.options(one):

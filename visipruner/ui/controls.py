@@ -1,4 +1,4 @@
-"""The left side of the page: everything that can be chosen, and how it becomes a form."""
+"""The left side of the page: every choice, and how the choices become a form."""
 
 from __future__ import annotations
 
@@ -48,9 +48,9 @@ class Controls:
 
     @property
     def form(self) -> dict[str, gr.Component]:
-        """All that a run needs, by the names that `form_of` reads; page.js takes the picture first.
+        """All that a run needs, by the names that `form_of` reads; page.js needs the picture first.
 
-        A method's own setting is called METHOD.FIELD.
+        A method's setting is called METHOD.FIELD.
         """
         more, named = self.advanced, {}
         for name in ("picture", "scene", "question", "model", "method", "others", "level"):
@@ -64,7 +64,7 @@ class Controls:
         return list(self.form.values())
 
     def read(self, values) -> tuple[Form, int | dict | None]:
-        """The form, and what scene its picture shows, from the values of `inputs`."""
+        """The form and the scene of its picture, from the values of `inputs`."""
         return form_of(dict(zip(self.form, values, strict=True)))
 
 
@@ -76,11 +76,11 @@ _ADVANCED = (
 
 @dataclass
 class Advanced:
-    """What is folded away.
+    """The settings that are folded away.
 
     Args:
         fields: an input for every setting of every method, by METHOD.FIELD.
-        groups: the inputs of each method together, by its name.
+        groups: the inputs of each method, by the method's name.
     """
 
     semantics: gr.Radio
@@ -96,10 +96,10 @@ class Advanced:
 
 
 def form_of(given: Mapping) -> tuple[Form, int | dict | None]:
-    """What the page sends, by the names of `Controls.form`, as a form and the scene's source.
+    """Turn the page's values, by the names of `Controls.form`, into a form and the scene's source.
 
     Raises:
-        Refused: a setting that cannot be read.
+        Refused: a setting that cannot be parsed.
     """
     others = given["others"] or []
     sides = sides_of(given["method"], others)
@@ -115,10 +115,10 @@ def form_of(given: Mapping) -> tuple[Form, int | dict | None]:
 
 
 def sides_of(method: str, others: Sequence[str]) -> tuple[str, ...]:
-    """Every side: the unpruned baseline, the method of the menu, and those beside it.
+    """Every side: the unpruned baseline, the menu's method, and the methods beside it.
 
     Raises:
-        Refused: an unknown method, too many, or one of them twice.
+        Refused: an unknown method, too many methods, or one method twice.
     """
     sides = ("none", method, *others)
     names_of(method)
@@ -130,7 +130,7 @@ def sides_of(method: str, others: Sequence[str]) -> tuple[str, ...]:
 
 
 def build(models: Models) -> Controls:
-    """Place everything; the first screen of a phone ends with Run."""
+    """Lay out the controls; a phone's first screen ends with Run."""
     placed = {**_asking(), **_buttons(), **_methods(models)}
     with gr.Accordion(text.ADVANCED, open=False):
         placed["advanced"] = _advanced()
@@ -147,10 +147,10 @@ def _asking() -> dict[str, gr.Component]:
         sources=["upload", "clipboard", "webcam"],
         height=260,
         buttons=[],
-        format="png",  # without loss: it is what the model gets
+        format="png",  # lossless: the model gets these pixels
         elem_classes="vp-picture",
     )
-    # By the names of the browser's errors; page.js shows it.
+    # Keyed by the names of the browser's errors; page.js shows the sentence.
     words = f'data-notfounderror="{text.NO_DEVICE}" data-notallowederror="{text.NOT_ALLOWED}"'
     gr.HTML(f'<p id="vp-device" {words} hidden></p>')
     with gr.Row(elem_classes="vp-tight vp-scene"):
@@ -185,7 +185,7 @@ def _buttons() -> dict[str, gr.Component]:
 
 
 def _methods(models: Models) -> dict[str, gr.Component]:
-    """What answers, how it prunes and how hard."""
+    """The model, the methods and the level."""
     method = gr.Dropdown(
         menu(),
         value="visipruner",

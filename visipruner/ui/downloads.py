@@ -1,4 +1,4 @@
-"""Files that are made on click and go straight to the browser: nothing is written on the server."""
+"""Files made on click and sent straight to the browser: the server writes nothing to disk."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from visipruner.ui.handlers import Job
 
 @dataclass(frozen=True)
 class Result:
-    """The last comparison of one visit; keeping.py says how long it lives."""
+    """A visitor's last comparison; keeping.py says how long the server keeps it."""
 
     job: Job
     comparison: Comparison
@@ -40,7 +40,7 @@ class Result:
 
     @property
     def _fields(self) -> dict:
-        """The settings of the method; of several, of each by its name."""
+        """The settings of the method; with several methods, each one's settings by its name."""
         pairs, sides = self.comparison.pairs, self.job.methods[1:]
         if len(sides) == 1:
             return settings_of_side(sides[0])
@@ -48,9 +48,9 @@ class Result:
 
     @property
     def stays(self) -> list[str]:
-        """What the patches that stay show, of each side beside the baseline; "": it is not known.
+        """For each side but the baseline, what the surviving patches show; "" if unknown.
 
-        It is known in our own scenes.
+        Only scenes of the bundled model's world tell.
         """
         job, sides = self.job, range(1, len(self.comparison.answers))
         if job.scene is None:
@@ -60,7 +60,7 @@ class Result:
 
     @property
     def notes(self) -> list[str]:
-        """What has to be said about the run, in words."""
+        """The run's notes as sentences."""
         pairs, stays = self.comparison.pairs, self.stays
         if len(pairs) > 1:
             named = zip(pairs, stays, strict=True)
@@ -69,7 +69,7 @@ class Result:
 
 
 def as_json(result: Result) -> dict:
-    """All answers, verdict, counters and traces with all settings and versions."""
+    """All answers, the verdict, counters and traces, with all settings and versions."""
     body = result.comparison.to_json()
     truth = result.job.truth
     body["truth"] = truth and {
@@ -110,7 +110,7 @@ def _below_each_other(pictures: list[Image.Image]) -> Image.Image:
 
 
 def _asked(comparison: Comparison, answer: Answer) -> str:
-    """Question and answers, each on a line; the answer once if both are the same."""
+    """Question and answers, one per line; a single line if both answers are the same."""
     pair = Pair(comparison.answers[0], answer, outside=comparison.outside)
     said = [f"“{one.text or text.EMPTY_ANSWER}”" for one in pair.answers]
     answers = f"{describe_agreement(pair)}: {said[0]}"

@@ -1,4 +1,4 @@
-"""Examples as small pictures that are buttons, with words for those who do not see them."""
+"""Examples as small pictures that are buttons, with alternative text for screen readers."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from visipruner.ui import text
 from visipruner.world import sources
 from visipruner.world.questions import asked_for
 
-# Scene number, skill, and whether it asks for one word: chosen to be easy on the eye and different
-# from each other, and because VisiPruner's presets answer them right.
+# (scene number, skill, whether it asks for one word). Chosen because they are clear, differ from
+# each other, and VisiPruner's presets answer them right.
 CHOSEN = (
     (47, "two_digits", True),
     (49, "place", True),

@@ -1,4 +1,4 @@
-"""One input for every setting of every method; empty means: as the level says."""
+"""One input for every setting of every method; an empty input leaves the value to the level."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from visipruner.methods import METHODS
 from visipruner.settings import FLAG, YES_OR_NO, Setting, settings_of
 from visipruner.ui import text
 
-MOST_TYPED = 1_000  # characters of one input
+MOST_TYPED = 1_000  # characters in one input
 SHOWN_ELSEWHERE = ("semantics",)
 
 
 def of(method: str) -> dict[str, Setting]:
-    """The settings that the page shows for a method, by field name."""
+    """A method's settings on the page, by field name."""
     found = settings_of(METHODS[method])
     return {name: one for name, one in found.items() if name not in SHOWN_ELSEWHERE}
 
@@ -30,7 +30,7 @@ def setting(method: str, name: str) -> Setting:
 
 
 def options(one: Setting) -> dict:
-    """Words -> value of a setting that offers few values; empty: any number may be typed."""
+    """Label -> value of a setting with few values; empty if any number may be typed."""
     return YES_OR_NO if one.kind == FLAG else dict(one.options)
 
 
@@ -40,25 +40,25 @@ def widget(method: str, name: str):
     info = text.FIELD_INFO.format(name=name)
     if options(one):
         return gr.Dropdown(choices(one), value="", label=one.words, info=info)
-    # Not gr.Number: it turns "nothing" into 0 as soon as it is shown.
+    # Not gr.Number: it turns None into 0 as soon as it is shown.
     return gr.Textbox("", label=one.words, info=info, placeholder=text.FROM_LEVEL, max_lines=1)
 
 
 def choices(one: Setting, hint: str = "") -> list[tuple[str, str]]:
-    """What a setting with few values offers; first of all what the level says."""
+    """The choices of a setting with few values; the first one is the level's value."""
     first = f"{text.FROM_LEVEL}: {hint}" if hint else text.FROM_LEVEL
     return [(first, ""), *((word, word) for word in options(one))]
 
 
 def overrides(sides: Sequence[str], given: Mapping) -> dict:
-    """The settings that were filled in: of a single method by their names, else as METHOD.FIELD.
+    """The settings that were filled in: by FIELD for a single method, else by METHOD.FIELD.
 
     Args:
         sides: methods or stacks.
-        given: what was typed, by METHOD.FIELD; of other methods too, and other names.
+        given: the typed values, by METHOD.FIELD; other methods and other names are ignored.
 
     Raises:
-        Refused: one sentence with the setting's words.
+        Refused: one sentence that calls the setting as the page does.
     """
     filled, names = {}, [name for side in sides for name in names_of(side)]
     for owner, name in ALL:
@@ -75,10 +75,10 @@ def overrides(sides: Sequence[str], given: Mapping) -> dict:
 
 
 def in_words(sentence: str, methods: Sequence[str], names: Iterable[str]) -> str:
-    """A refusal of a setting by its words on the page, where it begins with its name in code.
+    """Replace the setting's name in code at the start of a refusal by its words on the page.
 
     Args:
-        methods: the methods or stacks that were asked for, whose titles may stand before it.
+        methods: the chosen methods or stacks; their titles may stand before the name.
         names: the settings that were filled in, by FIELD or METHOD.FIELD.
     """
     for method in methods if len(methods) > 1 else ():
@@ -97,7 +97,7 @@ def in_words(sentence: str, methods: Sequence[str], names: Iterable[str]) -> str
 
 
 def hints(vlm, method: str, level, semantics: str) -> dict[tuple[str, str], str]:
-    """What the level says for each setting, by (method, name); none where it is refused."""
+    """The level's value for each setting, by (method, name); empty if the level is refused."""
     try:
         made = methods_of(method_at(vlm, method, level, semantics))
     except Refused:

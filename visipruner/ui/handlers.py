@@ -1,4 +1,4 @@
-"""What happens behind the page, without gradio: check the form, run, count as events come."""
+"""The page's work without gradio: check the form, run the model, count as events come."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from visipruner.world import sources
 from visipruner.world.questions import bare
 from visipruner.world.sources import Truth
 
-# Least seconds since the last yield, by the kind of the next: a browser that gets more than it can
-# draw lags behind.
+# Least seconds since the last yield, by the kind of the next event. A browser that gets updates
+# faster than it can draw lags behind.
 PAUSES = {"warming": 0.1, "layer": 0.1, "probed": 0.1, "token": 0.04, "clocked": 0.3}
 
 
 @dataclass(frozen=True)
 class Form:
-    """Everything that the page or the API hands in, unchecked."""
+    """All values from the page or the API, unchecked."""
 
     picture: object = None
     question: object = None
@@ -44,13 +44,13 @@ class Form:
     picture_mode: object = "pad"
     backend: object = "sdpa"
     precision: object = "auto"
-    fields: dict = field(default_factory=dict)  # of the method, where they replace the level's
-    options: dict = field(default_factory=dict)  # of results.Options; api.py knows the names
-    methods: tuple[str, ...] = ()  # every side in words, the baseline first; else `method` alone
+    fields: dict = field(default_factory=dict)  # settings that replace the level's
+    options: dict = field(default_factory=dict)  # of results.Options; api.py lists the names
+    methods: tuple[str, ...] = ()  # every side, the baseline first; empty: `method` alone
 
     @property
     def sides(self) -> tuple:
-        """Every side in words."""
+        """Every side as text."""
         return self.methods or ("none", self.method)
 
 
@@ -65,7 +65,7 @@ class Job:
     form: Form
     truth: Truth | None = None
     notes: tuple[str, ...] = ()
-    scene: int | dict | None = None  # what the picture shows, if it is of the bundled model's world
+    scene: int | dict | None = None  # the picture's scene, if it is of the bundled model's world
 
     @property
     def key(self) -> tuple:
@@ -73,7 +73,7 @@ class Job:
 
     @property
     def vlm(self) -> VLM:
-        """Asked for anew each time: a result that is kept must not keep a model in memory."""
+        """Looked up on each use: a kept result must not keep a model in memory."""
         return self.models.get(*self.key)
 
     def run(self) -> Iterator[Event]:
@@ -83,7 +83,7 @@ class Job:
         return self.models.compare(self.key, self.prompt, methods, options)
 
     def measure(self, turn: int) -> list[list[Times]]:
-        """One silent whole answer of each side; who runs first alternates with `turn`."""
+        """One silent whole answer of each side; `turn` alternates which side runs first."""
         return self.models.measure(self.key, self.prompt, self.methods, self.options, 1, turn)
 
     @property
@@ -92,15 +92,15 @@ class Job:
         return [choice.name_of(side) for side in self.methods]
 
     def at(self, level: float | str) -> choice.Side:
-        """The form's own method, of the menu, at another level."""
+        """The form's own method at another level."""
         form, visual = self.form, self.prompt.layout.num_visual
         own = choice.fields_of(form.method, form.fields) if form.methods else form.fields
         return method_at(self.vlm, form.method, level, form.semantics, visual, **own)
 
     def preset_of(self, method: choice.Side) -> str | None:
-        """The named level that means this method, if one alone does."""
+        """The preset with the settings of this method, if exactly one has them."""
         same = [name for name in PRESETS if self.at(name) == method]
-        return same[0] if len(same) == 1 else None  # a method without levels means all of them
+        return same[0] if len(same) == 1 else None  # a method without levels equals all of them
 
 
 @dataclass
@@ -115,14 +115,14 @@ class Side:
 
 @dataclass
 class Progress:
-    """What has happened so far, for drawing; `news` is the last thing that did."""
+    """What has happened so far, for drawing; `news` is the last event."""
 
     layers: int
     shape: ModelShape
     methods: Sequence[str]  # of every side, the baseline first
     sides: list[Side] = field(default_factory=list)
     news: str = "waiting"
-    now: int = 0  # the side that runs
+    now: int = 0  # index of the side that runs
     probed: int = 0
     comparison: Comparison | None = None
 
@@ -130,12 +130,12 @@ class Progress:
         self.sides = self.sides or [Side() for _ in self.methods]
 
     def take(self, event: Event):
-        """Remember one event."""
+        """Record one event."""
         self.news = event.kind
         if event.comparison:
             self.comparison = event.comparison
             for side, answer in zip(self.sides, event.comparison.answers, strict=True):
-                side.answer = answer  # its clock may be a better one by now
+                side.answer = answer  # a repeat may have improved its times
         if event.kind == "probed":
             self.probed += 1
         if event.side < 0:
@@ -152,18 +152,18 @@ class Progress:
 
 @dataclass
 class _Layers:
-    """As much of a trace as counting one layer needs."""
+    """The part of a trace that counting one layer needs."""
 
     layers: list[LayerRecord]
 
 
 def check_input(form: Form, scene: int | dict | None = None):
-    """What can be refused before a model is downloaded or loaded for it, and costs nothing.
+    """Check what costs nothing to check, before a model is downloaded or loaded.
 
-    Of an upload only that it is there: it is decoded once, for the prompt.
+    Of an upload, check only that the file exists: it is decoded once, for the prompt.
 
     Raises:
-        Refused: one plain sentence, for no question or no picture.
+        Refused: one plain sentence: no question or no picture.
     """
     question, _ = clean_question(form.question)
     if not bare(question)[0].strip():
@@ -180,13 +180,13 @@ def check_input(form: Form, scene: int | dict | None = None):
 def check(
     models: Models, form: Form, truth: Truth | None = None, scene: int | dict | None = None
 ) -> Job:
-    """Turn what was handed in into a job.
+    """Turn a form into a job.
 
     Args:
-        scene: number or composition of a scene of the bundled model's world, if the picture is one.
+        scene: number or composition, if the picture is a scene of the bundled model's world.
 
     Raises:
-        Refused: one plain sentence about the first thing that is wrong.
+        Refused: one plain sentence about the first wrong value.
     """
     vlm = models.get(form.model, form.backend, form.precision)
     options = Options(**form.options)
@@ -199,9 +199,9 @@ def check(
 
 
 def follow(job: Job) -> Iterator[Progress]:
-    """Run a job; yields the same growing Progress at a pace that a browser can draw.
+    """Run a job; yields one growing Progress object at a pace that a browser can draw.
 
-    Closing this generator stops the model at its next layer or token, or after a silent round.
+    Closing this generator stops the model at its next layer or token, or after a silent repeat.
     """
     return paced(_followed(job), lambda progress: PAUSES.get(progress.news, 0))
 
@@ -218,11 +218,11 @@ def _followed(job: Job) -> Iterator[Progress]:
 
 
 def paced(states: Iterator, pause: Callable[[object], float]) -> Iterator:
-    """The states that are worth drawing, and always the last.
+    """The states that are worth drawing, and always the last state.
 
     Args:
-        states: a generator; it is closed with this one.
-        pause: of a state: the least seconds since the last one that was drawn.
+        states: a generator; closing this one closes it too.
+        pause: state -> the least seconds since the last state that was drawn.
     """
     drawn, skipped = -math.inf, False
     with contextlib.closing(states):

@@ -1,4 +1,4 @@
-"""What the server keeps of its visitors: last results, pictures, forms in a queue; for an hour."""
+"""What the server keeps for an hour: last results, pictures, and queued forms."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from visipruner.errors import Refused
 from visipruner.ui import text
 
 MOST_RESULTS = 50  # about 2.5 MB each: the model's input, the picture, two traces
-MOST_SESSIONS = 50  # about 1 MB each: gradio's copy of every value that a page shows
+MOST_SESSIONS = 50  # about 1 MB each: gradio's copy of every value on a page
 MOST_WAITING = 60  # runs that wait for the model
-MOST_BYTES = 500_000_000  # of pictures on the disk; an upload has 30 MB at most
+MOST_BYTES = 500_000_000  # of pictures on disk; an upload has at most 30 MB
 LONGEST = 3600  # seconds without use
 _PAUSE = 60  # seconds
 _M_ARENA_MAX = -8  # in glibc's malloc.h
 
 
 class Kept:
-    """Results by keys that only the page of a result knows. The oldest go first.
+    """Results by secret keys. The oldest results go first.
 
-    The page holds the key and not gradio's session, because a session forgets that it had one.
+    The page holds the key. Gradio's session cannot: a session that expired looks like a new one.
 
     Args:
-        most: results that are kept at most.
+        most: the largest number of results.
         longest: seconds that a result is kept after its last use.
-        gone: the sentence for a key whose result went.
+        gone: the sentence about a result that has expired.
     """
 
     def __init__(
@@ -53,10 +53,10 @@ class Kept:
         return key
 
     def find(self, key):
-        """The result of a key.
+        """The result with this key.
 
         Raises:
-            Refused: there never was one, or it is no longer kept.
+            Refused: the key is unknown, or its result has expired.
         """
         if not key:
             raise Refused(text.NO_RESULT)
@@ -69,23 +69,23 @@ class Kept:
             return result
 
     def take(self, key):
-        """The result of a key, which is forgotten with that.
+        """Return the result with this key and forget it.
 
         Raises:
-            Refused: as `find`.
+            Refused: as in `find`.
         """
         found = self.find(key)
         self.drop(key)
         return found
 
     def drop(self, key):
-        """Forget a result that another one follows; an unknown key is none."""
+        """Forget a result that a newer one replaces; ignore an unknown key."""
         with self._lock:
             if isinstance(key, str):
                 self._results.pop(key, None)
 
     def tidy(self):
-        """Drop what is too old or too much."""
+        """Drop the results that are too old or too many."""
         with self._lock:
             while self._results:
                 used, _ = next(iter(self._results.values()))
@@ -95,20 +95,20 @@ class Kept:
 
 
 def forms() -> Kept:
-    """The forms that wait for their turn with the model, from Run until it begins.
+    """The forms that wait for the model, from the click on Run until the run begins.
 
-    A few kilobytes each, with the name of an upload and not its pixels. The run takes its form out;
-    one whose visitor stopped it or left before that goes with its hour, or when as many newer ones
-    wait as the queue holds.
+    A form takes a few kilobytes: it holds an upload's name, not its pixels. The run removes its
+    form. If the visitor stops or leaves first, the form expires after an hour, or when newer forms
+    fill the queue.
     """
     return Kept(2 * MOST_WAITING, gone=text.FORM_GONE)
 
 
 def tidy_files(sets: Iterable[set[str]], most: int = MOST_BYTES):
-    """Delete the files that were used longest ago, until the rest has at most `most` bytes.
+    """Delete the least recently used files until the rest takes at most `most` bytes.
 
     Args:
-        sets: names of files, as gradio notes what it has written; deleted names are taken out.
+        sets: gradio's sets of the files it wrote; deleted names are removed from them.
     """
     sets = list(sets)
     known = {}
@@ -128,23 +128,23 @@ def tidy_files(sets: Iterable[set[str]], most: int = MOST_BYTES):
 
 
 def one_heap():
-    """Let all threads share one heap, where the system's library is glibc.
+    """Let all threads share one heap, where the system's C library is glibc.
 
-    It gives each thread a heap of its own, and what a visit leaves free in one serves no other:
-    that alone grew by a tenth of a megabyte and more with each visitor.
+    By default glibc gives each thread its own heap, and one thread cannot reuse what another one
+    freed. That alone grew memory by a tenth of a megabyte or more per visitor.
     """
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
 
 
 def trim():
-    """Give freed memory back to the system, which glibc would keep."""
+    """Return freed memory to the system; glibc would keep it."""
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
 
 
 def watch(kept: Iterable[Kept], sets: Iterable[set[str]]):
-    """Tidy and trim once a minute, as long as the process lives, also when no visitor comes."""
+    """Tidy and trim once a minute for the life of the process, with or without visitors."""
 
     def tidy():
         while True:

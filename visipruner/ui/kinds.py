@@ -1,4 +1,4 @@
-"""What the page's components may send: gradio checks little of it, and in its own words."""
+"""Which values the page's components may send. Gradio checks few, with messages of its own."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from visipruner.errors import Refused
 from visipruner.inputs import check_choice
 from visipruner.ui import text
 
-LARGEST = 2**53  # whole numbers up to here are exact in every browser, and in JSON
+LARGEST = 2**53  # browsers and JSON hold whole numbers exactly up to here
 
 
 def check(block: gr.blocks.Block, value):
-    """Refuse what this component of our page never sends. None, an empty input, is for the event.
+    """Refuse a value that this component of our page never sends. None (empty) is allowed.
 
     Raises:
-        Refused: one sentence with the label of the input, where it has one.
+        Refused: one sentence, with the input's label if it has one.
     """
     check_plain(value)
     if value is None:
@@ -38,7 +38,7 @@ def check(block: gr.blocks.Block, value):
 
 
 def check_plain(value):
-    """Refuse what cannot be sent back to a browser: half a character, a number without end.
+    """Refuse what cannot be sent back to a browser: half a surrogate pair, NaN or infinity.
 
     Raises:
         Refused: one sentence.
@@ -48,7 +48,7 @@ def check_plain(value):
             value.encode()
         except UnicodeEncodeError:
             raise Refused(text.HALF_A_CHARACTER) from None
-    elif isinstance(value, int | float) and not abs(value) <= LARGEST:  # NaN too
+    elif isinstance(value, int | float) and not abs(value) <= LARGEST:  # also true for NaN
         raise Refused(text.TOO_LARGE)
     elif isinstance(value, dict):
         for part in (*value, *value.values()):
@@ -59,7 +59,7 @@ def check_plain(value):
 
 
 def _holds_words(block) -> bool:
-    """Of our HTML, only what has a template of its own holds anything but words."""
+    """Does this component hold plain text? Only HTML with its own template holds anything else."""
     if isinstance(block, gr.HTML):
         return "html_template" not in block.constructor_args
     return isinstance(block, gr.Textbox | gr.Code)

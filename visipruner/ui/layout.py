@@ -1,4 +1,4 @@
-"""The page: components on their places. What they do is in wiring.py."""
+"""The page: where each component stands. wiring.py says what the components do."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from visipruner.ui.store import Models
 from visipruner.ui.uploads import Uploads
 
 HERE = Path(__file__).parent
-KEEP_FILES = (60, keeping.LONGEST)  # every minute, delete what was not used for that long
+KEEP_FILES = (60, keeping.LONGEST)  # every minute, delete files unused for that long
 
 
 @dataclass
 class Results:
-    """The right side: what a run fills.
+    """The right side: everything that a run fills.
 
     Args:
         state: a word of run_state.py.
-        asked: the key of the form that was read, among `forms`.
-        result: the key of the finished result, among `kept`.
+        asked: the key of the submitted form in `forms`.
+        result: the key of the finished result in `kept`.
     """
 
     status: gr.HTML
@@ -58,7 +58,7 @@ class Results:
 
 @dataclass
 class Lesson:
-    """Tools for teaching and for sharing, folded away."""
+    """Tools for teaching and sharing, folded away."""
 
     find: gr.Button
     found: gr.HTML
@@ -73,7 +73,7 @@ class Lesson:
 
 
 def build(models: Models) -> gr.Blocks:
-    """The whole page, not yet launched."""
+    """The whole page, before launch."""
     with gr.Blocks(
         title=text.TITLE, fill_width=True, delete_cache=KEEP_FILES, analytics_enabled=False
     ) as page:
@@ -134,7 +134,7 @@ def _results() -> Results:
 
 
 def _body() -> dict:
-    """What is hidden before the first run."""
+    """The results, hidden before the first run."""
     verdict = gr.HTML(elem_id="vp-verdict")
     with gr.Row(elem_classes="vp-answers", equal_height=True):
         cards = [gr.HTML() for _ in range(1 + MOST_CONTESTANTS)]
@@ -174,7 +174,7 @@ def _charts() -> dict:
 
 def _intro() -> str:
     steps = "".join(f"<li><b>{name}</b><span>{what}</span></li>" for name, what in text.HOW)
-    # The style sheet knows whether there is a picture.
+    # The style sheet shows one of these two: with or without a picture.
     end = (
         f'<span class="vp-there">{text.HOW_END}</span>'
         f'<span class="vp-missing">{text.HOW_EMPTY}</span>'
@@ -230,15 +230,15 @@ def launch(
     prevent_thread_lock: bool = False,
     **more,
 ):
-    """Serve the page. No account, no statistics, no run history, nothing shared.
+    """Serve the page, without accounts, statistics, run history or sharing.
 
     Args:
-        models: load their default in the background, so that the first answer need not wait.
+        models: load the default model in the background, so that the first answer comes soon.
 
     Raises:
-        OSError: the port is taken, or the host is not this machine's.
+        OSError: the port is taken, or the host is not an address of this machine.
     """
-    keeping.one_heap()  # before the threads that answer
+    keeping.one_heap()  # before the answering threads start
     says_when_full(page.queue(max_size=keeping.MOST_WAITING))
     where = {"server_name": host, "server_port": port}
     try:
@@ -246,7 +246,7 @@ def launch(
     except OSError:
         raise OSError(text.PORT_TAKEN.format(**_asked_for(host, port))) from None
     keeping.watch([page.kept, page.forms], page.temp_file_sets)
-    if models:  # not before: a start that is refused must not end in the middle of torch
+    if models:  # only now: a start that fails must not end in the middle of torch
         threading.Thread(target=_warm, args=(models,), daemon=True).start()
     if not prevent_thread_lock:
         page.block_thread()
@@ -254,7 +254,7 @@ def launch(
 
 
 def _asked_for(host: str | None, port: int | None) -> dict:
-    """Where gradio tried to listen."""
+    """The host and port that gradio tried."""
     named = port or os.environ.get("GRADIO_SERVER_PORT")
     count = int(os.environ.get("GRADIO_NUM_PORTS", "100"))
     ports = "7860" if count == 1 else f"7860 to {7859 + count}"
@@ -283,7 +283,7 @@ def _settings() -> dict:
 
 def _theme() -> gr.themes.Base:
     theme = gr.themes.Default(primary_hue="blue", neutral_hue="slate", font=_FONTS, font_mono=_MONO)
-    # The usual blue is too pale under white letters.
+    # The default blue is too pale under white letters.
     return theme.set(
         button_primary_background_fill="*primary_600",
         button_primary_background_fill_dark="*primary_600",
@@ -293,7 +293,7 @@ def _theme() -> gr.themes.Base:
 
 
 def _warm(models: Models):
-    with contextlib.suppress(Refused):  # Run says what is missing
+    with contextlib.suppress(Refused):  # Run reports what is missing
         models.get(models.default)
 
 

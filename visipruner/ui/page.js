@@ -1,4 +1,4 @@
-// What the browser does on its own: modes, downloads, links, and words for screen readers.
+// What the browser does by itself: modes, downloads, links, and words for screen readers.
 window.vp = {
   projector() {
     vp.remember("projector", document.getElementById("vp-page").classList.toggle("projector"));
@@ -8,7 +8,7 @@ window.vp = {
     vp.remember("dark", document.body.classList.toggle("dark"));
   },
 
-  // Modes outlive a reset, as long as the tab.
+  // Modes survive a reset, until the tab closes.
   remember(mode, on) {
     sessionStorage.setItem(`vp-${mode}`, on ? "on" : "off");
   },
@@ -33,40 +33,40 @@ window.vp = {
     document.querySelector(selector)?.scrollIntoView({ behavior: calm ? "auto" : "smooth" });
   },
 
-  // Whether Stop ended the run: its state may be older, or newer, than the click.
+  // Whether Stop ended the run: the state may be older or newer than the click.
   stop(state) {
     vp.stopped = true;
     return vp.ended(state);
   },
 
-  // A run has ended without a result.
+  // The run ended without a result.
   unfinished(state) {
     vp.ended(state);
     return vp.stopped && isBusy(state) ? "stopped" : state;
   },
 
-  // One that ended before it was shown left the page as it was: an answer to the form before.
+  // A run that ended before it was shown left the page unchanged: it answers the form before.
   ended(state) {
     if (["waiting", "refused"].includes(state)) vp.asked = vp.askedBefore;
     vp.showOlder();
     return state;
   },
 
-  // Where the run stands (run_state.py); the style sheet goes by it.
+  // Stores the run's state (run_state.py), which the style sheet reads.
   state(state) {
     const shown = document.querySelector(".vp-outputs").dataset;
     if (state === "shown" || shown.run === "shown") shown.run = state;
     return state;
   },
 
-  // The same for a lesson, in the box that it fills.
+  // The same for a lesson, in the lesson's box.
   lesson(box, state, values = []) {
     const element = document.getElementById(box);
     if (element) element.dataset.run = state;
     return values;
   },
 
-  // Whether the form still says what the run was asked that the page shows.
+  // Whether the form still equals the form of the run on the page.
   changed(values) {
     vp.form = formKey(values);
     vp.showOlder();
@@ -89,7 +89,7 @@ window.vp = {
     note.textContent = words;
   },
 
-  // On a narrow screen the answers stand below the form, so go there.
+  // On a narrow screen the answers stand below the form, so scroll there.
   started(values) {
     vp.stopped = false;
     vp.askedBefore = vp.asked;
@@ -110,7 +110,7 @@ window.vp = {
     setTimeout(() => URL.revokeObjectURL(link.href), 10000);
   },
 
-  // The number of a scene counts when its box is left, if it was changed there.
+  // A scene number counts when its box loses focus, if it was changed.
   enterSeed(seed) {
     vp.seed = seed;
   },
@@ -123,21 +123,21 @@ window.vp = {
     vp.model = model;
   },
 
-  // Another model is asked for one word in its own way.
+  // Each model has its own request for one word.
   newModel(on, question, model, pleas, own) {
     const same = model === vp.model;
     vp.model = model;
     return same ? [question, on] : vp.oneWord(on, question, model, pleas, own);
   },
 
-  // A level while it is typed: the last one that could be meant.
+  // The level during typing: the last valid one.
   within(level) {
     if (typeof level === "number" && level >= 0 && level <= 1) vp.level = level;
     return vp.level ?? 0.5;
   },
 
-  // The question, asking for one word in the model's own way or for it no longer; and whether it
-  // does, for nothing can be asked of no question.
+  // [the question with the model's own request for one word, or without one; whether it has one].
+  // An empty question gets none.
   oneWord(on, question, model, pleas, own) {
     const { bare } = withoutPlea(question, pleas), asked = bare.trim();
     if (!on || !asked) return [bare, false];
@@ -145,7 +145,7 @@ window.vp = {
     return [`${asked}${mark} ${own[model] ?? own[""]}`, true];
   },
 
-  // What the bundled model is asked, as another model is asked for one word.
+  // The bundled model's question, with another model's request for one word.
   inOwnWords(question, model, pleas, own) {
     const { asked } = withoutPlea(question, pleas);
     return model in own ? question : vp.oneWord(asked, question, model, pleas, own)[0];
@@ -178,17 +178,17 @@ function isBusy(state) {
   return ["waiting", "shown"].includes(state);
 }
 
-// All that a run is asked, to be compared, but its picture: the first of `Controls.form`.
+// The form as text, to compare. It leaves out the picture, the first of `Controls.form`.
 function formKey([picture, ...others]) {
   return JSON.stringify(others);
 }
 
-// What eyes see: the form's own events may come late, and then tell of the picture before.
+// What is visible: the form's own events may come late, with the picture before.
 function shownPicture() {
   return document.querySelector(".vp-picture img")?.getAttribute("src") ?? "";
 }
 
-// As `bare` does on the server: the question without its plea for one word, and whether it had one.
+// As `bare` on the server: the question without its request for one word, and whether it had one.
 function withoutPlea(question, pleas) {
   const words = pleas.map((plea) => plea.replace(/\.$/, "")).join("|");
   const plea = new RegExp(`(^|[\\s,;:]+)(${words})[^\\p{L}\\p{N}_]*$`, "iu");
@@ -197,8 +197,8 @@ function withoutPlea(question, pleas) {
   return { bare, asked: bare !== (question ?? "") };
 }
 
-// A page that is served without https, as in a classroom, has no other clipboard. Gradio's box is
-// disabled, and what is selected in it is not copied.
+// Fallback for pages without https, as in a classroom, which have no clipboard API. Gradio's box is
+// disabled, and a browser does not copy a selection in a disabled box.
 function copyTheOldWay(words, focused) {
   const box = document.createElement("textarea");
   box.value = words;
@@ -211,7 +211,7 @@ function copyTheOldWay(words, focused) {
   return copied;
 }
 
-// One lasting live region: gradio replaces its HTML, which screen readers do not announce.
+// A permanent live region: gradio replaces its HTML, and screen readers do not announce that.
 function announce() {
   const region = document.createElement("p");
   region.setAttribute("role", "status");
@@ -219,7 +219,7 @@ function announce() {
   document.body.append(region);
   let said = new Set();
   new MutationObserver(() => {
-    // What the style sheet hides, as the words of a run that has ended, says nothing yet.
+    // Skip what the style sheet hides, such as the words of a run that has ended.
     const lines = [...document.querySelectorAll("[data-say]")].filter((line) =>
       line.getClientRects().length);
     const news = lines.find((line) => !said.has(line.dataset.say));
@@ -230,7 +230,7 @@ function announce() {
   });
 }
 
-// However another picture came, the verdict on the page is not about it.
+// When the picture changes in any way, the verdict on the page no longer fits it.
 function watchPicture() {
   let seen = shownPicture();
   new MutationObserver(() => {
@@ -240,8 +240,8 @@ function watchPicture() {
   }).observe(document.body, { subtree: true, childList: true, attributeFilter: ["src"] });
 }
 
-// The buttons tell whether what they switch is on, to eyes and to screen readers. The page itself is
-// watched, for dark may be the system's choice.
+// The buttons show to eyes and screen readers whether their mode is on. This watches the page,
+// because the system may choose the dark mode.
 function showModes() {
   new MutationObserver(() => {
     for (const mode of ["dark", "projector"]) {
@@ -253,9 +253,9 @@ function showModes() {
   }).observe(document.body, { subtree: true, childList: true, attributeFilter: ["class"] });
 }
 
-// Plotly writes its type in pixels, so for the last row its charts are laid out anew. A chart's
-// `meta` says how much larger than usual it is; one that was drawn anew has none. The height is
-// given to the element, for Plotly forgets one of the layout's whenever the window changes.
+// Plotly sets its type in pixels, so projector mode lays its charts out again. A chart's `meta` is
+// its current scale; a newly drawn chart has none. The element gets the height, because Plotly
+// loses the layout's height whenever the window changes.
 function fitCharts() {
   new MutationObserver(() => {
     const size = document.querySelector("#vp-page.projector") ? 1.5 : 1;
@@ -281,7 +281,7 @@ function fitCharts() {
   }).observe(document.body, { subtree: true, childList: true, attributeFilter: ["class"] });
 }
 
-// Gradio's menus open when Tab or Shift is pressed in them, and stay open when it has left them.
+// Gradio's menus open when Tab or Shift is pressed in them, and stay open when the focus leaves.
 function closeMenus() {
   const inMenu = (event) => event.target.matches?.("input[role=combobox]");
   document.addEventListener("keydown", (event) => {
@@ -289,7 +289,7 @@ function closeMenus() {
   }, true);
 }
 
-// A camera or a clipboard that is not there, or not allowed: gradio says nothing about it.
+// Gradio does not report a camera or clipboard that is missing or forbidden.
 function explainDevices() {
   window.addEventListener("unhandledrejection", (event) => {
     const note = document.getElementById("vp-device");

@@ -1,4 +1,4 @@
-"""The parts of gradio that this page makes stricter: what comes in, and what an error may say."""
+"""Stricter parts of gradio: which values come in, and what an error may say."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ log = logging.getLogger("visipruner")
 
 MOST_LETTERS = 200  # of a sentence to a visitor
 
-# Settings of events: all are private but the one endpoint; the model is used by one at a time.
+# Settings of events. Only one endpoint is public. One run at a time uses the model.
 PRIVATE = {"api_visibility": "private"}
 MODEL_TURN = {**PRIVATE, "concurrency_limit": 1, "concurrency_id": "model"}
 SMALL = {**PRIVATE, "show_progress": "hidden", "concurrency_limit": None}
-# Not to be refused by a full queue: a page that opens, and what follows a run. Outside the queue a
-# failure is an HTTP error and a gr.Warning is lost, so only for what nobody can get wrong.
+# A full queue must not refuse these events: opening a page, and what follows a run. Outside the
+# queue a failure becomes an HTTP error and a gr.Warning is lost, so these events must not fail.
 UNQUEUED = {**PRIVATE, "show_progress": "hidden", "queue": False}
 
 
 def sorry(sentence: str) -> gr.Error:
-    """An error that a visitor reads, and that leaves no trace in the log."""
+    """An error that a visitor reads and that is not logged."""
     return gr.Error(sentence, duration=12, print_exception=False)
 
 
 def plainly(function):
-    """Every failure of an event ends in one sentence; only what nobody foresaw reaches the log."""
+    """Every failure of an event ends in one sentence; only an unexpected error is logged."""
     if inspect.isgeneratorfunction(function):
 
         @functools.wraps(function)
@@ -68,7 +68,7 @@ def _translated(error: Exception) -> gr.Error:
 
 
 def without_words(error: BaseException) -> str:
-    """A traceback of kinds and places only: a message may quote a visitor's words."""
+    """A traceback without messages, because a message may quote a visitor's words."""
     chain = []
     while error and error not in chain:
         chain.insert(0, error)
@@ -80,18 +80,18 @@ def without_words(error: BaseException) -> str:
     )
 
 
-# Gradio writes a .pyi file beside every module with a subclass of its own classes, so what has to
-# be stricter is replaced on the objects.
+# Gradio writes a .pyi file beside every module that subclasses its components. Instance methods
+# are replaced instead.
 
 
 def picture_input(**settings) -> gr.Image:
-    """An upload whose file is handed on as it is: `inputs.open_picture` decides what it is."""
+    """An upload that keeps its original file; `inputs.open_picture` decides what it is."""
 
     def preprocess(payload: ImageData | None) -> str | None:
         if not payload or not payload.path:
             return None
         with contextlib.suppress(OSError):
-            os.utime(payload.path)  # files are deleted some time after their last use
+            os.utime(payload.path)  # gradio deletes files by the time of their last use
         return payload.path
 
     component = gr.Image(type="filepath", **settings)
@@ -100,24 +100,24 @@ def picture_input(**settings) -> gr.Image:
 
 
 def browser_value() -> gr.HTML:
-    """A value that the browser holds, out of sight, and sends with each event: never trusted.
+    """A hidden value that the browser holds and sends with each event: never trusted.
 
-    Not gr.State: of that the server keeps a few sessions only, and forgets the others in silence.
+    Not gr.State: the server keeps that for only a few sessions, and drops the others silently.
     """
-    return gr.HTML(None, visible="hidden", html_template="<i></i>")  # gr.JSON is for objects only
+    return gr.HTML(None, visible="hidden", html_template="<i></i>")  # gr.JSON accepts objects only
 
 
 def guarded(page: gr.Blocks) -> gr.Blocks:
-    """The page, now answering malformed requests with a sentence and never fetching an address.
+    """The page, which now answers malformed requests with a sentence and never fetches an address.
 
-    A full disk is said as well: gradio writes the pictures that are shown on it.
+    It also reports a full disk, because gradio writes the pictures it shows to disk.
     """
     page.preprocess_data = _reading(page.preprocess_data)
     page.postprocess_data = _writing(page.postprocess_data)
     process = page.process_api
 
     async def process_api(*args, event_data=None, **kwargs):
-        # Gradio looks for files here too, and logs a traceback when it finds one.
+        # Gradio searches event data for files too, and logs a traceback when it finds one.
         if event_data is not None:
             traverse(event_data._data, _refuse_file, is_file_obj)
         return await process(*args, event_data=event_data, **kwargs)
@@ -148,7 +148,7 @@ def _writing(postprocess):
         try:
             return await postprocess(*given, **named)
         except Exception as error:
-            if is_full(error) or is_full(error.__cause__):  # gradio wraps it in an error of its own
+            if is_full(error) or is_full(error.__cause__):  # gradio wraps it in its own error
                 raise sorry(text.DISK_FULL) from None
             raise _translated(error) from None
 
@@ -156,7 +156,7 @@ def _writing(postprocess):
 
 
 def says_when_full(page: gr.Blocks) -> gr.Blocks:
-    """The page, whose queue refuses a call in plain words."""
+    """The page, whose full queue refuses a call in plain words."""
     push = page._queue.push
 
     async def push_plainly(*given, **named):
@@ -170,8 +170,8 @@ def says_when_full(page: gr.Blocks) -> gr.Blocks:
 
 
 def _of_session(block, state):
-    """The component as this session sees it. Gradio makes another one for every update, and that
-    has lost what `picture_input` set."""
+    """The component as this session sees it. Gradio makes a new one for every update, and the new
+    one lacks what `picture_input` set."""
     if state is None or block.stateful or block._id not in state:
         return block
     seen = state[block._id]
@@ -181,7 +181,7 @@ def _of_session(block, state):
 
 
 def _short(error: gr.Error) -> str:
-    """The sentence of an error, if it is one."""
+    """The text of an error, if it is a sentence."""
     lines = str(error.message or "").splitlines()
     if lines and len(lines[0]) <= MOST_LETTERS:
         return lines[0]
@@ -201,7 +201,7 @@ def _refuse_file(_):
 
 
 def _refuse_addresses(inputs):
-    """Gradio would fetch an http address that is given in place of an uploaded file."""
+    """Refuse an http address in place of an uploaded file: gradio would fetch it."""
 
     def refuse(path):
         raise sorry(text.NO_ADDRESS)

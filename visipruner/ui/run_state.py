@@ -1,11 +1,11 @@
-"""Where a run stands, in one word: the server says it, the page holds it, page.js shows it."""
+"""The state of a run, as one word: the server sets it, the page holds it, page.js shows it."""
 
-WAITING = "waiting"  # it was asked for; what stands on the page is of the run before
-SHOWN = "shown"  # its own cards stand on the page and wait for more
+WAITING = "waiting"  # requested; the page still shows the run before
+SHOWN = "shown"  # the page shows this run's cards, which wait for more
 DONE = "done"
 REFUSED = "refused"  # before it was shown; the status line says why
-FAILED = "failed"  # the same, after it was shown
+FAILED = "failed"  # after it was shown; the status line says why
 STOPPED = "stopped"
-UNFINISHED = "unfinished"  # it ended, and nothing has said why
+UNFINISHED = "unfinished"  # it ended without an explanation
 
-BUSY = (WAITING, SHOWN)  # something will follow
+BUSY = (WAITING, SHOWN)  # the run goes on

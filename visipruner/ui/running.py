@@ -25,7 +25,7 @@ from visipruner.world import sources
 
 
 class Frame:
-    """One yield of a run: everything is skipped but what is set."""
+    """One yield of a run: only the parts that are set change."""
 
     def __init__(self, outputs: list):
         self.outputs = outputs
@@ -41,7 +41,7 @@ class Frame:
 
 
 class Showing:
-    """Everything that one run shows, while it goes on and when it is done."""
+    """Everything that one run shows, during the run and afterwards."""
 
     def __init__(self, models, model_line, chosen, results):
         self.models, self.model_line = models, model_line
@@ -100,7 +100,7 @@ class Showing:
             frame.set(button, gr.update(interactive=True))
 
     def _drawn(self, comparison) -> list:
-        """The plots come last: they are the only thing that takes time to draw."""
+        """The plots come last, because only they take time to draw."""
         frame, results = self.frame, self.results
         comparison = views.named(comparison)
         frame.set(results.charts, gr.update(visible=True))
@@ -124,12 +124,12 @@ def outputs_of(model_line, chosen, results) -> list:
 
 
 def buttons_of(results) -> list:
-    """What can be done with a finished result."""
+    """The buttons that work on a finished result."""
     return [results.measure, *results.saves.values()]
 
 
 def _stage(progress: Progress) -> tuple:
-    """(side, stage, visual tokens) of the viewer's picture: the baseline keeps all patches."""
+    """(side, stage, visual tokens) for the viewer's picture: the baseline keeps all patches."""
     records = progress.sides[progress.now].records
     if not progress.now or not records:
         return ()
@@ -137,10 +137,10 @@ def _stage(progress: Progress) -> tuple:
 
 
 def job_of(models, form: Form, scene: int | dict | None) -> Job:
-    """A form of the page as a job; here its picture is decoded, or its scene drawn.
+    """Turn the page's form into a job; decode its picture or draw its scene.
 
     Raises:
-        Refused: one sentence, with the words of the page.
+        Refused: one sentence in the page's words.
     """
     known = None
     if scene is not None:
@@ -158,21 +158,21 @@ def job_of(models, form: Form, scene: int | dict | None) -> Job:
 def _fetching(models, chosen, results):
     @plainly
     def on_fetch(*values):
-        """Read the form, and download a model if need be; Stop ends it.
+        """Read the form, and download the model if necessary; Stop cancels it.
 
-        Others go on asking their models meanwhile.
+        Other visitors can run their models meanwhile.
         """
         try:
             form, scene = chosen.read(values)
             handlers.check_input(form, scene)
             if scene is None and models.is_missing(form.model):
-                open_picture(form.picture)  # nobody should wait for gigabytes in vain
+                open_picture(form.picture)  # a broken picture must not cost a long download
             key = results.forms.put((form, scene))
             yield views.says(text.WAITING, "waiting"), run_state.WAITING, key
             with closing(models.fetch(form.model, form.precision)) as sentences:
                 for sentence in sentences:
                     yield views.says(sentence, text.FETCHING), gr.skip(), gr.skip()
-        except Refused as error:  # the line lasts longer than the message that comes with it
+        except Refused as error:  # the status line stays longer than the pop-up
             yield views.says(str(error)), run_state.REFUSED, None
             raise
 
@@ -182,11 +182,11 @@ def _fetching(models, chosen, results):
 def _answering(models, model_line, chosen, results):
     @plainly
     def on_run(before, key):
-        """Run the form that was read.
+        """Run the submitted form.
 
         Args:
-            before: the key of the result on the page: a visit has one at most.
-            key: of the form.
+            before: the key of the result on the page: a visit has at most one.
+            key: the key of the form.
         """
         showing, ended = Showing(models, model_line, chosen, results), run_state.REFUSED
         frame = showing.frame
@@ -209,7 +209,7 @@ def _answering(models, model_line, chosen, results):
 
 @plainly
 def on_unfinished(state):
-    """A run has ended before its end; page.js says whether it was stopped."""
+    """Handle a run that ended early; page.js says whether the visitor stopped it."""
     if state == run_state.STOPPED:
         return views.says(text.STOPPED), state
     if state in run_state.BUSY:
@@ -218,7 +218,7 @@ def on_unfinished(state):
 
 
 def connect(models, model_line, chosen, results) -> tuple:
-    """The events of a run, one after the other."""
+    """Connect the events of a run, one after the other."""
     stood = [results.status, results.state]
     fetched = gr.on(
         [chosen.run.click, chosen.question.submit],

@@ -1,4 +1,4 @@
-"""What the page says of the bundled model's world: which patches show a thing, and its limits."""
+"""Sentences about the bundled model's world: which patches show a thing, and its limits."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from visipruner.world.outside import looks_unlike_training
 from visipruner.world.phrases import ASK, as_learnt, respelt, unknown_words
 from visipruner.world.questions import bare
 
-MOSTLY_READ = 4  # what it is asked about, the bundled model sees mostly up to here (dynamics.py)
+MOSTLY_READ = 4  # by this layer the bundled model has read most of what it needs (dynamics.py)
 
 
 def what_stays(source, comparison: Comparison, bundled: bool, side: int = -1) -> str:
-    """How many patches of the first pruned set show a thing, against all.
+    """How many patches of the first pruned set show a thing, out of all that show one.
 
-    "" if none or all of them stayed, or if the model's patches do not divide the scene.
+    "" if none or all of them stayed, or if the model's patches do not align with the scene.
 
     Args:
-        bundled: whether the bundled model was asked; what its layers do is known.
-        side: of which answer.
+        bundled: whether the bundled model answered; only its layers have been measured.
+        side: index of the answer.
     """
     shown, answer = sources.scene(source), comparison.answers[side]
     trace = answer.trace
@@ -42,7 +42,7 @@ def what_stays(source, comparison: Comparison, bundled: bool, side: int = -1) ->
     if 2 * there >= len(cut.kept):
         return note
     if trace.filtering_layer is None:
-        return note  # nothing was measured, so nothing can be said of what matters
+        return note  # nothing was measured, so the page says nothing about what matters
     if word := _first_word(source, comparison.prompt.question, answer.text):
         note += " " + text.STAYS_SENTENCE.format(word=word)
     elif bundled and cut.after_layer >= MOSTLY_READ:
@@ -51,7 +51,7 @@ def what_stays(source, comparison: Comparison, bundled: bool, side: int = -1) ->
 
 
 def _first_word(source, question: str, said: str) -> str:
-    """The pruned answer's first word, if it is not the answer but one word could have been."""
+    """The pruned answer's first word, if it is wrong and the right answer could be one word."""
     known, words = sources.truth(source, question), said.split()
     if known is None or known.question.short or not known.question.other or not words:
         return ""
@@ -60,10 +60,10 @@ def _first_word(source, question: str, said: str) -> str:
 
 
 def prepare(vlm: VLM, picture, question, mode: str = "pad", drawn: bool = False) -> Prompt:
-    """A prompt for the bundled model: in the spelling that it learnt, with its limits as notes.
+    """A prompt for the bundled model: in the wording that it learnt, with its limits as notes.
 
     Args:
-        drawn: the picture is one of its own scenes.
+        drawn: whether the picture is a scene of the bundled model's world.
 
     Raises:
         Refused: one plain sentence about the picture or the question.

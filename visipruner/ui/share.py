@@ -1,4 +1,4 @@
-"""Links that fill the form, and the present settings as Python or as a command line."""
+"""Links that fill the form, and the current settings as Python or as a command line."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from visipruner.world.phrases import as_learnt
 
 
 def query(form: Form, scene: int | dict | None) -> str:
-    """The part of a link after the question mark. A visitor's own picture never travels in it."""
+    """The part of a link after the question mark. It never contains a visitor's own picture."""
     parts = {"seed": scene} if isinstance(scene, int) else {}
     parts |= {
         "question": form.question or "",
@@ -34,9 +34,9 @@ def query(form: Form, scene: int | dict | None) -> str:
 
 
 def read(parameters: Mapping[str, str], models: Models) -> tuple[dict, list[str]]:
-    """What a link says, as far as it can be understood, and a sentence for each thing that cannot.
+    """The settings of a link that can be understood, and a sentence for each that cannot.
 
-    Nothing is loaded and nothing runs.
+    This loads nothing and runs nothing.
     """
     readers = {
         "seed": _scene_number,
@@ -65,7 +65,7 @@ def _methods(value: str) -> list[str]:
 
 
 def _level(form: Form):
-    """A number as people write it, or a preset's name."""
+    """The level as a short number or a preset's name."""
     return f"{form.level:g}" if isinstance(form.level, float | int) else form.level
 
 
@@ -87,7 +87,7 @@ def python(form: Form, scene: int | dict | None, local: bool = False) -> str:
             "from visipruner.world.scenes import make_scene\n"
         )
     question = form.question
-    if form.model == "tiny":  # the page's run was asked in the spelling that it learnt
+    if form.model == "tiny":  # the page asked the run in the wording that the model learnt
         question = as_learnt(question or "")
     own = f", **{form.fields!r}" if form.fields else ""  # a name may hold a dot
     options = ", ".join(f"{name}={value!r}" for name, value in form.options.items())
@@ -134,18 +134,18 @@ for answer in result["answers"]:
 
 
 def command_line(form: Form, scene: int | dict | None, local: bool = False) -> str:
-    """The same for a terminal."""
+    """The same comparison for a terminal."""
     picture = f"scene:{scene}" if isinstance(scene, int) else "picture.png"
     words = ["python", "-m", "visipruner", "ask"]
     words += ["--model-path", "DIR"] if local else ["--model", form.model]
     words += ["--methods", *form.methods] if form.methods else ["--method", form.method]
-    if form.level is not None:  # an emptied box; a run says so
+    if form.level is not None:  # None: the box was emptied, and a run reports it
         words += ["--level", _level(form)]
     words += ["--semantics", form.semantics]
     words += ["--picture-mode", form.picture_mode, "--attention", form.backend]
     words += ["--precision", form.precision]
     for name, value in form.options.items():
-        if value is not None:  # an emptied box; a run says so
+        if value is not None:  # None: the box was emptied, and a run reports it
             words += [f"--{name.replace('_', '-')}", f"{value:.10g}"]
     for name, value in form.fields.items():
         words += ["--set", f"{name}={json.dumps(value)}"]

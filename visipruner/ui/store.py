@@ -1,4 +1,4 @@
-"""Models of a fixed list, loaded when they are first asked for and shared by everybody."""
+"""The server's fixed list of models, loaded on first use and shared by all visitors."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from visipruner.models.loading import PRECISIONS
 from visipruner.ui import text, zerogpu
 
 BACKENDS = ("sdpa", "eager")
-_MOST_SMALL = 3  # small models that may stay in memory; of large ones there is never more than one
+_MOST_SMALL = 3  # small models that may stay in memory; at most one large model stays
 
 
 class Models:
-    """What can be chosen on this server. Nobody can name a folder or a hub model from outside.
+    """The models of this server. A visitor cannot name a folder or a hub model.
 
     Args:
-        extra: a local checkpoint's folder that is offered besides the models of the menu.
-        device: where models go; None: the GPUs if there are any.
+        extra: a local checkpoint's folder, offered besides the models of the menu.
+        device: where models go; None: the GPUs if the machine has any.
 
     Raises:
-        Refused: one sentence, for a wrong folder or device, or an unknown name in
+        Refused: one sentence about a wrong folder or device, or an unknown name in
             VISIPRUNER_MODELS.
     """
 
     def __init__(self, extra: str | None = None, device: str | None = None):
-        loading.usable_device(device)  # a wrong word must end the start, not somebody's question
+        loading.usable_device(device)  # a wrong device must fail at the start, not later
         self.device = device
         # A Space with ZeroGPU can only offer what is on its disk when it starts.
         offered = [n for n, spec in menu().items() if spec.find() or not zerogpu.active()]
@@ -45,16 +45,16 @@ class Models:
         zerogpu.prepare()
         self.compare, self.measure = zerogpu.runs(self)
         if extra:
-            # Loaded now: a wrong folder must end the start, not somebody's first question.
+            # Loaded now: a wrong folder must fail at the start, not at a visitor's first question.
             folder = Path(extra).absolute()
             vlm = load_vlm(folder, device=device)
-            # Not by the name of one in the menu of all: that means the hub's, or ours.
+            # Never a name of the full menu: that name means the hub's model, or the bundled one.
             self.default = vlm.spec.name if vlm.spec.name not in MODELS else "local"
             self.paths[self.default] = folder
             self.titles[self.default] = f"{vlm.spec.title} (local)"
             self._loaded[self.default, BACKENDS[0], "auto"] = vlm
         if zerogpu.active():
-            # Only what is on the GPU before the first visitor reaches the processes that answer.
+            # The forked processes get only models that are on the GPU before the first visitor.
             for name in self.paths:
                 self._add((name, BACKENDS[0], "auto"))
 
@@ -64,24 +64,24 @@ class Models:
         return [(title, name) for name, title in self.titles.items()]
 
     def peek(self, name: str) -> VLM | None:
-        """The model if it is in memory in any way; never waits while another one is loaded."""
+        """The model if it is in memory; never waits while another model loads."""
         loaded = list(self._loaded.items())
         return next((vlm for key, vlm in reversed(loaded) if key[0] == name), None)
 
     def is_ready(self, name: str, backend: str, precision: str) -> bool:
-        """Whether `get` would not have to load."""
+        """Is this model in memory in this form?"""
         return (name, backend, precision) in self._loaded
 
     def is_missing(self, name) -> bool:
-        """Whether `fetch` would download."""
+        """Would `fetch` download?"""
         spec = MODELS.get(self.paths.get(name)) if isinstance(name, str) else None
         return bool(spec) and not spec.find()
 
     def fetch(self, name: str, precision: str = "auto") -> Iterator[str]:
-        """Download a model of the hub if it is not here yet; closing the generator cancels.
+        """Download a hub model if it is not on disk yet; closing the generator cancels.
 
         Yields:
-            sentences about the progress; none if there is nothing to download.
+            sentences about the progress; none if nothing needs downloading.
 
         Raises:
             Refused: one sentence about what is missing.
@@ -100,10 +100,10 @@ class Models:
         self.titles[name] = _title(spec)
 
     def get(self, name: str, backend: str = "sdpa", precision: str = "auto") -> VLM:
-        """The loaded model; loads it if it is not there yet. Never downloads.
+        """The model, loaded if necessary. Never downloads.
 
         Raises:
-            Refused: one sentence, for an unknown word or a checkpoint that is missing.
+            Refused: one sentence about an unknown word or a missing checkpoint.
         """
         check_choice("model", name, self.paths)
         check_choice("backend", backend, BACKENDS)
@@ -127,11 +127,11 @@ class Models:
         self._loaded[key] = load_vlm(
             self.paths[name], device=self.device, attention=backend, precision=precision
         )
-        if spec:  # it may have come here since the menu was made
+        if spec:  # it may have been downloaded since the menu was made
             self.titles[name] = _title(spec)
 
     def _make_room(self):
-        """Free every large model, and the small one that nobody has used for longest."""
+        """Free every large model, and the least recently used small one."""
         small = [key for key, vlm in self._loaded.items() if vlm.size < memory.LARGE]
         keep = small[-_MOST_SMALL + 1 :]
         for key in [key for key in self._loaded if key not in keep]:

@@ -1,4 +1,4 @@
-"""Tools for a lesson: look for a picture where pruning changes the answer; sweep the level."""
+"""Tools for a lesson: search for a picture where pruning changes the answer; sweep the level."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ class Search:
     """How far the search has come.
 
     Args:
-        seed: the scene that is asked about; the one that was found, if `found`.
-        tried: scenes that were begun, this one included.
-        answers: of every side, of the last scene that was finished.
-        names: what the sides are called.
-        over: nothing more will come.
+        seed: the current scene; the scene that was found, if `found`.
+        tried: number of scenes begun, including this one.
+        answers: every side's answer to the last finished scene.
+        names: the names of the sides.
+        over: whether the search has ended.
     """
 
     seed: int
@@ -42,10 +42,10 @@ class Search:
 
 
 def search(models: Models, form: Form, seed) -> Iterator[Search]:
-    """Walk the scenes after `seed` until a side answers otherwise than the baseline."""
+    """Try the scenes after `seed` until a side's answer differs from the baseline's."""
     if all(name == "none" for name in form.sides):
         raise Refused(text.NOTHING_TO_FIND)
-    sources.scene(seed or 0)  # none, beside a picture of one's own
+    sources.scene(seed or 0)  # no scene number if the visitor uses their own picture
     first = int(seed or 0) + 1
     state = Search(first)
     for number in range(MOST_SCENES):
@@ -56,7 +56,7 @@ def search(models: Models, form: Form, seed) -> Iterator[Search]:
         form = replace(form, picture=picture, question=state.question)
         job = handlers.check(models, form, scene=state.seed)
         yield state
-        for comparison in _quick(job):  # noqa: B007 - the last one counts
+        for comparison in _quick(job):  # noqa: B007 - only the last one counts
             yield state
         state.answers = tuple(answer.text for answer in comparison.answers)
         state.names = tuple(views.names(job.names))
@@ -103,17 +103,17 @@ def search_html(state: Search) -> str:
 
 
 def _unfinished() -> str:
-    """What a lesson's box says after Stop or a failure; the style sheet hides it till then."""
+    """What a lesson's box says after Stop or a failure; the style sheet hides it until then."""
     line = text.LESSON_ENDED
     return f'<p class="vp-small {views.UNFINISHED}" data-say="{line}">{line}</p>'
 
 
 @dataclass
 class Sweep:
-    """The answers so far: the full one first, then one per setting.
+    """The answers so far: first the full model's, then one per setting.
 
     Args:
-        levels: what each setting is called; levels that mean the same are one.
+        levels: names of the settings; levels with equal settings share one.
     """
 
     levels: list[str]
@@ -121,7 +121,7 @@ class Sweep:
 
 
 def sweep(job: Job) -> Iterator[Sweep]:
-    """The same question at ten levels; the picture is encoded once."""
+    """Ask the same question at ten levels; the picture is encoded once."""
     methods, state = [PruningMethod()], Sweep([])
     for method, group in itertools.groupby(LEVELS, job.at):
         levels, preset = [f"{level:g}" for level in group], job.preset_of(method)
@@ -136,7 +136,7 @@ def sweep(job: Job) -> Iterator[Sweep]:
                 state.answers[event.side] = event.answer
                 yield state
             elif event.kind == "layer":
-                yield state  # a place where Stop can close this generator
+                yield state  # Stop can close this generator here
     finally:
         events.close()
 
@@ -145,7 +145,7 @@ def sweep_html(state: Sweep, job: Job) -> str:
     """A table with one row per setting."""
     full = state.answers.get(0)
     rows = [_sweep_row(text.FULL, full, full, job)]
-    early = job.form.method == "visipruner"  # of other methods a level only says how many stay
+    early = job.form.method == "visipruner"  # others' levels only set how many stay
     note = f'<p class="vp-small">{text.SWEEP_NOTE}</p>' if early else ""
     rows += [
         _sweep_row(level, state.answers.get(number), full, job)
@@ -190,7 +190,7 @@ def rounds(job: Job) -> Iterator[list[list[Times]]]:
 
 
 def rounds_html(samples: list[list[Times]], names: Sequence[str]) -> str:
-    """Medians so far, all sides beside each other; of two also how they compare."""
+    """Medians so far, all sides side by side; with two sides also their ratio."""
     done = len(samples[0])
     if not done:
         line = views.when(views.RUNNING, text.MEASURING)
@@ -202,7 +202,7 @@ def rounds_html(samples: list[list[Times]], names: Sequence[str]) -> str:
         clocks = [getattr(times, name) for times in medians]
         cells = [views.duration(clock) for clock in clocks]
         if len(clocks) == 2:
-            # The picture is encoded once for both.
+            # Both sides share one encoding of the picture, so vision has no ratio.
             known = all(clocks) and name != "vision"
             cells.append(f"{clocks[0] / clocks[1]:.2f}" if known else "–")
         row = "".join(f"<td>{cell}</td>" for cell in cells)

@@ -1,4 +1,4 @@
-"""The page's words. What its drawn parts say stands with them, in visipruner/render."""
+"""The page's words. The words of its drawn parts stand beside them, in visipruner/render."""
 
 from visipruner.render import counters
 from visipruner.render.counters import EXECUTED, FORMULA, MEASURED
@@ -66,7 +66,7 @@ PROMPT_HINT = "Press Run to see it"
 
 FULL = "All patches"
 PRUNED = "Pruned"
-AGAIN = "Once more, unpruned"  # the second side of a method that prunes nothing
+AGAIN = "Once more, unpruned"  # the name of a second side that prunes nothing
 NO_ANSWER_YET = "…"
 EMPTY_ANSWER = "(the model ended without a word)"
 
@@ -196,7 +196,7 @@ NO_PICTURE_IN_LINK = "This link carries no picture: choose one, or press New sce
 NO_ADDRESS = "Addresses are not fetched; upload the picture itself."
 
 BAD_LINK = "The link's {name} cannot be used here, so the usual one was taken."
-LINK_NAMES = {"seed": "scene number", "semantics": "rules of VisiPruner"}  # else as they are
+LINK_NAMES = {"seed": "scene number", "semantics": "rules of VisiPruner"}  # others stay
 LINK_INFO = (
     "A picture of your own, or a scene that you composed, stays with you: the link carries the "
     "number of a scene, question, model, method, level and rules."

@@ -1,4 +1,4 @@
-"""The folder of uploads: one per process, gone with it, and what happens if its disk is full."""
+"""The upload folder: one per process, removed at its end, and what happens on a full disk."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from visipruner.ui import text
 
 try:
     import fcntl
-except ImportError:  # Windows: what a killed process leaves stays there
+except ImportError:  # Windows: the folder of a killed process stays
     fcntl = None
 
 PREFIX = "visipruner-uploads-"
-MOST_UNREAD = 64 * 2**20  # bytes of a failed upload that are read on, so that the answer arrives
+MOST_UNREAD = 64 * 2**20  # bytes of a failed upload to read on, so that the answer arrives
 
 
 # -- one folder per process
@@ -30,13 +30,13 @@ MOST_UNREAD = 64 * 2**20  # bytes of a failed upload that are read on, so that t
 
 @contextlib.contextmanager
 def private_folder() -> Iterator[Path]:
-    """Uploads lie where no other demo's cleaning reaches them, and are gone when this one ends.
+    """A folder for uploads that no other demo cleans, removed when this process ends.
 
-    A process that is killed leaves its folder; the next start removes it. A lock on the folder,
-    which ends with its process, tells the two apart.
+    A killed process leaves its folder; the next start removes it. A live process holds a lock on
+    its folder, so the next start can tell the two apart.
 
     Raises:
-        Refused: one sentence, for a GRADIO_TEMP_DIR where no folder can be made.
+        Refused: one sentence: GRADIO_TEMP_DIR is a place where no folder can be made.
     """
     usual = os.environ.get("GRADIO_TEMP_DIR")
     try:
@@ -55,17 +55,17 @@ def private_folder() -> Iterator[Path]:
         del os.environ["GRADIO_TEMP_DIR"]
         if usual:
             os.environ["GRADIO_TEMP_DIR"] = usual
-        if os.getpid() == owner:  # and not a fork, as ZeroGPU makes them
+        if os.getpid() == owner:  # not in a fork, which ZeroGPU makes
             shutil.rmtree(folder, ignore_errors=True)
         os.close(handle)
 
 
 def remove_leftovers(parent: Path):
-    """Remove the folders of processes that were killed; what cannot be removed stays."""
+    """Remove the folders of killed processes; keep what cannot be removed."""
     if fcntl is None:
         return
     for folder in parent.glob(f"{PREFIX}*"):
-        with contextlib.suppress(OSError):  # in use, or somebody else's
+        with contextlib.suppress(OSError):  # in use, or another user's
             handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -82,9 +82,9 @@ def _make(parent: Path) -> tuple[Path, int]:
             return folder, os.open(os.devnull, os.O_RDONLY)
         with contextlib.suppress(FileNotFoundError):
             handle = os.open(folder, os.O_RDONLY)
-            with contextlib.suppress(OSError):  # a disk without locks: nothing is removed on it
+            with contextlib.suppress(OSError):  # a disk without locks: remove nothing on it
                 fcntl.flock(handle, fcntl.LOCK_EX)
-            if folder.exists():  # another start may have taken it for a leftover before the lock
+            if folder.exists():  # another start may have removed it as a leftover before the lock
                 return folder, handle
             os.close(handle)
 
@@ -93,14 +93,14 @@ def _make(parent: Path) -> tuple[Path, int]:
 
 
 def is_full(error: BaseException | None) -> bool:
-    """Is this the system's word for a disk, or a share of it, without room?"""
+    """Is this the system's error for a full disk or a used-up quota?"""
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 class Uploads:
-    """ASGI around gradio: a full disk is said in a sentence, and no part of a file stays.
+    """ASGI wrapper around gradio: report a full disk in a sentence and delete unfinished files.
 
-    Gradio removes the part of an upload only if it was too large or malformed, not if the disk was
+    Gradio deletes an unfinished upload only if it was too large or malformed, not if the disk was
     full or the visitor left.
     """
 
@@ -128,7 +128,7 @@ class Uploads:
             return
         finally:
             self.running -= 1
-            if not self.running:  # now every file at the top is one that was not finished
+            if not self.running:  # no upload runs now, so every file at the top is unfinished
                 _remove_parts(Path(scope["app"].uploaded_file_dir))
         if not answered:
             await body.read_on()
@@ -136,7 +136,7 @@ class Uploads:
 
 
 class _Body:
-    """The body of a request, of which one knows whether more is to come."""
+    """The body of a request; knows whether more of it will come."""
 
     def __init__(self, receive):
         self.receive, self.more = receive, True
@@ -147,17 +147,17 @@ class _Body:
         return message
 
     async def read_on(self):
-        """A browser that is answered in the middle of an upload shows a lost connection."""
+        """Read on: a browser answered in the middle of an upload reports a lost connection."""
         unread = MOST_UNREAD
         while self.more and unread > 0:
             unread -= len((await self()).get("body", b""))
 
 
 def _remove_parts(folder: Path):
-    """Finished uploads lie in folders of their own; files beside these are parts of some."""
+    """Remove the files at the top of the folder: finished uploads lie in subfolders."""
     if not folder.name.startswith(PREFIX):
-        return  # another demo may use it as well
+        return  # another demo may use it too
     for file in folder.glob("tmp*"):
         with contextlib.suppress(OSError):
-            os.truncate(file, 0)  # gradio may hold it open for a while, and with it the room
+            os.truncate(file, 0)  # gradio may still hold the file open, and its space with it
             file.unlink()

@@ -19,15 +19,15 @@ from visipruner.world.sources import Truth
 
 RUNNING, STOPPED = "vp-if-running", "vp-if-stopped"
 UNFINISHED, OVER = "vp-if-unfinished", "vp-if-over"
-SHORT_ANSWER = 14  # letters that fit a card in large type
-LONG_ANSWER = 60  # from here on a card uses small type
+SHORT_ANSWER = 14  # letters; up to this length an answer is set in large type
+LONG_ANSWER = 60  # letters; from this length on an answer is set in small type
 
 
 def names(methods: Sequence[str]) -> list[str]:
-    """What the sides are called.
+    """The names of the sides.
 
     Args:
-        methods: the method or stack of each, the baseline first.
+        methods: the method or stack of each side, the baseline first.
     """
     titles = [text.AGAIN if name == "none" else brief_title(name) for name in methods[1:]]
     if len(titles) == 1:
@@ -40,7 +40,7 @@ def names_of_sides(comparison: Comparison) -> list[str]:
 
 
 def named(comparison: Comparison) -> Comparison:
-    """The comparison for the drawings: of more than two sides, each is called as on its card."""
+    """The comparison for drawing: with more than two sides, each is named as on its card."""
     if len(comparison.answers) <= 2:
         return comparison
     return replace(comparison, words=tuple(names_of_sides(comparison)))
@@ -50,7 +50,7 @@ def named(comparison: Comparison) -> Comparison:
 
 
 def status(progress: Progress) -> str:
-    """One line for eyes and screen readers; the latter hear it when the stage changes."""
+    """The status in one line; screen readers hear it when the stage changes."""
     side, name = progress.sides[progress.now], names(progress.methods)[progress.now]
     if progress.comparison:
         done = text.DONE.format(verdict=agreement(progress.comparison) + ".")
@@ -75,12 +75,12 @@ def status(progress: Progress) -> str:
 
 
 def says(line: str, busy: str = "", kind: str = "still") -> str:
-    """The status line. A busy one names its stage, and is announced once per stage.
+    """The status line. A line with `busy` names its stage, and is announced once per stage.
 
-    `data-say` is what page.js goes by: a line whose key is new on the page is read out.
+    page.js reads a line aloud when its `data-say` is new on the page.
 
     Args:
-        kind: of a line that nothing follows: "still", or "done" if it tells the verdict.
+        kind: of a line that is not busy: "still", or "done" if it contains the verdict.
     """
     kind = "busy" if busy else kind
     return f'<p class="vp-status {kind}" data-say="{escape(busy or line)}">{escape(line)}</p>'
@@ -90,7 +90,7 @@ def says(line: str, busy: str = "", kind: str = "still") -> str:
 
 
 def asked(job: Job, leveled: bool = True) -> str:
-    """What a result answers: the form may show something else by now. A sweep has every level."""
+    """What the result answered: the form may differ by now. `leveled=False` for a sweep."""
     form, level, pruning = job.form, "", job.names[1:]
     if any(name != "none" for name in pruning):
         level = _level(job) if leveled else ""
@@ -106,9 +106,9 @@ def asked(job: Job, leveled: bool = True) -> str:
 
 
 def _level(job: Job) -> str:
-    """The level, and which preset it means: a checkpoint may have a few settings only."""
+    """The level and the preset that equals it: a checkpoint may have only a few settings."""
     number, preset = level_number(job.form.level), job.preset_of(job.methods[1])
-    if len(job.methods) > 2:  # one level, which the methods may round each in its own way
+    if len(job.methods) > 2:  # one level for all; each method may round it differently
         preset = next((name for name, value in PRESETS.items() if value == number), None)
     if preset is None:
         return text.ASKED_LEVEL.format(level=number)
@@ -117,15 +117,15 @@ def _level(job: Job) -> str:
 
 
 def verdict(comparison: Comparison, truth: Truth | None = None, below: str = "") -> str:
-    """The sentence and the numbers that can be read from the last row; of many sides, a line each.
+    """The verdict and the numbers, in large type; with many sides, one line each.
 
     Args:
-        below: HTML under the headline, of `asked`.
+        below: HTML under the headline, from `asked`.
     """
     pairs = comparison.pairs
     kind = "same" if all(pair.same for pair in pairs) else "different"
     kind += " guess" if comparison.outside else ""
-    before = f'<small class="vp-before">{text.BEFORE}</small>'  # page.js knows when
+    before = f'<small class="vp-before">{text.BEFORE}</small>'  # page.js reads the time
     head = f"<h2>{escape(agreement(comparison))} {before}</h2>{below}"
     if len(pairs) > 1:
         inside = f"{head}{_truth(truth)}{_lines(comparison)}"
@@ -139,7 +139,7 @@ def verdict(comparison: Comparison, truth: Truth | None = None, below: str = "")
 
 
 def agreement(comparison: Comparison) -> str:
-    """Whether all said the same, or how many said what the baseline says."""
+    """Do all answers agree with the baseline's, or how many do?"""
     pairs = comparison.pairs
     if len(pairs) <= 1:
         return describe_agreement(comparison)
@@ -148,7 +148,7 @@ def agreement(comparison: Comparison) -> str:
 
 
 def _lines(comparison: Comparison) -> str:
-    """One line for each side beside the baseline."""
+    """One line for each side but the baseline."""
     sides = list(zip(names_of_sides(comparison)[1:], comparison.pairs, strict=True))
     lines = "".join(_line(name, pair) for name, pair in sides)
     marks = "" if all(pair.same for _, pair in sides) else _diff_marks()
@@ -173,7 +173,7 @@ def _line(name: str, pair: Pair) -> str:
 
 
 def verdict_waits(below: str = "") -> str:
-    """The place of the verdict while there is none: it must not jump when it comes."""
+    """Hold the place of the verdict before it comes, so that the page does not jump."""
     words = when(RUNNING, text.VERDICT_WAITS) + when(OVER, text.NO_VERDICT_YET)
     cells = "".join(
         _number("0.0×", label, why.format(full=large, pruned=large, rounds=5), known)
@@ -182,7 +182,7 @@ def verdict_waits(below: str = "") -> str:
             (text.TOKENS, text.TOKENS_WHY.format(layer=0, then=""), "", text.EXECUTED),
             (text.FASTER, text.FIRST_TOKEN_WHY, unbroken("000 ms"), text.MEASURED),
         )
-    )  # unseen, and as large as the figures that will come
+    )  # invisible, as large as the figures to come
     return (
         '<section class="vp-verdict waits" aria-label="Verdict"><div class="vp-result">'
         f'<div class="vp-says"><h2>{words}</h2>{below}</div>'
@@ -191,16 +191,16 @@ def verdict_waits(below: str = "") -> str:
 
 
 def when(state: str, words: str) -> str:
-    """Words that are seen in one state of a run only; the style sheet shows and hides them.
+    """Words shown in one state of a run only; the style sheet shows and hides them.
 
     Args:
-        state: RUNNING, or STOPPED, UNFINISHED or, of both, OVER.
+        state: RUNNING, STOPPED or UNFINISHED; OVER means either of the last two.
     """
     return f'<span class="{state}">{escape(words)}</span>'
 
 
 def _unfolding(comparison: Comparison, truth: Truth | None) -> str:
-    """What takes many words waits in one line, so that the patches stay on the screen."""
+    """Long notes fold into one line, so that the patches stay on the screen."""
     folds = [] if _is_short(truth) else [(text.TRUE_ANSWER, f"<p>{escape(truth.answer)}</p>")]
     folds += [] if comparison.same else [(text.DIFF, _words(comparison))]
     folded = "".join(
@@ -224,7 +224,7 @@ def _diff(pair: Pair) -> str:
     words = " ".join(
         f"<{tags[kind]}>{escape(words)}</{tags[kind]}>" for kind, words in pair.word_diff
     )
-    # Long answers scroll, by keys too.
+    # Long answers scroll, by keyboard too.
     return f'<p class="vp-diff" tabindex="0">{words}</p>'
 
 
@@ -239,7 +239,7 @@ def _truth(truth: Truth | None) -> str:
 
 
 def mark(truth: Truth, answer) -> str:
-    """Whether an answer is right; of a description, how many of its facts."""
+    """Whether an answer is right; for a description, how many of its facts are."""
     right, total = truth.facts(answer.text)
     word, sign = (text.RIGHT, "✓") if right == total else (text.WRONG, "✗")
     if total > 1:
@@ -262,7 +262,7 @@ def _numbers(comparison: Comparison) -> str:
 
 
 def _flops(ratio: float) -> tuple[str, str]:
-    """A method that drops nothing still pays for its test."""
+    """Compare FLOPs. A method that drops nothing still pays for its test."""
     if times(ratio) == times(1):
         return "≈", text.AS_MANY_FLOPS
     return (times(ratio), text.FEWER_FLOPS) if ratio > 1 else (times(1 / ratio), text.MORE_FLOPS)
@@ -286,7 +286,7 @@ def _speed(comparison: Comparison | Pair) -> tuple[str, str, str]:
 
 
 def _no_speed(comparison: Comparison) -> str:
-    """Clocks that say nothing stand in small print: they are no figure to be read from afar."""
+    """Small print for times that show no difference."""
     if comparison.conclusive:
         return ""
     firsts = _firsts(comparison)
@@ -297,13 +297,13 @@ def _no_speed(comparison: Comparison) -> str:
 
 
 def _firsts(comparison: Comparison) -> dict:
-    """The first words' clocks, for a sentence, and of how many silent runs."""
+    """The first tokens' times for a sentence, and the number of repeats."""
     full, pruned = (unbroken(duration(a.times.first_token)) for a in comparison.answers)
     return {"full": full, "pruned": pruned, "rounds": comparison.answers[-1].times.rounds}
 
 
 def tokens(trace) -> tuple[str, str, str]:
-    """Visual tokens before and after the first cut, what they are, and when they went."""
+    """Visual tokens before and after the first cut, their label, and where the cut is."""
     cuts, entered = dropping(trace), entering(trace, 0) if trace.layers else None
     enter = "" if entered is None else text.TOKENS_ENTER.format(layer=entered)
     if not cuts:
@@ -317,7 +317,7 @@ def tokens(trace) -> tuple[str, str, str]:
 
 
 def tag(source: str, words: str = "") -> str:
-    """How a number is known; `words` say it more closely than the name of the kind."""
+    """How a number is known; `words` are more precise than the kind's name."""
     title = escape(text.MARKS[source])
     return f'<span class="vp-tag {source}" title="{title}">{escape(words) or source}</span>'
 
@@ -326,7 +326,7 @@ def tag(source: str, words: str = "") -> str:
 
 
 def column(progress: Progress, side: int, truth: Truth | None = None) -> str:
-    """One answer with its most telling counters, finished or on its way."""
+    """One answer with its main counters, finished or still running."""
     shown, name = progress.sides[side], names(progress.methods)[side]
     if shown.answer:
         return card(shown.answer, side, name, truth)
@@ -341,14 +341,14 @@ def column(progress: Progress, side: int, truth: Truth | None = None) -> str:
 
 
 def cards(comparison: Comparison, truth: Truth | None, places: int) -> list[str]:
-    """Every finished answer; "" in the places that are left."""
+    """A card per finished answer; "" for each remaining place."""
     sides = zip(comparison.answers, names_of_sides(comparison), strict=True)
     found = [card(answer, side, name, truth) for side, (answer, name) in enumerate(sides)]
     return [*found, *[""] * (places - len(found))]
 
 
 def card(answer: Answer, side: int, name: str, truth: Truth | None = None) -> str:
-    """A finished answer."""
+    """The card of a finished answer."""
     right = mark(truth, answer) if truth else ""
     length = len(answer.text)
     size = "short" if 0 < length <= SHORT_ANSWER else "long" if length >= LONG_ANSWER else ""
@@ -377,7 +377,7 @@ def _row(name: str, value: str, source: str, words: str = "") -> str:
     return f"<div><dt>{label}</dt><dd>{escape(value)} {tag(source, words)}</dd></div>"
 
 
-# One line while it runs, one folded line afterwards: the cards never jump.
+# One line during the run, one folded line afterwards, so that the cards never jump.
 def _live(progress: Progress, side: Side) -> str:
     last = side.records[-1] if side.records else None
     layers = f"{last.layer + 1 if last else 0} / {progress.layers}"
@@ -394,7 +394,7 @@ def how_often(times: Times) -> dict[str, str]:
 
 
 def _ended(answer: Answer) -> list[str]:
-    """The line that is always seen, and the rows that unfold."""
+    """The line that is always visible, and the rows that unfold."""
     clock, counts = answer.times, answer.counts
     how = how_often(clock)
     token = text.FEW_TOKENS if clock.per_token is None else how["token"]
@@ -409,7 +409,7 @@ def _ended(answer: Answer) -> list[str]:
 
 
 def table_head(*names: str) -> str:
-    """Column headings; an empty one is no heading to a screen reader."""
+    """Column headings; an empty cell is no heading to a screen reader."""
     return "".join(
         f'<th scope="col">{escape(name)}</th>' if name else "<td></td>" for name in names
     )
@@ -419,7 +419,7 @@ def table_head(*names: str) -> str:
 
 
 def counters(comparison: Comparison) -> str:
-    """Everything that was counted or clocked, side by side, each with its kind; folded away."""
+    """Every counter and time, side by side, each with its kind; folded away."""
     how, rows = how_often(comparison.answers[-1].times), []
     sides = names_of_sides(comparison)
     for row in ROWS:
@@ -430,7 +430,7 @@ def counters(comparison: Comparison) -> str:
         known = tag(row.kind, how.get(row.name, ""))
         rows.append(f'<tr><th scope="row">{escape(row.words)} {known}</th>{cells}</tr>')
     head = table_head("", *sides)
-    # In so many words too: a title is out of reach for keys and fingers.
+    # Also as text: tooltips cannot be reached by keyboard or touch.
     marks = "".join(
         f'<p class="vp-small">{tag(source)} {escape(meaning)}</p>'
         for source, meaning in text.MARKS.items()
@@ -451,7 +451,7 @@ def small_print(comparison: Comparison) -> str:
 
 
 def told(sentence: str) -> str:
-    """A chart in one sentence, for those who do not see it."""
+    """A chart in one sentence, for screen readers."""
     return f'<p class="vp-told">{escape(sentence)}</p>'
 
 

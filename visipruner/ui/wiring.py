@@ -1,4 +1,4 @@
-"""What happens on which click. Every event is private but `/compare`."""
+"""Which click causes what. Only `/compare` is public."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from visipruner.world import sources
 
 
 def connect(page, models, model_line, chosen, results, lesson):
-    """All events of the page."""
+    """Connect all events of the page."""
     fetched, run = running.connect(models, model_line, chosen, results)
     _stopping(chosen, results, [fetched, run, *_lessons(models, chosen, results, lesson)])
     chosen.reset.click(None, js="() => vp.reset()", **PRIVATE)
@@ -39,7 +39,7 @@ def connect(page, models, model_line, chosen, results, lesson):
 
 def _stopping(chosen, results, long: list):
     def on_stop(state):
-        """Only what was busy is stopped."""
+        """Mark as stopped only what was running."""
         if state not in run_state.BUSY:
             return gr.skip(), gr.skip()
         return views.says(text.STOPPED), run_state.STOPPED
@@ -49,12 +49,12 @@ def _stopping(chosen, results, long: list):
     pressed = chosen.stop.click(
         **stopped, js="(state) => vp.stop(state)", cancels=long, queue=False
     )
-    pressed.then(**stopped, show_progress="hidden", queue=False)  # over what was still on its way
+    pressed.then(**stopped, show_progress="hidden", queue=False)  # after late updates
 
 
 # -- lessons
 
-PAUSE = 0.25  # seconds between two drawn states of a lesson
+PAUSE = 0.25  # seconds between two updates of a lesson
 
 
 def _lessons(models, chosen, results, lesson) -> list:
@@ -85,7 +85,7 @@ def _finding(models, chosen):
         for state in _paced(teaching.search(models, form, seed)):
             shown = teaching.search_html(state)
             yield shown, gr.skip(), gr.skip(), gr.skip(), gr.skip()
-        # Found or not: the next search goes on from the last scene.
+        # The next search goes on from the last scene, found or not.
         yield shown, sources.picture(state.seed), state.seed, state.seed, state.question
 
     return on_find
@@ -109,7 +109,7 @@ def _measuring(results):
         yield teaching.rounds_html([[] for _ in names], names), *shown
         for samples in teaching.rounds(job):
             yield teaching.rounds_html(samples, names), *shown
-        # Better clocks than those of the run: everything that names one is drawn anew.
+        # The repeats improve the run's times, so everything that shows one is drawn again.
         comparison = result.comparison.clocked(samples)
         cards = views.cards(comparison, job.truth, len(results.cards))
         verdict = views.verdict(comparison, job.truth, views.asked(job))
@@ -156,7 +156,7 @@ def _saving(results):
 def _sharing(chosen, lesson, results, run):
     @plainly
     def on_repeat(key, *values):
-        """What the last run did, whatever the form shows by now."""
+        """The code for the last run, even if the form has changed since."""
         job = results.kept.find(key).job if key else None
         form, scene = (job.form, job.scene) if job else chosen.read(values)
         local = form.model not in MODELS

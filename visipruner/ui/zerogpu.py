@@ -1,8 +1,8 @@
-"""ZeroGPU Spaces: what needs the GPU runs through `spaces.GPU`; anywhere else nothing changes.
+"""ZeroGPU Spaces: GPU work runs through `spaces.GPU`; elsewhere nothing changes.
 
-On such a Space the wrapped functions run in a forked child that alone has the GPU. So arguments and
-results are plain picklable data, the models are those that the parent had loaded at its start, and
-of all errors only `gr.Error` keeps its words. Who runs first alternates within one child only.
+On such a Space the wrapped functions run in a forked child, which alone has the GPU. So arguments
+and results are plain picklable data, the models are those loaded when the parent started, and only
+`gr.Error` keeps its words. Which side runs first alternates within one child only.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def active() -> bool:
 
 
 def prepare():
-    """Before a model is loaded: that must happen in one thread, for only there is CUDA imitated."""
+    """Call before a model is loaded: loading must stay in the one thread that imitates CUDA."""
     if active():
         os.environ.setdefault("HF_DEACTIVATE_ASYNC_LOAD", "1")
 
@@ -46,10 +46,10 @@ def runs(models) -> tuple[Callable, Callable]:
 
 
 def seconds(_key, _prompt, methods, options, rounds: int = 1, _turn: int = 0) -> int:
-    """What to ask for: the whole quota goes by it, and longer requests wait longer.
+    """The GPU time to request: a long request uses up more quota and waits longer.
 
-    Moving a 7B model onto the GPU, then of each side a prefill and about 20 tokens a second at
-    worst, and its silent repeats, first of whole answers and then of first tokens.
+    Counted: moving a 7B model onto the GPU; then for each side a prefill, about 20 tokens a second
+    at worst, and its silent repeats, first of whole answers and then of first tokens.
     """
     answer = 1 + options.max_new_tokens / 20 + (2 * CLOCK_SECONDS if options.clock_rounds else 0)
     return round(min(MOST_SECONDS, 8 + rounds * len(methods) * answer))

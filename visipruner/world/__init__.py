@@ -1,1 +1,1 @@
-"""The drawn world of the bundled model: scenes, questions and what is right."""
+"""The drawn world of the bundled model: scenes, questions and true answers."""

@@ -1,4 +1,4 @@
-"""A scene that somebody composed: checked, for its value comes from a browser, and back again."""
+"""A composed scene and its value for the browser; a value from the browser is checked."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from visipruner.world.scenes import (
     compose,
 )
 
-_MOST_SCALE = 1.2  # of a size's radius; scenes made from seeds stay within 1.08
+_MOST_SCALE = 1.2  # times a size's radius; seeded scenes stay within 1.08
 _LARGEST_SEED = 2**31 - 1
 
 
 def composer_props() -> dict:
-    """The world's words and measures, so that the composer knows none of its own."""
+    """The world's words and sizes, so that the composer defines none itself."""
     return {
         "shapes": [*SHAPES, DIGIT],
         "colours": {name: f"rgb{rgb}" for name, rgb in COLOURS.items()},
@@ -42,13 +42,13 @@ def composer_props() -> dict:
 
 
 def composer_value(scene: Scene) -> dict:
-    """What the composer shows for a scene, so that one made from a seed can be changed."""
+    """The composer's value for a scene, so that a visitor can change a seeded scene."""
     things = [{**asdict(thing), "digit": thing.digit} for thing in scene.things]
     return {"things": things, "seed": scene.seed % _LARGEST_SEED}
 
 
 def scene_of(value) -> Scene:
-    """The scene that was composed, checked: the value comes from a browser.
+    """The composed scene, checked, because the value comes from a browser.
 
     Raises:
         Refused: one plain sentence.
@@ -86,7 +86,7 @@ def _thing(data) -> Thing:
 
 
 def _one_of_each_digit() -> dict[int, int]:
-    """An image for each digit, from those that the model was not trained on."""
+    """One image of each digit, from those that the model was not trained on."""
     card = Thing(DIGIT, "", "", 0.0, 0.0)
     found: dict[int, int] = {}
     for index in SPLITS["heldout"].digits:

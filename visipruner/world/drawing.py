@@ -1,4 +1,4 @@
-"""Scenes to pixels, and the dense labels that teach the vision tower what each patch shows."""
+"""Draw scenes as pixels, and label what each patch shows, to train the vision tower."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from PIL import Image, ImageDraw
 
 from visipruner.world.scenes import COLOURS, Scene, Thing, digit_images
 
-OVERSAMPLE = 3  # shapes are drawn this many times larger and shrunk, for smooth edges
+OVERSAMPLE = 3  # shapes are drawn this many times larger, then shrunk, for smooth edges
 BACKGROUND = -1
-NAMELESS = 50  # so far from every named colour in RGB; a named one varies by 21 at most
+NAMELESS = 50  # RGB distance from every named colour; a named one varies by 21 at most
 
 
 def render(scene: Scene) -> Image.Image:
-    """The picture of a scene, RGB, scene.side pixels square."""
+    """The picture of a scene: RGB, square, scene.side pixels wide."""
     return Image.fromarray(paint(scene))
 
 
@@ -31,7 +31,7 @@ def paint(scene: Scene) -> np.ndarray:
 
 
 def patch_owner(owner: np.ndarray, patch: int, things: int, least: float = 0.2) -> np.ndarray:
-    """Which thing covers most of each patch, -1 if none covers `least` of it.  # (row, column)"""
+    """The thing that covers most of each patch; -1 if none covers `least`.  # (row, column)"""
     rows = owner.shape[0] // patch
     cells = owner.reshape(rows, patch, rows, patch)
     cover = np.stack([(cells == number).mean(axis=(1, 3)) for number in range(things)])
@@ -40,7 +40,7 @@ def patch_owner(owner: np.ndarray, patch: int, things: int, least: float = 0.2) 
 
 
 def thing_of_patches(scene: Scene, patch: int) -> np.ndarray:
-    """The number of the thing that each patch shows, BACKGROUND for none: (patches,)."""
+    """The number of the thing that each patch shows, or BACKGROUND.  # (patches,)"""
     return patch_owner(owners(scene), patch, len(scene.things)).ravel()
 
 
@@ -70,13 +70,13 @@ def _grain() -> np.ndarray:
 
 
 def _noise(rng: np.random.Generator, side: int) -> np.ndarray:
-    """A window of one large noise picture: drawing fresh noise would cost more than the scene."""
+    """A crop of one large noise picture: fresh noise would take longer than the scene."""
     top, left = rng.integers(0, 1024 - side, 2)
     return _grain()[top : top + side, left : left + side]
 
 
 def owners(scene: Scene) -> np.ndarray:
-    """Which thing each pixel shows, without painting it.  # (row, column), -1 ground"""
+    """The thing that each pixel shows, without painting.  # (row, column), -1 for the ground"""
     owner = np.full((scene.side, scene.side), BACKGROUND, np.int8)
     for number, thing in enumerate(scene.things):
         area, mask, _ = _cut(thing, scene.side)
@@ -85,7 +85,7 @@ def owners(scene: Scene) -> np.ndarray:
 
 
 def _cut(thing: Thing, side: int) -> tuple:
-    """The part of the picture that a thing may touch, how much of each pixel it covers, its ink."""
+    """The part of the picture that a thing may touch, its cover of each pixel there, its ink."""
     half = int(thing.radius) + 2
     left, top = int(thing.x) - half, int(thing.y) - half
     rows = slice(max(top, 0), min(top + 2 * half, side))
@@ -112,7 +112,7 @@ def _paint_thing(rng: np.random.Generator, pixels: np.ndarray, thing: Thing, mot
 
 
 def _motley(rng: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
-    """Stripes of two of the world's colours, or one colour that is none of them."""
+    """Stripes of two of the world's colours, or one colour without a name."""
     known = np.array(list(COLOURS.values()), np.float32)
     if rng.random() < 0.5:
         y, x = np.mgrid[0 : shape[0], 0 : shape[1]].astype(np.float32)
@@ -128,7 +128,7 @@ def _motley(rng: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
 
 
 def _mask(thing: Thing, half: int, x: float, y: float) -> np.ndarray:
-    """How much of each pixel of a square of 2 * half the thing covers, its centre at (x, y)."""
+    """The share of each pixel that the thing covers, in a square of 2 * half, centred at (x, y)."""
     canvas = Image.new("L", (2 * half * OVERSAMPLE,) * 2)
     draw = ImageDraw.Draw(canvas)
     cos, sin = math.cos(thing.angle), math.sin(thing.angle)
@@ -139,7 +139,7 @@ def _mask(thing: Thing, half: int, x: float, y: float) -> np.ndarray:
 
 
 def _digit_ink(thing: Thing, half: int) -> np.ndarray:
-    """The handwriting at the size of its card, 0 blank to 1 ink.  # (row, column)"""
+    """The handwritten digit at the size of its card, 0 blank to 1 ink.  # (row, column)"""
     side = int(thing.radius * math.sqrt(2))
     image = Image.fromarray(digit_images()[thing.digit_index].astype(np.float32) / 16)
     image = image.resize((int(side * 0.92),) * 2, Image.Resampling.BICUBIC)

@@ -1,7 +1,7 @@
 """Does a picture look like the small model's world? Cheap: colours and local contrast only.
 
-The world is simple: one greyish ground whose colours lie close together, eight paints, white cards
-with ink, little contrast inside any of them. Photographs break these rules nearly everywhere.
+The world is simple: a greyish ground of similar colours, eight paints, and white cards with ink,
+each with little contrast. Photographs break these rules nearly everywhere.
 """
 
 from __future__ import annotations
@@ -11,27 +11,27 @@ from PIL import Image
 
 from visipruner.world.scenes import COLOURS, SIDE
 
-BLOCK = 4  # pixels; noise is averaged over blocks of this side
-GROUND_SPREAD = 45.0  # how far ground colours lie from their median
+BLOCK = 4  # pixels; noise is averaged over square blocks of this side
+GROUND_SPREAD = 45.0  # largest distance of ground colours from their median
 PAINT_SPREAD = 42.0
 PAINT_COLOURFUL = 60.0  # least difference between a paint's channels
-GREY_SPREAD = 14.0  # between the channels of card and ink
-CARD_PART = 0.22  # two digit cards cover no more of the picture
+GREY_SPREAD = 14.0  # largest difference between the channels of card and ink
+CARD_PART = 0.22  # largest share of the picture that two digit cards cover
 PAPER = 225.0  # a card without ink is brighter than this
-CONTRAST = 15.0  # standard deviation inside a block
-MOST_STRANGE = 0.12  # part of the blocks; 150 training scenes reach 0.094
-MOST_THINGS = 0.45  # the same; 800 scenes reach 0.33
-LEAST_THINGS = 0.006  # part of the blocks that show paint or paper; 100 scenes reach down to 0.011
+CONTRAST = 15.0  # largest standard deviation inside a block
+MOST_STRANGE = 0.12  # share of the blocks; 150 training scenes reach 0.094
+MOST_THINGS = 0.45  # share of the blocks; 800 scenes reach 0.33
+LEAST_THINGS = 0.006  # share of the blocks that show paint or paper; 100 scenes reach down to 0.011
 
 
 def looks_unlike_training(image: Image.Image) -> bool:
-    """Whether the model's answer about this picture would be a guess."""
+    """Would the model only guess about this picture?"""
     strange, things = strange_parts(image)
     return strange > MOST_STRANGE or not LEAST_THINGS <= things <= MOST_THINGS
 
 
 def strange_parts(image: Image.Image) -> tuple[float, float]:
-    """The parts of the picture that nothing in the world explains, and that show its things."""
+    """Two shares of the picture: what nothing in the world explains, and what shows its things."""
     blocks = _blocks(image)
     mean, spread = blocks.mean(axis=1), blocks.std(axis=1).mean(axis=-1)
     colourful = mean.max(axis=1) - mean.min(axis=1)

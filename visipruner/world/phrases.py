@@ -1,4 +1,4 @@
-"""Every sentence of the small model's language, as templates, and the words they are made of."""
+"""Every sentence of the small model's language, as templates, and the words in them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 
 from visipruner.world.scenes import COLOURS, DIGIT, PLACES, SHAPES, SIZES
 
-# The bundled model learnt this older sentence; field `system` of its presets.json says so.
+# The bundled model learnt this older sentence; field `system` of its presets.json names it.
 SYSTEM = (
     "A chat between a curious human and an artificial intelligence assistant. The assistant gives "
     "helpful, detailed, and polite answers to the human's questions."
@@ -15,10 +15,10 @@ WORD = r"[a-z]+(?:-[a-z]+)?|[0-9]+|[^\sa-z0-9]"
 THING_WORDS = ("shape", "object", "thing")
 HOLDERS = ("in the picture", "in the image", "here")
 SHORT = ("answer in one word.", "answer with one word.", "one word only.", "use a single word.")
-LLAVA_SHORT = "Answer the question using a single word or phrase."  # as LLaVA-1.5 was trained
-ASSISTANT = " ASSISTANT:"  # what stands between a question and its answer
+LLAVA_SHORT = "Answer the question using a single word or phrase."  # from LLaVA-1.5's training
+ASSISTANT = " ASSISTANT:"  # stands between a question and its answer
 NUMBERS = tuple(str(n) for n in range(19))
-# It read "color" in one phrase only, and the other two never. "Grey" is no word of its world.
+# It read "color" in one phrase only, and never the other two. Its world has no word "grey".
 SPELLINGS = {"color": "colour", "colors": "colours", "center": "centre"}
 
 ASK = {
@@ -128,7 +128,7 @@ def as_learnt(question: str) -> str:
 
 
 def respelt(question: str) -> dict[str, str]:
-    """The words that `as_learnt` changes, in lower case, with what is read in their place."""
+    """The words that `as_learnt` changes, in lower case, with their replacements."""
     found = dict.fromkeys(word.lower() for word in _OTHER_SPELLING.findall(question))
     return {word: SPELLINGS[word] for word in found}
 
@@ -145,12 +145,12 @@ def with_article(name: str) -> str:
 
 
 def words(text: str) -> list[str]:
-    """Lower-case words, numbers and marks, as the tokenizer cuts them."""
+    """Lower-case words, numbers and punctuation, as the tokenizer splits them."""
     return re.findall(WORD, text.lower())
 
 
 def vocabulary(system: str) -> list[str]:
-    """Every word of the language once, sorted; capitalised ones can be written but not read."""
+    """Every word of the language, sorted; the model writes capitals but cannot read them."""
     nouns = (*SHAPES, *THING_WORDS, DIGIT, "colour", "size")
     known = {"a", "an", "user", "assistant", *words(system), *NUMBERS, *SHORT_ANSWERS, *SIZES}
     known.update(COLOURS, nouns, map(plural, nouns), *PLACES)

@@ -1,4 +1,4 @@
-"""Questions that a scene answers without doubt, and their answers."""
+"""Questions with exactly one right answer in a scene, and the answers."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from visipruner.world.phrases import (
 )
 from visipruner.world.scenes import COLOURS, PLACES, SHAPES, SIZES, Scene, Thing
 
-CLEAR = 40  # pixels two centres must lie apart for "left of" and its like
-MARGIN = 10  # pixels a centre must keep from the border between two places
+CLEAR = 40  # pixels between two centres, at least, for "left of" and similar words
+MARGIN = 10  # pixels between a centre and the border of two places, at least
 LINE = 14  # pixels: centres on one line are read from left to right
 STEP = {"left": (-1, 0), "right": (1, 0), "above": (0, -1), "below": (0, 1)}
 
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked, the answer that is taught, and whether one word was asked for.
+    """The question, the answer to train on, and whether the question asks for one word.
 
     Args:
-        other: the answer if it was asked the other way; "" if there is no other.
+        other: the answer to the same question asked the other way; "" if it has one way only.
     """
 
     skill: str
@@ -43,7 +43,7 @@ class Question:
 
 
 def place(thing: Thing, scene: Scene) -> str:
-    """The word for the ninth of the picture in which the centre lies."""
+    """The word for the ninth of the picture that contains the centre."""
     row, column = (min(int(3 * v / scene.side), 2) for v in (thing.y, thing.x))
     return PLACES[row][column]
 
@@ -60,13 +60,13 @@ def kind(thing: Thing) -> str:
 
 
 def fits(thing: Thing, name: str) -> bool:
-    """Whether a thing answers to a name like "large star"; "shape" and its like fit any."""
+    """Does a name like "large star" fit the thing? "shape" and similar words fit any."""
     own = (thing.size, thing.colour, thing.shape, *THING_WORDS)
     return all(word in own for word in name.split())
 
 
 def names(scene: Scene, thing: Thing, hide: str = "") -> list[str]:
-    """Names that mean this thing and no other, without saying its `hide` attribute."""
+    """Names that fit only this thing and do not say its `hide` attribute."""
     sizes = ("",) if hide == "size" else ("", thing.size)
     colours = ("",) if hide == "colour" else ("", thing.colour)
     nouns = THING_WORDS if hide == "shape" else (thing.shape, *THING_WORDS)
@@ -82,7 +82,7 @@ def names(scene: Scene, thing: Thing, hide: str = "") -> list[str]:
 
 
 def some_name(scene: Scene, thing: Thing, rng: random.Random, hide: str = "") -> str | None:
-    """One of the thing's names, short ones more often."""
+    """One of the thing's names, preferably a short one."""
     found = names(scene, thing, hide)
     weights = [1 / len(name.split()) ** 2 for name in found]
     return rng.choices(found, weights)[0] if found else None
@@ -92,7 +92,7 @@ def absent_name(scene: Scene, rng: random.Random, hide: str = "") -> str:
     """A name that fits nothing in the scene."""
     while True:
         size = rng.choice(tuple(SIZES)) if hide != "size" and rng.random() < 0.2 else ""
-        must = hide == "shape"  # "the shape" alone would name everything
+        must = hide == "shape"  # "the shape" alone would fit everything
         colour = rng.choice(tuple(COLOURS)) if must or rng.random() < 0.5 else ""
         colour = "" if hide == "colour" else colour
         noun = rng.choice(THING_WORDS if hide == "shape" else SHAPES)
@@ -109,7 +109,7 @@ def _question(rng, skill: str, form: str, brief: str, sentence: str, **parts: st
 
 
 def bare(text: str) -> tuple[str, bool]:
-    """A question without its plea for one word, and whether it had one."""
+    """The question without its request for one word, and whether it had one."""
     rest = text
     while found := _PLEA.search(rest):
         rest = rest[: found.start()]
@@ -121,7 +121,7 @@ _PLEA = re.compile(rf"(^|[\s,;:]+)({_PLEAS})\W*$", re.IGNORECASE)
 
 
 def asked_for(question: Question, one_word: bool) -> Question:
-    """The same question, asked for one word or for a sentence; as it is, if that cannot be."""
+    """The same question, asking for one word or a sentence; unchanged if it has one way only."""
     if question.short == one_word or not question.other:
         return question
     text, _ = bare(question.text)
@@ -130,7 +130,7 @@ def asked_for(question: Question, one_word: bool) -> Question:
 
 
 def _attribute(skill: str) -> Callable[[Scene, random.Random], Question | None]:
-    """The kind of question that asks for one attribute of one thing, which may be absent."""
+    """A kind of question about one attribute of one thing, which may be absent."""
 
     def ask(scene: Scene, rng: random.Random) -> Question | None:
         if rng.random() < 0.12:
@@ -156,7 +156,7 @@ def there_are(n: int, name: str) -> str:
 
 
 def _count(scene: Scene, rng: random.Random) -> Question:
-    n = len(scene.shapes)  # "objects" could mean the digit cards too, so only "shapes" are asked
+    n = len(scene.shapes)  # "objects" could include the digit cards, so it asks for "shapes"
     return _question(rng, "count", "count", str(n), there_are(n, "shape"), name="shapes")
 
 
@@ -270,12 +270,12 @@ def _two_digits(scene: Scene, rng: random.Random) -> Question | None:
 
 
 def in_reading_order(scene: Scene) -> list[Thing]:
-    """Line by line from the top, each from left to right; so also lie the patches' tokens."""
+    """Line by line from the top, left to right: the order of the patches' tokens."""
     return sorted(scene.things, key=lambda thing: (thing.y // LINE, thing.x))
 
 
 def _describe(scene: Scene, rng: random.Random) -> Question:
-    """How many shapes there are, then everything in reading order, one sentence each."""
+    """The number of shapes, then everything in reading order, one sentence each."""
     sentences = [there_are(len(scene.shapes), "shape")]
     for thing in in_reading_order(scene):
         sentences.append(ANSWER["described"].format(name=kind(thing), value=place(thing, scene)))
@@ -300,7 +300,7 @@ SKILLS: dict[str, Callable[[Scene, random.Random], Question | None]] = {
 
 
 def ask_about(scene: Scene, skill: str, rng: random.Random) -> Question | None:
-    """A question of this skill that the scene answers without doubt; None if there is none."""
+    """A question of this skill with exactly one right answer in the scene, or None."""
     if skill not in SKILLS:
         raise ValueError(f"no skill {skill!r}: one of {', '.join(SKILLS)}")
     return SKILLS[skill](scene, rng)

@@ -1,6 +1,6 @@
 """The small model's world: coloured shapes and handwritten digits on a textured ground.
 
-A scene is plain data made from a seed. drawing.py paints it, questions.py asks about it.
+A scene is plain data made from a seed. drawing.py paints it; questions.py asks about it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ COLOURS = {
 SHAPES = ("circle", "square", "triangle", "star", "cross", "ring", "heart", "moon")
 SIZES = {"small": 25.0, "medium": 38.0, "large": 57.0}  # radius in pixels
 DIGIT = "digit"  # the shape of a card with a handwritten digit on it
-DIGIT_RADIUS = 64.0  # half the diagonal of a card: 90 pixels wide
+DIGIT_RADIUS = 64.0  # half the diagonal of a card, which is 90 pixels wide
 PLACES = (
     ("top-left", "top", "top-right"),
     ("left", "centre", "right"),
@@ -37,24 +37,24 @@ PLACES = (
 SIDE = 336  # pixels; the picture is square
 MAX_SHAPES = 8
 
-# One pair for every colour and every shape: each word is learnt, only the meeting is new.
+# One pair for every colour and every shape: the model learns each word, but never the pair.
 UNSEEN_PAIRS = tuple(zip(COLOURS, SHAPES[3:] + SHAPES[:3], strict=True))
 
 
 @dataclass(frozen=True)
 class Split:
-    """Where a split's seeds begin, which digit images it may use, and which colour-shape pairs."""
+    """A split's first seed, its digit images, and its colour-shape pairs."""
 
     first_seed: int
     digits: range
-    unseen_pairs: bool | None = False  # None: they and the others
+    unseen_pairs: bool | None = False  # None: both kinds
 
 
 SPLITS = {
     "train": Split(0, range(0, 1200)),
     "validation": Split(1_000_000_000, range(1200, 1400)),
     "heldout": Split(1_100_000_000, range(1400, 1797)),
-    # Read as words, never painted: the language model has read of things that nobody showed it.
+    # Read as words, never painted: the language model has read of things that the tower never saw.
     "written": Split(2_000_000_000, range(0, 1200), unseen_pairs=None),
     "unseen": Split(1_200_000_000, range(1400, 1797), unseen_pairs=True),
 }
@@ -69,7 +69,7 @@ class Thing:
     size: str
     x: float  # centre in pixels, from the left
     y: float  # centre in pixels, from the top
-    scale: float = 1.0  # of the size's radius
+    scale: float = 1.0  # times the size's radius
     angle: float = 0.0  # radians
     digit_index: int = -1
 
@@ -88,10 +88,10 @@ class Thing:
 
 @dataclass(frozen=True)
 class Scene:
-    """Things in the order in which they are drawn, and the seed of the ground they lie on.
+    """Things in drawing order, and the seed of the ground.
 
-    Only in training: in a motley scene shapes are striped or wear colours that have no name, so
-    that a shape is learnt from its outline, not from the colours it was met in.
+    A motley scene is for training only: its shapes are striped or have colours without a name, so
+    that the model learns a shape from its outline, not from its colours.
     """
 
     things: tuple[Thing, ...]
@@ -120,7 +120,7 @@ def digit_images() -> np.ndarray:
 
 
 def digit_values() -> np.ndarray:
-    """Which digit each image shows.  # (image,)"""
+    """The digit that each image shows.  # (image,)"""
     return _digits()[1]
 
 
@@ -144,10 +144,10 @@ def make_scene(
     side: int = SIDE,
     alike: bool = False,
 ) -> Scene:
-    """Scene number `seed` of a split: 1 to `most` shapes and none, one or two digit cards.
+    """Scene number `seed` of a split: 1 to `most` shapes and 0 to 2 digit cards.
 
-    Alike, only for training: things of two or three shapes and at most three colours, so that many
-    are of one kind and there is something to count.
+    `alike` is for training only: two or three shapes and at most three colours, so that many things
+    are of one kind and can be counted.
     """
     rules = SPLITS[split]
     seed += rules.first_seed
@@ -156,7 +156,7 @@ def make_scene(
     cards = min(cards, 1) if side < SIDE else cards
     wanted = [_digit_card(rng, rules) for _ in range(cards)]
     count = rng.randint(1, max(1, most - len(wanted)))
-    # Few kinds in some scenes, else nothing would ever need counting or telling apart.
+    # Few kinds in some scenes; otherwise the model would rarely need to count or compare.
     shapes = rng.sample(SHAPES, rng.randint(2, 3 if alike else len(SHAPES)))
     colours = rng.sample(tuple(COLOURS), rng.randint(1, 3)) if alike else tuple(COLOURS)
     wanted += [_shape(rng, rules, shapes, colours) for _ in range(count)]
@@ -187,7 +187,7 @@ def _shape(rng: random.Random, rules: Split, shapes: list[str], colours: Sequenc
 
 
 def _place(rng: random.Random, thing: Thing, others: list[Thing], side: int) -> Thing | None:
-    """The thing at a free place; shapes may overlap a little, never by more than a tenth."""
+    """The thing at a free place; shapes may cover at most a tenth of each other."""
     sizes = [thing.size] if thing.is_digit else [thing.size, "medium", "small"]
     for size in sizes:
         thing = replace(thing, size=size)
@@ -200,7 +200,7 @@ def _place(rng: random.Random, thing: Thing, others: list[Thing], side: int) -> 
 
 
 def _apart(thing: Thing, other: Thing, x: float, y: float) -> bool:
-    # Digits must be read whole; two circles at 0.8 of touching hide a tenth of each other.
+    # Digits must stay whole; two circles at 0.8 of touching hide a tenth of each other.
     near = 1.0 if thing.is_digit or other.is_digit else 0.8
     distance = ((x - other.x) ** 2 + (y - other.y) ** 2) ** 0.5
     return distance >= near * (thing.radius + other.radius)

@@ -1,4 +1,4 @@
-"""Whether an answer is right; for a description, how many of its facts are."""
+"""Is an answer right? For a description: how many of its facts are right?"""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ CONTENT = {*COLOURS, *SHAPES, *SIZES, *PLACE_WORDS, *NUMBERS, *SHORT_ANSWERS, DI
 
 
 def content(text: str) -> list[str]:
-    """The words of an answer that say something, in their order."""
+    """The words of an answer that carry meaning, in order."""
     return [word for word in words(text) if word in CONTENT or _single(word) in CONTENT]
 
 
@@ -22,12 +22,12 @@ def _single(word: str) -> str:
 
 
 def is_correct(question: Question, answer: str) -> bool:
-    """Whether an answer says what was taught; articles and marks do not matter."""
+    """Is this the trained answer? Articles and punctuation do not matter."""
     return content(answer) == content(question.answer)
 
 
 def score(question: Question, answer: str, scene: Scene) -> float:
-    """1 or 0 for a single answer, the share of right facts for a description."""
+    """1 or 0 for a single answer; for a description, the share of right facts."""
     if question.skill == "describe":
         right, total = facts(scene, answer)
         return right / total
@@ -35,8 +35,8 @@ def score(question: Question, answer: str, scene: Scene) -> float:
 
 
 def facts(scene: Scene, answer: str) -> tuple[int, int]:
-    """Right facts and facts in all: the number of shapes, and size, colour, shape (or digit) and
-    place of each thing. What the answer invents counts as facts that are wrong."""
+    """Right facts and all facts: the number of shapes, and each thing's size, colour, shape (or
+    digit) and place. Invented facts count as wrong."""
     count = re.search(r"there (?:is|are) (\w+)", answer.lower())
     stated = {"no": 0}.get(count[1], count[1]) if count else None
     right, total = int(str(stated) == str(len(scene.shapes))), 1
@@ -69,7 +69,7 @@ def _agreement(thing: Thing, scene: Scene, name: str, where: str) -> int:
 
 
 def _places(thing: Thing, scene: Scene) -> set[str]:
-    """The places that fit, two or more for a centre near a border."""
+    """The places that fit: two or more for a centre near a border."""
     found = {place(thing, scene)}
     for dx in (-MARGIN, MARGIN):
         for dy in (-MARGIN, MARGIN):

@@ -1,4 +1,4 @@
-"""Scenes by number or as they were composed, the questions that fit them, and true answers."""
+"""Scenes by number or composed, their questions, and the true answers."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from visipruner.world.questions import SKILLS, Question, ask_about, asked_for, b
 from visipruner.world.scenes import Scene, make_scene
 from visipruner.world.scoring import facts, is_correct
 
-SPLIT = "heldout"  # nobody is shown a picture that the model was trained on
+SPLIT = "heldout"  # a split without training pictures
 MAX_SEED = 9_999_999
 
 
 @dataclass(frozen=True)
 class Truth:
-    """A question that belongs to a scene, with its true answer."""
+    """A question about a scene, with its true answer."""
 
     question: Question
     scene: Scene
@@ -32,7 +32,7 @@ class Truth:
         return self.question.answer
 
     def facts(self, answer: str) -> tuple[int, int]:
-        """Right facts and facts in all: many in a description, one in any other answer."""
+        """Right facts and all facts: many in a description, one in any other answer."""
         if self.question.skill == "describe":
             return facts(self.scene, answer)
         return int(is_correct(self.question, answer)), 1
@@ -43,15 +43,15 @@ class Truth:
 
 
 def plain(text: str) -> str:
-    """Without case and signs: what two questions are compared by."""
+    """The text without case and punctuation, to compare questions."""
     return " ".join(re.findall(r"[\w-]+", text.casefold()))
 
 
 def scene(source) -> Scene:
-    """A scene by its number, of those that the model was not trained on, or as it was composed.
+    """A scene by its held-out number, or from a composer's value.
 
     Raises:
-        Refused: for anything but a whole number in range or a composer's value.
+        Refused: neither a whole number in range nor a valid composer's value.
     """
     if isinstance(source, dict):
         return scene_of(source)
@@ -64,7 +64,7 @@ def picture(source) -> Image.Image:
 
 
 def questions(source) -> list[Question]:
-    """One question of every skill that this scene has one for, always the same for a scene."""
+    """One question for every skill that suits the scene; always the same for a scene."""
     shown = scene(source)
     rng = random.Random(f"page {shown.seed} {len(shown.things)}")
     found = [ask_about(shown, skill, rng) for skill in SKILLS]
@@ -74,9 +74,9 @@ def questions(source) -> list[Question]:
 
 
 def truth(source, question: str) -> Truth | None:
-    """The true answer, if this is one of the questions that belong to the scene.
+    """The true answer, if this is one of the scene's questions.
 
-    Each may ask for one word, or for a sentence by not doing so.
+    Each question may ask for one word or for a sentence.
     """
     asked, one_word = bare(as_learnt(question or ""))
     for known in questions(source):
@@ -87,14 +87,14 @@ def truth(source, question: str) -> Truth | None:
 
 
 def first_question(source, like: str | None) -> str:
-    """A scene's first question, in the form of `like`: for one word or for a sentence."""
+    """A scene's first question; it asks for one word or a sentence, as `like` does."""
     return _in_form(source, bare(like or "")[1])[0].text
 
 
 def next_question(source, question: str | None) -> Question:
-    """The question after this one in the scene's list, round and round; else the first.
+    """The next question in the scene's list, which repeats; the first, if this one is not in it.
 
-    All ask for one word if this one does, and else for a sentence.
+    If this question asks for one word, so does the next.
     """
     asked, one_word = bare(as_learnt(question or ""))
     found = _in_form(source, one_word)
@@ -104,4 +104,4 @@ def next_question(source, question: str | None) -> Question:
 
 def _in_form(source, one_word: bool) -> list[Question]:
     found = [asked_for(known, one_word) for known in questions(source)]
-    return [known for known in found if known.short == one_word]  # one word describes no picture
+    return [known for known in found if known.short == one_word]  # a description cannot be one word
