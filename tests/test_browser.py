@@ -495,10 +495,10 @@ def test_a_verdict_over_another_picture_says_so_and_is_grey(visit, tmp_path, mon
     def compose():
         page.get_by_role("button", name=text.COMPOSE).click()
         canvas = page.locator(".cs-canvas")
-        box = canvas.bounding_box()
-        canvas.click(
-            position={"x": 0.5 * box["width"], "y": 0.92 * box["height"]}
-        )  # no thing there
+        expect(canvas).to_have_attribute("aria-label", re.compile("^Scene: "), timeout=PATIENCE)
+        box = canvas.bounding_box()  # where the example has only ground: a new shape
+        canvas.click(position={"x": 0.82 * box["width"], "y": 0.85 * box["height"]})
+        expect(page.locator(".cs-live")).to_contain_text("Added")
         press(page, "Use this picture")
 
     def find():

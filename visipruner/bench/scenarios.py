@@ -35,8 +35,8 @@ TEXT = (35, 40)  # tokens before and after the picture: 651 in all with one pict
 class Timetable(VisiPruner):
     """VisiPruner with fixed decisions: the tests run, but their results are ignored.
 
-    `Schedule` cannot stand in: it edits no attention, tests nothing and caches all that it computed,
-    and these are what VisiPruner costs.
+    `Schedule` cannot stand in: it edits no attention, tests nothing and caches all that it
+    computed. These are what VisiPruner costs.
 
     Args:
         filter_at: the filtering layer.

@@ -124,7 +124,7 @@ FASTER = "faster first word"
 SLOWER = "slower first word"
 NO_DIFFERENCE = "no measurable difference"
 FIRST_TOKEN_WHY = "{full} → {pruned} with the picture's encoding, median of {rounds} runs"
-UNEVEN = "The times are too uneven to call one side faster: first word {why}."
+UNEVEN = "First word too uneven to compare: {why}."
 MEDIAN_OF, SUM, ONE_RUN, FEW_TOKENS = "median of {rounds}", "sum", "one run", "too few"
 TOO_FEW_RUNS = (
     "First word after {full} → {pruned}, too few runs to call one side faster: “Measure again” "
