@@ -559,19 +559,20 @@ def test_stop_leaves_no_promise(visit):
     page = visit()
     question(page).fill("describe the picture.")
     verdict = page.locator(".vp-verdict h2")
-    for _ in range(5):  # this small model may finish before Stop is pressed
+    stopped = page.locator(".vp-side").get_by_text(text.STOPPED_CARD).first
+    for _ in range(10):  # this small model may finish its answers before Stop is pressed
         press(page, text.RUN)
         expect(verdict).to_have_text(text.VERDICT_WAITS, timeout=PATIENCE, **SEEN)
         press(page, text.STOP)
         expect(verdict).not_to_have_text(text.VERDICT_WAITS, timeout=PATIENCE, **SEEN)
-        if verdict.inner_text() == text.NO_VERDICT_YET:
+        if verdict.inner_text() == text.NO_VERDICT_YET and stopped.is_visible():
             break
     expect(verdict).to_have_text(text.NO_VERDICT_YET, **SEEN)
     expect(page.locator(".vp-asked").first).to_contain_text("describe the picture.")
     cards = page.locator(".vp-side .vp-answer")
     expect(cards.nth(1)).not_to_contain_text(text.NO_ANSWER_YET, **SEEN)
     expect(cards.nth(0)).not_to_contain_text(text.NO_ANSWER_YET, **SEEN)
-    expect(page.locator(".vp-side").get_by_text(text.STOPPED_CARD).first).to_be_visible()
+    expect(stopped).to_be_visible()
     expect(page.locator(".vp-status").first).to_have_text(text.STOPPED)
     expect(page.get_by_role("button", name=text.SAVE_JSON)).to_be_disabled()
     question(page).fill("")  # refused before it is shown: the page still says "stopped"
