@@ -845,7 +845,7 @@ def test_half_typed_levels_and_refused_fields_are_no_errors(visit):
     assert level.input_value() == "0.8"
     page.get_by_label(fields.setting("visipruner", "shallow_layers").words).fill("3,5")
     press(page, text.RUN)
-    expect(page.locator(".vp-status")).to_contain_text("must be a number", timeout=PATIENCE)
+    expect(page.locator(".vp-status")).to_contain_text("must be a whole number", timeout=PATIENCE)
     expect(page.locator("#vp-older")).to_be_visible()
 
 
