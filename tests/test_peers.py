@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import ClassVar
+
 import pytest
 import torch
 from reference import softmax, weights_and_values
@@ -24,6 +27,7 @@ from visipruner import (
 from visipruner.flops import ModelShape, executed
 from visipruner.methods.sparsevlm import cluster
 from visipruner.stock import output_cache, with_cache
+from visipruner.tower import Clip
 
 LAYOUT = LAYOUTS["one picture"]
 FILTERS = VisiPruner(shallow_layers=2, layer_threshold=0.9999, tokens_threshold=0.1)
@@ -359,3 +363,37 @@ def test_visionzips_own_flops_equal_the_counter(mini, picture):
         assert counts[0] == counts[1]  # the rest is the vision tower, the same for both
     finally:
         model.set_attn_implementation("sdpa")
+
+
+# -- CLIP's text embeddings
+
+
+@dataclass(frozen=True)
+class Relevant(PruningMethod):
+    """Keeps the patches that are nearest to what is asked."""
+
+    name: ClassVar[str] = "relevant"
+    needs: ClassVar[frozenset[str]] = frozenset({"clip_text"})
+    keep: int = 7
+
+    def encode(self, view):
+        near = (view.clip.image @ view.clip.text.mean(0)).topk(self.keep).indices
+        return view.keep_visual(near.sort().values, "relevant")
+
+    def select(self, view):
+        with pytest.raises(ValueError, match="before layer 0"):
+            view.clip  # noqa: B018 - reading it is the test
+
+
+def test_a_method_reads_clips_text_embeddings(llama):
+    model, embeds = llama(), embeds_for(LAYOUT, 64)
+    generator = torch.Generator().manual_seed(5)
+    image = torch.randn(LAYOUT.num_visual, 12, generator=generator)
+    clip = Clip(image, image[[3, 30]])
+    with torch.no_grad(), prune(model, Relevant(), LAYOUT, clip=clip) as trace:
+        model(inputs_embeds=embeds)
+    best = (image @ image[[3, 30]].mean(0)).topk(7).indices.sort().values
+    assert trace.cuts[0].kept == best.tolist() and {3, 30} <= set(trace.cuts[0].kept)
+    for wrong, words in ((None, "hand them in as `clip=`"), (Clip(image[:5], image), "5 patches")):
+        with pytest.raises(Refused, match=words), prune(model, Relevant(), LAYOUT, clip=wrong):
+            pass

@@ -40,7 +40,7 @@ from visipruner.stock import (
     is_growing,
     missing_part,
 )
-from visipruner.tower import Tower, TowerWatch, needs_tower
+from visipruner.tower import Clip, Tower, TowerWatch, check_clip, needs_tower
 from visipruner.trace import Cut, LayerRecord, MethodStory, PruningTrace, Selection
 from visipruner.view import LayerInput, LayerView, Parts
 
@@ -52,6 +52,7 @@ def prune(
     layout: TokenLayout,
     *,
     tower: Tower | None = None,
+    clip: Clip | None = None,
     on_layer: Callable[[LayerRecord], None] | None = None,
     probe: bool = False,
     renumbers: bool = True,
@@ -72,6 +73,7 @@ def prune(
         layout: the layout of this prompt.
         tower: what the vision tower computed, for methods that need it. Give it if the tower does
             not run inside the block.
+        clip: CLIP's embeddings of picture and question, for methods that need them.
         on_layer: called after every layer in prefill; an exception that it raises stops the run.
         probe: run the influence test after every layer, whatever the method does.
         renumbers: whether the model's positions are plain numbers, so that a method may renumber.
@@ -85,7 +87,7 @@ def prune(
     """
     decoder = decoder_of(model)
     methods = (method,) if isinstance(method, PruningMethod) else tuple(method)
-    run = Run(model, decoder, methods, layout, tower, on_layer, probe, renumbers)
+    run = Run(model, decoder, methods, layout, tower, on_layer, probe, renumbers, clip)
     try:
         run.install()
         yield run.trace
@@ -155,13 +157,23 @@ class Run:
     """One prompt from start to end: install hooks, prefill, decode, remove hooks."""
 
     def __init__(
-        self, model, decoder, methods, layout, tower, on_layer, probe=False, renumbers=True
+        self,
+        model,
+        decoder,
+        methods,
+        layout,
+        tower,
+        on_layer,
+        probe=False,
+        renumbers=True,
+        clip=None,
     ):
+        check_clip(methods, clip, layout.num_visual)
         self.model, self.decoder, self.layout = model, decoder, layout
         self.layers = list(decoder.layers)
         self.members = [_Member.of(number, method) for number, method in enumerate(methods)]
         self.parts = parts_of(model, decoder)
-        self.tower = tower
+        self.tower, self.clip = tower, clip
         self.tower_watch = None  # set if a method needs the tower and `tower` was not given
         if tower is None and needs_tower(methods):
             self.tower_watch = TowerWatch.on(model)
@@ -377,7 +389,8 @@ class Run:
             outside = sum(len(waiting.rows) for waiting in self.waiting.values())
             member.memory.entered = len(self.rows.visual) + outside
             fields = self._view_fields(member, -1, None)
-            selection = member.method.encode(LayerView(*fields, hidden=hidden, noted=noted))
+            view = LayerView(*fields, hidden=hidden, noted=noted, given_clip=self.clip)
+            selection = member.method.encode(view)
             if selection is not None:
                 hidden = self._cut(member, selection, -1, hidden)
         return hidden

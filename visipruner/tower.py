@@ -25,6 +25,18 @@ class Tower:
     projector: nn.Module | None = None  # from features to the language model's embeddings
 
 
+@dataclass(frozen=True)
+class Clip:
+    """CLIP's embeddings of one picture and of what is asked, as its two projections give them.
+
+    LLaVA has CLIP's vision tower but neither its text tower nor the projections, so the caller
+    computes them with a CLIP of its own.
+    """
+
+    image: Tensor  # (patches, width)
+    text: Tensor  # (texts, width)
+
+
 class TowerWatch:
     """Hooks on one layer of a vision tower, which runs at most once while they are installed.
 
@@ -98,3 +110,14 @@ def noting(watch: TowerWatch):
 def needs_tower(methods: Iterable) -> bool:
     """Does any of these methods read the vision tower?"""
     return any("tower" in method.needs for method in methods)
+
+
+def check_clip(methods: Iterable, clip: Clip | None, patches: int):
+    """Raise `Refused` where a method needs embeddings that are missing or of another picture."""
+    wanting = [method.name for method in methods if "clip_text" in method.needs]
+    if wanting and clip is None:
+        raise Refused(f"{wanting[0]} needs CLIP's embeddings: hand them in as `clip=`.")
+    if clip is not None and len(clip.image) != patches:
+        raise Refused(
+            f"`clip=` is of a picture of {len(clip.image)} patches, but this prompt has {patches}."
+        )

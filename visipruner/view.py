@@ -24,7 +24,7 @@ from visipruner.errors import Refused
 from visipruner.flops import ModelShape
 from visipruner.layout import Range, Rows, TokenLayout
 from visipruner.stock import DynamicLayer
-from visipruner.tower import Tower
+from visipruner.tower import Clip, Tower
 from visipruner.trace import Influence, LayerRecord, PruningTrace, Selection
 
 
@@ -132,6 +132,7 @@ class LayerView(LayerInput):
     cache: DynamicLayer | None = None  # read through keys and values only
     turns: tuple[Tensor, Tensor] | None = None  # cosines and sines of the rows' places
     noted: Tower | None = None  # what the vision tower computed, for methods that need it
+    given_clip: Clip | None = None  # as it was handed to prune()
 
     # -- what the layer computed
 
@@ -266,6 +267,17 @@ class LayerView(LayerInput):
         if self.noted is None:
             raise ValueError("Only methods that need the tower may ask for it.")
         return self.noted
+
+    @property
+    def clip(self) -> Clip:
+        """CLIP's embeddings of the picture's patches and of what is asked.
+
+        Raises:
+            ValueError: after layer 0 has begun, and where nobody handed them to `prune`.
+        """
+        if self.given_clip is None:
+            raise ValueError('Only methods that need "clip_text" may ask for CLIP, before layer 0.')
+        return self.given_clip
 
     def project(self, vectors: Tensor) -> Tensor:
         """(n, width of the language model) for (n, width of the tower): embeddings.

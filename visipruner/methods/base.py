@@ -33,7 +33,8 @@ class PruningMethod:
     source: ClassVar[str] = ""  # the published code that we read or ran
     rule: ClassVar[str] = "keeps everything"  # one sentence, for the page and the README
     where: ClassVar[str] = INSIDE
-    needs: ClassVar[frozenset[str]] = frozenset()  # "tower": it also reads the vision tower
+    # Of "tower", what the vision tower computes, and "clip_text", CLIP's embeddings.
+    needs: ClassVar[frozenset[str]] = frozenset()
     # The page's words for layers after a cut of this stage, or with this label.
     stage_words: ClassVar[Mapping[str, str]] = {}
 
