@@ -557,6 +557,7 @@ def test_a_phone_needs_no_sideways_scrolling(visit, scheme):
 
 def test_stop_leaves_no_promise(visit):
     page = visit()
+    set_longest_answer(page, 200)
     question(page).fill("describe the picture.")
     verdict = page.locator(".vp-verdict h2")
     stopped = page.locator(".vp-side").get_by_text(text.STOPPED_CARD).first
@@ -567,6 +568,7 @@ def test_stop_leaves_no_promise(visit):
         expect(verdict).not_to_have_text(text.VERDICT_WAITS, timeout=PATIENCE, **SEEN)
         if verdict.inner_text() == text.NO_VERDICT_YET and stopped.is_visible():
             break
+        page.wait_for_timeout(1000)  # or the server would stop the next run
     expect(verdict).to_have_text(text.NO_VERDICT_YET, **SEEN)
     expect(page.locator(".vp-asked").first).to_contain_text("describe the picture.")
     cards = page.locator(".vp-side .vp-answer")
