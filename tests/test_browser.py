@@ -93,8 +93,11 @@ def run(page: Page):
 def set_longest_answer(page: Page, tokens: int):
     page.get_by_role("button", name=re.compile(text.ADVANCED)).click()
     box = page.get_by_role("spinbutton", name=re.compile(re.escape(text.MAX_NEW_TOKENS)))
+    expect(box).to_be_visible()
+    page.wait_for_timeout(500)  # gradio listens a moment after it has drawn
     box.fill(str(tokens))
     box.press("Tab")
+    page.wait_for_timeout(300)
 
 
 def test_first_answer_takes_one_click(visit):
