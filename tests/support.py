@@ -117,6 +117,27 @@ DROPPING = {
 }
 
 
+def answer(model, tokens: int, **inputs) -> tuple[torch.Tensor, torch.Tensor]:
+    """Exactly so many greedy tokens: (the last ids, logits per step)."""
+    with torch.no_grad():
+        run = model.generate(
+            **inputs,
+            max_new_tokens=tokens,
+            min_new_tokens=tokens,
+            do_sample=False,
+            return_dict_in_generate=True,
+            output_logits=True,
+        )
+    return run.sequences[0, -tokens:], torch.cat(run.logits)
+
+
+def asked_of(vlm, picture) -> tuple[dict, TokenLayout]:
+    """A prompt's inputs for `generate`, and its layout."""
+    prompt = vlm.prepare(picture, "what colour is the star?")
+    names = ("input_ids", "attention_mask", "pixel_values")
+    return {name: prompt.inputs[name] for name in names}, prompt.layout
+
+
 def greedy(model, embeds, **options):
     with torch.no_grad():
         run = model.generate(

@@ -60,7 +60,7 @@ def test_executed_flops_equal_the_counter(name, layout, llama):
     assert counted.prefill == prefill.get_total_flops()
     assert counted.decode == decode.get_total_flops()
     head = 2 * trace.prefill_logits * 64 * 100
-    layers = sum(layer_flops(ModelShape.of(model.config), trace))
+    layers = sum(layer_flops(ModelShape.of(model.config), record) for record in trace.layers)
     assert layers + trace.door_flops + head == counted.prefill
 
 

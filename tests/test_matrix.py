@@ -12,7 +12,7 @@ from dataclasses import fields
 
 import pytest
 import torch
-from support import state_of
+from support import answer, asked_of, state_of
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -49,9 +49,7 @@ def side(name: str, share, facts) -> list[PruningMethod]:
 
 @pytest.fixture(scope="module")
 def asked(mini, picture):
-    prompt = mini.prepare(picture, "what colour is the star?")
-    names = ("input_ids", "attention_mask", "pixel_values")
-    return {name: prompt.inputs[name] for name in names}, prompt.layout
+    return asked_of(mini, picture)
 
 
 @pytest.fixture(scope="module")
@@ -59,23 +57,10 @@ def facts(mini):
     return mini.facts()
 
 
-def answer(model, inputs) -> tuple:
-    with torch.no_grad():
-        run = model.generate(
-            **inputs,
-            max_new_tokens=STEPS,
-            min_new_tokens=STEPS,
-            do_sample=False,
-            return_dict_in_generate=True,
-            output_logits=True,
-        )
-    return run.sequences[0, -STEPS:], torch.cat(run.logits)
-
-
 def pruned(model, methods, asked) -> tuple:
     inputs, layout = asked
     with prune(model, methods, layout) as trace:
-        tokens, logits = answer(model, inputs)
+        tokens, logits = answer(model, STEPS, **inputs)
     return tokens, logits, trace
 
 
@@ -94,7 +79,7 @@ def eager(model):
 @pytest.mark.parametrize("name", METHODS)
 def test_all_kept_is_the_untouched_model_bit_for_bit(name, mini, asked, facts):
     kind = METHODS[name]
-    expected = answer(mini.model, asked[0])
+    expected = answer(mini.model, STEPS, **asked[0])
     for whole in (kind.for_budget, lambda _, facts: kind.at_level(0, facts, {})):
         try:
             chosen = whole(facts.num_visual, facts)
@@ -284,7 +269,7 @@ def test_stacked_before_the_model_is_visipruner_alone_on_what_is_left(name, mini
     spans = to_ranges(row for row, is_visual in enumerate(visual) if is_visual)
     layout = TokenLayout(len(rows.tokens), spans)
     with prune(mini.model, FILTERS, layout) as alone:
-        _, expected = answer(mini.model, {"inputs_embeds": rows.states[None]})
+        _, expected = answer(mini.model, STEPS, inputs_embeds=rows.states[None])
     torch.testing.assert_close(logits, expected, atol=1e-5, rtol=1e-5)
     assert trace.filtering_layer == alone.filtering_layer
     assert [r.kv_tokens for r in trace.layers] == [r.kv_tokens for r in alone.layers]

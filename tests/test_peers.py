@@ -8,7 +8,7 @@ from typing import ClassVar
 import pytest
 import torch
 from reference import softmax, weights_and_values
-from support import LAYOUTS, embeds_for, run_pruned
+from support import LAYOUTS, answer, asked_of, embeds_for, run_pruned
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -33,26 +33,6 @@ LAYOUT = LAYOUTS["one picture"]
 FILTERS = VisiPruner(shallow_layers=2, layer_threshold=0.9999, tokens_threshold=0.1)
 MERGES = SparseVLM(layers=(1, 3, 5), keep=(20, 8, 3))
 STEPS = 9
-
-
-def asked(vlm, picture):
-    """The prompt's inputs for `generate`, and its layout."""
-    prompt = vlm.prepare(picture, "what colour is the star?")
-    names = ("input_ids", "attention_mask", "pixel_values")
-    return {name: prompt.inputs[name] for name in names}, prompt.layout
-
-
-def answer(model, **inputs):
-    with torch.no_grad():
-        run = model.generate(
-            **inputs,
-            max_new_tokens=STEPS,
-            min_new_tokens=STEPS,
-            do_sample=False,
-            return_dict_in_generate=True,
-            output_logits=True,
-        )
-    return torch.cat(run.logits)
 
 
 # -- VisionZip
@@ -102,11 +82,11 @@ def zipped_by_hand(model, inputs, layout, dominant, contextual):
 
 
 def test_visionzip_equals_the_short_prompt(mini, picture):
-    inputs, layout = asked(mini, picture)
+    inputs, layout = asked_of(mini, picture)
     with prune(mini.model, VisionZip(4, 3), layout) as trace:
-        pruned = answer(mini.model, **inputs)
+        pruned = answer(mini.model, STEPS, **inputs)[1]
     short, _ = zipped_by_hand(mini.model, inputs, layout, 4, 3)
-    expected = answer(mini.model, inputs_embeds=short)
+    expected = answer(mini.model, STEPS, inputs_embeds=short)[1]
     torch.testing.assert_close(pruned, expected, atol=1e-5, rtol=1e-5)
     (cut,) = trace.cuts
     assert len(cut.visual) == 7 and cut.visual[0] == layout.length and len(cut.kept) == 6
@@ -115,12 +95,12 @@ def test_visionzip_equals_the_short_prompt(mini, picture):
 
 
 def test_visionzip_then_visipruner_is_visipruner_on_the_short_prompt(mini, picture):
-    inputs, layout = asked(mini, picture)
+    inputs, layout = asked_of(mini, picture)
     with prune(mini.model, [VisionZip(4, 3), FILTERS], layout) as trace:
-        pruned = answer(mini.model, **inputs)
+        pruned = answer(mini.model, STEPS, **inputs)[1]
     short, short_layout = zipped_by_hand(mini.model, inputs, layout, 4, 3)
     with prune(mini.model, FILTERS, short_layout) as alone:
-        expected = answer(mini.model, inputs_embeds=short)
+        expected = answer(mini.model, STEPS, inputs_embeds=short)[1]
     torch.testing.assert_close(pruned, expected, atol=1e-5, rtol=1e-5)
     assert trace.method == "visionzip+visipruner"
     assert [r.tokens for r in trace.layers] == [r.tokens for r in alone.layers]
@@ -130,13 +110,13 @@ def test_visionzip_then_visipruner_is_visipruner_on_the_short_prompt(mini, pictu
 
 
 def test_visionzip_says_what_it_needs(mini, picture, llama):
-    inputs, layout = asked(mini, picture)
+    inputs, layout = asked_of(mini, picture)
     with pytest.raises(Refused, match="more than the picture's 16 patches"):
         with prune(mini.model, VisionZip(15, 3), layout):
-            answer(mini.model, **inputs)
+            answer(mini.model, STEPS, **inputs)[1]
     with pytest.raises(Refused, match="In a stack it comes first"):
         with prune(mini.model, [Random(keep=5), VisionZip(4, 3)], layout):
-            answer(mini.model, **inputs)
+            answer(mini.model, STEPS, **inputs)[1]
     with pytest.raises(Refused, match="no vision tower"):
         with prune(llama(), VisionZip(4, 3), LAYOUT):
             pass
@@ -345,7 +325,7 @@ def test_flops_equal_the_counter(name, llama):
 
 
 def test_visionzips_own_flops_equal_the_counter(mini, picture):
-    inputs, layout = asked(mini, picture)
+    inputs, layout = asked_of(mini, picture)
     model = mini.model
     model.set_attn_implementation("eager")
     try:

@@ -27,6 +27,7 @@ ROOMS = [
     "view",
     "block",
     "cutting",
+    "decoders",
     "methods",
     "engine",
     "choice",

@@ -7,14 +7,12 @@ benchmark's floor runs the same layers without a method.)
 from __future__ import annotations
 
 import math
-import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import SimpleNamespace
 
 import torch
-import transformers
 from torch import Tensor, nn
 
 from visipruner.attention import Plan, Watch, is_for_rows, visible_visual_pairs
@@ -29,6 +27,14 @@ from visipruner.block import (
     check_outputs,
 )
 from visipruner.cutting import Carried, Owners, Waiting, both, carry_out
+from visipruner.decoders import (
+    RunHook,
+    check_free,
+    decoder_of,
+    not_understood,
+    not_watched,
+    parts_of,
+)
 from visipruner.errors import Refused
 from visipruner.layout import Rows, TokenLayout
 from visipruner.methods.base import PruningMethod
@@ -36,13 +42,11 @@ from visipruner.stock import (
     attention_backend,
     cache_of,
     close_cache,
-    find_decoder,
     is_growing,
-    missing_part,
 )
 from visipruner.tower import Clip, Tower, TowerWatch, check_clip, needs_tower
 from visipruner.trace import Cut, LayerRecord, MethodStory, PruningTrace, Selection
-from visipruner.view import LayerInput, LayerView, Parts
+from visipruner.view import LayerInput, LayerView
 
 
 @contextmanager
@@ -96,43 +100,6 @@ def prune(
     run.check_ran()  # not reached after an error, which says more
 
 
-def decoder_of(model: nn.Module) -> nn.Module:
-    """The stack of decoder layers inside a causal LM or a LLaVA."""
-    decoder = find_decoder(model)
-    _check_free(decoder)
-    if decoder not in _LLAMA_LIKE:
-        if missing := missing_part(decoder):
-            raise _not_llama_like(model, f"it has {missing}")
-        _LLAMA_LIKE.add(decoder)
-    if attention_backend(decoder) == "flex_attention":
-        raise Refused("Flex attention's masks cannot be cut by tokens: use sdpa or eager.")
-    return decoder
-
-
-# Decoders that passed the check. The check takes longer than an influence test.
-_LLAMA_LIKE: weakref.WeakSet = weakref.WeakSet()
-
-
-def _not_llama_like(model: nn.Module, why: str) -> Refused:
-    return Refused(f"{type(model).__name__} is not a Llama-like model: {why}.")
-
-
-def not_understood(model: nn.Module, why: str) -> Refused:
-    """The refusal that names the model and the installed release of transformers."""
-    release = f"transformers {transformers.__version__}"
-    return Refused(f"{type(model).__name__} of {release} cannot be pruned: {why}.")
-
-
-def not_watched(model: nn.Module) -> Refused:
-    """The refusal of a model that does not call transformers' attention functions."""
-    return _not_llama_like(model, "its attention cannot be watched")
-
-
-def _check_free(decoder: nn.Module):
-    if any(isinstance(hook, _RunHook) for hook in decoder._forward_pre_hooks.values()):
-        raise Refused("This model is being pruned already: one prune() at a time per model.")
-
-
 @dataclass
 class _Member:
     """One method of a run's stack, with its memory."""
@@ -145,12 +112,6 @@ class _Member:
     def of(cls, number: int, method: PruningMethod) -> _Member:
         # entered: visual tokens when the method was first called; cuts: its own executed cuts.
         return cls(number, method, SimpleNamespace(entered=0, cuts=[]))
-
-
-def parts_of(model: nn.Module, decoder: nn.Module) -> Parts:
-    """The parts of a model that methods may use."""
-    head = model.get_output_embeddings() if model is not decoder else None
-    return Parts(list(decoder.layers), decoder.norm, head, decoder.config)
 
 
 class Run:
@@ -206,7 +167,7 @@ class Run:
     # -- hooks in and out
 
     def install(self):
-        _check_free(self.decoder)
+        check_free(self.decoder)
         check_not_compiled(self.model, self.decoder)
         if self.tower_watch is not None:
             self.tower_watch.install()
@@ -232,7 +193,7 @@ class Run:
         self._hook(self.prefill_handles, at_the_door, self.before_layers)
 
     def _hook(self, handles, register, function, index=None, **more):
-        handles.append(register(_RunHook(function, index), with_kwargs=True, **more))
+        handles.append(register(RunHook(function, index), with_kwargs=True, **more))
 
     def _change_to_decoding(self):
         """Decoding needs fewer hooks, and each hook costs time for every token."""
@@ -661,29 +622,6 @@ def _numbers(scores, name: str) -> list[float] | None:
             "are damaged, or too large for their precision."
         )
     return scores
-
-
-class _RunHook:
-    """A hook of a run, with the layer's number. Its type marks a model that is being pruned.
-
-    A copy of the model, made inside the block, gets `_Nothing` instead.
-    """
-
-    def __init__(self, function, index):
-        self.function, self.index = function, index
-
-    def __call__(self, *args):
-        return self.function(self.index, *args)
-
-    def __reduce__(self):
-        return _Nothing, ()
-
-
-class _Nothing:
-    """A hook without effect: copies of a model hold it in place of a run's hooks."""
-
-    def __call__(self, *_):
-        return None
 
 
 def _plain_stage(visual: int, layout: TokenLayout) -> str:

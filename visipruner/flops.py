@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from visipruner.trace import PruningTrace
+from visipruner.trace import LayerRecord, PruningTrace
 
 
 @dataclass(frozen=True)
@@ -72,12 +72,10 @@ def executed(shape: ModelShape, trace: PruningTrace) -> ExecutedFlops:
     return ExecutedFlops(2 * macs + probe, probe, 2 * decode_macs)
 
 
-def layer_flops(shape: ModelShape, trace: PruningTrace) -> list[int]:
-    """Prefill FLOPs per layer with the method's test, without lm_head and work before layer 0."""
-    return [
-        2 * (r.tokens * shape.token_macs() + r.pairs * shape.pair_macs()) + r.probe_flops
-        for r in trace.layers
-    ]
+def layer_flops(shape: ModelShape, record: LayerRecord) -> int:
+    """Prefill FLOPs of one layer with the method's test; lm_head belongs to none."""
+    macs = record.tokens * shape.token_macs() + record.pairs * shape.pair_macs()
+    return 2 * macs + record.probe_flops
 
 
 def paper_macs(shape: ModelShape, trace: PruningTrace) -> int:

@@ -6,7 +6,7 @@ method: each method translates a level or a budget into its own settings.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from visipruner.errors import Refused, quoted
@@ -79,6 +79,18 @@ def between(values, level: float) -> float:
             part = (level - low) / (high - low)
             return values[step] + part * (values[step + 1] - values[step])
     return values[-1]
+
+
+def least_for(holds: Callable[[float], bool], low: float, high: float) -> float:
+    """The least number for which `holds` is true, by halving.
+
+    Args:
+        holds: false up to some number between low and high, and true from there on.
+    """
+    for _ in range(40):
+        middle = (low + high) / 2
+        low, high = (low, middle) if holds(middle) else (middle, high)
+    return high
 
 
 def too_small(title: str, tokens: float, least: float) -> Refused:

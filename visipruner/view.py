@@ -273,7 +273,7 @@ class LayerView(LayerInput):
         """CLIP's embeddings of the picture's patches and of what is asked.
 
         Raises:
-            ValueError: after layer 0 has begun, and where nobody handed them to `prune`.
+            ValueError: `prune` got no `clip`, or layer 0 has begun.
         """
         if self.given_clip is None:
             raise ValueError('Only methods that need "clip_text" may ask for CLIP, before layer 0.')

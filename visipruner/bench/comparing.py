@@ -8,7 +8,7 @@ import time
 from contextlib import contextmanager
 from unittest.mock import patch
 
-from visipruner import engine
+from visipruner import decoders
 from visipruner.bench.timing import quartiles, synchronise
 from visipruner.choice import method_at
 from visipruner.levels import PRESETS
@@ -131,7 +131,7 @@ class _Clock:
             self._timing(type(vlm), "encode", "model"),
             self._timing(runner, "_generate", "model"),
             self._timing(runner, "_probe", "probe"),
-            self._timing(engine._RunHook, "__call__", "ours"),
+            self._timing(decoders.RunHook, "__call__", "ours"),
             self._timing(runner._Tokens, "put", "ours"),
         ):
             yield

@@ -11,7 +11,7 @@ from torch import Tensor
 from visipruner.attention import Plan, causality, size
 from visipruner.bench.replay import Recorder, can_capture
 from visipruner.bench.timing import samples
-from visipruner.engine import decoder_of
+from visipruner.decoders import decoder_of
 from visipruner.stock import DynamicCache, run_layer
 from visipruner.trace import PruningTrace
 

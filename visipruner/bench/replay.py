@@ -23,7 +23,8 @@ import torch
 from torch import Tensor, nn
 
 from visipruner.attention import Plan, Watch, attention_row, clipped, influence
-from visipruner.engine import Run, decoder_of, not_watched
+from visipruner.decoders import decoder_of, not_watched
+from visipruner.engine import Run
 from visipruner.errors import Refused
 from visipruner.inputs import check_number
 from visipruner.layout import TokenLayout

@@ -10,6 +10,7 @@ from typing import ClassVar, Self
 from torch import Tensor
 
 from visipruner.attention import Plan
+from visipruner.errors import Refused
 from visipruner.levels import Facts, budget
 from visipruner.settings import check_settings
 from visipruner.trace import PruningTrace, Selection
@@ -119,3 +120,17 @@ def explain_one_cut(trace: PruningTrace, memory: SimpleNamespace, how: str) -> s
     if not memory.cuts:
         return TOO_LATE
     return stayed(len(memory.cuts[0].visual), how)
+
+
+def check_stages(layers: tuple[int, ...], name: str, values: tuple):
+    """Check the stages of a method that cuts after several layers, with one value for each.
+
+    Raises:
+        Refused: one sentence.
+    """
+    if len(layers) != len(values):
+        raise Refused(
+            f"{name} must have as many numbers as layers, {len(layers)}, not {len(values)}."
+        )
+    if list(layers) != sorted(set(layers)):
+        raise Refused("layers must be ascending and distinct.")

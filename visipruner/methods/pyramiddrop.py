@@ -15,9 +15,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from visipruner.errors import Refused
-from visipruner.levels import Facts, too_small
-from visipruner.methods.base import TOO_LATE, PruningMethod
+from visipruner.levels import Facts, least_for, too_small
+from visipruner.methods.base import TOO_LATE, PruningMethod, check_stages
 from visipruner.settings import FLAG, INTS, NUMBERS, setting
 
 
@@ -53,27 +52,18 @@ class PyramidDrop(PruningMethod):
             return cls((), ())
         if tokens < cls.least(facts):
             raise too_small("PyramidDrop", tokens, cls.least(facts))
-        low, high = 0.0, 1.0
-        for _ in range(40):  # each stage keeps the same share of the one before
-            ratio = (low + high) / 2
-            if _mean(_powers(ratio, len(layers)), layers, facts) < tokens:
-                low = ratio
-            else:
-                high = ratio
-        return cls(layers, _powers(round(high, 6), len(layers)))
+
+        def enough(ratio: float) -> bool:  # each stage keeps the same share of the one before
+            return _mean(_powers(ratio, len(layers)), layers, facts) >= tokens
+
+        return cls(layers, _powers(round(least_for(enough, 0.0, 1.0), 6), len(layers)))
 
     @classmethod
     def least(cls, facts):
         return facts.scaled_all(cls().layers)[0] * facts.num_visual / facts.layers
 
     def check(self):
-        if len(self.layers) != len(self.ratios):
-            raise Refused(
-                f"ratios must have as many numbers as layers, {len(self.layers)}, not "
-                f"{len(self.ratios)}."
-            )
-        if list(self.layers) != sorted(set(self.layers)):
-            raise Refused("layers must be ascending and distinct.")
+        check_stages(self.layers, "ratios", self.ratios)
 
     def select(self, view):
         if view.layer + 1 not in self.layers or view.layer == view.num_layers - 1:

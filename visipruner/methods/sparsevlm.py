@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from visipruner.errors import Refused
-from visipruner.levels import Facts, too_small
-from visipruner.methods.base import TOO_LATE, PruningMethod
+from visipruner.levels import Facts, least_for, too_small
+from visipruner.methods.base import TOO_LATE, PruningMethod, check_stages
 from visipruner.settings import INT, INTS, NUMBER, setting
 from visipruner.trace import Selection
 
@@ -71,14 +71,11 @@ class SparseVLM(PruningMethod):
             return cls((), ())
         if tokens < cls.least(facts):
             raise too_small("SparseVLM", tokens, cls.least(facts))
-        low, high = 0.0, float(len(cls.table) - 1)
-        for _ in range(40):  # bisect; rows of the table are interpolated linearly
-            at = (low + high) / 2
-            if cls._mean(cls._row(at, facts), layers, facts) > tokens:
-                low = at
-            else:
-                high = at
-        return cls(layers, cls._row(high, facts))
+
+        def few(at: float) -> bool:  # rows of the table are interpolated linearly
+            return cls._mean(cls._row(at, facts), layers, facts) <= tokens
+
+        return cls(layers, cls._row(least_for(few, 0.0, len(cls.table) - 1.0), facts))
 
     @classmethod
     def least(cls, facts):
@@ -104,13 +101,7 @@ class SparseVLM(PruningMethod):
         return (whole + (facts.layers - start) * present) / facts.layers
 
     def check(self):
-        if len(self.layers) != len(self.keep):
-            raise Refused(
-                f"keep must have as many numbers as layers, {len(self.layers)}, not "
-                f"{len(self.keep)}."
-            )
-        if list(self.layers) != sorted(set(self.layers)):
-            raise Refused("layers must be ascending and distinct.")
+        check_stages(self.layers, "keep", self.keep)
 
     def encode(self, view):
         if not len(view.visual_rows):

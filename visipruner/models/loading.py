@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from transformers import BitsAndBytesConfig, PreTrainedConfig, PreTrainedModel
 
-from visipruner.engine import decoder_of, not_understood
+from visipruner.decoders import decoder_of, not_understood
 from visipruner.errors import Refused, quoted
 from visipruner.families import Family, Parts, family_of
 from visipruner.files import named

@@ -35,7 +35,7 @@ def load_processor(path: Path, model: PreTrainedModel, family: Family) -> Proces
             f"{family.processor.__name__} is needed: one with a tokenizer and an image processor."
         )
     if template_of(processor) is None:
-        raise Refused(f"{named(path)} has no chat template, so nobody knows how to ask this model.")
+        raise Refused(f"{named(path)} has no chat template, so it cannot be asked a question.")
     _check_tokens(path, processor, model)
     try:
         family.fit(path, processor, model)

@@ -409,7 +409,7 @@ def _count(vlm, prompt, trace, peak) -> Counts:
     share_paper, share_executed = attention_share(trace)
     return Counts(
         executed(shape, trace),
-        layer_flops(shape, trace),
+        [layer_flops(shape, record) for record in trace.layers],
         vlm.family.tower_flops(vlm.model.config, prompt),
         paper_macs(shape, trace),
         share_paper,

@@ -143,18 +143,11 @@ class Progress:
         side, self.now = self.sides[event.side], event.side
         if event.kind == "layer":
             side.records.append(event.record)
-            side.flops += layer_flops(self.shape, _Layers([event.record]))[0]
+            side.flops += layer_flops(self.shape, event.record)
         elif event.kind == "token":
             side.text = event.text
         elif event.kind == "answer":
             side.answer, side.text = event.answer, event.answer.text
-
-
-@dataclass
-class _Layers:
-    """The part of a trace that counting one layer needs."""
-
-    layers: list[LayerRecord]
 
 
 def check_input(form: Form, scene: int | dict | None = None):
