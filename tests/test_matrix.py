@@ -19,6 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from visipruner import METHODS, PruningMethod, Refused, TokenLayout, VisiPruner, prune
 from visipruner.flops import ModelShape, executed
 from visipruner.layout import to_ranges
+from visipruner.levels import nearest_to
 from visipruner.methods.base import BEFORE
 from visipruner.stock import output_cache, with_cache
 from visipruner.trace import PruningTrace
@@ -191,7 +192,11 @@ def test_what_was_chosen_is_carried_out(name, share, mini, asked, facts):
     expected, counts = by_hand(mini.model, embeddings(mini.model, asked[0]), seen)
     torch.testing.assert_close(logits[:1], expected, atol=1e-5, rtol=1e-5)
     assert [record.tokens for record in trace.layers] == counts
+    made = trace.mean_tokens - sum(trace.presence())  # tokens that are no patch: a class token
+    assert made == pytest.approx(0, abs=1e-4) or made == pytest.approx(1, abs=1e-4)
     wanted = max(share * facts.num_visual, METHODS[name].least(facts))
+    if (few := METHODS[name].reachable(facts)) is not None:
+        wanted = nearest_to(few, wanted)
     assert abs(trace.mean_tokens - wanted) <= 1.0  # whole tokens in whole layers
 
 

@@ -6,7 +6,7 @@ method: each method translates a level or a budget into its own settings.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from visipruner.errors import Refused, quoted
@@ -26,6 +26,7 @@ class Facts:
     num_visual: int
     layers: int
     presets: Mapping | None = None  # the checkpoint's own settings, by method semantics
+    grids: tuple[tuple[int, int], ...] = ()  # (rows, columns) of patches, one per picture
 
     def scaled(self, layer: int, of: int = PUBLISHED_LAYERS) -> int:
         """A layer published for a model of `of` layers, scaled to this model."""
@@ -79,6 +80,11 @@ def between(values, level: float) -> float:
             part = (level - low) / (high - low)
             return values[step] + part * (values[step + 1] - values[step])
     return values[-1]
+
+
+def nearest_to(values: Iterable[float], wish: float) -> float:
+    """The value that is nearest to the wish; of two equally near, the first."""
+    return min(values, key=lambda value: abs(value - wish))
 
 
 def least_for(holds: Callable[[float], bool], low: float, high: float) -> float:

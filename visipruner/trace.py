@@ -233,6 +233,19 @@ class PruningTrace:
         cut = self.cut_before(layer)
         return list(range(self.num_visual)) if cut is None else list(cut.kept)
 
+    def presence(self) -> list[float]:
+        """(patches,) the share of layers that computed each patch's own token, from 0 to 1.
+
+        A patch that was merged into another one's token has none of its own. The sum is
+        `mean_tokens`, less the tokens that are no patch, such as a class token.
+        """
+        if not self.layers:
+            return [0.0] * self.num_visual
+        counts = torch.zeros(self.num_visual, device="cpu")
+        for record in self.layers:
+            counts[self.patches_at(record.layer)] += 1
+        return (counts / len(self.layers)).tolist()
+
     def most_influential(self, first_layer: int = 0) -> tuple[float, int] | None:
         """The smallest cosine of all tests from `first_layer` on, and its layer."""
         seen = [

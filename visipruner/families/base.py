@@ -96,6 +96,10 @@ class Family:
         """Visual tokens of one picture; of a typical one if the number depends on the picture."""
         raise NotImplementedError
 
+    def grids(self, config, tokens: int) -> tuple[tuple[int, int], ...]:
+        """(rows, columns) of patches of each picture, if so many tokens tell; empty: not known."""
+        return ()
+
     def prepare(
         self,
         config,

@@ -51,6 +51,10 @@ class Llava(Family):
     def tokens(self, config) -> int:
         return math.prod(patch_grid(config))
 
+    def grids(self, config, tokens: int) -> tuple[tuple[int, int], ...]:
+        pictures, rest = divmod(tokens, self.tokens(config))
+        return () if rest else (patch_grid(config),) * pictures
+
     def prepare(
         self,
         config,

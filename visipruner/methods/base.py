@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from types import SimpleNamespace
 from typing import ClassVar, Self
@@ -12,7 +12,7 @@ from torch import Tensor
 from visipruner.attention import Plan
 from visipruner.errors import Refused
 from visipruner.levels import Facts, budget
-from visipruner.settings import check_settings
+from visipruner.settings import FLAG, check_settings, setting
 from visipruner.trace import PruningTrace, Selection
 from visipruner.view import LayerInput, LayerView
 
@@ -64,6 +64,14 @@ class PruningMethod:
         """The smallest budget that the method can be given."""
         return 0.0
 
+    @classmethod
+    def reachable(cls, facts: Facts) -> Sequence[float] | None:
+        """The only budgets that the method can be given, if they are few; None: any from `least`.
+
+        `for_budget` takes the nearest of them.
+        """
+        return None
+
     # -- checks across settings
 
     def __post_init__(self):
@@ -104,6 +112,28 @@ class PruningMethod:
     def settings(self) -> dict:
         """The fields as JSON values."""
         return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+
+
+def renumbering(default: bool):
+    """The field for the positions of what stays: 0, 1, 2, ... or the original ones."""
+    return setting(default, "Renumber what stays", FLAG)
+
+
+def check_one_picture(view: LayerView, title: str, patches: int):
+    """Check that a method which reads the vision tower sees one whole picture in a row.
+
+    Args:
+        patches: of the picture in the tower.
+
+    Raises:
+        Refused: one sentence.
+    """
+    present = len(view.visual_rows)
+    if present != patches or len(view.visual_ranges) != 1:
+        raise Refused(
+            f"{title} needs one whole picture, {patches} visual tokens in a row; {present} are "
+            "there. In a stack it comes first."
+        )
 
 
 def stayed(count: int, how: str) -> str:

@@ -16,8 +16,8 @@ from typing import ClassVar
 from torch import Tensor
 
 from visipruner.levels import Facts, least_for, too_small
-from visipruner.methods.base import TOO_LATE, PruningMethod, check_stages
-from visipruner.settings import FLAG, INTS, NUMBERS, setting
+from visipruner.methods.base import TOO_LATE, PruningMethod, check_stages, renumbering
+from visipruner.settings import INTS, NUMBERS, setting
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class PyramidDrop(PruningMethod):
     ratios: tuple[float, ...] = setting(
         (0.5, 0.25, 0.125), "Share that stays, of the original count", NUMBERS, low=0, high=1
     )
-    renumber: bool = setting(True, "Renumber what stays", FLAG)
+    renumber: bool = renumbering(True)
 
     @classmethod
     def for_budget(cls, tokens, facts):

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from visipruner.errors import Refused
 from visipruner.levels import too_small
-from visipruner.methods.base import BEFORE, PruningMethod, stayed
+from visipruner.methods.base import BEFORE, PruningMethod, check_one_picture, stayed
 from visipruner.settings import INT, setting
 from visipruner.trace import Selection
 
@@ -69,12 +69,7 @@ class VisionZip(PruningMethod):
         if self.dominant > len(view.visual_rows) and not self.contextual:
             return None
         tower, patches = view.tower, len(view.visual_rows)
-        seen = tower.cls_attention.shape[1]
-        if patches != seen or len(view.visual_ranges) != 1:
-            raise Refused(
-                f"VisionZip needs one whole picture, {seen} visual tokens in a row; {patches} are "
-                "there. In a stack it comes first."
-            )
+        check_one_picture(view, "VisionZip", tower.cls_attention.shape[1])
         left = patches - (self.dominant - 1)
         if left < self.contextual:
             raise Refused(

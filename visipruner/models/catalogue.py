@@ -139,7 +139,8 @@ class VLM:
             num_visual: visual tokens of the prompt; None: of one picture.
         """
         layers = self.model.config.get_text_config().num_hidden_layers
-        return Facts(num_visual or self.family.tokens(self.model.config), layers, self.presets)
+        count = num_visual or self.family.tokens(self.model.config)
+        return Facts(count, layers, self.presets, self.family.grids(self.model.config, count))
 
     def prepare(self, picture, question: str, mode: str | None = None, reword=str) -> Prompt:
         """`Family.prepare` for this model, with the system sentence that it was trained with."""
