@@ -14,7 +14,7 @@ from visipruner.methods import METHODS
 from visipruner.methods.visipruner import SEMANTICS
 from visipruner.models.loading import PRECISIONS
 from visipruner.render.compose import SceneComposer
-from visipruner.ui import about, examples, fields, text
+from visipruner.ui import about, examples, fields, tabs, text
 from visipruner.ui.handlers import Form
 from visipruner.ui.page import browser_value, picture_input
 from visipruner.ui.store import BACKENDS, Models
@@ -175,7 +175,7 @@ def _asking() -> dict[str, gr.Component]:
 
 
 def _buttons() -> dict[str, gr.Component]:
-    with gr.Row(elem_classes="vp-actions"):
+    with gr.Row(elem_classes=["vp-actions", tabs.ONLY_COMPARE]):
         run = gr.Button(
             text.RUN, variant="primary", size="lg", scale=3, min_width=120, elem_id="vp-run"
         )
@@ -190,6 +190,7 @@ def _methods(models: Models) -> dict[str, gr.Component]:
         menu(),
         value="visipruner",
         label=text.METHOD,
+        elem_classes=tabs.ONLY_COMPARE,
     )
     others = gr.Dropdown(
         [(brief_title(name), name) for _, name in menu()],
@@ -197,12 +198,23 @@ def _methods(models: Models) -> dict[str, gr.Component]:
         multiselect=True,
         max_choices=MOST_CONTESTANTS - 1,
         label=text.OTHERS,
-        elem_classes="vp-others",
+        elem_classes=["vp-others", tabs.ONLY_COMPARE],
     )
-    told = gr.HTML(about.of_names(["visipruner"], heading="h2"), elem_classes="vp-about")
-    preset = gr.Radio(list(PRESETS), value="balanced", label=text.PRESET)
+    told = gr.HTML(
+        about.of_names(["visipruner"], heading="h2"), elem_classes=["vp-about", tabs.ONLY_COMPARE]
+    )
+    preset = gr.Radio(
+        list(PRESETS), value="balanced", label=text.PRESET, elem_classes=tabs.ONLY_COMPARE
+    )
     level = gr.Slider(
-        0, 1, PRESETS["balanced"], step=0.05, label=text.LEVEL, info=text.LEVEL_INFO, buttons=[]
+        0,
+        1,
+        PRESETS["balanced"],
+        step=0.05,
+        label=text.LEVEL,
+        info=text.LEVEL_INFO,
+        buttons=[],
+        elem_classes=tabs.ONLY_COMPARE,
     )
     model = gr.Dropdown(models.choices, value=models.default, label=text.MODEL)
     found = {"method": method, "others": others, "about": told}
@@ -215,7 +227,9 @@ def _advanced() -> Advanced:
     )
     boxes, groups = {}, {}
     for method in METHODS:
-        with gr.Group(visible=method == "visipruner") as groups[method]:
+        with gr.Group(visible=method == "visipruner", elem_classes=tabs.ONLY_COMPARE) as groups[
+            method
+        ]:
             if names := fields.of(method):
                 gr.Markdown(text.FIELDS_HEAD, elem_classes="vp-fieldhead")
             for name in names:

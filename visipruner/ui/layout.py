@@ -15,7 +15,7 @@ from visipruner.choice import MOST_CONTESTANTS
 from visipruner.errors import Refused
 from visipruner.render.charts import CHART_CSS
 from visipruner.render.viewer import PatchViewer
-from visipruner.ui import controls, keeping, text, wiring
+from visipruner.ui import controls, keeping, tabs, text, wiring
 from visipruner.ui.page import browser_value, guarded, says_when_full
 from visipruner.ui.store import Models
 from visipruner.ui.uploads import Uploads
@@ -82,9 +82,13 @@ def build(models: Models) -> gr.Blocks:
             with gr.Row(elem_classes="vp-columns"):
                 with gr.Column(scale=2, min_width=320, elem_classes="vp-inputs"):
                     chosen = controls.build(models)
-                with gr.Column(scale=5, min_width=320, elem_classes="vp-outputs"):
+                with tabs.view(tabs.COMPARE):
                     results = _results()
                     lesson = _lesson()
+                with tabs.view(tabs.ARENA):
+                    pass
+                with tabs.view(tabs.CURVE):
+                    pass
         wiring.connect(page, models, head, chosen, results, lesson)
         page.kept, page.forms = results.kept, results.forms  # `launch` tidies them
         page.load(None, js="() => vp.restore()", api_visibility="private")
@@ -96,6 +100,7 @@ def _head() -> gr.HTML:
         with gr.Column(scale=8, min_width=280):
             gr.HTML(f"<h1>{text.TITLE}</h1>")
             state = gr.HTML(elem_classes="vp-model")
+        gr.HTML(tabs.switch(), elem_classes="vp-switch")
         with gr.Row(elem_classes="vp-modes"):
             projector = gr.Button(
                 text.PROJECTOR,

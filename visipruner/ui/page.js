@@ -17,6 +17,23 @@ window.vp = {
     const said = (mode) => sessionStorage.getItem(`vp-${mode}`);
     if (said("projector") === "on") document.getElementById("vp-page").classList.add("projector");
     if (said("dark")) document.body.classList.toggle("dark", said("dark") === "on");
+    vp.view(new URLSearchParams(location.search).get("view"));
+  },
+
+  // Shows a view: compare, arena or curve. Nothing is asked of the server.
+  view(name) {
+    const tabs = [...document.querySelectorAll(".vp-tabs [role=tab]")];
+    const chosen = tabs.find((tab) => tab.dataset.view === name) ?? tabs[0];
+    for (const tab of tabs) {
+      tab.setAttribute("aria-selected", String(tab === chosen));
+      tab.tabIndex = tab === chosen ? 0 : -1;
+      const panel = document.getElementById(tab.getAttribute("aria-controls"));
+      panel?.setAttribute("role", "tabpanel");
+      panel?.setAttribute("aria-labelledby", tab.id);
+    }
+    document.getElementById("vp-page").dataset.view = chosen.dataset.view;
+    dispatchEvent(new Event("resize")); // a chart that was hidden takes its width now
+    return chosen;
   },
 
   reset() {
@@ -289,6 +306,24 @@ function closeMenus() {
   }, true);
 }
 
+// The tabs of the head, as the ARIA pattern has them: arrow keys, Home and End move and choose.
+function switchViews() {
+  const tabOf = (event) => event.target.closest?.(".vp-tabs [role=tab]");
+  document.addEventListener("click", (event) => {
+    const tab = tabOf(event);
+    if (tab) vp.view(tab.dataset.view);
+  });
+  document.addEventListener("keydown", (event) => {
+    const tab = tabOf(event), all = [...(tab?.parentElement.children ?? [])];
+    const at = all.indexOf(tab), last = all.length - 1;
+    const to = { ArrowLeft: at ? at - 1 : last, ArrowRight: at < last ? at + 1 : 0,
+      Home: 0, End: last }[event.key];
+    if (!tab || to === undefined) return;
+    event.preventDefault();
+    vp.view(all[to].dataset.view).focus();
+  });
+}
+
 // Gradio does not report a camera or clipboard that is missing or forbidden.
 function explainDevices() {
   window.addEventListener("unhandledrejection", (event) => {
@@ -306,6 +341,7 @@ function explainDevices() {
 function ready() {
   announce();
   closeMenus();
+  switchViews();
   explainDevices();
   watchPicture();
   showModes();
