@@ -54,6 +54,7 @@ class HoloV(PruningMethod):
     source: ClassVar[str] = "obananas/HoloV ddcc937e, read"
     rule: ClassVar[str] = "a quota per run of patches; within it, attention of CLIP's class token"
     where: ClassVar[str] = BEFORE
+    whole: ClassVar[bool] = True
     needs: ClassVar[frozenset[str]] = frozenset({"tower"})
     stage_words: ClassVar[Mapping[str, str]] = {"holov": "Kept by quota"}
 

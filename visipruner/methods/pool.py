@@ -41,6 +41,7 @@ class Pool(PruningMethod):
     paper: ClassVar[str] = "the rival in VTC-Bench, arXiv 2510.07143 (ACL 2026)"
     rule: ClassVar[str] = "the mean of square blocks of patches, before the language model"
     where: ClassVar[str] = BEFORE
+    whole: ClassVar[bool] = True
     stage_words: ClassVar[Mapping[str, str]] = {"pool": "Averaged"}
 
     side: int = setting(3, "Patches per side of a block", INT, low=1, high=10_000)

@@ -50,6 +50,7 @@ class VisPruner(PruningMethod):
     source: ClassVar[str] = "Theia-4869/VisPruner aefa01ad"
     rule: ClassVar[str] = "attention of CLIP's class token; then the patches least like the others"
     where: ClassVar[str] = BEFORE
+    whole: ClassVar[bool] = True
     needs: ClassVar[frozenset[str]] = frozenset({"tower"})
     stage_words: ClassVar[Mapping[str, str]] = {"vispruner": "Important and diverse"}
 
@@ -73,6 +74,10 @@ class VisPruner(PruningMethod):
         counts = range(1, facts.num_visual)
         able = [n for n in counts if not why_not(facts.num_visual, n, share)]
         return [*able, facts.num_visual]
+
+    def check_for(self, facts):
+        if reason := why_not(facts.num_visual, self.keep, self.important):
+            raise Refused(reason)
 
     def encode(self, view):
         patches = len(view.visual_rows)
