@@ -34,15 +34,14 @@ def draw_survivors(
     """
     cells = [_panel(sheets, name, set(kept)) for name, kept in panels(trace)]
     per_row = max(1, _PER_ROW // len(sheets))
-    rows = [cells[first : first + per_row] for first in range(0, len(cells), per_row)]
-    widest = max(sum(cell.width + _MARGIN for cell in row) - _MARGIN for row in rows)
-    width = max(2 * _SIZE, widest) + 2 * _MARGIN
+    rows = rows_of(cells, per_row)
+    width = rows[0].width
     title = "\n".join(filter(None, [asked, _title(trace)]))
-    head = _text_block(title, width, _SIZE // 16, palette.INK)
+    head = text_block(title, width, _SIZE // 16, palette.INK)
     foot = _legend(trace, sheets, width)
     lines = "\n".join(filter(None, [_settings_line(trace), small_print]))
-    small = _text_block(lines, width, _SIZE // 30, "#4a4f57")
-    parts = [head, *(_row(row, width) for row in rows), foot, small]
+    small = text_block(lines, width, _SIZE // 30, "#4a4f57")
+    parts = [head, *rows, foot, small]
     sheet = Image.new("RGB", (width, sum(part.height for part in parts) + _MARGIN), palette.PAPER)
     top = _MARGIN // 2
     for part in parts:
@@ -92,8 +91,8 @@ def _short(value) -> str:
 
 
 def _panel(sheets: Sequence[Sheet], name: str, kept: Collection[int]) -> Image.Image:
-    drawn = _beside([veiled(sheet, kept) for sheet in sheets])
-    label = _text_block(name, drawn.width + 2 * _MARGIN, _SIZE // 20, palette.INK)
+    drawn = beside([veiled(sheet, kept) for sheet in sheets])
+    label = text_block(name, drawn.width + 2 * _MARGIN, _SIZE // 20, palette.INK)
     label = label.crop((_MARGIN, 0, drawn.width + _MARGIN, label.height))
     panel = Image.new("RGB", (drawn.width, label.height + drawn.height), palette.PAPER)
     panel.paste(label, (0, 0))
@@ -101,7 +100,7 @@ def _panel(sheets: Sequence[Sheet], name: str, kept: Collection[int]) -> Image.I
     return panel
 
 
-def _beside(pictures: Sequence[Image.Image]) -> Image.Image:
+def beside(pictures: Sequence[Image.Image]) -> Image.Image:
     """Several pictures in a row, with a narrow gap between them."""
     width = sum(picture.width + _GAP for picture in pictures) - _GAP
     row = Image.new("RGB", (width, max(p.height for p in pictures)), palette.PAPER)
@@ -114,7 +113,7 @@ def _beside(pictures: Sequence[Image.Image]) -> Image.Image:
 
 def veiled(sheet: Sheet, kept: Collection[int]) -> Image.Image:
     """A sheet's picture: boxes in `kept` are framed, all others pale, dark and hatched."""
-    drawn = ImageOps.contain(sheet.picture.convert("RGB"), (_SIZE, _SIZE), Image.Resampling.LANCZOS)
+    drawn = fitted(sheet)
     if all(token in kept for token in sheet.placed):
         return drawn
     boxes = sheet.scaled(drawn.size)
@@ -124,12 +123,19 @@ def veiled(sheet: Sheet, kept: Collection[int]) -> Image.Image:
         if token not in kept:
             pen.rectangle((left, top, max(left, right - 1), max(top, bottom - 1)), fill=255)
     cell = sheet.cell * drawn.width / sheet.picture.width
-    drawn.paste(_veil(drawn, max(4, int(cell) // 2)), (0, 0), mask)
-    _frame(drawn, edges_of([boxes[token] for token in kept if token in boxes]))
+    drawn.paste(veil(drawn, max(4, int(cell) // 2)), (0, 0), mask)
+    frame(drawn, [boxes[token] for token in kept if token in boxes])
     return drawn
 
 
-def _veil(picture: Image.Image, step: int) -> Image.Image:
+def fitted(sheet: Sheet) -> Image.Image:
+    """A sheet's picture at the size of a panel."""
+    picture = sheet.picture.convert("RGB")
+    return ImageOps.contain(picture, (_SIZE, _SIZE), Image.Resampling.LANCZOS)
+
+
+def veil(picture: Image.Image, step: int) -> Image.Image:
+    """The picture pale, dark and hatched: where a patch is gone."""
     # Half the colour stays, so that dropped patches can still be recognised.
     pale = Image.blend(picture, ImageOps.grayscale(picture).convert("RGB"), 0.5)
     dark = Image.blend(pale, Image.new("RGB", picture.size, palette.INK), _VEIL)
@@ -139,8 +145,9 @@ def _veil(picture: Image.Image, step: int) -> Image.Image:
     return dark
 
 
-def _frame(drawn: Image.Image, edges: Sequence[tuple]):
+def frame(drawn: Image.Image, boxes: Sequence[tuple[int, int, int, int]]):
     """Outline groups of kept boxes, light on dark, so that they show on any picture."""
+    edges = edges_of(boxes)
     pen = ImageDraw.Draw(drawn)
     for colour, width in ((palette.INK, 5), (palette.KEPT, 3)):
         for line in edges:
@@ -163,7 +170,15 @@ def edges_of(boxes: Iterable[tuple[int, int, int, int]]) -> list[tuple]:
     return [line for line in lines if count[line] == 1]
 
 
-def _row(cells: list[Image.Image], width: int) -> Image.Image:
+def rows_of(cells: Sequence[Image.Image], per_row: int) -> list[Image.Image]:
+    """The pictures in rows of one width, with margins."""
+    rows = [cells[first : first + per_row] for first in range(0, len(cells), per_row)]
+    widest = max(sum(cell.width + _MARGIN for cell in row) - _MARGIN for row in rows)
+    width = max(2 * _SIZE, widest) + 2 * _MARGIN
+    return [_row(row, width) for row in rows]
+
+
+def _row(cells: Sequence[Image.Image], width: int) -> Image.Image:
     row = Image.new("RGB", (width, max(cell.height for cell in cells) + _MARGIN), palette.PAPER)
     bottom = row.height - _MARGIN
     left = _MARGIN
@@ -178,7 +193,7 @@ def _legend(trace: PruningTrace, sheets: Sequence[Sheet], width: int) -> Image.I
     if trace.drops:
         how = "Framed: the model still has this patch.   Dark and hatched: its token was dropped."
         text = f"{how} {text}".strip()
-    return _text_block(text, width, _SIZE // 24, palette.INK)
+    return text_block(text, width, _SIZE // 24, palette.INK)
 
 
 @functools.cache
@@ -205,15 +220,15 @@ def _wrapped(line: str, font: ImageFont.FreeTypeFont, width: int) -> list[str]:
     return lines
 
 
-def _text_block(text: str, width: int, size: int, colour: str) -> Image.Image:
+def text_block(text: str, width: int, size: int, colour: str, margin: int = _MARGIN) -> Image.Image:
     """Text wrapped to the width, on a strip of its own height."""
     font = _font(size)
     lines = [
-        part for line in text.splitlines() for part in _wrapped(line, font, width - 2 * _MARGIN)
+        part for line in text.splitlines() for part in _wrapped(line, font, width - 2 * margin)
     ]
     high = round(font.size * 1.35)
     block = Image.new("RGB", (width, high * len(lines) + 10), palette.PAPER)
     pen = ImageDraw.Draw(block)
     for number, line in enumerate(lines):
-        pen.text((_MARGIN, 4 + number * high), line, font=font, fill=colour)
+        pen.text((margin, 4 + number * high), line, font=font, fill=colour)
     return block

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 
@@ -53,8 +53,13 @@ def report_html(comparison, settings: dict, notes: Sequence[str] = (), truth: st
         _viewer(comparison),
         _counters(comparison),
         *map(_charts, comparison.pairs),
-        _settings(comparison, settings),
+        settings_part(settings, comparison.machine),
     ]
+    return document(title, body)
+
+
+def document(title: str, body: Sequence[str]) -> str:
+    """A whole HTML file, which its own policy keeps off the network."""
     return (
         "<!doctype html>\n"
         '<html lang="en"><head><meta charset="utf-8">'
@@ -149,17 +154,25 @@ def _counters(comparison) -> str:
 
 
 def _viewer(comparison) -> str:
-    parts = viewer_parts()
-    # "</" would end the script element.
-    props = json.dumps({"value": viewer_value(comparison)}).replace("</", "<\\/")
     name = escape(_title(comparison.answers[-1], comparison.names[-1]))
     heading = f"{name}, layer by layer" if len(comparison.pairs) <= 1 else "Layer by layer"
+    return f"<h3>{heading}</h3>{component('viewer', viewer_parts(), viewer_value(comparison))}"
+
+
+def component(name: str, parts: Mapping[str, str], value: dict) -> str:
+    """A component of the page, which runs in this file without a server.
+
+    Args:
+        name: of its element.
+        parts: its markup, style and script, as `viewer_parts` returns them.
+    """
+    # "</" would end the script element.
+    props = json.dumps({"value": value}).replace("</", "<\\/")
     return (
-        f"<h3>{heading}</h3>"
-        f"<style>#viewer {{ {parts['css_template']} }}</style>"
-        f'<div id="viewer">{parts["html_template"]}</div>'
+        f"<style>#{name} {{ {parts['css_template']} }}</style>"
+        f'<div id="{name}">{parts["html_template"]}</div>'
         f"<script>(function (element, props, watch) {{\n{parts['js_on_load']}\n}})"
-        f"(document.getElementById('viewer'), {props}, () => {{}});</script>"
+        f"(document.getElementById('{name}'), {props}, () => {{}});</script>"
     )
 
 
@@ -186,7 +199,8 @@ def _influence(pair) -> str:
     return svg.lines(series, limits, "1 − smallest cosine", describe_influence(pair))
 
 
-def _settings(comparison, settings: dict) -> str:
-    everything = {"settings": settings, "machine": comparison.machine}
+def settings_part(settings: dict, machine: dict) -> str:
+    """Every setting and version, as JSON."""
+    everything = {"settings": settings, "machine": machine}
     text = json.dumps(everything, indent=1, ensure_ascii=False, default=str)
     return f"<h2>Settings and versions</h2><pre>{escape(text)}</pre>"

@@ -60,6 +60,12 @@ def stage_runs(records: Sequence[LayerRecord], named) -> list[dict]:
     return found
 
 
+def title_of_cut(trace: PruningTrace, cut: Cut) -> str:
+    """What the method that cut calls this cut: "Drawn by lot"; "" if it has no words for it."""
+    method = METHODS.get(trace.stories[cut.by].name) if cut.by < len(trace.stories) else None
+    return method.stage_words.get(cut.stage, "") if method else ""
+
+
 def _named(trace: PruningTrace, record: LayerRecord) -> tuple[str, str]:
     """A layer's stage and title, as named by the method that labelled or cut the layer."""
     if entering(trace, record.layer) is not None:

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from visipruner.render.series import thresholds_of
-from visipruner.render.stages import live_steps, most_telling_layer, steps
+from visipruner.render.stages import live_steps, most_telling_layer, steps, title_of_cut
 from visipruner.render.words import describe_unplaced
 from visipruner.sheets import Sheet
 from visipruner.trace import NOBODY, Influence, LayerRecord, PruningTrace
@@ -55,7 +55,7 @@ def viewer_live(start: dict, records: Sequence[LayerRecord], label: str = "") ->
         records: the layers so far, from the events.
         label: the name of the run, for the line above the picture.
     """
-    masks = _Masks(start["num_visual"])
+    masks = Masks(start["num_visual"])
     layers = [_layer(record, _present(record, start["num_visual"]), masks) for record in records]
     for layer in layers:
         layer["influence"] = None  # counts only: sending thousands of numbers per layer is slow
@@ -82,8 +82,8 @@ def viewer_value(comparison, start: dict | None = None, notes: Sequence[str] = (
     """
     answers, probe = comparison.answers[1:] or comparison.answers, comparison.probe
     traces = [answer.trace for answer in answers]
-    masks = _Masks(traces[0].num_visual)
-    runs = [_run(trace, masks) for trace in traces]
+    masks = Masks(traces[0].num_visual)
+    runs = [run_value(trace, masks) for trace in traces]
     for run, note in zip(runs, notes, strict=False):
         run.update({"note": note} if note else {})
     shown = runs[0]
@@ -100,7 +100,7 @@ def viewer_value(comparison, start: dict | None = None, notes: Sequence[str] = (
     }
 
 
-def _run(trace: PruningTrace, masks: _Masks) -> dict:
+def run_value(trace: PruningTrace, masks: Masks) -> dict:
     """The part of the value that differs between runs."""
     layers = [_layer(record, trace.patches_at(record.layer), masks) for record in trace.layers]
     return {
@@ -154,7 +154,7 @@ def pack_boxes(sheet: Sheet) -> tuple[str, int]:
     return base64.b64encode(codes.tobytes()).decode(), parts
 
 
-class _Masks:
+class Masks:
     """Sets of patches, each sent once; layers refer to them by number."""
 
     def __init__(self, length: int):
@@ -183,7 +183,7 @@ def _sheet(sheet: Sheet, num_visual: int) -> dict:
     }
 
 
-def _layer(record: LayerRecord, present: Sequence[int] | None, masks: _Masks) -> dict:
+def _layer(record: LayerRecord, present: Sequence[int] | None, masks: Masks) -> dict:
     return {
         "stage": record.stage,
         "visual": record.visual_tokens,
@@ -199,7 +199,7 @@ def _present(record: LayerRecord, num_visual: int) -> Sequence[int] | None:
     return range(record.visual_tokens) if record.visual_tokens in (0, num_visual) else None
 
 
-def _influence(influence: Influence | None, masks: _Masks) -> dict | None:
+def _influence(influence: Influence | None, masks: Masks) -> dict | None:
     """`change` is 1 - cosine: how far the attention output turns without the patch."""
     if influence is None or not influence.patches:
         return None
@@ -214,7 +214,7 @@ def _influence(influence: Influence | None, masks: _Masks) -> dict | None:
     }
 
 
-def _cut(cut, trace: PruningTrace, masks: _Masks) -> dict:
+def _cut(cut, trace: PruningTrace, masks: Masks) -> dict:
     before = trace.cut_before(cut.after_layer)
     present = range(trace.num_visual) if before is None else before.kept
     own, patch_of = set(cut.kept), _patches_by_token(trace)
@@ -229,6 +229,7 @@ def _cut(cut, trace: PruningTrace, masks: _Masks) -> dict:
     return {
         "after": cut.after_layer,
         "stage": cut.stage,
+        "title": title_of_cut(trace, cut),
         "kept": masks.number(cut.kept),
         "at": masks.number(present),
         "scores": pack_numbers(scores) if scores else None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from visipruner.render.palette import for_viewer
@@ -18,15 +19,19 @@ EMPTY: dict = {"kind": "empty", "layers": [], "masks": [], "steps": []}
 
 def viewer_parts() -> dict[str, str]:
     """The viewer's markup, style and script, for the page and the report."""
-    # Constants of the script, not props: gradio loses props when a hidden column first appears.
-    script = f"const PALETTE = {json.dumps(for_viewer())};\n"
-    script += f"const LOG_RANGE = {json.dumps([LOG_LOW, LOG_HIGH])};\n"
-    script += "\n".join((_HERE / f"viewer_{part}.js").read_text() for part in _SCRIPTS)
     return {
         "html_template": (_HERE / "viewer.html").read_text(),
         "css_template": (_HERE / "viewer.css").read_text(),
-        "js_on_load": script,
+        "js_on_load": script_of([f"viewer_{part}" for part in _SCRIPTS]),
     }
+
+
+def script_of(files: Sequence[str]) -> str:
+    """The constants of everything drawn from a trace, and these scripts of this folder."""
+    # Constants of the script, not props: gradio loses props when a hidden column first appears.
+    script = f"const PALETTE = {json.dumps(for_viewer())};\n"
+    script += f"const LOG_RANGE = {json.dumps([LOG_LOW, LOG_HIGH])};\n"
+    return script + "\n".join((_HERE / f"{file}.js").read_text() for file in files)
 
 
 def PatchViewer(**kwargs):

@@ -174,11 +174,17 @@ class Story extends Places {
 
   // The rank of a patch among those that a method scored.
   rank(cut, patch) {
-    if (!cut || !cut.scores || !this.sets[cut.at].includes(patch)) return "";
+    const scored = this.scored(cut, patch);
+    return scored ? `, rank ${scored.rank} of ${scored.of} by the method's score` : "";
+  }
+
+  // {score, rank, of} of a patch at a cut; null: it was not scored there.
+  scored(cut, patch) {
+    if (!cut || !cut.scores || !this.sets[cut.at].includes(patch)) return null;
     const scores = numbersOf(cut.scores, this.range), at = this.sets[cut.at];
-    const own = scores[at.indexOf(patch)];
-    const better = scores.reduce((count, score) => count + (score > own), 0);
-    return `, rank ${better + 1} of ${at.length} by the method's score`;
+    const score = scores[at.indexOf(patch)];
+    const better = scores.reduce((count, other) => count + (other > score), 0);
+    return { score, rank: better + 1, of: at.length };
   }
 
   verdict(influence, patch) {

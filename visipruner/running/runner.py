@@ -13,7 +13,7 @@ import queue
 import statistics
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -368,14 +368,18 @@ class _NoNumber(LogitsProcessor):
 
 def _encode(vlm: VLM, prompt: Prompt, sides: list[Side]):
     methods = [method for side in sides for method in methods_of(side)]
-    _check_offered(vlm, methods)
+    check_offered(vlm, methods)
     start = now(vlm)
     features = vlm.encode(prompt, needs_tower(methods))
     return features, 1000 * (now(vlm) - start)
 
 
-def _check_offered(vlm: VLM, methods: list[PruningMethod]):
-    """Refuse a method that needs a part that models of this family lack."""
+def check_offered(vlm: VLM, methods: Sequence[PruningMethod]):
+    """Refuse a method that needs a part that models of this family lack.
+
+    Raises:
+        Refused: one sentence with the method and the part.
+    """
     family = vlm.family
     for method in methods:
         if missing := sorted(method.needs - family.offers):

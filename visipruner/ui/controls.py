@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import gradio as gr
 
@@ -14,7 +14,7 @@ from visipruner.methods import METHODS
 from visipruner.methods.visipruner import SEMANTICS
 from visipruner.models.loading import PRECISIONS
 from visipruner.render.compose import SceneComposer
-from visipruner.ui import about, examples, fields, tabs, text
+from visipruner.ui import about, arena, examples, fields, tabs, text
 from visipruner.ui.handlers import Form
 from visipruner.ui.page import browser_value, picture_input
 from visipruner.ui.store import BACKENDS, Models
@@ -45,6 +45,7 @@ class Controls:
     preset: gr.Radio
     level: gr.Slider
     advanced: Advanced
+    arena: arena.Choices
 
     @property
     def form(self) -> dict[str, gr.Component]:
@@ -103,15 +104,22 @@ def form_of(given: Mapping) -> tuple[Form, int | dict | None]:
     """
     others = given["others"] or []
     sides = sides_of(given["method"], others)
-    same = ("picture", "question", "model", "method", "level", "semantics", "picture_mode")
-    values = {name: given[name] for name in (*same, "backend", "precision")}
-    options = {name: given[name] for name in ("max_new_tokens", "temperature")}
-    return Form(
-        **values,
+    form = replace(
+        asked_of(given),
+        **{name: given[name] for name in ("method", "level", "semantics")},
         methods=sides if others else (),
         fields=fields.overrides(sides[1:], given),
-        options={**options, "seed": given["draw_seed"]},
-    ), given["scene"]
+    )
+    return form, given["scene"]
+
+
+def asked_of(given: Mapping) -> Form:
+    """The part of the form that every view shares: all but the methods and how hard they prune."""
+    same = ("picture", "question", "model", "picture_mode", "backend", "precision")
+    options = {name: given[name] for name in ("max_new_tokens", "temperature")}
+    return Form(
+        **{name: given[name] for name in same}, options={**options, "seed": given["draw_seed"]}
+    )
 
 
 def sides_of(method: str, others: Sequence[str]) -> tuple[str, ...]:
@@ -131,7 +139,7 @@ def sides_of(method: str, others: Sequence[str]) -> tuple[str, ...]:
 
 def build(models: Models) -> Controls:
     """Lay out the controls; a phone's first screen ends with Run."""
-    placed = {**_asking(), **_buttons(), **_methods(models)}
+    placed = {**_asking(), "arena": arena.choices(), **_buttons(), **_methods(models)}
     with gr.Accordion(text.ADVANCED, open=False):
         placed["advanced"] = _advanced()
     with gr.Accordion(text.COMPOSE, open=False) as compose:
@@ -223,7 +231,11 @@ def _methods(models: Models) -> dict[str, gr.Component]:
 
 def _advanced() -> Advanced:
     semantics = gr.Radio(
-        list(SEMANTICS), value="paper", label=text.SEMANTICS, info=text.SEMANTICS_INFO
+        list(SEMANTICS),
+        value="paper",
+        label=text.SEMANTICS,
+        info=text.SEMANTICS_INFO,
+        elem_classes=tabs.ONLY_COMPARE,
     )
     boxes, groups = {}, {}
     for method in METHODS:

@@ -86,10 +86,9 @@ def in_words(sentence: str, methods: Sequence[str], names: Iterable[str]) -> str
         if sentence.startswith(title):
             own = fields_of(method, dict.fromkeys(names))
             return title + in_words(sentence.removeprefix(title), [method], own)
-    method = methods[0]
     for key in names:
         owner, _, name = key.rpartition(".")
-        owner = owner or method
+        owner = owner or methods[0]
         for start in (name, f"each of {name}"):
             if sentence.startswith(f"{start} must") and name in of(owner):
                 return f"“{setting(owner, name).words}”{sentence.removeprefix(start)}"

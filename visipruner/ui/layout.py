@@ -15,7 +15,7 @@ from visipruner.choice import MOST_CONTESTANTS
 from visipruner.errors import Refused
 from visipruner.render.charts import CHART_CSS
 from visipruner.render.viewer import PatchViewer
-from visipruner.ui import controls, keeping, tabs, text, wiring
+from visipruner.ui import arena, arena_events, controls, keeping, tabs, text, wiring
 from visipruner.ui.page import browser_value, guarded, says_when_full
 from visipruner.ui.store import Models
 from visipruner.ui.uploads import Uploads
@@ -86,10 +86,11 @@ def build(models: Models) -> gr.Blocks:
                     results = _results()
                     lesson = _lesson()
                 with tabs.view(tabs.ARENA):
-                    pass
+                    contests = arena.build()
                 with tabs.view(tabs.CURVE):
                     pass
         wiring.connect(page, models, head, chosen, results, lesson)
+        arena_events.connect(page, models, head, chosen, chosen.arena, contests, results)
         page.kept, page.forms = results.kept, results.forms  # `launch` tidies them
         page.load(None, js="() => vp.restore()", api_visibility="private")
     return guarded(page)

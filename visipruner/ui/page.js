@@ -76,6 +76,37 @@ window.vp = {
     return state;
   },
 
+  // The same for the arena, in its own column.
+  arenaState(state) {
+    const shown = arenaColumn().dataset;
+    if (state === "shown" || shown.run === "shown") shown.run = state;
+    return state;
+  },
+
+  arenaStarted() {
+    vp.arenaStopped = false;
+    if (arenaColumn().getBoundingClientRect().top > window.innerHeight * 0.6) {
+      vp.show("#vp-view-arena");
+    }
+  },
+
+  arenaStop(state) {
+    vp.arenaStopped = true;
+    return state;
+  },
+
+  arenaUnfinished(state) {
+    return vp.arenaStopped && isBusy(state) ? "stopped" : state;
+  },
+
+  // The budget as a share, while the slider moves.
+  budget(tokens) {
+    const most = Number(document.querySelector("#vp-budget input[type=range]")?.max);
+    const line = document.querySelector("#vp-budget-share b");
+    if (!line || !most || typeof tokens !== "number") return;
+    line.textContent = line.textContent.replace(/[\d.]+%/, `${Math.round((100 * tokens) / most)}%`);
+  },
+
   // The same for a lesson, in the lesson's box.
   lesson(box, state, values = []) {
     const element = document.getElementById(box);
@@ -190,6 +221,10 @@ window.vp = {
     setTimeout(() => { button.textContent = button.dataset.words; }, 1500);
   },
 };
+
+function arenaColumn() {
+  return document.getElementById("vp-view-arena");
+}
 
 function isBusy(state) {
   return ["waiting", "shown"].includes(state);

@@ -263,3 +263,32 @@ DARK = "Dark"
 
 VERDICT_WAITS = "The answers are on their way…"
 NO_SCENE = "The next question needs a scene: press New scene first."
+
+ARENA_METHODS = "Methods, up to four"
+ARENA_METHODS_INFO = "They run beside the unpruned baseline."
+ARENA_BUDGET = "Budget"
+ARENA_BUDGET_LABEL = "Budget: visual tokens per layer, in the mean"
+ARENA_BUDGET_INFO = (
+    "A budget is the mean number of visual tokens per layer over the whole run. Each method turns "
+    "it into its own settings."
+)
+ARENA_SHARE = "{share} of {all} tokens"
+ARENA_ADAPTS = (
+    "VisiPruner adapts to the question, so its calibrated setting nearest to the budget is used. "
+    "Two methods never get exactly the same budget: the result says what each really used."
+)
+ARENA_RUN, ARENA_ALL = "Run arena", "All methods on this picture"
+ARENA_NOTHING = "Choose one to four methods first."
+ARENA_NO_BUDGET = "Type a budget: the mean number of visual tokens per layer."
+ARENA_ASKED = "wished: {tokens} of {all} visual tokens per layer · {model}"
+ARENA_INTRO = (
+    ("Same question", "Every method answers it about the same picture, beside the full model."),
+    ("One budget", "All get the same wish. What each really used is counted and printed."),
+    ("What they kept", "A picture per method, or one that shows where the methods agree."),
+)
+ARENA_LEAD = (
+    "Papers rarely compare methods on one footing. Here they stand side by side: same model, same "
+    "picture, one budget, and the patches that each of them kept."
+)
+ARENA_BEGIN = "Press Run arena: an example is ready."
+SAVE_CSV = "Table (CSV)"

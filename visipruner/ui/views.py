@@ -238,15 +238,22 @@ def _truth(truth: Truth | None) -> str:
     return f'<p class="vp-truth">{text.TRUE_ANSWER}: {escape(truth.answer)}</p>'
 
 
-def mark(truth: Truth, answer) -> str:
-    """Whether an answer is right; for a description, how many of its facts are."""
+def judged(truth: Truth, answer) -> tuple[str, str, str]:
+    """Whether an answer is right: the kind, a sign, and words.
+
+    For a description the words say how many of its facts are right.
+    """
     right, total = truth.facts(answer.text)
     word, sign = (text.RIGHT, "✓") if right == total else (text.WRONG, "✗")
-    if total > 1:
-        sign = sign if right in (0, total) else "◐"
-        said = text.FACTS.format(right=right, total=total)
-    else:
-        said = word
+    if total == 1:
+        return word, sign, word
+    sign = sign if right in (0, total) else "◐"
+    return word, sign, text.FACTS.format(right=right, total=total)
+
+
+def mark(truth: Truth, answer) -> str:
+    """Whether an answer is right, as HTML."""
+    word, sign, said = judged(truth, answer)
     return f'<span class="vp-mark {word}"><span aria-hidden="true">{sign}</span> {said}</span>'
 
 

@@ -1,0 +1,118 @@
+"""The arena on the page: its controls on the left, its column, and where each part stands."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import gradio as gr
+
+from visipruner.choice import MOST_CONTESTANTS, brief_title, menu
+from visipruner.evaluation.arena import FIRST
+from visipruner.methods import PruningMethod
+from visipruner.render.arena import ArenaBoard
+from visipruner.ui import tabs, text
+from visipruner.ui.page import browser_value
+
+TOKENS, MOST = 144, 576  # before a model is known: a quarter of LLaVA-1.5's patches
+
+
+@dataclass
+class Choices:
+    """The arena's controls."""
+
+    methods: gr.Dropdown
+    tokens: gr.Slider
+    share: gr.HTML
+    run: gr.Button
+    every: gr.Button
+    stop: gr.Button
+
+
+@dataclass
+class Arena:
+    """The arena's column.
+
+    Args:
+        state, asked, result: as in `layout.Results`.
+    """
+
+    status: gr.HTML
+    state: gr.HTML
+    intro: gr.HTML
+    board: gr.HTML
+    saves: dict[str, gr.Button]
+    payload: gr.JSON
+    asked: gr.HTML
+    result: gr.HTML
+
+
+def choices() -> Choices:
+    """The methods, the budget and the buttons; the style sheet shows them in this view only."""
+    known = [(brief_title(name), name) for _, name in menu() if name != PruningMethod.name]
+    with gr.Column(elem_classes=[tabs.ONLY_ARENA, "vp-arena-choices"]):
+        methods = gr.Dropdown(
+            known,
+            value=list(FIRST),
+            multiselect=True,
+            max_choices=MOST_CONTESTANTS,
+            label=text.ARENA_METHODS,
+            elem_classes="vp-others",
+        )
+        tokens = gr.Slider(
+            1,
+            MOST,
+            TOKENS,
+            step=1,
+            label=text.ARENA_BUDGET_LABEL,
+            info=text.ARENA_BUDGET_INFO,
+            buttons=[],
+            elem_id="vp-budget",
+        )
+        share = gr.HTML(share_line(TOKENS, MOST), elem_id="vp-budget-share")
+    with gr.Row(elem_classes=["vp-actions", tabs.ONLY_ARENA]):
+        run = gr.Button(
+            text.ARENA_RUN, variant="primary", size="lg", scale=3, min_width=110, elem_id="vp-arena"
+        )
+        every = gr.Button(text.ARENA_ALL, size="lg", scale=2, min_width=110, elem_id="vp-every")
+        stop = gr.Button(text.STOP, size="lg", min_width=70, elem_id="vp-arena-stop")
+    return Choices(methods=methods, tokens=tokens, share=share, run=run, every=every, stop=stop)
+
+
+def share_line(tokens: float, most: int) -> str:
+    """The budget as a share; page.js keeps it true while the slider moves."""
+    share = text.ARENA_SHARE.format(share=f"{100 * tokens / most:.0f}%", all=most)
+    return f'<p class="vp-small"><b>{share}</b> {text.ARENA_ADAPTS}</p>'
+
+
+def build() -> Arena:
+    """The arena's column: what it is, and after a run the board with its files."""
+    status = gr.HTML(elem_classes="vp-statusbox")
+    intro = gr.HTML(_intro())
+    board = ArenaBoard(elem_id="vp-board")
+    with gr.Row(elem_classes="vp-tight vp-saves", elem_id="vp-arena-saves"):
+        saves = {
+            kind: gr.Button(label, size="sm", interactive=False)
+            for kind, label in (
+                ("csv", text.SAVE_CSV),
+                ("json", text.SAVE_JSON),
+                ("png", text.SAVE_PNG),
+                ("html", text.SAVE_HTML),
+            )
+        }
+    return Arena(
+        status=status,
+        state=browser_value(),
+        intro=intro,
+        board=board,
+        saves=saves,
+        payload=gr.JSON(visible="hidden"),
+        asked=browser_value(),
+        result=browser_value(),
+    )
+
+
+def _intro() -> str:
+    steps = "".join(f"<li><b>{name}</b><span>{what}</span></li>" for name, what in text.ARENA_INTRO)
+    lead = f'<p class="vp-lead">{text.ARENA_LEAD}</p>'
+    end = f'<p class="vp-begin">{text.ARENA_BEGIN}</p>'
+    return f'<div class="vp-intro">{lead}<ol>{steps}</ol>{end}</div>'
