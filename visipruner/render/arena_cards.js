@@ -29,7 +29,7 @@ function card(number) {
 function answerOf(side) {
   const words = make("b", side.answer.length > 14 ? "ar-long" : "", side.answer || "(no word)");
   const node = make("p", "ar-answer", words);
-  node.tabIndex = 0; // a long answer scrolls
+  if (side.answer.length > 60) node.tabIndex = 0; // it scrolls
   const verdict = judgedOf(side);
   if (verdict) node.append(" ", verdict);
   return node;
@@ -48,26 +48,23 @@ function judgedOf(side) {
 }
 
 function costsOf(side) {
-  const { tokens, flops, fewer, first, clock } = side.words;
-  const list = make("dl", "ar-costs");
-  const wished = shown.asked.tokens, off = side !== shown.sides[0]
-    && Math.abs(side.tokens - wished) > 0.05 * wished;
-  const rows = [
-    ["tokens per layer", tokens, off ? `wished ${wished}` : `of ${shown.num_visual}`, "executed"],
-    ["to read the prompt", flops, side === shown.sides[0] ? "" : fewer, "executed"],
-    ["first word", first, "", "measured", clock],
-  ];
-  for (const [label, value, more, kind, how] of rows) {
-    const number = make("dd", "", make("strong", "", value));
-    if (more) number.append(" ", make("span", off && label === "tokens per layer" ? "ar-off" : "", more));
-    const row = make("div", "", make("dt", "", label, " ", tag(kind, how)), number);
-    list.append(row);
-  }
-  return list;
+  const { tokens, flops, fewer, first } = side.words, first_side = side === shown.sides[0];
+  const missed = !first_side && missesWish(side);
+  return make("dl", "ar-costs",
+    cost(tokens, missed ? `tokens, wished ${shown.asked.tokens}` : "tokens per layer",
+      missed ? "ar-off" : ""),
+    cost(flops, first_side ? "prefill" : `prefill, ${fewer}`),
+    cost(first, "first word"));
 }
 
-function tag(kind, words) {
-  return make("span", `ar-tag ar-${kind}`, words || kind);
+function cost(value, label, className = "") {
+  return make("div", "", make("dt", className, label), make("dd", "", make("strong", "", value)));
+}
+
+// Did a method miss the wish by more than a few tokens?
+function missesWish(side) {
+  const wished = shown.asked.tokens;
+  return Math.abs(side.tokens - wished) > 0.05 * wished;
 }
 
 function pictureOf(number) {

@@ -22,7 +22,8 @@ class ArenaPainter extends Painter {
     }
     this.paintMerged([...story.merges().keys()]);
     if (this.roomy()) this.paintGrid();
-    if (story.keeps.includes(0) && story.keeps.includes(1)) this.paintOutline(story.keeps);
+    this.framed = this.roomy() && story.keeps.includes(0) && story.keeps.includes(1);
+    if (this.framed) this.paintOutline(story.keeps);
     if (cursor >= 0) this.paintLinks(story.links(cursor));
     if (cursor >= 0 && story.boxes[cursor]) this.paintCursor(cursor, 3);
   }
@@ -31,7 +32,7 @@ class ArenaPainter extends Painter {
     if (share < 0.001) return this.veil(path, 1);
     this.context.save();
     this.context.clip(path);
-    this.context.globalAlpha = 0.72 * (1 - share);
+    this.context.globalAlpha = 0.74 * (1 - share) ** 0.6; // so that half is seen to be less
     this.context.fillStyle = this.palette.ink;
     this.context.fillRect(0, 0, this.canvas.width, this.canvas.height);
     this.context.restore();
@@ -87,6 +88,7 @@ class ArenaPainter extends Painter {
   }
 }
 
+// The darkest colours are left out: they could be taken for "none".
 function stepColour(step, most) {
-  return step ? heatColour(most > 1 ? (step - 1) / (most - 1) : 1, PALETTE.heat) : PALETTE.ink;
+  return heatColour(most > 1 ? 0.25 + 0.75 * ((step - 1) / (most - 1)) : 1, PALETTE.heat);
 }

@@ -14,7 +14,7 @@ from visipruner.render.overlay import beside, fitted, frame, rows_of, text_block
 from visipruner.sheets import Sheet
 from visipruner.trace import NOBODY, PruningTrace
 
-_VEIL = 0.72  # share of ink over a patch that hardly any layer computed
+_VEIL = 0.74  # share of ink over a patch that hardly any layer computed
 _SIZE, _PER_ROW = 420, 5
 KEY = (
     "The lighter a patch, the more layers computed its token; dark and hatched: dropped before the "
@@ -67,9 +67,10 @@ def lit(sheet: Sheet, trace: PruningTrace) -> Image.Image:
     hatched, dark = veil(drawn, step), Image.new("RGB", drawn.size, palette.INK)
     masks = {share: Image.new("L", drawn.size, 0) for share in set(presence) if share < 1}
     for token, (left, top, right, bottom) in boxes.items():
-        if presence[token] in masks:
-            shade = 255 if not presence[token] else round(255 * _VEIL * (1 - presence[token]))
-            pen = ImageDraw.Draw(masks[presence[token]])
+        share = presence[token]
+        if share in masks:
+            shade = round(255 * (_VEIL * (1 - share) ** 0.6 if share else 1))
+            pen = ImageDraw.Draw(masks[share])
             pen.rectangle((left, top, max(left, right - 1), max(top, bottom - 1)), fill=shade)
     for share, mask in masks.items():
         drawn.paste(dark if share else hatched, (0, 0), mask)

@@ -11,6 +11,11 @@ function pruned() {
   return [...contenders.keys()].filter((number) => number && contenders[number].finished);
 }
 
+// Of these, the ones that choose among patches: the others keep or drop all alike.
+function choosing() {
+  return pruned().filter((number) => contenders[number].chooses);
+}
+
 // Many methods: one table of numbers, and small pictures below it.
 function isGallery() {
   return shown.sides.length > MOST_IN_A_ROW;
@@ -29,13 +34,16 @@ function redraw() {
   if (frame) return;
   frame = requestAnimationFrame(() => {
     frame = null;
+    let framed = false;
     for (const { canvas, painter, draw } of drawn) {
       if (!canvas.clientWidth) continue; // hidden
       painter.share(decoder);
       const { plane } = contenders[0];
       painter.fit(canvas.clientWidth, plane.width / plane.height);
       draw(painter);
+      framed ||= painter.framed;
     }
+    find("key-framed").hidden = !framed;
   });
 }
 
@@ -63,6 +71,7 @@ function fillHead() {
   for (const [name, text] of [["question", question], ["wish", words], ["truth", truth]]) {
     find(name).textContent = text;
   }
+  find("clock").textContent = shown.sides.find((side) => side.words)?.words.clock ?? "measured";
   find("note").textContent = shown.note || "";
   find("key-merged").hidden = !contenders.some((one) => one.merges().size);
 }
@@ -85,7 +94,7 @@ function fillBoard() {
 }
 
 function fillAgreement() {
-  const methods = pruned(), counts = new Uint8Array(shown.num_visual);
+  const methods = choosing(), counts = new Uint8Array(shown.num_visual);
   for (const number of methods) {
     contenders[number].keeps.forEach((kept, patch) => { counts[patch] += kept; });
   }
@@ -104,12 +113,17 @@ function fillAgreement() {
     swatch.setAttribute("aria-hidden", "true");
     return make("li", "", swatch, ` ${words}`);
   }));
+  const others = pruned().filter((number) => !methods.includes(number));
+  find("choosers").textContent = others.length ? "Not counted, because nothing was chosen among " +
+    `patches: ${others.map((number) => shown.sides[number].title).join("; ")}.` : "";
   fillOverlap();
 }
 
 // [words, step] from all methods down to none.
 function stepsOf(counts, most) {
-  return Array.from({ length: most + 1 }, (_, i) => most - i).map((step) => {
+  const steps = Array.from({ length: most + 1 }, (_, i) => most - i);
+  const found = steps.filter((step) => most < MOST_IN_A_ROW || counts.includes(step));
+  return found.map((step) => {
     const many = counts.filter((count) => count === step).length;
     const who = step === most && most > 1 ? `all ${most}` : step || "none";
     return [`${who}: ${many} patch${many === 1 ? "" : "es"}`, step];

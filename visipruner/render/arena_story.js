@@ -7,6 +7,11 @@ class Contender extends Story {
     this.keeps = this.flags(this.finished ? this.sets[side.kept] : []);
   }
 
+  // Does it choose among the patches? One that keeps all, or drops all at once, does not.
+  get chooses() {
+    return this.keeps.includes(0);
+  }
+
   // Per patch the share of layers that computed its own token, as `PruningTrace.presence`.
   presence() {
     if (this.shares) return this.shares;
@@ -42,7 +47,7 @@ class Contender extends Story {
     const scored = this.scored(cut, patch);
     return {
       score: scored ? shortNumber(scored.score) : this.unscored(cut),
-      rank: scored ? `${scored.rank} of ${scored.of}` : "–",
+      rank: scored ? rankWords(scored) : "–",
       cut: cut ? cutWords(cut) : "–",
       fate: this.fateWords(death, patch),
     };
@@ -58,6 +63,11 @@ class Contender extends Story {
     if (this.carrier(death, patch)) return this.mergedLine(death, patch);
     return `dropped ${cutWords(death)}${death.stage === "exit" ? ", when vision left" : ""}`;
   }
+}
+
+// Patches with equal scores share their ranks.
+function rankWords({ rank, equal, of }) {
+  return equal > 1 ? `${rank}–${rank + equal - 1} of ${of}` : `${rank} of ${of}`;
 }
 
 function cutWords(cut) {

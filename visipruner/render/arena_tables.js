@@ -1,13 +1,13 @@
 // The tables: all methods, the overlap of every two, and one patch in each method.
 
 const COLUMNS = [
-  ["Method", (side) => side.title, (side) => side.title, "up"],
-  ["Answer", (side) => side.answer, (side) => side.answer, "up"],
-  ["Right", (side) => ["right", "wrong"].indexOf(side.judged[0]), judgedOf, "up"],
-  ["Tokens per layer", (side) => side.tokens, (side) => side.words.tokens, "up"],
+  ["Method", (side) => side.title, (side) => side.title],
+  ["Answer", (side) => side.answer, (side) => side.answer],
+  ["Right", (side) => ["right", "wrong"].indexOf(side.judged[0]), judgedOf],
+  ["Tokens per layer", (side) => side.tokens, (side) => side.words.tokens],
   ["FLOPs to read the prompt", (side) => side.flops,
-    (side) => `${side.words.flops}${side.words.fewer && side !== shown.sides[0] ? `, ${side.words.fewer}` : ""}`, "up"],
-  ["First word", (side) => side.first, (side) => side.words.first, "up"],
+    (side) => `${side.words.flops}${side.words.fewer && side !== shown.sides[0] ? `, ${side.words.fewer}` : ""}`],
+  ["First word", (side) => side.first, (side) => side.words.first],
 ];
 const sorting = { column: -1, down: false };
 
@@ -77,7 +77,10 @@ function numbersRow(side, columns) {
     row.append(cell);
     return row;
   }
-  for (const [, , cell] of columns.slice(1)) row.append(make("td", "", cell(side) ?? "–"));
+  for (const [name, , cell] of columns.slice(1)) {
+    const whole = name !== "Answer" || side.answer.length < 15;
+    row.append(make("td", whole ? "ar-whole" : "", cell(side) ?? "–"));
+  }
   return row;
 }
 
@@ -116,16 +119,16 @@ function fillPatch() {
     return;
   }
   const padding = (shown.padding || []).includes(cursor) ? " (only padding)" : "";
-  const methods = pruned();
-  const kept = methods.filter((number) => contenders[number].keeps[cursor]).length;
+  const methods = pruned(), judges = choosing(), keeps = (n) => contenders[n].keeps[cursor];
+  const kept = judges.filter(keeps).length;
   place.textContent = `${contenders[0].place(cursor)}${padding}: kept by ${kept} of ` +
-    `${methods.length} method${methods.length === 1 ? "" : "s"}`;
+    `${judges.length} method${judges.length === 1 ? "" : "s"}`;
   find("fates").querySelector("thead").replaceChildren(headRow(FATES));
   find("fates").querySelector("tbody").replaceChildren(...methods.map((number) => {
     const { score, rank, cut, fate } = contenders[number].told(cursor);
-    const row = make("tr", contenders[number].keeps[cursor] ? "ar-kept" : "");
-    row.append(rowHead(shown.sides[number].title),
-      ...[score, rank, cut, fate].map((words) => make("td", "", words)));
+    const row = make("tr", judges.includes(number) && keeps(number) ? "ar-kept" : "");
+    row.append(rowHead(shown.sides[number].title), ...[score, rank, cut].map((words) =>
+      make("td", "ar-whole", words)), make("td", "", fate));
     return row;
   }));
 }

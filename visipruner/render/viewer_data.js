@@ -178,13 +178,14 @@ class Story extends Places {
     return scored ? `, rank ${scored.rank} of ${scored.of} by the method's score` : "";
   }
 
-  // {score, rank, of} of a patch at a cut; null: it was not scored there.
+  // {score, rank, equal, of} of a patch at a cut; null: it was not scored there.
   scored(cut, patch) {
     if (!cut || !cut.scores || !this.sets[cut.at].includes(patch)) return null;
     const scores = numbersOf(cut.scores, this.range), at = this.sets[cut.at];
     const score = scores[at.indexOf(patch)];
-    const better = scores.reduce((count, other) => count + (other > score), 0);
-    return { score, rank: better + 1, of: at.length };
+    const count = (test) => scores.reduce((sum, other) => sum + test(other), 0);
+    const better = count((other) => other > score), equal = count((other) => other === score);
+    return { score, rank: better + 1, equal, of: at.length };
   }
 
   verdict(influence, patch) {

@@ -17,25 +17,21 @@ TOKENS, MOST = 144, 576  # before a model is known: a quarter of LLaVA-1.5's pat
 
 
 @dataclass
-class Choices:
-    """The arena's controls."""
-
-    methods: gr.Dropdown
-    tokens: gr.Slider
-    share: gr.HTML
-    run: gr.Button
-    every: gr.Button
-    stop: gr.Button
-
-
-@dataclass
 class Arena:
-    """The arena's column.
+    """The arena's components.
 
     Args:
+        run, every, stop: its buttons.
+        methods, tokens, share: what is chosen; the budget, and its share of the picture.
         state, asked, result: as in `layout.Results`.
     """
 
+    run: gr.Button
+    every: gr.Button
+    stop: gr.Button
+    methods: gr.Dropdown
+    tokens: gr.Slider
+    share: gr.HTML
     status: gr.HTML
     state: gr.HTML
     intro: gr.HTML
@@ -46,46 +42,59 @@ class Arena:
     result: gr.HTML
 
 
-def choices() -> Choices:
-    """The methods, the budget and the buttons; the style sheet shows them in this view only."""
+def buttons() -> dict[str, gr.Button]:
+    """The arena's buttons, where the other views have theirs."""
+    with gr.Row(elem_classes=["vp-actions", tabs.ONLY_ARENA]):
+        run = gr.Button(
+            text.ARENA_RUN, variant="primary", size="lg", scale=3, min_width=110, elem_id="vp-arena"
+        )
+        every = gr.Button(text.ARENA_ALL, size="lg", scale=3, min_width=110, elem_id="vp-every")
+        stop = gr.Button(text.STOP, size="lg", min_width=70, elem_id="vp-arena-stop")
+    return {"run": run, "every": every, "stop": stop}
+
+
+def _choices() -> dict[str, gr.Component]:
+    """The methods and the budget."""
     known = [(brief_title(name), name) for _, name in menu() if name != PruningMethod.name]
-    with gr.Column(elem_classes=[tabs.ONLY_ARENA, "vp-arena-choices"]):
+    with gr.Row(elem_classes="vp-arena-choices"):
         methods = gr.Dropdown(
             known,
             value=list(FIRST),
             multiselect=True,
             max_choices=MOST_CONTESTANTS,
             label=text.ARENA_METHODS,
+            scale=5,
+            min_width=300,
             elem_classes="vp-others",
         )
-        tokens = gr.Slider(
-            1,
-            MOST,
-            TOKENS,
-            step=1,
-            label=text.ARENA_BUDGET_LABEL,
-            info=text.ARENA_BUDGET_INFO,
-            buttons=[],
-            elem_id="vp-budget",
-        )
-        share = gr.HTML(share_line(TOKENS, MOST), elem_id="vp-budget-share")
-    with gr.Row(elem_classes=["vp-actions", tabs.ONLY_ARENA]):
-        run = gr.Button(
-            text.ARENA_RUN, variant="primary", size="lg", scale=3, min_width=110, elem_id="vp-arena"
-        )
-        every = gr.Button(text.ARENA_ALL, size="lg", scale=2, min_width=110, elem_id="vp-every")
-        stop = gr.Button(text.STOP, size="lg", min_width=70, elem_id="vp-arena-stop")
-    return Choices(methods=methods, tokens=tokens, share=share, run=run, every=every, stop=stop)
+        with gr.Column(scale=2, min_width=260, elem_classes="vp-arena-budget"):
+            tokens = gr.Slider(
+                1,
+                MOST,
+                TOKENS,
+                step=1,
+                label=text.ARENA_BUDGET,
+                buttons=[],
+                elem_id="vp-budget",
+            )
+            share = gr.HTML(share_line(TOKENS, MOST), elem_id="vp-budget-share")
+    return {"methods": methods, "tokens": tokens, "share": share}
 
 
 def share_line(tokens: float, most: int) -> str:
     """The budget as a share; page.js keeps it true while the slider moves."""
     share = text.ARENA_SHARE.format(share=f"{100 * tokens / most:.0f}%", all=most)
-    return f'<p class="vp-small"><b>{share}</b> {text.ARENA_ADAPTS}</p>'
+    return f'<p class="vp-small"><b>{share}</b></p>'
 
 
-def build() -> Arena:
-    """The arena's column: what it is, and after a run the board with its files."""
+def build(placed: dict[str, gr.Button]) -> Arena:
+    """The arena's column: the choices, what it is, and after a run the board with its files.
+
+    Args:
+        placed: from `buttons`.
+    """
+    chosen = _choices()
+    gr.HTML('<span class="vp-arena-begin"></span>', elem_classes="vp-arena-mark")
     status = gr.HTML(elem_classes="vp-statusbox")
     intro = gr.HTML(_intro())
     board = ArenaBoard(elem_id="vp-board")
@@ -99,7 +108,10 @@ def build() -> Arena:
                 ("html", text.SAVE_HTML),
             )
         }
+    gr.HTML(f'<p class="vp-small">{text.ARENA_ADAPTS}</p>', elem_id="vp-arena-adapts")
     return Arena(
+        **placed,
+        **chosen,
         status=status,
         state=browser_value(),
         intro=intro,

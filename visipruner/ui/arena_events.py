@@ -19,14 +19,14 @@ from visipruner.ui.page import MODEL_TURN, PRIVATE, UNQUEUED, plainly
 from visipruner.ui.running import Frame
 
 
-def connect(page, models, model_line, chosen, choices, arena, results):
+def connect(page, models, model_line, chosen, arena, results):
     """Connect the arena; its forms and results are kept with those of the other views."""
     stood = [arena.status, arena.state]
     events = []
-    for button, all_of_them in ((choices.run, False), (choices.every, True)):
+    for button, all_of_them in ((arena.run, False), (arena.every, True)):
         fetched = button.click(
             _fetching(models, chosen, results, all_of_them),
-            [*chosen.inputs, choices.methods, choices.tokens],
+            [*chosen.inputs, arena.methods, arena.tokens],
             [*stood, arena.asked],
             js="(...values) => { vp.arenaStarted(); return values; }",
             concurrency_limit=None,
@@ -39,18 +39,18 @@ def connect(page, models, model_line, chosen, choices, arena, results):
             show_progress_on=[arena.status],
             **MODEL_TURN,
         )
-        run.success(_room(models), [chosen.model, choices.tokens], _tokens(choices), **UNQUEUED)
+        run.success(_room(models), [chosen.model, arena.tokens], _tokens(arena), **UNQUEUED)
         events += [fetched, run]
     for event in events:
         js = "(state) => vp.arenaUnfinished(state)"
         event.failure(running.on_unfinished, arena.state, stood, js=js, **UNQUEUED)
-    _stopping(choices, arena, events)
+    _stopping(arena, events)
     arena.state.change(None, arena.state, None, js="(s) => vp.arenaState(s)", **PRIVATE)
-    _budgets(page, models, chosen, choices)
+    _budgets(page, models, chosen, arena)
     _saving(arena, results)
 
 
-def _stopping(choices, arena, events: list):
+def _stopping(arena, events: list):
     @plainly
     def on_arena_stop(state):
         """Mark as stopped only what was running; what has finished stays."""
@@ -59,7 +59,7 @@ def _stopping(choices, arena, events: list):
         return views.says(text.STOPPED), run_state.STOPPED
 
     stopped = {"fn": on_arena_stop, "inputs": arena.state, "outputs": [arena.status, arena.state]}
-    pressed = choices.stop.click(
+    pressed = arena.stop.click(
         **stopped, js="(s) => vp.arenaStop(s)", cancels=events, queue=False, **PRIVATE
     )
     pressed.then(**stopped, show_progress="hidden", queue=False, **PRIVATE)  # after late updates
@@ -132,12 +132,9 @@ def _stream(made: Contest, arena, frame: Frame) -> Iterator[list]:
     frame.set(arena.intro, gr.update(visible=False))
     for progress in contest.follow(made):
         frame.set(arena.status, views.status(progress))
-        news = [entry.answer for entry in made.entries], [e.refused for e in made.entries]
-        if shown != _identities(news):
-            shown = _identities(news)
-            done = made.comparison is not None
-            value = board_value(start, made.shown, made.asked, made.pairs, done)
-            frame.set(arena.board, value)
+        if shown != _state(made):
+            shown = _state(made)
+            frame.set(arena.board, _board(made, start))
             for button in arena.saves.values():
                 frame.set(button, gr.update(interactive=bool(made.finished)))
         if made.comparison:
@@ -145,9 +142,14 @@ def _stream(made: Contest, arena, frame: Frame) -> Iterator[list]:
         yield frame.take()
 
 
-def _identities(news: tuple[list, list]) -> tuple:
-    answers, refused = news
-    return tuple(map(id, answers)), tuple(refused)
+def _state(made: Contest) -> list:
+    """What the board depends on: it is sent again only when this changes."""
+    sides = [(id(entry.answer), entry.refused) for entry in made.entries]
+    return [made.comparison is not None, *sides]
+
+
+def _board(made: Contest, start: dict) -> dict:
+    return board_value(start, made.shown, made.asked, made.pairs, made.comparison is not None)
 
 
 def _outputs(model_line, arena) -> list:
@@ -158,8 +160,8 @@ def _outputs(model_line, arena) -> list:
 # -- the budget
 
 
-def _tokens(choices) -> list:
-    return [choices.tokens, choices.share]
+def _tokens(arena) -> list:
+    return [arena.tokens, arena.share]
 
 
 def _room(models):
@@ -176,11 +178,11 @@ def _room(models):
     return on_room
 
 
-def _budgets(page, models, chosen, choices):
-    outputs, inputs = _tokens(choices), [chosen.model, choices.tokens]
+def _budgets(page, models, chosen, arena):
+    outputs, inputs = _tokens(arena), [chosen.model, arena.tokens]
     page.load(_room(models), inputs, outputs, **UNQUEUED)
     chosen.model.input(_room(models), inputs, outputs, **UNQUEUED)
-    choices.tokens.change(None, choices.tokens, None, js="(n) => vp.budget(n)", **PRIVATE)
+    arena.tokens.change(None, arena.tokens, None, js="(n) => vp.budget(n)", **PRIVATE)
 
 
 # -- files

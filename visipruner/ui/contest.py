@@ -130,7 +130,7 @@ def named(names: Sequence[str], tokens) -> list[str]:
     """Each method with the budget."""
     if tokens is None:
         raise Refused(text.ARENA_NO_BUDGET)
-    number = check_number(text.ARENA_BUDGET, tokens, 1, 1_000_000)
+    number = check_number(text.THE_BUDGET, tokens, 1, 1_000_000)
     return [f"{name}@{number:g}" for name in dict.fromkeys(names)]
 
 
@@ -149,7 +149,7 @@ def prepare(models, form: Form, scene, names: Sequence[str], tokens, every: bool
     form = replace(form, methods=("none",), semantics="paper", fields={}, options=options)
     job = running.job_of(models, form, scene)
     visual = job.prompt.layout.num_visual
-    check_number(text.ARENA_BUDGET, tokens, 1, visual)
+    check_number(text.THE_BUDGET, tokens, 1, visual)
     entries = [Entry("none", PruningMethod())]
     for words in named(names, tokens):
         try:

@@ -45,7 +45,7 @@ class Controls:
     preset: gr.Radio
     level: gr.Slider
     advanced: Advanced
-    arena: arena.Choices
+    arena: dict[str, gr.Button]
 
     @property
     def form(self) -> dict[str, gr.Component]:
@@ -139,7 +139,7 @@ def sides_of(method: str, others: Sequence[str]) -> tuple[str, ...]:
 
 def build(models: Models) -> Controls:
     """Lay out the controls; a phone's first screen ends with Run."""
-    placed = {**_asking(), "arena": arena.choices(), **_buttons(), **_methods(models)}
+    placed = {**_asking(), "arena": arena.buttons(), **_buttons(), **_methods(models)}
     with gr.Accordion(text.ADVANCED, open=False):
         placed["advanced"] = _advanced()
     with gr.Accordion(text.COMPOSE, open=False) as compose:

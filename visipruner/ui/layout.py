@@ -86,11 +86,11 @@ def build(models: Models) -> gr.Blocks:
                     results = _results()
                     lesson = _lesson()
                 with tabs.view(tabs.ARENA):
-                    contests = arena.build()
+                    contests = arena.build(chosen.arena)
                 with tabs.view(tabs.CURVE):
                     pass
         wiring.connect(page, models, head, chosen, results, lesson)
-        arena_events.connect(page, models, head, chosen, chosen.arena, contests, results)
+        arena_events.connect(page, models, head, chosen, contests, results)
         page.kept, page.forms = results.kept, results.forms  # `launch` tidies them
         page.load(None, js="() => vp.restore()", api_visibility="private")
     return guarded(page)

@@ -86,7 +86,7 @@ window.vp = {
   arenaStarted() {
     vp.arenaStopped = false;
     if (arenaColumn().getBoundingClientRect().top > window.innerHeight * 0.6) {
-      vp.show("#vp-view-arena");
+      vp.show("#vp-view-arena .vp-arena-begin");
     }
   },
 

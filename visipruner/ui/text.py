@@ -265,17 +265,12 @@ VERDICT_WAITS = "The answers are on their way…"
 NO_SCENE = "The next question needs a scene: press New scene first."
 
 ARENA_METHODS = "Methods, up to four"
-ARENA_METHODS_INFO = "They run beside the unpruned baseline."
-ARENA_BUDGET = "Budget"
-ARENA_BUDGET_LABEL = "Budget: visual tokens per layer, in the mean"
-ARENA_BUDGET_INFO = (
-    "A budget is the mean number of visual tokens per layer over the whole run. Each method turns "
-    "it into its own settings."
-)
-ARENA_SHARE = "{share} of {all} tokens"
+ARENA_BUDGET, THE_BUDGET = "Budget", "The budget"
+ARENA_SHARE = "tokens per layer: {share} of {all}"
 ARENA_ADAPTS = (
-    "VisiPruner adapts to the question, so its calibrated setting nearest to the budget is used. "
-    "Two methods never get exactly the same budget: the result says what each really used."
+    "A budget is the mean number of visual tokens per layer, counted over the whole run. "
+    "VisiPruner adapts to the question, so its calibrated setting nearest to the budget is used; "
+    "others can miss a wish by a few tokens. So each result says what was really used."
 )
 ARENA_RUN, ARENA_ALL = "Run arena", "All methods on this picture"
 ARENA_NOTHING = "Choose one to four methods first."
