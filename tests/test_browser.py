@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import shutil
 import time
 from dataclasses import replace
 
 import page_server
 import pytest
 import torch
-from playwright.sync_api import Page, expect, sync_playwright
+from browsing import PATIENCE, press, question
+from playwright.sync_api import Page, expect
 
 from visipruner.choice import short_title
 from visipruner.methods import METHODS, FastV, PruningMethod
@@ -26,63 +25,9 @@ from visipruner.world.drawing import render
 from visipruner.world.phrases import LLAVA_SHORT
 from visipruner.world.scenes import make_scene
 
-ARGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-dev-shm-usage",
-    "--disable-background-networking",
-    "--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1 , EXCLUDE localhost",
-]
-# Milliseconds; the test machine may be busy.
-PATIENCE = int(os.environ.get("BROWSER_PATIENCE", "60000"))
+pytest_plugins = ["browsing"]
 SEEN = {"use_inner_text": True}  # the style sheet shows one of several texts
 FINISHED = ".vp-verdict.same, .vp-verdict.different"
-
-
-@pytest.fixture(scope="module")
-def browser():
-    path = os.environ.get("CHROMIUM") or shutil.which("chromium")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=ARGS)
-        yield browser
-        browser.close()
-
-
-@pytest.fixture(scope="module")
-def address(mini_path):
-    return page_server.address(mini_path)
-
-
-@pytest.fixture
-def visit(browser, address):
-    """(query, **context settings) -> an opened page; fails if any response was >= 400."""
-    contexts, bad = [], []
-
-    def open_page(query: str = "", **settings) -> Page:
-        settings = {"viewport": {"width": 1440, "height": 900}, **settings}
-        context = browser.new_context(**settings)
-        contexts.append(context)
-        page = context.new_page()
-        page.set_default_timeout(PATIENCE)
-        page.on("response", lambda r: r.status >= 400 and bad.append(f"{r.status} {r.url}"))
-        page.on("pageerror", lambda error: bad.append(str(error)))
-        page.goto(address + query)
-        expect(question(page)).not_to_have_value("", timeout=PATIENCE)
-        return page
-
-    open_page.bad = bad
-    yield open_page
-    for context in contexts:
-        context.close()
-    assert not bad
-
-
-def question(page: Page):
-    return page.get_by_label(text.QUESTION, exact=True)
-
-
-def press(page: Page, name: str):
-    page.get_by_role("button", name=name, exact=True).click()
 
 
 def run(page: Page):

@@ -7,11 +7,20 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 
-from visipruner.choice import Side, brief_title, method_at, methods_of, name_of, parse_sides
+from visipruner.choice import (
+    Side,
+    brief_title,
+    method_at,
+    methods_of,
+    name_of,
+    names_of,
+    parse_sides,
+)
 from visipruner.errors import Refused
 from visipruner.evaluation.agreement import chance, overlap
 from visipruner.inputs import check_number
-from visipruner.methods import PruningMethod
+from visipruner.levels import Facts
+from visipruner.methods import PruningMethod, VisiPruner
 from visipruner.render.arena import Shown
 from visipruner.running.results import Answer, Comparison
 from visipruner.running.runner import check_offered
@@ -96,6 +105,8 @@ class Contest:
             all=job.prompt.layout.num_visual,
             model=job.models.titles[job.form.model],
         )
+        if any(entry.words.endswith(":balanced") for entry in self.entries):
+            words += f". {text.ARENA_UNMEASURED}"
         true = f"{text.TRUE_ANSWER}: {truth.answer}" if truth else ""
         question = f"“{job.prompt.question}”"
         return {"question": question, "words": words, "truth": true, "tokens": self.tokens}
@@ -153,6 +164,7 @@ def prepare(models, form: Form, scene, names: Sequence[str], tokens, every: bool
     entries = [Entry("none", PruningMethod())]
     for words in named(names, tokens):
         try:
+            words = in_level(words, job.vlm.facts(visual))
             side = method_at(job.vlm, words, "balanced", "paper", visual)
             check_offered(job.vlm, methods_of(side))
             entries.append(Entry(words, side))
@@ -162,6 +174,16 @@ def prepare(models, form: Form, scene, names: Sequence[str], tokens, every: bool
                 raise Refused(sentence) from None
             entries.append(Entry(words, refused=sentence))
     return Contest(_of_entries(job, entries), float(tokens), entries, every)
+
+
+def in_level(words: str, facts: Facts) -> str:
+    """VisiPruner's balanced level in place of a budget, where the model has no measured ones.
+
+    It adapts to the question: only a measurement tells what a setting uses. The board says so.
+    """
+    name, measured = words.partition("@")[0], ((facts.presets or {}).get("paper") or {})
+    adapts = names_of(name)[0] == VisiPruner.name
+    return f"{name}:balanced" if adapts and not measured.get("tokens") else words
 
 
 def _of_entries(job: Job, entries: Sequence[Entry]) -> Job:

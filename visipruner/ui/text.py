@@ -276,6 +276,9 @@ ARENA_RUN, ARENA_ALL = "Run arena", "All methods on this picture"
 ARENA_NOTHING = "Choose one to four methods first."
 ARENA_NO_BUDGET = "Type a budget: the mean number of visual tokens per layer."
 ARENA_ASKED = "wished: {tokens} of {all} visual tokens per layer · {model}"
+ARENA_UNMEASURED = (
+    "No budgets were measured for VisiPruner on this model, so it runs at its balanced level."
+)
 ARENA_INTRO = (
     ("Same question", "Every method answers it about the same picture, beside the full model."),
     ("One budget", "All get the same wish. What each really used is counted and printed."),

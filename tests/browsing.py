@@ -1,0 +1,71 @@
+"""A real Chromium, strictly offline, on the running page; any failed request fails the test.
+
+A pytest plugin: test modules name it in `pytest_plugins`.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+
+import page_server
+import pytest
+from playwright.sync_api import Page, expect, sync_playwright
+
+from visipruner.ui import text
+
+ARGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-dev-shm-usage",
+    "--disable-background-networking",
+    "--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1 , EXCLUDE localhost",
+]
+# Milliseconds; the test machine may be busy.
+PATIENCE = int(os.environ.get("BROWSER_PATIENCE", "60000"))
+
+
+@pytest.fixture(scope="module")
+def browser():
+    path = os.environ.get("CHROMIUM") or shutil.which("chromium")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=ARGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def address(mini_path):
+    return page_server.address(mini_path)
+
+
+@pytest.fixture
+def visit(browser, address):
+    """(query, **context settings) -> an opened page; fails if any response was >= 400."""
+    contexts, bad = [], []
+
+    def open_page(query: str = "", **settings) -> Page:
+        settings = {"viewport": {"width": 1440, "height": 900}, **settings}
+        context = browser.new_context(**settings)
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(PATIENCE)
+        page.on("response", lambda r: r.status >= 400 and bad.append(f"{r.status} {r.url}"))
+        page.on("pageerror", lambda error: bad.append(str(error)))
+        page.goto(address + query)
+        expect(question(page)).not_to_have_value("", timeout=PATIENCE)
+        return page
+
+    open_page.bad = bad
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert not bad
+
+
+def question(page: Page):
+    return page.get_by_label(text.QUESTION, exact=True)
+
+
+def press(page: Page, name: str):
+    page.get_by_role("button", name=name, exact=True).click()
