@@ -6,6 +6,7 @@ A pytest plugin: test modules name it in `pytest_plugins`.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 
 import page_server
@@ -23,6 +24,8 @@ ARGS = [
 ]
 # Milliseconds; the test machine may be busy.
 PATIENCE = int(os.environ.get("BROWSER_PATIENCE", "60000"))
+SEEN = {"use_inner_text": True}  # the style sheet shows one of several texts
+PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
 
 
 @pytest.fixture(scope="module")
@@ -69,3 +72,24 @@ def question(page: Page):
 
 def press(page: Page, name: str):
     page.get_by_role("button", name=name, exact=True).click()
+
+
+def set_longest_answer(page: Page, tokens: int):
+    page.get_by_role("button", name=re.compile(text.ADVANCED)).click()
+    box = page.get_by_role("spinbutton", name=re.compile(re.escape(text.MAX_NEW_TOKENS)))
+    expect(box).to_be_visible()
+    page.wait_for_timeout(500)  # gradio listens a moment after it has drawn
+    box.fill(str(tokens))
+    box.press("Tab")
+    page.wait_for_timeout(300)
+
+
+def colours_of(canvas) -> int:
+    """The number of colours on a canvas; an empty canvas has one."""
+    return canvas.evaluate(
+        """(canvas) => {
+            const { width, height } = canvas;
+            const { data } = canvas.getContext("2d").getImageData(0, 0, width, height);
+            return new Set(new Uint32Array(data.buffer)).size;
+        }"""
+    )

@@ -28,6 +28,7 @@ from visipruner.sheets import Sheet
 from visipruner.trace import NOBODY, Cut, LayerRecord, PruningTrace
 from visipruner.ui import arena_files, contest, text
 from visipruner.ui.handlers import Form
+from visipruner.world import sources
 
 FOUR = ["visipruner", "random", "visionzip", "visionzip+visipruner"]
 
@@ -53,7 +54,7 @@ def prepare(models):
 @pytest.fixture
 def ran(prepare):
     made = prepare(FOUR)
-    assert [progress for progress in contest.follow(made)][-1].comparison
+    assert list(contest.follow(made))[-1].comparison
     return made
 
 
@@ -146,7 +147,7 @@ def test_a_budget_that_a_method_cannot_have_is_refused_before_anything_runs(
 def test_a_method_that_the_family_cannot_serve_is_named(prepare, models, monkeypatch):
     vlm = models.get(models.default)
     monkeypatch.setattr(type(vlm.family), "offers", frozenset())
-    with pytest.raises(Refused, match="^VisionZip: visionzip needs tower, which"):
+    with pytest.raises(Refused, match=r"^VisionZip: visionzip needs tower, which"):
         prepare(["random", "visionzip"])
     made = prepare(["random", "visionzip"], every=True)
     assert [bool(entry.refused) for entry in made.entries] == [False, False, True]
@@ -161,13 +162,13 @@ def test_visipruner_takes_the_measured_setting_that_is_nearest(prepare, models, 
         made = prepare(["visipruner"], tokens)
         assert made.entries[1].side == VisiPruner.at_level(STEPS[step], facts, {})
         assert made.entries[1].words == f"visipruner@{tokens}"
-        assert text.ARENA_UNMEASURED not in made.asked["words"]
+        assert text.ARENA_UNMEASURED not in made.asked["note"]
 
 
 def test_visipruner_without_measured_budgets_says_so(ran, models):
     assert ran.entries[1].words == "visipruner:balanced"
     assert ran.entries[4].words == "visionzip+visipruner@6"  # the wish is its first method's
-    assert text.ARENA_UNMEASURED in ran.asked["words"]
+    assert text.ARENA_UNMEASURED in ran.asked["note"]
     facts = models.get(models.default).facts(16)
     assert ran.entries[1].side == VisiPruner.at_level(0.5, facts, {})
 
@@ -208,7 +209,7 @@ def test_a_method_that_refuses_the_picture_costs_the_others_nothing(prepare, mon
     assert list(contest.follow(made))[-1].comparison
     assert made.entries[2].refused == "FastV: This picture is too odd."
     assert [entry.title for entry in made.finished] == [text.FULL, "Random patches", "VisionZip"]
-    with pytest.raises(Refused, match="^FastV: This picture is too odd"):
+    with pytest.raises(Refused, match=r"^FastV: This picture is too odd"):
         list(contest.follow(prepare(names, 8)))
     alone = prepare(["fastv"], 8, every=True)
     assert list(contest.follow(alone))[-1].comparison
@@ -314,11 +315,14 @@ def test_the_overlap_of_every_two_methods_stands_beside_chance(ran):
         assert pair["overlap"] == overlap(one, two) and pair["chance"] == chance(one, two)
 
 
-def test_right_and_wrong_come_from_the_scene(ran, monkeypatch):
-    truth = ran.job.truth
+def test_right_and_wrong_come_from_the_scene(ran):
+    truth = sources.truth(5, sources.first_question(5, ""))
+    ran.job = replace(ran.job, truth=truth)
+    ran.entries[2].answer = replace(ran.entries[2].answer, text=truth.answer)
+    assert [side.judged[0] for side in ran.shown][2] == "right"
     for entry in ran.entries:
         entry.answer = replace(entry.answer, text="nonsense")
-    assert [side.judged[0] for side in ran.shown] == ["wrong"] * 5 if truth else True
+    assert [side.judged[0] for side in ran.shown] == ["wrong"] * 5
     ran.job = replace(ran.job, truth=None)
     assert [side.judged for side in ran.shown] == [()] * 5
     assert [side["same"] for side in board(ran)["sides"]] == [True] * 5

@@ -10,7 +10,7 @@ from dataclasses import replace
 import page_server
 import pytest
 import torch
-from browsing import PATIENCE, press, question
+from browsing import PATIENCE, PHONE, SEEN, colours_of, press, question, set_longest_answer
 from playwright.sync_api import Page, expect
 
 from visipruner.choice import short_title
@@ -26,23 +26,12 @@ from visipruner.world.phrases import LLAVA_SHORT
 from visipruner.world.scenes import make_scene
 
 pytest_plugins = ["browsing"]
-SEEN = {"use_inner_text": True}  # the style sheet shows one of several texts
 FINISHED = ".vp-verdict.same, .vp-verdict.different"
 
 
 def run(page: Page):
     press(page, text.RUN)
     expect(page.locator(FINISHED)).to_be_visible(timeout=PATIENCE)
-
-
-def set_longest_answer(page: Page, tokens: int):
-    page.get_by_role("button", name=re.compile(text.ADVANCED)).click()
-    box = page.get_by_role("spinbutton", name=re.compile(re.escape(text.MAX_NEW_TOKENS)))
-    expect(box).to_be_visible()
-    page.wait_for_timeout(500)  # gradio listens a moment after it has drawn
-    box.fill(str(tokens))
-    box.press("Tab")
-    page.wait_for_timeout(300)
 
 
 def test_first_answer_takes_one_click(visit):
@@ -60,17 +49,6 @@ def test_first_answer_takes_one_click(visit):
     press(page, text.STOP)  # nothing is running any more
     page.wait_for_timeout(1000)
     expect(page.locator(".vp-status")).to_contain_text("Done")
-
-
-def colours_of(canvas) -> int:
-    """The number of colours on a canvas; an empty canvas has one."""
-    return canvas.evaluate(
-        """(canvas) => {
-            const { width, height } = canvas;
-            const { data } = canvas.getContext("2d").getImageData(0, 0, width, height);
-            return new Set(new Uint32Array(data.buffer)).size;
-        }"""
-    )
 
 
 @pytest.fixture
@@ -605,7 +583,6 @@ def wait_until_still(page: Page):
     )
 
 
-PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
 SCREENS = [(1440, 900), (1280, 720), (390, 844)]
 LONG = (1280, 720, 96)  # a long answer takes more room above the patches
 

@@ -65,8 +65,8 @@ def board_value(
     Args:
         start: from `values.viewer_start`, for the picture and its patches.
         sides: the baseline first.
-        asked: the texts `question`, `words` (the wish and the model) and `truth`, and `tokens`,
-            the wished budget.
+        asked: the texts `question`, `words` (the wish and the model), `truth` and `note`, and
+            `tokens`, the wished budget.
         pairs: of every two finished methods, the indices `first` and `second` of their sides, the
             `overlap` of what they kept, and the overlap that `chance` would give.
         done: whether every side that can run has finished.

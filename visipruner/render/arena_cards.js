@@ -27,9 +27,9 @@ function card(number) {
 }
 
 function answerOf(side) {
-  const words = make("b", side.answer.length > 14 ? "ar-long" : "", side.answer || "(no word)");
-  const node = make("p", "ar-answer", words);
-  if (side.answer.length > 60) node.tabIndex = 0; // it scrolls
+  const long = side.answer.length > 14;
+  const node = make("p", "ar-answer", make("b", long ? "ar-long" : "", side.answer || "(no word)"));
+  if (long) node.tabIndex = 0; // it may scroll
   const verdict = judgedOf(side);
   if (verdict) node.append(" ", verdict);
   return node;

@@ -72,7 +72,7 @@ function fillHead() {
     find(name).textContent = text;
   }
   find("clock").textContent = shown.sides.find((side) => side.words)?.words.clock ?? "measured";
-  find("note").textContent = shown.note || "";
+  find("note").textContent = [shown.asked.note, shown.note].filter(Boolean).join(" ");
   find("key-merged").hidden = !contenders.some((one) => one.merges().size);
 }
 

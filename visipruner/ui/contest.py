@@ -105,11 +105,12 @@ class Contest:
             all=job.prompt.layout.num_visual,
             model=job.models.titles[job.form.model],
         )
-        if any(entry.words.endswith(":balanced") for entry in self.entries):
-            words += f". {text.ARENA_UNMEASURED}"
+        unmeasured = any(entry.words.endswith(":balanced") for entry in self.entries)
         true = f"{text.TRUE_ANSWER}: {truth.answer}" if truth else ""
         question = f"“{job.prompt.question}”"
-        return {"question": question, "words": words, "truth": true, "tokens": self.tokens}
+        note = text.ARENA_UNMEASURED if unmeasured else ""
+        said = {"question": question, "words": words, "truth": true, "note": note}
+        return {**said, "tokens": self.tokens}
 
 
 def _shown(entry: Entry, truth) -> Shown:
