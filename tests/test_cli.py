@@ -180,7 +180,7 @@ def test_json_to_standard_output_is_only_json(picture_file, mini_path, capsys):
         (("PICTURE", "what?", "--set", "keep=" + "[" * 100_000), "keep are nested too deeply"),
         (
             ("PICTURE", "what?", "--set", "colour=1", "--method", "fastv"),
-            "field of fastv must be one of keep, before_layer, start_shift, not",
+            "field of fastv must be one of keep, before_layer, start_shift, renumber, not",
         ),
         (
             ("PICTURE", "what?", "--set", "keep=1", "--method", "none"),

@@ -52,7 +52,7 @@ class VisPruner(PruningMethod):
     where: ClassVar[str] = BEFORE
     whole: ClassVar[bool] = True
     needs: ClassVar[frozenset[str]] = frozenset({"tower"})
-    stage_words: ClassVar[Mapping[str, str]] = {"vispruner": "Important and diverse"}
+    stage_words: ClassVar[Mapping[str, str]] = {"vispruner": "Important, diverse"}
 
     keep: int = setting(64, "Patches that stay", INT, low=1, high=1_000_000)
     important: float = setting(0.5, "Share chosen by attention", NUMBER, low=0, high=1)
