@@ -15,7 +15,7 @@ from visipruner.bench.floor import prefill_floor, stock_layers
 from visipruner.bench.published import full_matrices
 from visipruner.bench.replay import Replayer
 from visipruner.bench.scenarios import FULL_LAYERS, Scenario, timetable
-from visipruner.bench.timing import peak_bytes, quartiles, seconds, synchronise
+from visipruner.bench.timing import peak_bytes, quartiles, ratio, seconds, synchronise
 from visipruner.choice import Side
 from visipruner.engine import prune
 from visipruner.errors import Refused
@@ -157,31 +157,24 @@ class Contestant:
             "name": self.name,
             "prefill_s": prefill,
             "floor_s": floor,
-            "measured_over_floor": _ratio(self.prefills, self.floors),
-            "speedup": _ratio(dense.prefills, self.prefills),
+            "measured_over_floor": ratio(self.prefills, self.floors),
+            "speedup": ratio(dense.prefills, self.prefills),
             "flop_ratio": dense_flops / flops,
-            "floor_ratio": _ratio(dense.floors, self.floors),
+            "floor_ratio": ratio(dense.floors, self.floors),
             "stock_s": quartiles(self.stocks),
-            "stock_ratio": _ratio(dense.stocks, self.stocks),
+            "stock_ratio": ratio(dense.stocks, self.stocks),
             "first_token_s": quartiles(self.firsts),
             "per_token_s": quartiles(self.steps),
             "request_s": quartiles(self.requests),
             "test_s": quartiles(self.tests),
-            "test_share_of_dense_prefill": _ratio(self.tests, dense.prefills),
+            "test_share_of_dense_prefill": ratio(self.tests, dense.prefills),
             "between_layers_s": quartiles(self.betweens),
-            "between_layers_share_of_dense_prefill": _ratio(self.betweens, dense.prefills),
+            "between_layers_share_of_dense_prefill": ratio(self.betweens, dense.prefills),
             "peak_bytes": self.peak,
             "kv_bytes": kv_bytes(shape, self.trace, self.where.embeds.element_size()),
             "prefill_flops": flops,
             "visual_tokens": [record.visual_tokens for record in self.trace.layers],
         }
-
-
-def _ratio(above: list[float], below: list[float]) -> float | None:
-    """The ratio of medians; None if one was not measured."""
-    if not above or not below:
-        return None
-    return quartiles(above)["median"] / quartiles(below)["median"]
 
 
 class _Stamps(BaseStreamer):

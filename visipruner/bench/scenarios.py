@@ -19,6 +19,7 @@ from visipruner.levels import PUBLISHED_LAYERS
 from visipruner.methods import Schedule, VisiPruner
 from visipruner.models.catalogue import load_vlm
 from visipruner.models.loading import keep_odd_layers_unpacked
+from visipruner.stock import find_decoder
 
 # LLaVA-1.5-7B in the paper: of 32 layers, the first FULL_LAYERS run in full; layer 23 is the last
 # with visual tokens.
@@ -106,26 +107,50 @@ def scenario(name: str, visual: int, device: str, precision: str) -> Scenario:
     Raises:
         Refused: the name is unknown.
     """
+    named(name)
     dtype = dtype_of(device, precision)
     if name == "tiny":
         model = load_vlm("tiny", device=device, precision=precision).model
-    elif name in SHAPES:
-        torch.manual_seed(0)
-        config = LlamaConfig(**SHAPES[name], max_position_embeddings=4096)
-        with torch.device(device):
-            model = AutoModelForCausalLM.from_config(config, dtype=dtype)
-        model.eval().requires_grad_(False)
-        if precision == "4-bit":
-            to_4_bit(model.model.layers)
-            keep_odd_layers_unpacked(model)
     else:
-        raise Refused(f"There is no scenario {name!r}; known: tiny, {', '.join(SHAPES)}.")
+        model = made(AutoModelForCausalLM, language_config(SHAPES[name]), device, precision)
     before, after = TEXT
     layout = TokenLayout(before + visual + after, ((before, before + visual),))
     width = model.config.get_text_config().hidden_size
     generator = torch.Generator().manual_seed(1)
     embeds = torch.randn(1, layout.length, width, generator=generator).to(device, dtype)
     return Scenario(name, model, layout, embeds)
+
+
+def named(name: str):
+    """Check a scenario's name.
+
+    Raises:
+        Refused: it is unknown.
+    """
+    if name != "tiny" and name not in SHAPES:
+        raise Refused(f"There is no scenario {name!r}; known: tiny, {', '.join(SHAPES)}.")
+
+
+def language_config(sizes: dict) -> LlamaConfig:
+    """A language model's configuration, with its sizes as in SHAPES."""
+    return LlamaConfig(**{"max_position_embeddings": 4096, **sizes})
+
+
+def made(kind, config, device: str, precision: str) -> PreTrainedModel:
+    """A model of random weights, always the same on one device.
+
+    Args:
+        kind: one of transformers' automatic classes.
+        precision: as for `scenario`.
+    """
+    torch.manual_seed(0)
+    with torch.device(device):
+        model = kind.from_config(config, dtype=dtype_of(device, precision))
+    model.eval().requires_grad_(False)
+    if precision == "4-bit":
+        to_4_bit(find_decoder(model).layers)
+        keep_odd_layers_unpacked(model)
+    return model
 
 
 def dtype_of(device: str, precision: str) -> torch.dtype:
