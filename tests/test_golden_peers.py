@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from visipruner.methods import pyramiddrop, sparsevlm, visionzip
+from visipruner.methods import cdpruner, pyramiddrop, sparsevlm, visionzip
 
 GOLDEN = Path(__file__).parent / "golden"
 NUMBERS = (1, 3)
@@ -101,3 +101,17 @@ def test_visionzip(number):
     assert torch.equal(owner[1], recorded["out.owner"])
     merged = visionzip.merge(recorded["in.hidden"][1:], targets, owner)
     close(merged, recorded["out.contextual_tokens"], 1e-5)
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+def test_cdpruner(number):
+    facts, recorded = case("cdpruner", number)
+    score = cdpruner.relevance(recorded["in.image_embeds"], recorded["in.text_embeds"])
+    close(score, recorded["out.relevance"], 1e-5)
+    kernel = cdpruner.kernel(recorded["in.projected"], score)
+    close(kernel[0], recorded["mid.kernel_row0"], 1e-5)
+    order, gains, share = cdpruner.picks(kernel, facts["hyper"]["visual_token_num"])
+    assert torch.equal(order, recorded["out.order"])
+    close(gains, recorded["out.gain"], 1e-4)
+    assert torch.equal(order.sort().values, recorded["out.kept_visual"])
+    cdpruner.check_rank(share)

@@ -1,6 +1,7 @@
 """Every pruning method, by name. "none" is the baseline."""
 
 from visipruner.methods.base import PruningMethod
+from visipruner.methods.cdpruner import CDPruner
 from visipruner.methods.fastv import FastV
 from visipruner.methods.pyramiddrop import PyramidDrop
 from visipruner.methods.random import Random
@@ -19,6 +20,7 @@ METHODS: dict[str, type[PruningMethod]] = {
         SparseVLM,
         SparseVLMPlus,
         VisionZip,
+        CDPruner,
         Random,
         Schedule,
     )
@@ -26,6 +28,7 @@ METHODS: dict[str, type[PruningMethod]] = {
 
 __all__ = [
     "METHODS",
+    "CDPruner",
     "FastV",
     "PruningMethod",
     "PyramidDrop",
