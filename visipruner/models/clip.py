@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoTokenizer, CLIPModel
+from transformers import CLIPModel, CLIPTokenizer
 
 from visipruner.errors import Refused
 from visipruner.files import named
@@ -158,7 +158,7 @@ def load(path: Path, model: nn.Module, device: torch.device) -> Embedder:
             local_files_only=True,
             trust_remote_code=False,
         )
-        tokenizer = AutoTokenizer.from_pretrained(
+        tokenizer = CLIPTokenizer.from_pretrained(
             path, local_files_only=True, trust_remote_code=False
         )
     except Exception as error:
