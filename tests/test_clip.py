@@ -98,7 +98,7 @@ def seven(shelf):
 
 @pytest.fixture(scope="module")
 def stock(shelf) -> CLIPModel:
-    return CLIPModel.from_pretrained(shelf / clip.NAME).eval()
+    return CLIPModel.from_pretrained(shelf / clip.NAME, trust_remote_code=False).eval()
 
 
 @torch.no_grad()

@@ -8,7 +8,7 @@ from dataclasses import fields
 import pytest
 import torch
 import torch.nn.functional as F
-from support import asked_of, embeds_for, run_pruned
+from support import asked_of, clip_for, embeds_for, run_pruned
 
 from visipruner import METHODS, PruningMethod, Refused, TokenLayout, prune
 from visipruner.choice import make, parse
@@ -108,7 +108,9 @@ def test_survivors_keep_their_places_or_are_renumbered(name, renumber, mini, pic
             return super().select(view)
 
     values = {field.name: getattr(usual, field.name) for field in fields(kind)}
-    with torch.no_grad(), prune(mini.model, Spied(**{**values, "renumber": renumber}), layout):
+    spied = Spied(**{**values, "renumber": renumber})
+    clip = clip_for([spied], layout.num_visual)
+    with torch.no_grad(), prune(mini.model, spied, layout, clip=clip):
         mini.model(**inputs)
     tokens, places = rows[-1]
     assert len(tokens) < layout.length
