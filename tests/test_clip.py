@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import runpy
 import shutil
 import string
+import sys
+from types import SimpleNamespace
 
+import gradio as gr
+import huggingface_hub
 import pytest
 import torch
 from conftest import make_llava, make_processor
@@ -22,7 +27,7 @@ from visipruner.running import runner
 from visipruner.running.results import Options
 from visipruner.running.runner import compare, last_event
 from visipruner.tower import Clip
-from visipruner.ui import about, handlers
+from visipruner.ui import about, controls, handlers, running
 from visipruner.ui.handlers import Form
 from visipruner.ui.store import Models
 
@@ -93,7 +98,7 @@ def seven(shelf):
 
 @pytest.fixture(scope="module")
 def stock(shelf) -> CLIPModel:
-    return CLIPModel.from_pretrained(shelf / clip.NAME).eval()
+    return CLIPModel.from_pretrained(shelf / clip.NAME, trust_remote_code=False).eval()
 
 
 @torch.no_grad()
@@ -246,6 +251,25 @@ def test_the_page_downloads_clip_when_its_method_runs(asked):
     assert list(server.fetch("llava-1.5-7b", "auto", [CDPruner])) == [] and len(asked) == 1
 
 
+def test_run_on_the_page_passes_its_methods_on(asked, picture):
+    form = Form(picture, QUESTION, "llava-1.5-7b", "random+cdpruner@5")
+    chosen = SimpleNamespace(read=lambda values: (form, None))
+    results = SimpleNamespace(forms=SimpleNamespace(put=lambda value: "key"))
+    on_fetch = running._fetching(Models(device="cpu"), chosen, results)
+    shown = [str(yielded) for yielded in on_fetch()]
+    assert len(asked) == 1 and "Downloading CLIP ViT-L/14-336: 1.0 GB" in shown[-1]
+
+
+def test_a_broken_picture_costs_no_download(asked, tmp_path):
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    form = Form(str(tmp_path / "broken.png"), QUESTION, "llava-1.5-7b", "cdpruner")
+    chosen = SimpleNamespace(read=lambda values: (form, None))
+    results = SimpleNamespace(forms=SimpleNamespace(put=lambda value: "key"))
+    with pytest.raises(gr.Error):
+        list(running._fetching(Models(device="cpu"), chosen, results)())
+    assert not asked
+
+
 def test_stop_ends_the_download(asked, monkeypatch):
     ended = []
 
@@ -274,21 +298,27 @@ def test_a_run_itself_downloads_nothing(asked, picture):
     assert not asked
 
 
-def test_the_child_fetches_these_files():
+def test_the_child_fetches_these_files(monkeypatch, capsys):
     seen = {}
 
     def snapshot(repo, allow_patterns, tqdm_class):
         seen[repo] = allow_patterns
 
-    command = hub._command(clip.REPO, *clip.PATTERNS)
-    assert hub.main(command[3], snapshot, command[4:]) == 0
-    assert seen == {clip.REPO: list(clip.PATTERNS)} and "pytorch_model.bin" in seen[clip.REPO]
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
+    _, _, child, *arguments = hub._command(clip.REPO, *clip.PATTERNS)
+    monkeypatch.setattr(sys, "argv", [child, *arguments])
+    with pytest.raises(SystemExit, match="0"):
+        runpy.run_path(child, run_name="__main__")
+    assert seen == {clip.REPO: list(clip.PATTERNS)} and clip.PICKLE in seen[clip.REPO]
     assert not [pattern for pattern in hub.PATTERNS if "bin" in pattern]
 
 
-def test_the_size_is_said_before():
-    assert about.menu_title("A: b", "cdpruner") == "A: b (with CLIP ViT-L/14-336, 1.7 GB)"
-    assert about.menu_title("A: b", "random+visipruner") == "A: b"
+def test_the_size_is_said_before(here):
+    with gr.Blocks():
+        method = controls._methods(Models(device="cpu"))["method"]
+    titles = {name: title for title, name in method.choices}
+    assert titles["cdpruner"] == f"{CDPruner.title} (with CLIP ViT-L/14-336, 1.7 GB)"
+    assert "1.7 GB" in titles["cdpruner+visipruner"] and "GB" not in titles["random"]
     told = about.of_names(["cdpruner"])
     assert "1.7 GB, which is downloaded when you first press Run" in told
     assert "LLaVA-1.5 13B" in told and "1.7 GB" not in about.of_names(["random"])
