@@ -795,6 +795,7 @@ def test_fastv_as_published_needs_text_after_the_picture(llama):
             "2 visual tokens stayed, evenly spread in reading order, after layer 1.",
         ),
         (Schedule(0, 1, 3), "No visual token stayed."),
+        (Schedule(keep_after=None, none_after=5), "No visual token is left after layer 5."),
         (Random(keep=3, after_layer=50), "Nothing was dropped: the cut comes after the last layer"),
         (FastV(keep=3, before_layer=50), "Nothing was dropped: the cut comes after the last layer"),
         (Schedule(2, 50, 60), "Nothing was dropped: the cut comes after the last layer"),
