@@ -159,7 +159,6 @@ def _checked(args) -> tuple:
     picture = _scene(args.picture) if _is_scene(args) else open_picture(args.picture)
     clean_question(args.question)
     parse(args.method)
-    check_served(spec_of(_model(args)), _kinds(args))
     if args.methods:
         _, *wishes = parse_sides(args.methods)
         known = {name for wish in wishes for name in wish.names}
@@ -170,6 +169,7 @@ def _checked(args) -> tuple:
     check_choice("semantics", args.semantics, SEMANTICS)
     check_choice("picture mode", args.picture_mode, PICTURE_MODES)
     level_number(args.level)
+    check_served(spec_of(_model(args)), _kinds(args))
     return options, picture, overrides
 
 
