@@ -20,6 +20,8 @@ from transformers import (
 )
 
 from visipruner import (
+    DART,
+    DivPrune,
     FastV,
     PruningMethod,
     PyramidDrop,
@@ -108,6 +110,8 @@ KEEP_ALL = {
     "schedule": Schedule(keep=1000, keep_after=2, none_after=None),
     "pyramiddrop": PyramidDrop(layers=(2, 4), ratios=(1.0, 1.0)),
     "sparsevlm_plus": SparseVLMPlus(layers=(), keep=()),
+    "divprune": DivPrune(1_000),
+    "dart": DART(1_000),
 }
 
 DROPPING = {
@@ -124,6 +128,8 @@ DROPPING = {
     "vision exit": Schedule(keep_after=None, none_after=4),
     "pyramiddrop": PyramidDrop(layers=(2, 4), ratios=(0.5, 0.1), renumber=False),
     "sparsevlm_plus": SparseVLMPlus(layers=(1, 3), keep=(20, 5), heads=3),
+    "divprune": DivPrune(9, renumber=False),
+    "dart": DART(1),
 }
 
 

@@ -52,7 +52,9 @@ def become_a_space():
 
 
 class Faulty:
-    """Replaces a method: every use of it raises."""
+    """Replaces a method: every use of it raises, after the model was asked whether it serves it."""
+
+    needs = frozenset()
 
     def __getattr__(self, name):
         if name.startswith("__"):  # pickling to the worker must work

@@ -97,7 +97,8 @@ class DART(PruningMethod):
         pivots = visit_order(of_picture, of_text)
         taken = take(states, visual.to(states.device), of_picture, pivots, self.per_pivot)
         view.spend(2 * len(pivots) * present * states.shape[1])
-        chosen = torch.isin(visual, torch.tensor([*of_picture, *taken])).nonzero().flatten()
+        rows = torch.tensor([*of_picture, *taken], device="cpu")
+        chosen = torch.isin(visual, rows).nonzero().flatten()
         scores = tuple(norms[visual].tolist())
         return view.keep_visual(chosen, "dart", scores=scores, compact=self.renumber)
 
