@@ -59,6 +59,9 @@ class Faulty:
     def __getattr__(self, name):
         if name.startswith("__"):  # pickling to the worker must work
             raise AttributeError(name)
+        self.__iter__()
+
+    def __iter__(self):
         raise ValueError(" ".join(["words of", "a fault"]))  # split, so no line holds all of it
 
 
