@@ -829,8 +829,10 @@ def test_passing_through_menus_changes_and_opens_nothing(visit):
     asked = "what is this? Please answer with one word!"
     question(page).fill(asked)
     page.locator("#vp-run").focus()
-    for key in ["Tab"] * 9 + ["Shift+Tab"] * 5:
+    for key in ["Tab"] * 9 + ["Shift+Tab"] * 4:
         page.keyboard.press(key)
+        # A menu's long list is no stop of its own.
+        assert page.evaluate("document.activeElement.tagName") != "BODY"
     expect(page.locator("input[role=combobox][aria-expanded=true]")).to_have_count(0)
     expect(page.locator("ul[role=listbox]:visible")).to_have_count(0)
     page.get_by_label(text.MODEL, exact=True).click()
