@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -134,7 +135,7 @@ DROPPING = {
 
 
 def answer(model, tokens: int, **inputs) -> tuple[torch.Tensor, torch.Tensor]:
-    """Exactly so many greedy tokens: (the last ids, logits per step)."""
+    """A greedy answer of exactly this many tokens: (the last ids, logits per step)."""
     with torch.no_grad():
         run = model.generate(
             **inputs,
@@ -145,6 +146,16 @@ def answer(model, tokens: int, **inputs) -> tuple[torch.Tensor, torch.Tensor]:
             output_logits=True,
         )
     return run.sequences[0, -tokens:], torch.cat(run.logits)
+
+
+@contextmanager
+def eager(model):
+    """Inside, the model computes attention eagerly."""
+    model.set_attn_implementation("eager")
+    try:
+        yield
+    finally:
+        model.set_attn_implementation("sdpa")
 
 
 def asked_of(vlm, picture) -> tuple[dict, TokenLayout]:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from dataclasses import fields
 
 import pytest
 import torch
 import torch.nn.functional as F
-from support import asked_of, clip_for, embeds_for, run_pruned
+from support import asked_of, clip_for, eager, embeds_for, run_pruned
 
 from visipruner import METHODS, PruningMethod, Refused, TokenLayout, prune
 from visipruner.choice import make, parse
@@ -17,15 +16,6 @@ from visipruner.methods import DART, DivPrune, HoloV, Pool, VisPruner, dart, div
 from visipruner.methods import vispruner as rounds
 
 # -- what the rules are given, as transformers itself returns it
-
-
-@contextmanager
-def eager(model):
-    model.set_attn_implementation("eager")
-    try:
-        yield
-    finally:
-        model.set_attn_implementation("sdpa")
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +58,7 @@ def test_divprune_reads_the_projected_features(mini, stock):
 
 
 def test_holov_reads_projected_features_and_the_class_token(mini, stock):
-    runs = holov.runs_of(16, 4)
+    runs = holov.lengths(16, 4)
     expected = holov.choose(stock["embeds"], stock["attention"], runs, 7, 0.09)
     assert sorted(kept_by(mini, stock, HoloV(7, crops=4))) == sorted(expected.tolist())
 
@@ -192,11 +182,11 @@ def test_pooling_needs_to_know_the_grid(llama):
 def test_holovs_quotas_follow_the_scores():
     assert holov.quotas(torch.tensor([1.0, 2.0, 5.0]), 8) == [1, 2, 5]
     assert holov.quotas(torch.tensor([1.0, 1.0, 1.0]), 4) in ([2, 1, 1], [1, 2, 1], [1, 1, 2])
-    assert [len(run) for run in holov.runs_of(10, 4)] == [3, 3, 2, 2]
+    assert holov.lengths(10, 4) == [3, 3, 2, 2]
 
 
 def test_a_run_that_is_given_more_than_it_has_keeps_all():
     attention = torch.tensor([9.0, 8.0, 0.1, 0.2, 0.1, 0.1])
     features = torch.eye(6)
-    kept = holov.choose(features, attention, holov.runs_of(6, 3), 4, 0.0)
+    kept = holov.choose(features, attention, holov.lengths(6, 3), 4, 0.0)
     assert kept.tolist()[:2] == [0, 1] and len(kept) < 4

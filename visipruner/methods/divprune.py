@@ -3,8 +3,8 @@
 Source of the rule: vbdi/divprune 799e2d95. It runs before layer 0 on the projected features and
 reads no text. Distance is 1 - cosine. The first pick is the patch that is farthest from its nearest
 neighbour. Each further pick is the patch whose nearest pick is farthest. The code keeps
-round(ratio * 576) patches with ratio 0.098, 56 patches, and numbers all tokens anew; several crops
-of a picture are one pool.
+round(ratio * 576) patches (ratio 0.098: 56 patches) and renumbers all tokens. It picks from all
+crops of a picture together.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from visipruner.errors import Refused
-from visipruner.levels import Facts, nearest_to, too_small
+from visipruner.levels import Facts, nearest_to
 from visipruner.methods.base import BEFORE, PruningMethod, renumbering, stayed
 from visipruner.settings import INT, setting
 from visipruner.trace import Selection
@@ -49,14 +49,9 @@ class Pool(PruningMethod):
 
     @classmethod
     def for_budget(cls, tokens, facts):
-        if tokens < cls.least(facts):
-            raise too_small("Pooling", tokens, cls.least(facts))
+        cls.check_budget(tokens, facts)
         counts = cls.reachable(facts)
         return cls(SIDES[counts.index(nearest_to(counts, tokens))])
-
-    @classmethod
-    def least(cls, facts):
-        return min(cls.reachable(facts))
 
     @classmethod
     def reachable(cls, facts):
