@@ -68,12 +68,17 @@ def test_dart_reads_the_layer_before_its_cut(mini, stock):
     visual = torch.tensor(stock["layout"].visual)
     text = torch.arange(int(visual[-1]) + 1, stock["layout"].length)
     of_picture, of_text = dart.largest(norms, visual, 2), dart.largest(norms, text, 2)
-    states = mini.model.model.language_model.norm(stock["hidden"])
-    pivots = dart.visit_order(of_picture, of_text)
-    taken = dart.take(states, visual, of_picture, pivots, 2)
-    start = int(visual[0])
-    expected = sorted(row - start for row in {*of_picture, *taken})
-    assert kept_by(mini, stock, DART(2, visual_pivots=2, text_pivots=2)) == expected
+    norm = mini.model.model.language_model.norm  # final: none of the layers before depends on it
+    plain = norm.weight.data.clone()
+    norm.weight.data.copy_(torch.linspace(-3, 3, len(plain)))  # turns vectors, as trained ones do
+    try:
+        pivots = dart.visit_order(of_picture, of_text)
+        taken = dart.take(norm(stock["hidden"]), visual, of_picture, pivots, 2)
+        start = int(visual[0])
+        expected = sorted(row - start for row in {*of_picture, *taken})
+        assert kept_by(mini, stock, DART(2, visual_pivots=2, text_pivots=2)) == expected
+    finally:
+        norm.weight.data.copy_(plain)
 
 
 # -- positions, and settings that cannot be
@@ -181,8 +186,30 @@ def test_pooling_needs_to_know_the_grid(llama):
 
 def test_holovs_quotas_follow_the_scores():
     assert holov.quotas(torch.tensor([1.0, 2.0, 5.0]), 8) == [1, 2, 5]
+    # What is left goes to the highest score, not to the largest remainder.
+    assert holov.quotas(torch.tensor([1.0, 2.0, 4.6]), 5) == [0, 1, 4]
     assert holov.quotas(torch.tensor([1.0, 1.0, 1.0]), 4) in ([2, 1, 1], [1, 2, 1], [1, 1, 2])
     assert holov.lengths(10, 4) == [3, 3, 2, 2]
+
+
+def test_a_runs_score_by_loops():
+    """The published sums, one patch at a time; the zero for a patch itself counts in the squares."""
+    generator = torch.Generator().manual_seed(3)
+    features, attention = torch.randn(5, 8, generator=generator), torch.rand(5, generator=generator)
+    spreads = []
+    for one in range(5):
+        cosines = [
+            0.0 if one == other else F.cosine_similarity(features[one], features[other], dim=0)
+            for other in range(5)
+        ]
+        mean = sum(cosines) / 4
+        spreads.append(sum((cosine - mean) ** 2 for cosine in cosines) / 4)
+    weight = 1000 * attention.mean() / (sum(spreads) / 5)
+    scores = [1000 * a + 0.09 * weight * s for a, s in zip(attention, spreads, strict=True)]
+    expected = sum(scores) / 5
+    torch.testing.assert_close(
+        holov.run_score(features, attention, 0.09), expected, rtol=1e-4, atol=0
+    )
 
 
 def test_a_run_that_is_given_more_than_it_has_keeps_all():

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass, replace
+from types import SimpleNamespace
 from xml.etree import ElementTree
 
 import pytest
 import torch
 
-from visipruner import METHODS, FastV, PruningMethod, Random, Refused
-from visipruner.evaluation import interview, tradeoff
+from visipruner import METHODS, FastV, PruningMethod, Random, Refused, VisionZip
+from visipruner.evaluation import interview, overlaps, tradeoff
 from visipruner.evaluation.agreement import chance, overlap
 from visipruner.evaluation.evaluate import UNPRUNED
 from visipruner.evaluation.tradeoff_picture import picture
@@ -81,6 +82,13 @@ def test_the_goal_asks_for_a_stack(table):
     assert tradeoff.goals([*table, good, lost, little]) == ["good"]
 
 
+def test_points_that_score_by_the_class_token_are_marked():
+    sides = {UNPRUNED: PruningMethod(), "visionzip@64": VisionZip(), "random@64": Random(64)}
+    every = [row for name in sides for row in rows(name, [1, 0] * 13)]
+    found = {line["point"]: line["untrained"] for line in tradeoff.points(sides, every)}
+    assert found == {UNPRUNED: False, "visionzip@64": True, "random@64": False}
+
+
 def replaced(line: dict, **values) -> dict:
     return {**line, **values}
 
@@ -122,7 +130,43 @@ def test_answers_under_an_older_rule_are_asked_again(tmp_path, monkeypatch):
     interview.rule_hash.cache_clear()
 
 
+def test_the_stores_key_holds_the_rules_hash(monkeypatch):
+    vlm, asked = SimpleNamespace(precision="float32"), SimpleNamespace(text="what?")
+
+    def key(side):
+        return interview._key(vlm, {"set": "heldout"}, asked, side)
+
+    side = (Random(64), FastV(64))
+    before = key(side)
+    assert key(side) == before
+    monkeypatch.setattr(interview, "rule_hash", lambda kind: "older" if kind is FastV else "same")
+    older = key(side)
+    monkeypatch.setattr(interview, "rule_hash", lambda kind: "newer" if kind is FastV else "same")
+    assert key(side) != older  # a change in any method of a stack
+
+
 # -- agreement
+
+
+def test_the_table_of_agreement_pairs_the_traces(monkeypatch):
+    """Two methods, two questions: every cell is the mean of the pair's own overlaps."""
+    seen = iter([[1, 0, 0, 0], [0, 1, 0, 0], [1, 1, 0, 0], [0, 1, 1, 0]])
+    traces = [SimpleNamespace(presence=lambda p=p: p, mean_tokens=float(sum(p))) for p in seen]
+    answers = iter([("", trace) for trace in traces])
+    monkeypatch.setattr(overlaps, "compared", lambda vlm: {"one": Random(1), "two": Random(2)})
+    monkeypatch.setattr(overlaps, "questions", lambda *_: [(0, None, SimpleNamespace(text=""))] * 2)
+    monkeypatch.setattr(overlaps, "SKILLS", ("colour",))
+    monkeypatch.setattr(overlaps, "render", lambda scene: None)
+    monkeypatch.setattr(overlaps, "ask", lambda *_: next(answers))
+    vlm = SimpleNamespace(
+        prepare=lambda *_: None, encode=lambda *_: None, facts=lambda: Facts(4, 1)
+    )
+    found = overlaps.agreement(vlm)
+    assert found["overlap"] == [[1.0, pytest.approx(1 / 6, abs=1e-3)]] + [
+        [pytest.approx(1 / 6, abs=1e-3), 1.0]
+    ]
+    assert found["tokens"] == [1.5, 1.5] and found["questions"] == 2
+    assert found["chance"][0][1] == pytest.approx((1 / 7 + 1 / 3) / 2, abs=1e-3)
 
 
 def test_overlap_of_kept_sets_is_jaccards_index():
