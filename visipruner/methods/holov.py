@@ -5,12 +5,13 @@ Read for the rule, not run, and no recorded decision exists: obananas/HoloV ddcc
 order, are cut into runs of equal length ("crops"). A patch's score is 1000 * a + beta * v. a is the
 class token's attention, mean over heads, in the tower's layer that the projector reads. v is the
 variance of its cosines to the other patches of its run, scaled so that its mean in the run equals
-that of 1000 * a. A run's score is its mean. Runs get shares of `keep` in proportion to their
-scores, rounded down, and the rest goes one by one to the highest. Within a run, attention alone
-decides. The paper's crops are regions; the code's are runs of patches in reading order, one and a
-half rows for 16 crops of 24 x 24. A run whose share exceeds its length keeps all, and the code
-fills up with vectors of zeros; here fewer tokens stay instead. The code feeds each run by falling
-attention and renumbers; with places kept, the order is the picture's.
+that of 1000 * a. A run's score is its mean, in which v therefore cancels but for rounding: it is
+1000 * (1 + beta) times the run's mean attention. Runs get shares of `keep` in proportion to their
+scores, rounded down; what is left goes one by one to the highest scores. Within a run, attention
+alone decides. The paper's crops are regions; the code's are runs of patches in reading order, one
+and a half rows for 16 crops of 24 x 24. A run whose share exceeds its length keeps all, and the
+code fills up with vectors of zeros; here fewer tokens stay instead. The code feeds each run by
+falling attention and renumbers; with places kept, the order is the picture's.
 """
 
 from __future__ import annotations
