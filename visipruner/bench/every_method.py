@@ -15,19 +15,18 @@ from visipruner.bench.whole import Whole
 from visipruner.choice import Side, Wish, make, methods_of, parse
 from visipruner.engine import prune
 from visipruner.errors import Refused
+from visipruner.evaluation.tradeoff import STACKS
 from visipruner.flops import ModelShape, executed, kv_bytes
 from visipruner.methods import METHODS, PruningMethod, Schedule
 from visipruner.tower import needs_clip, needs_tower
 
 BUDGET = "25%"
 NOISE = "CLIP's embeddings are handed in as noise, so the times hold nothing of its text tower"
-BEFORE_VISIPRUNER = ("visionzip", "vispruner", "pool")  # the stacks that are measured
 
 
 def every_name() -> list[str]:
-    """Every method, and the stacks."""
-    stacks = [f"{name}+visipruner" for name in BEFORE_VISIPRUNER if name in METHODS]
-    return [*(name for name in METHODS if name != PruningMethod.name), *stacks]
+    """Every method, and the stacks of the trade-off curve."""
+    return [*(name for name in METHODS if name != PruningMethod.name), *STACKS]
 
 
 def wishes(names: list[str], budget: str) -> list[Wish]:
