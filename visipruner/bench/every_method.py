@@ -26,7 +26,8 @@ NOISE = "CLIP's embeddings are handed in as noise, so the times hold nothing of 
 
 def every_name() -> list[str]:
     """Every method, and the stacks of the trade-off curve."""
-    return [*(name for name in METHODS if name != PruningMethod.name), *STACKS]
+    stacks = [stack for stack in STACKS if stack.partition("+")[0] in METHODS]
+    return [*(name for name in METHODS if name != PruningMethod.name), *stacks]
 
 
 def wishes(names: list[str], budget: str) -> list[Wish]:
