@@ -96,6 +96,10 @@ def replaced(line: dict, **values) -> dict:
 def test_an_unknown_point_is_refused_and_a_new_one_is_made():
     sides = {UNPRUNED: PruningMethod()}
     assert tradeoff.chosen_of(sides, ["random@7"], FACTS)["random@7"].keep == 7
+    placed = tradeoff.chosen_of(sides, ["divprune@7", "pool+visipruner:0.5"], FACTS, places=True)
+    assert not placed["places kept, divprune@7"].renumber
+    pool, visipruner = placed["places kept, pool+visipruner:0.5"]
+    assert not pool.renumber and visipruner.name == "visipruner"
     with pytest.raises(Refused):
         tradeoff.chosen_of(sides, ["nonsense@7"], FACTS)
 

@@ -1,7 +1,8 @@
 """The bundled model's curve: accuracy against executed FLOPs, every method on the same axes.
 
     python -m visipruner tradeoff --write             507 held-out questions a point; stop, go on
-    python -m visipruner tradeoff --final --write     points that claim a goal, on all 3,900
+    python -m visipruner tradeoff --final WISH ...    then points that claim a goal, on all 3,900
+    python -m visipruner tradeoff --only WISH ... --places    what renumbering costs
 
 Writes tradeoff.json beside the weights and assets/tradeoff.svg, the README's figure.
 """
@@ -15,6 +16,7 @@ import json
 import math
 import statistics
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from visipruner.choice import Side, make, method_at, methods_of, name_of, parse, settings_of_side
@@ -27,6 +29,7 @@ from visipruner.levels import PRESETS, Facts
 from visipruner.methods import METHODS, PruningMethod
 from visipruner.models.catalogue import VLM
 from visipruner.running.clocks import machine
+from visipruner.settings import settings_of
 from visipruner.tower import needs_tower
 from visipruner.world.questions import SKILLS
 
@@ -165,6 +168,9 @@ def add_options(parser: argparse.ArgumentParser):
     parser.add_argument("--questions", type=int, default=PER_SKILL, help="per skill")
     parser.add_argument("--only", nargs="+", metavar="WISH", help="these points, such as pool@64")
     parser.add_argument(
+        "--places", action="store_true", help="--only and --final: nothing that stays is renumbered"
+    )
+    parser.add_argument(
         "--final",
         nargs="+",
         metavar="WISH",
@@ -177,7 +183,7 @@ def run(options: argparse.Namespace):
     """Run the command."""
     vlm, store = open_model(options)
     sides = contestants(vlm)
-    chosen = chosen_of(sides, options.only, vlm.facts())
+    chosen = chosen_of(sides, options.only, vlm.facts(), options.places)
     table = points(chosen, interview(vlm, chosen, ("heldout",), options.questions, store))
     for line in table:
         print(as_line(line))
@@ -189,7 +195,7 @@ def run(options: argparse.Namespace):
     print(f"stacks that cut {GOAL_CUT:.0%} or more and lose {GOAL_LOSS:.0%} or less: {met}")
     final = []
     if options.final:
-        chosen = chosen_of(sides, options.final, vlm.facts())
+        chosen = chosen_of(sides, options.final, vlm.facts(), options.places)
         final = points(chosen, interview(vlm, chosen, ("heldout",), FULL, store))
         for line in final:
             print(as_line(line))
@@ -197,8 +203,13 @@ def run(options: argparse.Namespace):
         write(options.model, curve(vlm, table, final, agreement(vlm)))
 
 
-def chosen_of(sides: dict[str, Side], wishes: Sequence[str] | None, facts: Facts) -> dict:
-    """The baseline, and the sides that were asked for.
+def chosen_of(
+    sides: dict[str, Side], wishes: Sequence[str] | None, facts: Facts, places: bool = False
+) -> dict[str, Side]:
+    """The baseline, and the sides that were asked for; all, if none were.
+
+    Args:
+        places: every method that could renumber keeps the places of what stays.
 
     Raises:
         Refused: a wish that is no point of the curve and cannot be made.
@@ -206,7 +217,18 @@ def chosen_of(sides: dict[str, Side], wishes: Sequence[str] | None, facts: Facts
     if not wishes:
         return sides
     known = {wish: sides.get(wish) or make(parse(wish), facts) for wish in wishes}
+    if places:
+        known = {f"places kept, {wish}": _placed(side) for wish, side in known.items()}
     return {UNPRUNED: sides[UNPRUNED], **known}
+
+
+def _placed(side: Side) -> Side:
+    methods = methods_of(side)
+    placed = tuple(
+        replace(method, renumber=False) if "renumber" in settings_of(method) else method
+        for method in methods
+    )
+    return placed if len(placed) > 1 else placed[0]
 
 
 def as_line(line: dict) -> str:
