@@ -14,7 +14,7 @@ from visipruner import METHODS, FastV, PruningMethod, Random, Refused, VisionZip
 from visipruner.evaluation import interview, overlaps, tradeoff
 from visipruner.evaluation.agreement import chance, overlap
 from visipruner.evaluation.evaluate import UNPRUNED
-from visipruner.evaluation.tradeoff_picture import picture
+from visipruner.evaluation.tradeoff_picture import PANELS, panel_of, picture
 from visipruner.levels import Facts
 from visipruner.world.questions import SKILLS
 
@@ -74,6 +74,17 @@ def test_every_method_has_five_budgets_or_says_so():
         assert len({str(side) for side in found.values()}) == len(found), name
 
 
+def test_a_series_with_places_kept_is_its_own(table):
+    point = next(line for line in table if line["point"] == "pool@64")
+    placed = replaced(point, point="places kept, pool@64", places_kept=True, right=0.9)
+    at = tradeoff.at_cut([*table, placed], point["flops_cut"])
+    assert at["pool, places kept"] == pytest.approx(0.9)
+    assert at["pool"] == pytest.approx(point["right"])
+    assert panel_of(point) == PANELS[1] and panel_of(placed) == PANELS[2]
+    assert panel_of(replaced(point, side="random")) == PANELS[2]  # it never renumbers
+    assert panel_of(replaced(point, side="fastv")) == PANELS[0]
+
+
 def test_the_goal_asks_for_a_stack(table):
     stack = next(line for line in table if line["point"] == "random@64")
     good = replaced(stack, side="pool+visipruner", point="good", difference=(-0.005, -1, 1))
@@ -96,9 +107,10 @@ def replaced(line: dict, **values) -> dict:
 def test_an_unknown_point_is_refused_and_a_new_one_is_made():
     sides = {UNPRUNED: PruningMethod()}
     assert tradeoff.chosen_of(sides, ["random@7"], FACTS)["random@7"].keep == 7
-    placed = tradeoff.chosen_of(sides, ["divprune@7", "pool+visipruner:0.5"], FACTS, places=True)
-    assert not placed["places kept, divprune@7"].renumber
-    pool, visipruner = placed["places kept, pool+visipruner:0.5"]
+    wishes = ["divprune@7", "places kept, divprune@7", "places kept, pool+visipruner:0.5"]
+    chosen = tradeoff.chosen_of(sides, wishes, FACTS)
+    assert [chosen[wish].renumber for wish in wishes[:2]] == [True, False]
+    pool, visipruner = chosen[wishes[2]]
     assert not pool.renumber and visipruner.name == "visipruner"
     with pytest.raises(Refused):
         tradeoff.chosen_of(sides, ["nonsense@7"], FACTS)

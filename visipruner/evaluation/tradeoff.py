@@ -2,7 +2,6 @@
 
     python -m visipruner tradeoff --write             507 held-out questions a point; stop, go on
     python -m visipruner tradeoff --final WISH ...    then points that claim a goal, on all 3,900
-    python -m visipruner tradeoff --only WISH ... --places    what renumbering costs
 
 Writes tradeoff.json beside the weights and assets/tradeoff.svg, the README's figure.
 """
@@ -23,13 +22,12 @@ from visipruner.choice import Side, make, method_at, methods_of, name_of, parse,
 from visipruner.evaluation.evaluate import FULL, UNPRUNED, paired_difference, wilson
 from visipruner.evaluation.interview import add_common, interview, open_model, share_cut
 from visipruner.evaluation.overlaps import agreement
-from visipruner.evaluation.tradeoff_picture import PICTURE, picture
+from visipruner.evaluation.tradeoff_picture import PICTURE, label, picture
 from visipruner.files import write_whole
 from visipruner.levels import PRESETS, Facts
 from visipruner.methods import METHODS, PruningMethod
 from visipruner.models.catalogue import VLM
 from visipruner.running.clocks import machine
-from visipruner.settings import settings_of
 from visipruner.tower import needs_tower
 from visipruner.world.questions import SKILLS
 
@@ -38,7 +36,13 @@ PER_SKILL = 39  # of 13 skills: 507 questions
 # A method skips those below its least, but has FEWEST points.
 SHARES = (3 / 4, 1 / 2, 3 / 8, 1 / 4, 1 / 6, 1 / 9, 1 / 16, 1 / 36, 1 / 64)
 FEWEST = 5
-STACKS = ("visionzip+visipruner", "vispruner+visipruner", "pool+visipruner")
+STACKS = (
+    "visionzip+visipruner",
+    "vispruner+visipruner",
+    "divprune+visipruner",
+    "pool+visipruner",
+)
+PLACED = "places kept, "  # before the wish of a point whose methods renumber nothing
 RIVAL = "pool"  # VTC-Bench's smaller picture
 ADAPTS = "visipruner"  # to the question, so it has presets and no budgets
 CUTS = (0.4, 0.5, 0.6, 0.7, 0.8)  # where methods are compared at equal FLOPs
@@ -54,7 +58,20 @@ def contestants(vlm: VLM) -> dict[str, Side]:
             found |= at_budgets(name, facts)
     for name in STACKS:
         found |= at_budgets(name, facts)
-    return found
+    return found | {
+        f"{PLACED}{wish}": without_renumbering(side)
+        for wish, side in found.items()
+        if any(method.settings.get("renumber") for method in methods_of(side))
+    }
+
+
+def without_renumbering(side: Side) -> Side:
+    """The same side; methods that have the choice keep the places of what stays."""
+    methods = tuple(
+        replace(method, renumber=False) if "renumber" in method.settings else method
+        for method in methods_of(side)
+    )
+    return methods if len(methods) > 1 else methods[0]
 
 
 def at_budgets(name: str, facts: Facts) -> dict[str, Side]:
@@ -86,6 +103,7 @@ def _line(wish: str, side: Side, mine: list[dict], full: list[dict], pooled: Map
     return {
         "point": wish,
         "side": name_of(side),
+        "places_kept": wish.startswith(PLACED),
         "budget": budget,
         "settings": settings_of_side(side),
         "tokens": statistics.mean(statistics.mean(row["tokens"]) for row in mine),
@@ -132,13 +150,12 @@ def _among(rows: Sequence[dict], wanted: set | None) -> dict | None:
 def at_cut(table: Sequence[dict], cut: float) -> dict[str, float]:
     """Accuracy of each side where it cuts this share of the FLOPs, on a line between its points.
 
-    A side whose points do not reach on both sides of the share is left out.
+    The line begins at the unpruned model. A side whose points do not reach on both sides of the
+    share is left out.
     """
     found = {}
-    for name in dict.fromkeys(line["side"] for line in table):
-        known = [line for line in table if line["side"] == name]
-        if name != "none":
-            known = [*(line for line in table if line["side"] == "none"), *known]
+    for name in dict.fromkeys(map(label, table)):
+        known = [line for line in table if label(line) == name or line["side"] == "none"]
         known.sort(key=lambda line: line["flops_cut"])
         for low, high in itertools.pairwise(known):
             span = high["flops_cut"] - low["flops_cut"]
@@ -168,9 +185,6 @@ def add_options(parser: argparse.ArgumentParser):
     parser.add_argument("--questions", type=int, default=PER_SKILL, help="per skill")
     parser.add_argument("--only", nargs="+", metavar="WISH", help="these points, such as pool@64")
     parser.add_argument(
-        "--places", action="store_true", help="--only and --final: nothing that stays is renumbered"
-    )
-    parser.add_argument(
         "--final",
         nargs="+",
         metavar="WISH",
@@ -183,7 +197,7 @@ def run(options: argparse.Namespace):
     """Run the command."""
     vlm, store = open_model(options)
     sides = contestants(vlm)
-    chosen = chosen_of(sides, options.only, vlm.facts(), options.places)
+    chosen = chosen_of(sides, options.only, vlm.facts())
     table = points(chosen, interview(vlm, chosen, ("heldout",), options.questions, store))
     for line in table:
         print(as_line(line))
@@ -195,7 +209,7 @@ def run(options: argparse.Namespace):
     print(f"stacks that cut {GOAL_CUT:.0%} or more and lose {GOAL_LOSS:.0%} or less: {met}")
     final = []
     if options.final:
-        chosen = chosen_of(sides, options.final, vlm.facts(), options.places)
+        chosen = chosen_of(sides, options.final, vlm.facts())
         final = points(chosen, interview(vlm, chosen, ("heldout",), FULL, store))
         for line in final:
             print(as_line(line))
@@ -203,32 +217,22 @@ def run(options: argparse.Namespace):
         write(options.model, curve(vlm, table, final, agreement(vlm)))
 
 
-def chosen_of(
-    sides: dict[str, Side], wishes: Sequence[str] | None, facts: Facts, places: bool = False
-) -> dict[str, Side]:
+def chosen_of(sides: dict[str, Side], wishes: Sequence[str] | None, facts: Facts) -> dict:
     """The baseline, and the sides that were asked for; all, if none were.
-
-    Args:
-        places: every method that could renumber keeps the places of what stays.
 
     Raises:
         Refused: a wish that is no point of the curve and cannot be made.
     """
     if not wishes:
         return sides
-    known = {wish: sides.get(wish) or make(parse(wish), facts) for wish in wishes}
-    if places:
-        known = {f"places kept, {wish}": _placed(side) for wish, side in known.items()}
-    return {UNPRUNED: sides[UNPRUNED], **known}
+    return {UNPRUNED: sides[UNPRUNED], **{wish: _wished(sides, wish, facts) for wish in wishes}}
 
 
-def _placed(side: Side) -> Side:
-    methods = methods_of(side)
-    placed = tuple(
-        replace(method, renumber=False) if "renumber" in settings_of(method) else method
-        for method in methods
-    )
-    return placed if len(placed) > 1 else placed[0]
+def _wished(sides: dict[str, Side], wish: str, facts: Facts) -> Side:
+    if wish in sides:
+        return sides[wish]
+    side = make(parse(wish.removeprefix(PLACED)), facts)
+    return without_renumbering(side) if wish.startswith(PLACED) else side
 
 
 def as_line(line: dict) -> str:
