@@ -15,6 +15,7 @@ from visipruner.evaluation import interview, overlaps, tradeoff
 from visipruner.evaluation.agreement import chance, overlap
 from visipruner.evaluation.evaluate import UNPRUNED
 from visipruner.evaluation.tradeoff_picture import PANELS, panel_of, picture
+from visipruner.evaluation.tradeoff_tables import tables
 from visipruner.levels import Facts
 from visipruner.world.questions import SKILLS
 
@@ -122,6 +123,17 @@ def test_the_picture_is_xml_and_marks_untrained_scores(table):
     assert 'fill="#fff" stroke' not in drawn
     marked = [{**line, "untrained": True} for line in table[1:]]
     assert 'fill="#fff" stroke' in picture({"unpruned": table[0], "points": marked})
+
+
+def test_the_tables_hold_every_point_and_pair(table):
+    agreed = {"budget": 144.0, "questions": 3, "sides": ["one", "two"], "tokens": [144.0, 90.5]}
+    agreed |= {"overlap": [[1, 0.25], [0.25, 1]], "chance": [[1, 0.125], [0.125, 1]]}
+    found = {"machine": "a CPU", "date": "today", "unpruned": table[0], "points": table[1:]}
+    said = tables(found | {"agreement": agreed}, {0.4: tradeoff.at_cut(table, 0.4)})
+    assert all(f"| {line['point']} |" in said for line in table)
+    assert "| random@64 | 64.0 | 80.0% | 75.0% (" in said and "100.0% of 13 |" in said
+    assert "| random | 87.5% |" in said  # at equal FLOPs
+    assert "| two, 90.5 tokens | 0.25 (0.12) |  |" in said
 
 
 # -- the store's key

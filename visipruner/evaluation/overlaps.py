@@ -14,7 +14,9 @@ from visipruner.tower import needs_tower
 from visipruner.world.drawing import render
 from visipruner.world.questions import SKILLS
 
-SHARE = 1 / 4  # of the visual tokens, as a mean per layer: every method can be given about that
+# Of the visual tokens, as a mean per layer. With less, methods inside the language model keep all
+# in the first layers and nothing later.
+SHARE = 3 / 8
 PER_SKILL = 3
 
 

@@ -3,7 +3,8 @@
     python -m visipruner tradeoff --write             507 held-out questions a point; stop, go on
     python -m visipruner tradeoff --final WISH ...    then points that claim a goal, on all 3,900
 
-Writes tradeoff.json beside the weights and assets/tradeoff.svg, the README's figure.
+Writes tradeoff.json beside the weights, and into assets the README's figure, tradeoff.svg, and all
+points and the agreement between methods, tradeoff.md.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from visipruner.evaluation.evaluate import FULL, UNPRUNED, paired_difference, wi
 from visipruner.evaluation.interview import add_common, interview, open_model, share_cut
 from visipruner.evaluation.overlaps import agreement
 from visipruner.evaluation.tradeoff_picture import PICTURE, label, picture
+from visipruner.evaluation.tradeoff_tables import TABLES, tables
 from visipruner.files import write_whole
 from visipruner.levels import PRESETS, Facts
 from visipruner.methods import METHODS, PruningMethod
@@ -258,5 +260,8 @@ def curve(vlm: VLM, table: list[dict], final: list[dict], agreed: dict) -> dict:
 
 
 def write(folder: Path, found: dict) -> None:
+    """Write the curve as data beside the weights, and as picture and tables into assets."""
     write_whole(folder / "tradeoff.json", json.dumps(found, indent=1) + "\n")
     write_whole(PICTURE, picture(found))
+    table = [found["unpruned"], *found["points"]]
+    write_whole(TABLES, tables(found, {cut: at_cut(table, cut) for cut in CUTS}))
