@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -20,6 +21,8 @@ from transformers import (
 )
 
 from visipruner import (
+    DART,
+    DivPrune,
     FastV,
     PruningMethod,
     PyramidDrop,
@@ -31,6 +34,7 @@ from visipruner import (
     prune,
 )
 from visipruner.layout import gaps
+from visipruner.tower import Clip, needs_clip
 from visipruner.trace import Selection
 
 STEPS = 4
@@ -43,8 +47,17 @@ LAYOUTS = {
 }
 
 
+def clip_for(methods, patches: int) -> Clip | None:
+    """CLIP's embeddings, drawn at random, if one of the methods needs them."""
+    if not needs_clip(methods):
+        return None
+    generator = torch.Generator().manual_seed(6)
+    return Clip(*(torch.randn(count, 12, generator=generator) for count in (patches, 2)))
+
+
 def run_pruned(model, method, layout, embeds):
     """Greedy tokens through generate(): (ids, logits per step, hidden rows per layer, trace)."""
+    clip = clip_for(method if isinstance(method, list) else [method], layout.num_visual)
     hidden, handles = [], []
     for layer in model.model.layers:
         # Registered before prune()'s hooks, so it sees every row that the layer computed.
@@ -53,7 +66,7 @@ def run_pruned(model, method, layout, embeds):
                 lambda _m, _i, output: hidden.append(output[0]) if output.shape[1] > 1 else None
             )
         )
-    with torch.no_grad(), prune(model, method, layout) as trace:
+    with torch.no_grad(), prune(model, method, layout, clip=clip) as trace:
         run = model.generate(
             inputs_embeds=embeds,
             max_new_tokens=STEPS,
@@ -98,6 +111,8 @@ KEEP_ALL = {
     "schedule": Schedule(keep=1000, keep_after=2, none_after=None),
     "pyramiddrop": PyramidDrop(layers=(2, 4), ratios=(1.0, 1.0)),
     "sparsevlm_plus": SparseVLMPlus(layers=(), keep=()),
+    "divprune": DivPrune(1_000),
+    "dart": DART(1_000),
 }
 
 DROPPING = {
@@ -114,11 +129,13 @@ DROPPING = {
     "vision exit": Schedule(keep_after=None, none_after=4),
     "pyramiddrop": PyramidDrop(layers=(2, 4), ratios=(0.5, 0.1), renumber=False),
     "sparsevlm_plus": SparseVLMPlus(layers=(1, 3), keep=(20, 5), heads=3),
+    "divprune": DivPrune(9, renumber=False),
+    "dart": DART(1),
 }
 
 
 def answer(model, tokens: int, **inputs) -> tuple[torch.Tensor, torch.Tensor]:
-    """Exactly so many greedy tokens: (the last ids, logits per step)."""
+    """A greedy answer of exactly this many tokens: (the last ids, logits per step)."""
     with torch.no_grad():
         run = model.generate(
             **inputs,
@@ -129,6 +146,16 @@ def answer(model, tokens: int, **inputs) -> tuple[torch.Tensor, torch.Tensor]:
             output_logits=True,
         )
     return run.sequences[0, -tokens:], torch.cat(run.logits)
+
+
+@contextmanager
+def eager(model):
+    """Inside, the model computes attention eagerly."""
+    model.set_attn_implementation("eager")
+    try:
+        yield
+    finally:
+        model.set_attn_implementation("sdpa")
 
 
 def asked_of(vlm, picture) -> tuple[dict, TokenLayout]:

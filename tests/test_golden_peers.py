@@ -8,7 +8,15 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 
-from visipruner.methods import dart, divprune, pyramiddrop, sparsevlm, visionzip, vispruner
+from visipruner.methods import (
+    cdpruner,
+    dart,
+    divprune,
+    pyramiddrop,
+    sparsevlm,
+    visionzip,
+    vispruner,
+)
 
 GOLDEN = Path(__file__).parent / "golden"
 NUMBERS = (1, 3)
@@ -153,3 +161,17 @@ def test_dart(number):
     assert taken == recorded["out.picked_abs"].flatten().tolist()
     kept = sorted(row - start for row in {*of_picture, *taken})
     assert kept == recorded["out.kept_visual"].tolist()
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+def test_cdpruner(number):
+    facts, recorded = case("cdpruner", number)
+    score = cdpruner.relevance(recorded["in.image_embeds"], recorded["in.text_embeds"])
+    close(score, recorded["out.relevance"], 1e-5)
+    kernel = cdpruner.kernel(recorded["in.projected"], score)
+    close(kernel[0], recorded["mid.kernel_row0"], 1e-5)
+    order, gains, share = cdpruner.picks(kernel, facts["hyper"]["visual_token_num"])
+    assert torch.equal(order, recorded["out.order"])
+    close(gains, recorded["out.gain"], 1e-4)
+    assert torch.equal(order.sort().values, recorded["out.kept_visual"])
+    cdpruner.check_rank(share)

@@ -54,7 +54,8 @@ class Family:
     kinds: ClassVar[Mapping[str, type[PreTrainedModel]]]  # config.model_type -> the model's class
     processor: ClassVar[type]  # the class that a checkpoint's processor must have
     picture_modes: ClassVar[tuple[str, ...]]  # how a picture is fitted; the default first
-    # What methods may use besides the language model: "tower", "clip_text".
+    # What methods may use besides the language model: "tower". For "clip_text" see
+    # models/catalogue.py, because it depends on the checkpoint.
     offers: ClassVar[frozenset[str]] = frozenset()
     renumbers: ClassVar[bool] = True  # may methods renumber places? Only if they are plain numbers
     not_in_4_bit: ClassVar[tuple[str, ...]]  # full names of the modules that stay in 16 bits
@@ -97,7 +98,10 @@ class Family:
         raise NotImplementedError
 
     def grids(self, config, tokens: int) -> tuple[tuple[int, int], ...]:
-        """(rows, columns) of patches of each picture, if so many tokens tell; empty: not known."""
+        """(rows, columns) of patches of each picture in a prompt with this many visual tokens.
+
+        Empty: the number of tokens does not tell.
+        """
         return ()
 
     def prepare(

@@ -1,6 +1,7 @@
 """Every pruning method, by name. "none" is the baseline."""
 
 from visipruner.methods.base import PruningMethod
+from visipruner.methods.cdpruner import CDPruner
 from visipruner.methods.dart import DART
 from visipruner.methods.divprune import DivPrune
 from visipruner.methods.fastv import FastV
@@ -29,6 +30,7 @@ METHODS: dict[str, type[PruningMethod]] = {
         DivPrune,
         DART,
         Pool,
+        CDPruner,
         Random,
         Schedule,
     )
@@ -37,6 +39,7 @@ METHODS: dict[str, type[PruningMethod]] = {
 __all__ = [
     "DART",
     "METHODS",
+    "CDPruner",
     "DivPrune",
     "FastV",
     "HoloV",

@@ -21,9 +21,9 @@ from visipruner.evaluation.agreement import chance, overlap
 from visipruner.inputs import check_number
 from visipruner.levels import Facts
 from visipruner.methods import PruningMethod, VisiPruner
+from visipruner.models.catalogue import check_served
 from visipruner.render.arena import Shown
 from visipruner.running.results import Answer, Comparison
-from visipruner.running.runner import check_offered
 from visipruner.ui import handlers, running, text, views
 from visipruner.ui.handlers import Form, Job, Progress
 
@@ -167,7 +167,7 @@ def prepare(models, form: Form, scene, names: Sequence[str], tokens, every: bool
         try:
             words = in_level(words, job.vlm.facts(visual))
             side = method_at(job.vlm, words, "balanced", "paper", visual)
-            check_offered(job.vlm, methods_of(side))
+            check_served(job.vlm, map(type, methods_of(side)))
             entries.append(Entry(words, side))
         except Refused as error:
             sentence = _by_name(brief_title(words), str(error))
