@@ -81,7 +81,7 @@ def as_json(result: Result) -> dict:
 
 def json_file(result: Result) -> dict:
     content = json.dumps(as_json(result), indent=1).encode()
-    return _file("visipruner.json", "application/json", content)
+    return file_of("visipruner.json", "application/json", content)
 
 
 def png_file(result: Result) -> dict:
@@ -97,7 +97,7 @@ def png_file(result: Result) -> dict:
         for answer in comparison.answers[1:]
     ]
     _below_each_other(drawn).save(stream, "PNG")
-    return _file("visipruner.png", "image/png", stream.getvalue())
+    return file_of("visipruner.png", "image/png", stream.getvalue())
 
 
 def _below_each_other(pictures: list[Image.Image]) -> Image.Image:
@@ -125,8 +125,8 @@ def html_file(result: Result) -> dict:
     job = result.job
     truth = job.truth.answer if job.truth else ""
     page = report_html(result.comparison, result.settings, result.notes, truth)
-    return _file("visipruner.html", "text/html", page.encode())
+    return file_of("visipruner.html", "text/html", page.encode())
 
 
-def _file(name: str, kind: str, content: bytes) -> dict:
+def file_of(name: str, kind: str, content: bytes) -> dict:
     return {"name": name, "type": kind, "data": base64.b64encode(content).decode()}

@@ -15,7 +15,7 @@ from visipruner.choice import MOST_CONTESTANTS
 from visipruner.errors import Refused
 from visipruner.render.charts import CHART_CSS
 from visipruner.render.viewer import PatchViewer
-from visipruner.ui import controls, keeping, tabs, text, wiring
+from visipruner.ui import controls, curve, keeping, tabs, text, wiring
 from visipruner.ui.page import browser_value, guarded, says_when_full
 from visipruner.ui.store import Models
 from visipruner.ui.uploads import Uploads
@@ -88,8 +88,9 @@ def build(models: Models) -> gr.Blocks:
                 with tabs.view(tabs.ARENA):
                     pass
                 with tabs.view(tabs.CURVE):
-                    pass
+                    drawn = curve.build()
         wiring.connect(page, models, head, chosen, results, lesson)
+        curve.connect(models, chosen, drawn)
         page.kept, page.forms = results.kept, results.forms  # `launch` tidies them
         page.load(None, js="() => vp.restore()", api_visibility="private")
     return guarded(page)
@@ -270,7 +271,7 @@ def _asked_for(host: str | None, port: int | None) -> dict:
 
 
 def _settings() -> dict:
-    script = (HERE / "page.js").read_text()
+    script = "".join((HERE / name).read_text() for name in ("page.js", "curve.js"))
     return dict(  # noqa: C408 - reads like the call that it is for
         share=False,
         run_history=False,
