@@ -245,7 +245,7 @@ def describe_curve(curve: Curve, sides: list[str], skill: str = ALL) -> str:
         points = [point for _, point in curve.of(side)]
         ends = [
             f"{point.shares[skill].right:.1%} right with {point.flops_cut:.0%} cut"
-            for point in dict.fromkeys((points[0].name, points[-1].name))
+            for point in (points if len(points) < 2 else (points[0], points[-1]))
         ]
         said.append(f"{brief_title(side)}: from {' to '.join(ends)}.")
     return " ".join(said)

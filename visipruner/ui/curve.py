@@ -15,6 +15,7 @@ from visipruner.choice import Side, method_at
 from visipruner.errors import Refused
 from visipruner.evaluation import recompute
 from visipruner.evaluation.recompute import MOST_PER_SKILL, Standing
+from visipruner.methods import METHODS
 from visipruner.render.curve import (
     ALL,
     MAIN,
@@ -45,7 +46,7 @@ element.addEventListener("click", (event) => {
   const button = event.target.closest("button[data-point]");
   if (button) trigger("select", { point: Number(button.dataset.point) });
 });
-vpCurve.whenOpened(() => trigger("load"));
+vpCurve.whenOpened(() => trigger("expand"));
 """
 
 
@@ -178,7 +179,7 @@ def form_of(point: Point) -> dict:
             values[field] = value
         elif (owner, field) in fields.ALL:
             values[f"{owner}.{field}"] = fields.typed(owner, field, value)
-        else:
+        elif getattr(METHODS[owner], field, None) != value:  # a constant of the method
             raise Refused(words.NO_SUCH_SETTING.format(name=field))
     return values
 
@@ -201,7 +202,7 @@ def connect(models: Models, chosen, shown: Shown | None):
         return
     drawn = {"inputs": shown.drawn, "outputs": [*shown.drawing, shown.points]}
     on_draw = _drawing(shown)
-    changed = [shown.skill.input, shown.group.input, shown.follow.input, shown.points.load]
+    changed = [shown.skill.input, shown.group.input, shown.follow.input, shown.points.expand]
     gr.on(changed, on_draw, **drawn, trigger_mode="always_last", **SMALL)
     _trying(models, chosen, shown)
     begins = f'(...values) => vp.lesson("{shown.table.elem_id}", "{run_state.SHOWN}", values)'
