@@ -31,6 +31,7 @@ from visipruner import (
     prune,
 )
 from visipruner.layout import gaps
+from visipruner.tower import Clip, needs_clip
 from visipruner.trace import Selection
 
 STEPS = 4
@@ -43,8 +44,17 @@ LAYOUTS = {
 }
 
 
+def clip_for(methods, patches: int) -> Clip | None:
+    """CLIP's embeddings, drawn at random, if one of the methods needs them."""
+    if not needs_clip(methods):
+        return None
+    generator = torch.Generator().manual_seed(6)
+    return Clip(*(torch.randn(count, 12, generator=generator) for count in (patches, 2)))
+
+
 def run_pruned(model, method, layout, embeds):
     """Greedy tokens through generate(): (ids, logits per step, hidden rows per layer, trace)."""
+    clip = clip_for(method if isinstance(method, list) else [method], layout.num_visual)
     hidden, handles = [], []
     for layer in model.model.layers:
         # Registered before prune()'s hooks, so it sees every row that the layer computed.
@@ -53,7 +63,7 @@ def run_pruned(model, method, layout, embeds):
                 lambda _m, _i, output: hidden.append(output[0]) if output.shape[1] > 1 else None
             )
         )
-    with torch.no_grad(), prune(model, method, layout) as trace:
+    with torch.no_grad(), prune(model, method, layout, clip=clip) as trace:
         run = model.generate(
             inputs_embeds=embeds,
             max_new_tokens=STEPS,

@@ -14,8 +14,9 @@ from transformers import AttentionInterface
 from visipruner.attention import PLANNED, planned_attention
 from visipruner.bench import floor, replay
 from visipruner.bench.__main__ import main, run
+from visipruner.bench.clocks import noting_plans
 from visipruner.bench.comparing import run_comparisons, run_presets
-from visipruner.bench.contestants import NAMES, _noting, contestants
+from visipruner.bench.contestants import NAMES, contestants
 from visipruner.bench.published import edited_weights, full_matrices
 from visipruner.bench.report import markdown
 from visipruner.bench.scenarios import Scenario, scenario, timetable, to_4_bit
@@ -73,21 +74,39 @@ def test_a_timetable_is_kept_and_really_tests(where):
         contestant.learn()
         visual = [record.visual_tokens for record in contestant.trace.layers]
         full = sum(n == 40 for n in visual)
-        assert full == contestant.method.filter_at + 1
-        assert visual.index(0) == contestant.method.exit_at + 1 == 6
+        cuts, tests, *_ = contestant.method
+        assert full == cuts.keep_after + 1
+        assert visual.index(0) == cuts.none_after + 1 == 6
         assert set(visual[full:6]) == {10}
-        first = contestant.method.first_tested
+        first = tests.first_tested
         tested = [r.layer for r in contestant.trace.layers if r.influence]
         assert tested == list(range(first, 6)), contestant.name
 
 
+def test_a_timetable_caches_as_visipruner_does(where):
+    """No visual token in shallow layers, then the kept ones; the published code caches all."""
+    for contestant in contestants(where):
+        if contestant.method is None:
+            continue
+        contestant.learn()
+        tests = contestant.method[1]
+        kept = [record.kv_tokens - 20 for record in contestant.trace.layers]  # 20 of text
+        if tests.official:
+            assert kept == [record.visual_tokens for record in contestant.trace.layers]
+            continue
+        shallow = tests.shallow_layers
+        assert kept == [0] * shallow + [10] * (6 - shallow) + [0, 0], contestant.name
+
+
 def test_timetables_scale_with_the_model():
-    table = timetable(15, 32)
-    assert (table.shallow_layers, table.filter_at, table.exit_at) == (7, 14, 23)
-    table = timetable(15, 32, "official")
-    assert (table.shallow_layers, table.first_tested) == (6, 7)
-    table = timetable(8, 16)  # never more shallow layers than come before the filtering layer
-    assert (table.shallow_layers, table.filter_at, table.exit_at) == (3, 3, 11)
+    def layers(table):
+        cuts, tests, *_ = table
+        return tests.shallow_layers, tests.first_tested, cuts.keep_after, cuts.none_after
+
+    assert layers(timetable(15, 32)) == (7, 7, 14, 23)
+    assert layers(timetable(15, 32, "official")) == (6, 7, 14, 23)
+    # Never more shallow layers than come before the filtering layer.
+    assert layers(timetable(8, 16)) == (3, 3, 3, 11)
 
 
 MACHINE = dict.fromkeys(
@@ -174,7 +193,7 @@ def test_the_published_way_decides_the_same_on_full_matrices(where):
 
 def test_edits_of_weights_are_what_plans_say(where):
     plans = {}
-    method = _noting(timetable(15, 8, "official"), plans)
+    method = noting_plans(timetable(15, 8, "official"), plans)
     with torch.no_grad(), prune(where.model, method, where.layout):
         where.model(inputs_embeds=where.embeds)
     query, key, value = torch.randn(1, 4, 60, 16), *torch.randn(2, 1, 2, 60, 16)

@@ -313,7 +313,7 @@ def test_a_folders_own_code_never_runs_and_nothing_is_asked(place, marked, yes):
 def test_transformers_too_is_told_not_to_run_it(place, marked, yes, monkeypatch):
     """The second lock: without the first one, nothing runs and no question is asked either."""
     folder, marker = marked
-    monkeypatch.setattr(checkpoint, "_check_brings_no_code", lambda path: None)
+    monkeypatch.setattr(checkpoint, "check_brings_no_code", lambda path: None)
     edit(folder / place.split(",")[0], lambda data: CODE[place](data, folder))
     with contextlib.suppress(Refused):
         load_vlm(folder, device="cpu")

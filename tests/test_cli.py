@@ -163,6 +163,15 @@ def test_json_to_standard_output_is_only_json(picture_file, mini_path, capsys):
     assert status == 0 and json.loads(text)["answers"][1]["trace"]["method"] == "fastv"
 
 
+def test_vision_exit_alone_by_its_settings(mini_path, capsys):
+    arguments = ("scene:3", "what?", "--model-path", mini_path, "--max-new-tokens", 2)
+    own = ("--method", "schedule", "--set", "keep_after=none", "--set", "none_after=4")
+    said = run(capsys, *arguments, *own, "--rounds", 1)[1]
+    assert "No visual token is left after layer 4." in said
+    # All 16 patches in layers 0 to 4 of 8.
+    assert "16 -> 0 after 4; mean 10.0 per layer" in said
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -180,7 +189,7 @@ def test_json_to_standard_output_is_only_json(picture_file, mini_path, capsys):
         (("PICTURE", "what?", "--set", "keep=" + "[" * 100_000), "keep are nested too deeply"),
         (
             ("PICTURE", "what?", "--set", "colour=1", "--method", "fastv"),
-            "field of fastv must be one of keep, before_layer, start_shift, not",
+            "field of fastv must be one of keep, before_layer, start_shift, renumber, not",
         ),
         (
             ("PICTURE", "what?", "--set", "keep=1", "--method", "none"),

@@ -56,6 +56,7 @@ LAYOUT = LAYOUTS["one picture"]
 
 def test_every_method_is_in_the_matrix():
     merging = {"sparsevlm", "visionzip"}  # they equal no mask: see test_peers.py
+    merging |= {"cdpruner"}  # it needs CLIP: see test_matrix.py and test_cdpruner.py
     for table in (KEEP_ALL, DROPPING):
         covered = {method.name for method in table.values()}
         assert covered >= METHODS.keys() - {"none"} - merging
@@ -794,6 +795,7 @@ def test_fastv_as_published_needs_text_after_the_picture(llama):
             "2 visual tokens stayed, evenly spread in reading order, after layer 1.",
         ),
         (Schedule(0, 1, 3), "No visual token stayed."),
+        (Schedule(keep_after=None, none_after=5), "No visual token is left after layer 5."),
         (Random(keep=3, after_layer=50), "Nothing was dropped: the cut comes after the last layer"),
         (FastV(keep=3, before_layer=50), "Nothing was dropped: the cut comes after the last layer"),
         (Schedule(2, 50, 60), "Nothing was dropped: the cut comes after the last layer"),

@@ -172,7 +172,7 @@ def test_every_family_says_what_it_is(kind):
     family = FAMILIES[kind]
     assert family.kinds[kind].config_class.model_type == kind
     assert family.title and family.picture_modes and family.not_in_4_bit
-    assert family.offers <= {"tower", "clip_text"}
+    assert family.offers <= {"tower"}
 
 
 def test_a_sliding_window_is_refused_before_weights_are_read():

@@ -24,6 +24,7 @@ from visipruner import FastV, PruningMethod, Schedule, TokenLayout, VisiPruner, 
 from visipruner.attention import Span, clipped
 from visipruner.bench import replay
 from visipruner.bench.replay import Replayer, _Lane, can_capture
+from visipruner.bench.scenarios import timetable
 from visipruner.errors import Refused
 from visipruner.stock import output_cache, with_cache
 
@@ -42,6 +43,9 @@ NOT_REPLAYED = ("pyramiddrop", "sparsevlm_plus", "late entry", "late entry, few,
 METHODS = {**KEEP_ALL, **DROPPING, **SHALLOW, "merge": MergeAtTheDoor()}
 METHODS = {name: method for name, method in METHODS.items() if name not in NOT_REPLAYED}
 METHODS["renumber"] = RenumberLater(5, 2, 5)
+METHODS["paper stack"] = timetable(15, 8)  # a cut and two methods that watch
+METHODS["official stack"] = timetable(15, 8, "official")
+METHODS["two cuts"] = [FastV(keep=20), Schedule(10, 1, 4)]  # after the same layer
 
 
 def run(driver, model, embeds):

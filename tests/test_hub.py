@@ -54,7 +54,7 @@ def fake_hub(monkeypatch, tmp_path):
         source = FAKE.format(folder=os.path.dirname(hub.__file__), pause=pause, end=end)
         path = tmp_path / "child.py"
         path.write_text(source)
-        monkeypatch.setattr(hub, "_command", lambda repo: [sys.executable, "-P", str(path)])
+        monkeypatch.setattr(hub, "_command", lambda *_: [sys.executable, "-P", str(path)])
 
     return make
 

@@ -12,7 +12,7 @@ from dataclasses import fields
 
 import pytest
 import torch
-from support import answer, asked_of, state_of
+from support import answer, asked_of, clip_for, state_of
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -60,7 +60,7 @@ def facts(mini):
 
 def pruned(model, methods, asked) -> tuple:
     inputs, layout = asked
-    with prune(model, methods, layout) as trace:
+    with prune(model, methods, layout, clip=clip_for(methods, layout.num_visual)) as trace:
         tokens, logits = answer(model, STEPS, **inputs)
     return tokens, logits, trace
 
@@ -224,7 +224,7 @@ def test_a_bare_loop_equals_generate(name, share, mini, asked, facts):
     methods = side(name, share, facts)
     tokens, logits, trace = pruned(model, methods, asked)
     steps = []
-    with prune(model, methods, layout) as bare:
+    with prune(model, methods, layout, clip=clip_for(methods, layout.num_visual)) as bare:
         output = model(**inputs)
         steps.append(output.logits[:, -1])
         for token in tokens[:-1]:
@@ -241,7 +241,8 @@ def test_flops_equal_the_counter(name, share, mini, asked, facts):
     left = []
     with eager(model), sdpa_kernel(SDPBackend.MATH):
         for methods in ([PruningMethod()], side(name, share, facts)):
-            with prune(model, methods, layout) as trace, FlopCounterMode(display=False) as counter:
+            run = prune(model, methods, layout, clip=clip_for(methods, layout.num_visual))
+            with run as trace, FlopCounterMode(display=False) as counter:
                 model(**inputs, logits_to_keep=1)
             left.append(
                 counter.get_total_flops() - executed(ModelShape.of(model.config), trace).prefill

@@ -403,6 +403,9 @@ def test_fields_follow_the_level_unless_filled_in(models):
         filled[f"visipruner.{name}"] = value
     expected = {"shallow_layers": 3, "relative": False, "stages": ("middle",)}
     assert fields.overrides(["visipruner"], filled) == expected
+    exit_alone = {"schedule.keep_after": "None", "schedule.none_after": "14"}
+    found = fields.overrides(["schedule"], exit_alone)
+    assert found == {"keep_after": None, "none_after": 14}
     filled["visipruner.shallow_layers"] = "three"
     with pytest.raises(ValueError, match="three"):
         fields.overrides(["visipruner"], filled)

@@ -103,7 +103,9 @@ def run(args):
 
     if find_spec("visipruner.ui") is None:
         raise Refused("This command runs from a clone of the repository; pip installs the engine.")
+    from visipruner.models import clip
     from visipruner.models.catalogue import load_vlm
+    from visipruner.tower import needs_clip
 
     # The package is already imported, too late for environment variables.
     constants.HF_HUB_OFFLINE = (
@@ -114,12 +116,14 @@ def run(args):
     # Check all that is possible before a model is fetched or loaded.
     options, picture, overrides = _checked(args)
     vlm = load_vlm(
-        Path(args.model_path) if args.model_path else args.model,
+        _model(args),
         device=args.device,
         precision=args.precision,
         attention=args.attention,
         on_progress=_tell_progress,
     )
+    if needs_clip(_kinds(args)):
+        clip.fetch(_tell_progress)
     comparison = _compared(args, vlm, picture, options, overrides)
     result = comparison.to_json()
     if args.rounds > 1:
@@ -141,7 +145,7 @@ def _checked(args) -> tuple:
     from visipruner.choice import parse, parse_sides
     from visipruner.levels import level_number
     from visipruner.methods.visipruner import SEMANTICS
-    from visipruner.models.catalogue import PICTURE_MODES
+    from visipruner.models.catalogue import PICTURE_MODES, check_served, spec_of
     from visipruner.running.results import Options
 
     check_number("--rounds", args.rounds, 1, 100, integer=True)
@@ -165,7 +169,22 @@ def _checked(args) -> tuple:
     check_choice("semantics", args.semantics, SEMANTICS)
     check_choice("picture mode", args.picture_mode, PICTURE_MODES)
     level_number(args.level)
+    check_served(spec_of(_model(args)), _kinds(args))
     return options, picture, overrides
+
+
+def _model(args) -> str | Path:
+    """The model as `load_vlm` takes it."""
+    return Path(args.model_path) if args.model_path else args.model
+
+
+def _kinds(args) -> list:
+    """The class of every method that will run."""
+    from visipruner.choice import names_of
+    from visipruner.methods import METHODS
+
+    words = args.methods or [args.method]
+    return [METHODS[name] for side in words for name in names_of(side)]
 
 
 def _compared(args, vlm, picture, options, overrides):

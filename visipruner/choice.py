@@ -95,14 +95,27 @@ def make(wish: Wish, facts: Facts, given: Mapping | None = None) -> Side:
         given: fields that replace the wish's settings: "field", in a stack "method.field".
 
     Raises:
-        Refused: a budget below a method's least, an unknown field, a value out of range.
+        Refused: a budget below a method's least, an unknown field, a value out of range, a stack
+            that contradicts itself, settings that are impossible for these facts.
     """
+    _check_stack(wish.names)
     own = _by_method(wish.names, given or {})
     made = tuple(
         _one(METHODS[name], wish if number == 0 else Wish((name,)), facts, own[number])
         for number, name in enumerate(wish.names)
     )
+    made[0].check_for(facts)  # what reaches a later method of a stack is not known yet
     return made if len(made) > 1 else made[0]
+
+
+def _check_stack(names: Sequence[str]):
+    for name in names:
+        if names.count(name) > 1:
+            raise Refused(f"{short_title(name)} stands twice in the stack.")
+        if METHODS[name].whole and name != names[0]:
+            raise Refused(
+                f"{short_title(name)} needs the whole picture: in a stack it comes first."
+            )
 
 
 def _one(kind: type[PruningMethod], wish: Wish, facts: Facts, given: dict) -> PruningMethod:

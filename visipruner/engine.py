@@ -44,7 +44,7 @@ from visipruner.stock import (
     close_cache,
     is_growing,
 )
-from visipruner.tower import Clip, Tower, TowerWatch, check_clip, needs_tower
+from visipruner.tower import Clip, Tower, TowerWatch, check_clip, needs_clip, needs_tower
 from visipruner.trace import Cut, LayerRecord, MethodStory, PruningTrace, Selection
 from visipruner.view import LayerInput, LayerView
 
@@ -346,6 +346,8 @@ class Run:
         if not self.layout.num_visual:
             return hidden
         noted = self._noted_tower()
+        if needs_clip(member.method for member in self.members):
+            self.trace.door_flops += self.clip.flops
         for member in self.members:
             outside = sum(len(waiting.rows) for waiting in self.waiting.values())
             member.memory.entered = len(self.rows.visual) + outside

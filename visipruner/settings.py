@@ -48,7 +48,7 @@ class Setting:
         Raises:
             Refused: names the field, the value and what is allowed.
         """
-        if value is None and self.optional:
+        if self.optional and (value is None or _is_none(value)):
             return None
         if self.kind == FLAG:
             if not isinstance(value, bool):
@@ -83,7 +83,7 @@ class Setting:
         if not isinstance(typed, str):
             return typed
         typed = typed.strip()
-        if self.optional and typed.lower() == NONE:
+        if self.optional and _is_none(typed):
             return None
         options = YES_OR_NO if self.kind == FLAG else self.options
         if options:
@@ -136,6 +136,11 @@ def check_settings(owner):
     """
     for name, one in settings_of(owner).items():
         object.__setattr__(owner, name, one.check(name, getattr(owner, name)))
+
+
+def _is_none(value) -> bool:
+    """Is this the word that a person types for None?"""
+    return isinstance(value, str) and value.lower() == NONE
 
 
 def _short(value) -> str:

@@ -163,7 +163,11 @@ def tower_of(model: nn.Module) -> nn.Module | None:
 
 def tower_layers(model: nn.Module) -> list[nn.Module]:
     """The layers of a model's vision tower; empty: no tower, or a tower of an unknown kind."""
-    tower = tower_of(model)
+    return encoder_layers(tower_of(model))
+
+
+def encoder_layers(tower: nn.Module | None) -> list[nn.Module]:
+    """The layers of a CLIP-like vision tower; empty: none, or a tower of an unknown kind."""
     for part in tower.modules() if tower is not None else ():
         layers = getattr(getattr(part, "encoder", None), "layers", None)
         if layers is not None:
@@ -183,6 +187,7 @@ __all__ = [
     "attention_backend",
     "cache_of",
     "close_cache",
+    "encoder_layers",
     "find_decoder",
     "is_growing",
     "missing_part",

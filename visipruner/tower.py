@@ -35,6 +35,7 @@ class Clip:
 
     image: Tensor  # (patches, width)
     text: Tensor  # (texts, width)
+    flops: int = 0  # cost of both, counted as the method's own
 
 
 class TowerWatch:
@@ -110,6 +111,11 @@ def noting(watch: TowerWatch):
 def needs_tower(methods: Iterable) -> bool:
     """Does any of these methods read the vision tower?"""
     return any("tower" in method.needs for method in methods)
+
+
+def needs_clip(methods: Iterable) -> bool:
+    """Does any of these methods read CLIP's embeddings?"""
+    return any("clip_text" in method.needs for method in methods)
 
 
 def check_clip(methods: Iterable, clip: Clip | None, patches: int):

@@ -1,8 +1,11 @@
-"""Measure: python -m visipruner.bench [--quick] [--json FILE] [--markdown FILE]
+"""Measure: python -m visipruner.bench [--quick] [--methods] [--json FILE] [--markdown FILE]
 
 Every scenario runs all contestants in turn, round after round, in one process after a warm-up. The
 report has medians and quartiles of the rounds, and ratios of medians against the dense model.
 Nothing else should run on the machine. `--contestants` and `--measure` split a long measurement.
+
+--methods measures every method and some stacks at one budget instead, on a whole model with its
+vision tower: speed-up against FLOP ratio, the method's own cost, the cache. Names split it.
 """
 
 from __future__ import annotations
@@ -10,15 +13,18 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 
 from visipruner.bench.comparing import run_comparisons, run_presets
 from visipruner.bench.contestants import MEASURES, NAMES, contestants
+from visipruner.bench.every_method import BUDGET, run_methods, wishes
 from visipruner.bench.floor import roofline
 from visipruner.bench.report import machine, markdown
 from visipruner.bench.scenarios import SHAPES, VISUAL, Scenario, dtype_of, scenario
+from visipruner.bench.whole import whole
 from visipruner.errors import Refused
 from visipruner.files import check_place, print_whole, same_file, write_whole
 from visipruner.inputs import check_number
@@ -63,6 +69,12 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--visual", nargs="+", type=int, default=[VISUAL], help="visual tokens")
     options.add_argument("--contestants", nargs="+", choices=NAMES, default=None)
     options.add_argument("--measure", nargs="+", choices=MEASURES, default=MEASURES)
+    options.add_argument(
+        "--methods", nargs="*", metavar="NAME", help="every method at one budget, or these"
+    )
+    options.add_argument(
+        "--budget", default=None, help=f"of --methods: TOKENS or a share (default: {BUDGET})"
+    )
     options.add_argument("--compare", action="store_true", help="also time presets and comparisons")
     options.add_argument("--rounds", type=int, default=9)
     options.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -95,11 +107,28 @@ def check(args):
     check_number("--rounds", args.rounds, 1, 1000, integer=True)
     for visual in args.visual:
         check_number("--visual", visual, 1, MOST_VISUAL, integer=True)
+    _check_methods(args)
     usable_device(args.device)
     for path in filter(None, (args.json, args.markdown)):
         check_place(path)
     if args.json and args.markdown and same_file(args.json, args.markdown):
         raise Refused("--json and --markdown name the same file; name two.")
+
+
+def _check_methods(args):
+    if args.methods is None:
+        if args.budget is not None:
+            raise Refused("--budget is for --methods.")
+        return
+    others = {
+        "--visual": args.visual != [VISUAL],
+        "--contestants": args.contestants is not None,
+        "--measure": tuple(args.measure) != MEASURES,
+    }
+    for option, is_given in others.items():
+        if is_given:
+            raise Refused(f"--methods measures whole methods on one picture: leave out {option}.")
+    wishes(args.methods, args.budget or BUDGET)
 
 
 def measure(args):
@@ -118,13 +147,10 @@ def measure(args):
         "request": REQUEST,
         "scenarios": [],
     }
-    for name in args.scenario:
-        for visual in args.visual:
-            print(f"{name}, {visual} visual tokens", file=sys.stderr, flush=True)
-            where = scenario(name, visual, args.device, precision)
-            results = run(where, rounds, args.contestants, tuple(args.measure))
-            entry = {"name": name, "visual": visual, "tokens": where.layout.length}
-            report["scenarios"].append({**entry, "results": results})
+    if args.methods is None:
+        report["scenarios"] = list(_measured_scenarios(args, rounds, precision))
+    else:
+        report["methods"] = list(_measured_methods(args, rounds, precision))
     if args.compare or args.quick:
         report["presets"] = run_presets(rounds, args.device, precision)
         report["comparisons"] = run_comparisons(rounds, args.device, precision)
@@ -135,6 +161,24 @@ def measure(args):
     if args.markdown:
         write_whole(args.markdown, table)
     print_whole(table)
+
+
+def _measured_scenarios(args, rounds: int, precision: str) -> Iterator[dict]:
+    for name in args.scenario:
+        for visual in args.visual:
+            print(f"{name}, {visual} visual tokens", file=sys.stderr, flush=True)
+            where = scenario(name, visual, args.device, precision)
+            results = run(where, rounds, args.contestants, tuple(args.measure))
+            entry = {"name": name, "visual": visual, "tokens": where.layout.length}
+            yield {**entry, "results": results}
+
+
+def _measured_methods(args, rounds: int, precision: str) -> Iterator[dict]:
+    budget = args.budget or BUDGET
+    for name in args.scenario:
+        print(f"{name}, every method at {budget}", file=sys.stderr, flush=True)
+        where = whole(name, args.device, precision)
+        yield run_methods(where, wishes(args.methods, budget), rounds, budget)
 
 
 if __name__ == "__main__":

@@ -10,11 +10,13 @@ from dataclasses import dataclass, field
 
 import torch
 
+from visipruner.bench.clocks import Spent, clocked, noting_plans
 from visipruner.bench.floor import prefill_floor, stock_layers
 from visipruner.bench.published import full_matrices
 from visipruner.bench.replay import Replayer
 from visipruner.bench.scenarios import FULL_LAYERS, Scenario, timetable
-from visipruner.bench.timing import peak_bytes, quartiles, seconds, synchronise
+from visipruner.bench.timing import peak_bytes, quartiles, ratio, seconds, synchronise
+from visipruner.choice import Side
 from visipruner.engine import prune
 from visipruner.errors import Refused
 from visipruner.flops import ModelShape, executed, kv_bytes
@@ -29,14 +31,14 @@ class Contestant:
     """One way to run a scenario, and its measurements.
 
     Args:
-        method: None: the unpruned model.
+        method: a method or a stack; None: the unpruned model.
         published: run by hooks in eager attention with full matrices in every layer.
         replayer: run by replay instead of hooks.
     """
 
     name: str
     where: Scenario
-    method: PruningMethod | None = None
+    method: Side | None = None
     published: bool = False
     replayer: Replayer | None = None
     prefills: list[float] = field(default_factory=list)  # in seconds, like the lists below
@@ -62,7 +64,8 @@ class Contestant:
         """One run for the trace and the plans, from which FLOPs and the floor follow."""
         where, plans = self.where, {}
         with self._backend():
-            with prune(where.model, _noting(self.method, plans), where.layout) as self.trace:
+            method = noting_plans(self.method or PruningMethod(), plans)
+            with prune(where.model, method, where.layout) as self.trace:
                 where.model(inputs_embeds=where.embeds, logits_to_keep=1)
             self.generate(2)  # warm up: the first run of a shape is slower
         if self.published:
@@ -116,8 +119,8 @@ class Contestant:
 
     def _clock_between_layers(self):
         """Clock all work between layers: test, selection, cut, trace and shortening caches."""
-        between, deciding = _Spent(self.where.device), _Spent(self.where.device)
-        method = _clocked(self.method, deciding)
+        between, deciding = Spent(self.where.device), Spent(self.where.device)
+        method = clocked(self.method, ("select",), deciding)
         # A layer's hooks run in order of registration, so these run around those of prune().
         with ExitStack() as stack:
             self._hook_layers(stack, lambda *_: between.start())
@@ -154,31 +157,24 @@ class Contestant:
             "name": self.name,
             "prefill_s": prefill,
             "floor_s": floor,
-            "measured_over_floor": _ratio(self.prefills, self.floors),
-            "speedup": _ratio(dense.prefills, self.prefills),
+            "measured_over_floor": ratio(self.prefills, self.floors),
+            "speedup": ratio(dense.prefills, self.prefills),
             "flop_ratio": dense_flops / flops,
-            "floor_ratio": _ratio(dense.floors, self.floors),
+            "floor_ratio": ratio(dense.floors, self.floors),
             "stock_s": quartiles(self.stocks),
-            "stock_ratio": _ratio(dense.stocks, self.stocks),
+            "stock_ratio": ratio(dense.stocks, self.stocks),
             "first_token_s": quartiles(self.firsts),
             "per_token_s": quartiles(self.steps),
             "request_s": quartiles(self.requests),
             "test_s": quartiles(self.tests),
-            "test_share_of_dense_prefill": _ratio(self.tests, dense.prefills),
+            "test_share_of_dense_prefill": ratio(self.tests, dense.prefills),
             "between_layers_s": quartiles(self.betweens),
-            "between_layers_share_of_dense_prefill": _ratio(self.betweens, dense.prefills),
+            "between_layers_share_of_dense_prefill": ratio(self.betweens, dense.prefills),
             "peak_bytes": self.peak,
             "kv_bytes": kv_bytes(shape, self.trace, self.where.embeds.element_size()),
             "prefill_flops": flops,
             "visual_tokens": [record.visual_tokens for record in self.trace.layers],
         }
-
-
-def _ratio(above: list[float], below: list[float]) -> float | None:
-    """The ratio of medians; None if one was not measured."""
-    if not above or not below:
-        return None
-    return quartiles(above)["median"] / quartiles(below)["median"]
 
 
 class _Stamps(BaseStreamer):
@@ -195,51 +191,6 @@ class _Stamps(BaseStreamer):
 
     def end(self):
         pass
-
-
-class _Spent:
-    """Adds up the seconds between starts and stops."""
-
-    def __init__(self, device: str):
-        self.device, self.seconds = device, 0.0
-
-    def start(self):
-        synchronise(self.device)
-        self.started = time.perf_counter()
-
-    def stop(self):
-        synchronise(self.device)
-        self.seconds += time.perf_counter() - self.started
-
-
-def _clocked(method: PruningMethod, spent: _Spent) -> PruningMethod:
-    """The same method, with its `select` clocked."""
-    kind = type(method)
-
-    class Clocked(kind):
-        def select(self, view):
-            spent.start()
-            selection = kind.select(self, view)
-            spent.stop()
-            return selection
-
-    return Clocked(**method.__dict__)
-
-
-def _noting(method: PruningMethod | None, plans: dict) -> PruningMethod:
-    """The same method, which also stores its plans by layer in `plans`."""
-    if method is None:
-        return PruningMethod()
-    kind = type(method)
-
-    class Noting(kind):
-        def attend(self, view):
-            plan = kind.attend(self, view)
-            if plan is not None:
-                plans[view.layer] = plan
-            return plan
-
-    return Noting(**method.__dict__)
 
 
 def contestants(where: Scenario, names: list[str] | None = None) -> list[Contestant]:

@@ -13,7 +13,7 @@ capture on a CPU, with a stand-in that keeps a graph's rules (tests/tape.py).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -62,7 +62,7 @@ class Replayer:
     @contextmanager
     def prune(
         self,
-        method: PruningMethod,
+        method: PruningMethod | Sequence[PruningMethod],
         layout: TokenLayout,
         *,
         on_layer: Callable[[LayerRecord], None] | None = None,
@@ -76,7 +76,8 @@ class Replayer:
         backend = attention_backend(self.decoder)
         if backend != "sdpa":
             raise Refused(f"Replay needs sdpa attention, not {backend}; prune() takes any.")
-        run = _ReplayedRun(self, method, layout, on_layer, probe)
+        methods = (method,) if isinstance(method, PruningMethod) else tuple(method)
+        run = _ReplayedRun(self, methods, layout, on_layer, probe)
         try:
             run.install()
             yield run.trace
@@ -270,8 +271,8 @@ class _ReplayView(LayerView):
 class _ReplayedRun(Run):
     """One prompt by replay; decoding uses the engine's hooks."""
 
-    def __init__(self, replayer: Replayer, method, layout, on_layer, probe):
-        super().__init__(replayer.model, replayer.decoder, (method,), layout, None, on_layer, probe)
+    def __init__(self, replayer: Replayer, methods, layout, on_layer, probe):
+        super().__init__(replayer.model, replayer.decoder, methods, layout, None, on_layer, probe)
         self.replayer = replayer
         self.stock_layers: nn.ModuleList | None = None  # set while the stand-in replaces them
         self.outputs: list[tuple] = []  # per layer: last query, keys, values
@@ -304,14 +305,12 @@ class _ReplayedRun(Run):
             plan = self._padded_plan(index, record, lane)
             self.outputs.append(lane.step(index, plan))
             present = lane.hidden[:, : record.tokens]
-            selection = self._select(index, record, lane, present)
+            selections = self._selections(index, record, lane, present)
             is_last = index == len(self.layers) - 1
-            if selection is not None:
-                (member,) = self.members
-                left = self._carry(member, selection, index, None if is_last else present)[1]
-                if left is not None and (left is not present or not self.fitted):
-                    turn = self._prefill_arguments(given)["position_embeddings"]
-                    lane = self.replayer.lane(left, *turn)
+            left = self._go_on(selections, index, present, is_last)
+            if left is not None and (left is not present or not self.fitted):
+                turn = self._prefill_arguments(given)["position_embeddings"]
+                lane = self.replayer.lane(left, *turn)
             if is_last:
                 self._finish_prefill()
             if self.on_layer is not None:
@@ -325,27 +324,30 @@ class _ReplayedRun(Run):
         if not record.visual_tokens:
             self._count_pairs(record, None)
             return None
-        (member,) = self.members
-        view = LayerInput(*self._view_fields(member, index, record))
-        view = replace(view, rows=self.rows.padded(lane.rows, self.layout.length))
-        plan = member.method.attend(view)
+        padded, plans = self.rows.padded(lane.rows, self.layout.length), []
+        for member in self.members:
+            view = LayerInput(*self._view_fields(member, index, record))
+            plans.append(member.method.attend(replace(view, rows=padded)))
+        plan = self._plan(plans)
         self._count_pairs(record, plan and clipped(plan, record.tokens))
         return plan
 
-    def _select(self, index, record, lane, present):
+    def _selections(self, index, record, lane, present) -> list[tuple]:
+        """(member, its selection) of every method."""
         if not self._is_asked_after(record):
-            return None
-        (member,) = self.members
+            return []
         query, keys, values = self.outputs[-1]
         watch, rows = SimpleNamespace(query=query, scaling=lane.scalings[index]), record.tokens
-        view = _ReplayView(
-            *self._view_fields(member, index, record),
-            hidden=present,
-            watch=watch if record.visual_tokens else None,
-            cache=SimpleNamespace(keys=keys[:, :, :rows], values=values[:, :, :rows]),
-            test=partial(lane.test, index, self.outputs[-1]),
-        )
-        return self._decide(view, member)
+        given = {
+            "hidden": present,
+            "watch": watch if record.visual_tokens else None,
+            "cache": SimpleNamespace(keys=keys[:, :, :rows], values=values[:, :, :rows]),
+            "test": partial(lane.test, index, self.outputs[-1]),
+        }
+        views = [
+            (m, _ReplayView(*self._view_fields(m, index, record), **given)) for m in self.members
+        ]
+        return [(member, self._decide(view, member)) for member, view in views]
 
     def _finish_prefill(self):
         """Copy the kept keys and values out of the buffers, which the next prompt overwrites."""

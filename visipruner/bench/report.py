@@ -51,12 +51,13 @@ def machine(device: str, precision: str) -> dict:
 def markdown(report: dict) -> str:
     """A table per scenario, a table of peaks if several lengths ran, a table of the comparisons."""
     m, roof = report["machine"], report["roofline"]
+    requests = f", requests of {report['request']} tokens" if report["scenarios"] else ""
     lines = [
         f"`{m['command']}`, {m['date']}: {m['device']}, {m['cores']} cores, {m['threads']} "
         f"threads, {m['precision']}, torch {m['torch']}, transformers {m['transformers']}, Python "
-        f"{m['python']}; medians of {report['rounds']} rounds, requests of {report['request']} "
-        f"tokens. Largest measured rates: {roof['matmul_flops_per_second'] / 1e9:.0f} GFLOP/s in "
-        f"matmul, {roof['copy_bytes_per_second'] / 1e9:.1f} GB/s in copying."
+        f"{m['python']}; medians of {report['rounds']} rounds{requests}. Largest "
+        f"measured rates: {roof['matmul_flops_per_second'] / 1e9:.0f} GFLOP/s in matmul, "
+        f"{roof['copy_bytes_per_second'] / 1e9:.1f} GB/s in copying."
     ]
     for entry in report["scenarios"]:
         lines += [
@@ -66,6 +67,8 @@ def markdown(report: dict) -> str:
         ]
         lines += [f"| {r['name']} | {' | '.join(_cells(r))} |" for r in entry["results"]]
     lines += _peaks(report["scenarios"])
+    for entry in report.get("methods", ()):
+        lines += _methods(entry)
     if report.get("presets"):
         lines += _presets(report["presets"])
     if report.get("comparisons"):
@@ -74,10 +77,8 @@ def markdown(report: dict) -> str:
 
 
 def _cells(r: dict) -> list[str]:
-    prefill = r["prefill_s"]
-    spread = prefill and " ({:.1f}-{:.1f})".format(*(1000 * prefill[q] for q in ("q1", "q3")))
     return [
-        _ms(prefill) + (spread or ""),
+        _ms(r["prefill_s"]) + _spread(r["prefill_s"]),
         _number(r["speedup"]),
         _number(r["flop_ratio"]),
         _ms(r["floor_s"]),
@@ -104,6 +105,12 @@ def _ms(values: dict | None, digits: int = 1) -> str:
     return _number(values and values["median"], digits, 1000)
 
 
+def _spread(values: dict | None) -> str:
+    if values is None:
+        return ""
+    return " ({:.1f}-{:.1f})".format(*(1000 * values[q] for q in ("q1", "q3")))
+
+
 def _peaks(scenarios: list[dict]) -> list[str]:
     """Does memory grow linearly? If so, each token costs the same between all lengths."""
     lines = []
@@ -124,6 +131,58 @@ def _peaks(scenarios: list[dict]) -> list[str]:
             slopes = [_number(known and (b - a) / (n - m), 1, 1e-3) for (m, a), (n, b) in steps]
             lines.append(f"| {first['name']} | {' | '.join(slopes)} |")
     return lines
+
+
+METHOD_COLUMNS = (
+    "tokens per layer",
+    "prefill ms (quartiles)",
+    "FLOP ratio",
+    "speed-up",
+    "speed-up / FLOP ratio",
+    "speed-up, tower included",
+    "own ms",
+    "own, % of prefill",
+    "own GFLOP",
+    "KV MB",
+)
+
+
+def _methods(entry: dict) -> list[str]:
+    """A row per method or stack; one that refused has its sentence below the table."""
+    lines = [
+        f"\n**{entry['name']}**, every method at {entry['budget']} of {entry['visual']} visual "
+        f"tokens, {entry['tokens']} tokens in all. In front the vision tower with its projector: "
+        f"{_ms(entry['tower_s'])} ms, watched for those marked * {_ms(entry['watched_tower_s'])} "
+        f"ms, {entry['tower_flops'] / 1e9:.1f} GFLOP. Own: what the method was asked between "
+        "layers.\n",
+        f"| | {' | '.join(METHOD_COLUMNS)} |",
+        "|" + "---|" * (1 + len(METHOD_COLUMNS)),
+    ]
+    below = []
+    for row in entry["results"]:
+        if "refused" in row:
+            lines.append(f"| {row['name']} |" + " - |" * len(METHOD_COLUMNS))
+            below.append(f"* {row['name']}: {row['refused']}")
+            continue
+        star = "*" if "tower" in row["needs"] else ""
+        lines.append(f"| {row['name']}{star} | {' | '.join(_method_cells(row))} |")
+        below += [f"* {row['name']}: {row['note']}."] if row["note"] else []
+    return [*lines, "", *below] if below else lines
+
+
+def _method_cells(r: dict) -> list[str]:
+    return [
+        _number(r["mean_tokens"], 1),
+        _ms(r["prefill_s"]) + _spread(r["prefill_s"]),
+        _number(r["flop_ratio"]),
+        _number(r["speedup"]),
+        _number(r["speedup_over_flop_ratio"]),
+        _number(r["speedup_with_tower"]),
+        _ms(r["own_s"], 2),
+        _number(r["own_share_of_prefill"], 2, 100),
+        _number(r["own_flops"], 3, 1e-9),
+        _number(r["kv_bytes"], 2, 1e-6),
+    ]
 
 
 def _presets(rows: list[dict]) -> list[str]:

@@ -1,28 +1,28 @@
 """What is measured: models of known shape, and fixed schedules instead of VisiPruner's decisions.
 
-Speed depends on shapes and on the schedule, not on the weights. So each schedule says how many
-layers run in full and how many visual tokens stay. The influence test still runs in every layer
-that VisiPruner would test.
+Speed depends on shapes and on the schedule, not on the weights. So a schedule says how many layers
+run in full and how many visual tokens stay, and VisiPruner's tests run beside it without a say.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
 
+from visipruner.choice import Side
 from visipruner.errors import Refused
 from visipruner.layout import TokenLayout
-from visipruner.methods import VisiPruner
+from visipruner.levels import PUBLISHED_LAYERS
+from visipruner.methods import Schedule, VisiPruner
 from visipruner.models.catalogue import load_vlm
 from visipruner.models.loading import keep_odd_layers_unpacked
+from visipruner.stock import find_decoder
 
 # LLaVA-1.5-7B in the paper: of 32 layers, the first FULL_LAYERS run in full; layer 23 is the last
 # with visual tokens.
-PAPER_LAYERS = 32
 SHALLOW_LAYERS = 7
 FULL_LAYERS = (15, 12, 8)
 LAST_VISUAL_LAYER = 23
@@ -31,56 +31,33 @@ VISUAL = 24 * 24  # patches of one picture in LLaVA-1.5
 TEXT = (35, 40)  # tokens before and after the picture: 651 in all with one picture
 
 
-@dataclass(frozen=True)
-class Timetable(VisiPruner):
-    """VisiPruner with fixed decisions: the tests run, but their results are ignored.
+def timetable(full_layers: int, layers: int, semantics: str = "paper") -> Side:
+    """VisiPruner's work with fixed decisions: `full_layers` of 32 in full, scaled to `layers`.
 
-    `Schedule` cannot stand in: it edits no attention, tests nothing and caches all that it
-    computed. These are what VisiPruner costs.
-
-    Args:
-        filter_at: the filtering layer.
-        exit_at: the exit layer.
-        keep: visual tokens between them.
+    A stack of shipped methods. A schedule cuts. A VisiPruner that never filters edits the shallow
+    layers and tests every layer from there on. In the paper's semantics a second one filters where
+    the schedule cuts and keeps all that the schedule leaves, so that caches are shortened there.
     """
-
-    name: ClassVar[str] = "timetable"
-
-    filter_at: int = 14
-    exit_at: int = 23
-    keep: int = KEPT
-
-    def select(self, view):
-        if not hasattr(view.memory, "filtered_at"):
-            view.memory.filtered_at = None
-        if view.layer < self.first_tested or not len(view.patches):
-            return None
-        view.influence()
-        if view.layer == self.filter_at:
-            view.memory.filtered_at = view.layer
-            present = torch.arange(len(view.visual_rows), device="cpu")
-            step = max(1, len(present) // self.keep)
-            return view.keep_visual(present[::step][: self.keep], "filter")
-        if view.layer == self.exit_at:
-            return view.keep_visual(view.visual_rows[:0], "exit")
-        return None
-
-    def explain(self, trace, memory):
-        notes = {"filtering_layer": self.filter_at, "exit_layer": self.exit_at}
-        return "", {**notes, "attention_free_layers": self.filter_at + 1}
+    filter_at = round(layers * full_layers / PUBLISHED_LAYERS) - 1
+    exit_at = round(layers * (LAST_VISUAL_LAYER + 1) / PUBLISHED_LAYERS) - 1
+    return with_tests(Schedule(KEPT, filter_at, exit_at), layers, semantics)
 
 
-def timetable(full_layers: int, layers: int, semantics: str = "paper") -> Timetable:
-    """The schedule of `full_layers` of 32, scaled to a model of `layers`."""
-    filter_at = round(layers * full_layers / PAPER_LAYERS) - 1
+def with_tests(cuts: Schedule, layers: int, semantics: str = "paper") -> Side:
+    """A schedule that cuts twice, with VisiPruner's shallow edits, tests and caches (see above)."""
     late = semantics == "official"  # its first test comes one layer later
-    shallow = round(layers * (SHALLOW_LAYERS - late) / PAPER_LAYERS)
-    return Timetable(
-        semantics=semantics,
-        shallow_layers=max(0, min(shallow, filter_at - late)),
-        filter_at=filter_at,
-        exit_at=round(layers * (LAST_VISUAL_LAYER + 1) / PAPER_LAYERS) - 1,
+    shallow = round(layers * (SHALLOW_LAYERS - late) / PUBLISHED_LAYERS)
+    shallow = max(0, min(shallow, cuts.keep_after - late))
+    tests = VisiPruner(semantics, shallow_layers=shallow, layer_threshold=-1.0)
+    if late:  # it caches all that it computed
+        return cuts, tests
+    caches = VisiPruner(
+        stages=("middle",),
+        shallow_layers=max(0, cuts.keep_after),  # so this is the first layer that it tests
+        layer_threshold=1.0,
+        tokens_threshold=0.0,
     )
+    return cuts, tests, caches
 
 
 @dataclass
@@ -130,26 +107,50 @@ def scenario(name: str, visual: int, device: str, precision: str) -> Scenario:
     Raises:
         Refused: the name is unknown.
     """
+    named(name)
     dtype = dtype_of(device, precision)
     if name == "tiny":
         model = load_vlm("tiny", device=device, precision=precision).model
-    elif name in SHAPES:
-        torch.manual_seed(0)
-        config = LlamaConfig(**SHAPES[name], max_position_embeddings=4096)
-        with torch.device(device):
-            model = AutoModelForCausalLM.from_config(config, dtype=dtype)
-        model.eval().requires_grad_(False)
-        if precision == "4-bit":
-            to_4_bit(model.model.layers)
-            keep_odd_layers_unpacked(model)
     else:
-        raise Refused(f"There is no scenario {name!r}; known: tiny, {', '.join(SHAPES)}.")
+        model = made(AutoModelForCausalLM, language_config(SHAPES[name]), device, precision)
     before, after = TEXT
     layout = TokenLayout(before + visual + after, ((before, before + visual),))
     width = model.config.get_text_config().hidden_size
     generator = torch.Generator().manual_seed(1)
     embeds = torch.randn(1, layout.length, width, generator=generator).to(device, dtype)
     return Scenario(name, model, layout, embeds)
+
+
+def named(name: str):
+    """Check a scenario's name.
+
+    Raises:
+        Refused: it is unknown.
+    """
+    if name != "tiny" and name not in SHAPES:
+        raise Refused(f"There is no scenario {name!r}; known: tiny, {', '.join(SHAPES)}.")
+
+
+def language_config(sizes: dict) -> LlamaConfig:
+    """A language model's configuration, with its sizes as in SHAPES."""
+    return LlamaConfig(**{"max_position_embeddings": 4096, **sizes})
+
+
+def made(kind, config, device: str, precision: str) -> PreTrainedModel:
+    """A model of random weights, always the same on one device.
+
+    Args:
+        kind: one of transformers' automatic classes.
+        precision: as for `scenario`.
+    """
+    torch.manual_seed(0)
+    with torch.device(device):
+        model = kind.from_config(config, dtype=dtype_of(device, precision))
+    model.eval().requires_grad_(False)
+    if precision == "4-bit":
+        to_4_bit(find_decoder(model).layers)
+        keep_odd_layers_unpacked(model)
+    return model
 
 
 def dtype_of(device: str, precision: str) -> torch.dtype:

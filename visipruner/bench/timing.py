@@ -35,6 +35,13 @@ def quartiles(values: list[float]) -> dict[str, float] | None:
     return {"q1": q1, "median": median, "q3": q3}
 
 
+def ratio(above: list[float], below: list[float]) -> float | None:
+    """The ratio of medians; None if one was not measured."""
+    if not above or not below:
+        return None
+    return quartiles(above)["median"] / quartiles(below)["median"]
+
+
 def peak_bytes(run: Callable[[], object], device: str) -> int:
     """Peak bytes of tensors during `run`, above the bytes before it.
 

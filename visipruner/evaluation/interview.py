@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import inspect
 import json
 import random
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -174,9 +176,16 @@ def interview(
 
 
 def _key(vlm: VLM, where: dict, asked: Question, method: Side) -> str:
-    """All that an answer depends on, except the weights, which name the store."""
+    """All that an answer depends on, except the weights, which name the store, and the engine."""
+    rules = [rule_hash(type(one)) for one in methods_of(method)]
     parts = [*where.values(), asked.text, vlm.precision, name_of(method), settings_of_side(method)]
-    return json.dumps(parts)
+    return json.dumps([*parts, rules])
+
+
+@cache
+def rule_hash(kind: type[PruningMethod]) -> str:
+    """A short hash of the file that holds a method: answers under an older rule are asked again."""
+    return hashlib.sha256(Path(inspect.getsourcefile(kind)).read_bytes()).hexdigest()[:8]
 
 
 def _read(store: Path) -> dict[str, dict]:

@@ -1,6 +1,7 @@
 """The bundled model's curve: accuracy against executed FLOPs, every method on the same axes.
 
-    python -m visipruner tradeoff --write         # 507 held-out questions; stop and go on
+    python -m visipruner tradeoff --write             507 held-out questions a point; stop, go on
+    python -m visipruner tradeoff --final --write     points that claim a goal, on all 3,900
 
 Writes tradeoff.json beside the weights and assets/tradeoff.svg, the README's figure.
 """
@@ -8,139 +9,225 @@ Writes tradeoff.json beside the weights and assets/tradeoff.svg, the README's fi
 from __future__ import annotations
 
 import argparse
+import datetime
+import itertools
 import json
-import math
 import statistics
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from visipruner.choice import method_at
-from visipruner.evaluation.evaluate import UNPRUNED, paired_difference, wilson
+from visipruner.choice import Side, make, method_at, methods_of, name_of, parse, settings_of_side
+from visipruner.evaluation.evaluate import FULL, UNPRUNED, paired_difference, wilson
 from visipruner.evaluation.interview import add_common, interview, open_model, share_cut
+from visipruner.evaluation.overlaps import agreement
+from visipruner.evaluation.tradeoff_picture import PICTURE, picture
 from visipruner.files import write_whole
-from visipruner.levels import PRESETS
-from visipruner.methods import PruningMethod
+from visipruner.levels import PRESETS, Facts
+from visipruner.methods import METHODS, PruningMethod
 from visipruner.models.catalogue import VLM
-from visipruner.render import palette
-from visipruner.world.scenes import ASSETS
+from visipruner.running.clocks import machine
+from visipruner.world.questions import SKILLS
 
 PER_SKILL = 39  # of 13 skills: 507 questions
-LEVELS = (0.25, 0.4, 0.5, 0.6, 0.75, 1.0)
-KEPT = (1 / 2, 1 / 4, 1 / 8, 1 / 24, 1 / 96, 0)  # of the visual tokens, for methods with a budget
-PICTURE = ASSETS / "tradeoff.svg"
-WIDE, HIGH = 760, 410
-STYLES = (  # colour, and a dot's outline, so that the colour alone carries no meaning
-    (palette.PRUNED, "M-6 0a6 6 0 1 0 12 0a6 6 0 1 0-12 0z"),
-    (palette.FULL, "M-5-5h10v10h-10z"),
-    ("#009E73", "M0-7l7 12h-14z"),
-    (palette.EXIT, "M0-7l7 7l-7 7l-7-7z"),
-)
+# Mean visual tokens per layer. A method skips those below its least, but has FEWEST points.
+BUDGETS = (432, 288, 216, 144, 96, 64, 36, 16, 9)
+FEWEST = 5
+STACKS = ("visionzip+visipruner", "vispruner+visipruner", "pool+visipruner")
+RIVAL = "pool"  # VTC-Bench's smaller picture
+CUTS = (0.4, 0.5, 0.6, 0.7, 0.8)  # where methods are compared at equal FLOPs
+GOAL_CUT, GOAL_LOSS = 0.75, 0.01
 
 
-def contestants(vlm: VLM) -> dict[str, PruningMethod]:
-    """Every point of the figure: "method at setting" -> method."""
-    found = {UNPRUNED: PruningMethod()}
-    for level in PRESETS.values():  # the bundled model has no other levels
-        found[f"visipruner at level {level:g}"] = method_at(vlm, "visipruner", level)
-    for level in LEVELS:
-        found[f"schedule at level {level:g}"] = method_at(vlm, "schedule", level)
-    for name in ("fastv", "random"):
-        for share in KEPT:
-            keep = round(share * vlm.facts().num_visual)
-            found[f"{name} at {keep} tokens"] = method_at(vlm, name, 0.5, keep=keep)
+def contestants(vlm: VLM) -> dict[str, Side]:
+    """Every point of the curve: its wish as `choice.parse` reads it -> the method or stack."""
+    facts, found = vlm.facts(), {UNPRUNED: PruningMethod()}
+    for name in METHODS:
+        if name not in ("none", "visipruner") and not vlm.family.offers >= METHODS[name].needs:
+            continue
+        if name == "visipruner":
+            found |= {f"{name}:{level}": method_at(vlm, name, level) for level in PRESETS}
+        elif name != "none":
+            found |= at_budgets(name, facts)
+    for name in STACKS:
+        found |= at_budgets(name, facts)
     return found
 
 
-def points(methods: dict[str, PruningMethod], rows: list[dict]) -> list[dict]:
-    """One line per method and setting: FLOPs cut, accuracy with interval, paired difference."""
-    by_column = {name: [row for row in rows if row["column"] == name] for name in methods}
-    full = by_column[UNPRUNED]
+def at_budgets(name: str, facts: Facts) -> dict[str, Side]:
+    """A method or stack at each budget that its first method can be given."""
+    kind = METHODS[name.partition("+")[0]]
+    least, few = kind.least(facts), kind.reachable(facts)
+    wishes = [budget for budget in BUDGETS if budget >= least]
+    if few is not None and len(few) <= len(BUDGETS):
+        wishes = [budget for budget in few if budget < facts.num_visual]
+    elif len(wishes) < FEWEST:  # evenly from its least on
+        step = (BUDGETS[0] - least) / (FEWEST - 1)
+        wishes = [round(least + step * place + 0.5) for place in reversed(range(FEWEST))]
+    made = {f"{name}@{wish:g}": make(parse(f"{name}@{wish:g}"), facts) for wish in wishes}
+    return {wish: side for wish, side in made.items() if not _keeps_all(side)}
+
+
+def _keeps_all(side: Side) -> bool:
+    return all(type(method) is PruningMethod for method in methods_of(side))
+
+
+def points(sides: Mapping[str, Side], rows: Sequence[dict]) -> list[dict]:
+    """One line per point: FLOPs cut, tokens used, accuracy with interval, paired difference."""
+    by_column: dict[str, list[dict]] = {name: [] for name in sides}
+    for row in rows:
+        by_column[row["column"]].append(row)
+    full, pooled = by_column[UNPRUNED], _wrong_when_pooled(by_column)
     table = []
-    for name, mine in by_column.items():
-        scores = [row["score"] for row in mine]
-        low, high = wilson(sum(scores), len(scores))
-        table.append(
-            {
-                "point": name,
-                "method": methods[name].name,
-                "settings": methods[name].settings,
-                "questions": len(scores),
-                "flops_cut": share_cut(mine, full),
-                "right": statistics.mean(scores),
-                "low": low,
-                "high": high,
-                "difference": paired_difference([row["score"] for row in full], scores),
-            }
-        )
+    for wish, mine in by_column.items():
+        _, _, budget = wish.partition("@")
+        line = {"point": wish, "side": name_of(sides[wish])}
+        line |= {"budget": float(budget) if budget else None}
+        line |= {"settings": settings_of_side(sides[wish])}
+        line |= {"tokens": statistics.mean(statistics.mean(row["tokens"]) for row in mine)}
+        line |= {"flops_cut": share_cut(mine, full), **_right(mine)}
+        scores = [[row["score"] for row in column] for column in (full, mine)]
+        line |= {"difference": paired_difference(*scores)}
+        line |= {"skills": {s: _right([r for r in mine if r["skill"] == s]) for s in SKILLS}}
+        line |= {"where_rival_fails": _among(mine, pooled.get(line["budget"]))}
+        line |= {"untrained": any("tower" in m.needs for m in methods_of(sides[wish]))}
+        table.append(line)
     return table
 
 
-def picture(table: list[dict]) -> str:
-    """The curve as one SVG: a labelled line per method, and a line at the unpruned accuracy."""
-    full, series = table[0], {}
-    for point in table[1:]:
-        series.setdefault(point["method"], []).append((point["flops_cut"], point["right"]))
-    low = math.floor(10 * min(point["right"] for point in table)) / 10
-    across = max(point["flops_cut"] for point in table)
-
-    def place(cut: float, right: float) -> tuple[float, float]:
-        return 60 + 540 * cut / across, 340 - 300 * (right - low) / (1 - low)
-
-    words = (
-        f"Accuracy of the bundled model on {full['questions']} held-out questions against the "
-        "executed prefill FLOPs that each method saves"
-    )
-    parts = [f'<rect width="{WIDE}" height="{HIGH}" fill="#fff"/>']
-    for tenth in range(round(10 * low), 11):
-        y = place(0, tenth / 10)[1]
-        parts.append(f'<path d="M60 {y:.0f}H600" stroke="#ddd"/>{_text(52, y, tenth * 10, "end")}')
-    for tenth in range(int(10 * across) + 1):
-        x = place(tenth / 10, 0)[0]
-        parts.append(_text(x, 362, tenth * 10))
-    parts.append(_text(330, 390, "% of the language model's prefill FLOPs saved, as executed"))
-    parts.append(_text(60, 22, f"% right of {full['questions']} held-out questions", "start"))
-    y = place(0, full["right"])[1]
-    parts.append(f'<path d="M60 {y:.1f}H600" stroke="#333" stroke-dasharray="6 4"/>')
-    parts.append(_text(64, y - 12, f"unpruned {full['right']:.1%}", "start"))
-    for number, (name, values) in enumerate(series.items()):
-        colour, dots = STYLES[number % len(STYLES)]
-        dots_at = [place(*value) for value in sorted(values)]
-        line = " ".join(f"{x:.1f},{y:.1f}" for x, y in dots_at)
-        parts.append(f'<polyline points="{line}" fill="none" stroke="{colour}" stroke-width="2"/>')
-        parts += [
-            f'<path transform="translate({x:.1f} {y:.1f})" d="{dots}" fill="{colour}"/>'
-            for x, y in dots_at
-        ]
-        y = 60 + 26 * number
-        parts.append(f'<path transform="translate(628 {y})" d="{dots}" fill="{colour}"/>')
-        parts.append(_text(642, y, name, "start"))
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDE} {HIGH}" role="img" '
-        f'font-family="sans-serif" font-size="14"><title>{words}</title>{"".join(parts)}</svg>\n'
-    )
+def _right(rows: Sequence[dict]) -> dict:
+    scores = [row["score"] for row in rows]
+    if not scores:
+        return {"questions": 0, "right": None, "low": None, "high": None}
+    low, high = wilson(sum(scores), len(scores))
+    return {"questions": len(scores), "right": statistics.mean(scores), "low": low, "high": high}
 
 
-def _text(x: float, y: float, text, anchor: str = "middle") -> str:
-    return f'<text x="{x:.0f}" y="{y + 5:.0f}" text-anchor="{anchor}" fill="#222">{text}</text>'
+def _wrong_when_pooled(by_column: Mapping[str, list[dict]]) -> dict[float, set]:
+    """By budget: the questions that the rival answers wrong, in whole or in part."""
+    found = {}
+    for wish, rows in by_column.items():
+        name, _, budget = wish.partition("@")
+        if name == RIVAL and budget:
+            found[float(budget)] = {_question(row) for row in rows if row["score"] < 1}
+    return found
+
+
+def _question(row: dict) -> tuple:
+    return row["set"], row["skill"], row["number"]
+
+
+def _among(rows: Sequence[dict], wanted: set | None) -> dict | None:
+    if not wanted:
+        return None
+    return _right([row for row in rows if _question(row) in wanted])
+
+
+# -- at equal FLOPs
+
+
+def at_cut(table: Sequence[dict], cut: float) -> dict[str, float]:
+    """Accuracy of each side where it cuts this share of the FLOPs, on a line between its points.
+
+    A side whose points do not reach on both sides of the share is left out.
+    """
+    found = {}
+    for name in dict.fromkeys(line["side"] for line in table):
+        known = [line for line in table if line["side"] == name]
+        if name != "none":
+            known = [*(line for line in table if line["side"] == "none"), *known]
+        known.sort(key=lambda line: line["flops_cut"])
+        for low, high in itertools.pairwise(known):
+            span = high["flops_cut"] - low["flops_cut"]
+            if low["flops_cut"] <= cut <= high["flops_cut"] and span:
+                part = (cut - low["flops_cut"]) / span
+                found[name] = low["right"] + part * (high["right"] - low["right"])
+    return found
+
+
+def goals(table: Sequence[dict]) -> list[str]:
+    """The points that meet the goal for stacks by their mean."""
+    return [
+        line["point"]
+        for line in table
+        if "+" in line["side"]
+        and line["flops_cut"] >= GOAL_CUT
+        and line["difference"][0] >= -GOAL_LOSS
+    ]
+
+
+# -- the command
 
 
 def add_options(parser: argparse.ArgumentParser):
     """Add the command's options."""
     add_common(parser)
     parser.add_argument("--questions", type=int, default=PER_SKILL, help="per skill")
+    parser.add_argument("--only", nargs="+", metavar="WISH", help="these points, such as pool@64")
+    parser.add_argument(
+        "--final",
+        nargs="+",
+        metavar="WISH",
+        help=f"then these points again, with {FULL} questions per skill",
+    )
     parser.add_argument("--write", action="store_true", help="put curve and picture into assets")
 
 
 def run(options: argparse.Namespace):
     """Run the command."""
     vlm, store = open_model(options)
-    methods = contestants(vlm)
-    table = points(methods, interview(vlm, methods, ("heldout",), options.questions, store))
-    for point in table:
-        print(f"{point['flops_cut']:6.1%} cut, {point['right']:6.1%} right: {point['point']}")
+    sides = contestants(vlm)
+    chosen = chosen_of(sides, options.only, vlm.facts())
+    table = points(chosen, interview(vlm, chosen, ("heldout",), options.questions, store))
+    for line in table:
+        print(as_line(line))
+    for cut in CUTS:
+        ranked = sorted(at_cut(table, cut).items(), key=lambda pair: -pair[1])
+        words = ", ".join(f"{name} {right:.1%}" for name, right in ranked)
+        print(f"at {cut:.0%} cut: {words}")
+    final = []
+    if options.final:
+        chosen = chosen_of(sides, options.final, vlm.facts())
+        final = points(chosen, interview(vlm, chosen, ("heldout",), FULL, store))
+        for line in final:
+            print(as_line(line))
     if options.write:
-        write(options.model, table)
+        write(options.model, curve(vlm, table, final, agreement(vlm)))
 
 
-def write(folder: Path, table: list[dict]) -> None:
-    write_whole(folder / "tradeoff.json", json.dumps(table, indent=1) + "\n")
-    write_whole(PICTURE, picture(table))
+def chosen_of(sides: dict[str, Side], wishes: Sequence[str] | None, facts: Facts) -> dict:
+    """The baseline, and the sides that were asked for.
+
+    Raises:
+        Refused: a wish that is no point of the curve and cannot be made.
+    """
+    if not wishes:
+        return sides
+    known = {wish: sides.get(wish) or make(parse(wish), facts) for wish in wishes}
+    return {UNPRUNED: sides[UNPRUNED], **known}
+
+
+def as_line(line: dict) -> str:
+    """One point as a line of text."""
+    mean, low, high = (100 * value for value in line["difference"])
+    return (
+        f"{line['flops_cut']:6.1%} cut, {line['tokens']:5.1f} tokens, {line['right']:6.1%} right, "
+        f"{mean:+5.1f} ({low:+.1f} to {high:+.1f}): {line['point']}"
+    )
+
+
+def curve(vlm: VLM, table: list[dict], final: list[dict], agreed: dict) -> dict:
+    """All that tradeoff.json holds."""
+    taken = machine(vlm)
+    return {
+        "machine": f"{taken['device']}, torch {taken['torch']}, {taken['dtype']}",
+        "date": datetime.date.today().isoformat(),
+        "unpruned": table[0],
+        "points": table[1:],
+        "final": final,
+        "agreement": agreed,
+    }
+
+
+def write(folder: Path, found: dict) -> None:
+    write_whole(folder / "tradeoff.json", json.dumps(found, indent=1) + "\n")
+    write_whole(PICTURE, picture(found))

@@ -54,7 +54,8 @@ class Family:
     kinds: ClassVar[Mapping[str, type[PreTrainedModel]]]  # config.model_type -> the model's class
     processor: ClassVar[type]  # the class that a checkpoint's processor must have
     picture_modes: ClassVar[tuple[str, ...]]  # how a picture is fitted; the default first
-    # What methods may use besides the language model: "tower", "clip_text".
+    # What methods may use besides the language model: "tower". For "clip_text" see
+    # models/catalogue.py, because it depends on the checkpoint.
     offers: ClassVar[frozenset[str]] = frozenset()
     renumbers: ClassVar[bool] = True  # may methods renumber places? Only if they are plain numbers
     not_in_4_bit: ClassVar[tuple[str, ...]]  # full names of the modules that stay in 16 bits

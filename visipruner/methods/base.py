@@ -34,6 +34,8 @@ class PruningMethod:
     source: ClassVar[str] = ""  # the published code that we read or ran
     rule: ClassVar[str] = "keeps everything"  # one sentence, for the page and the README
     where: ClassVar[str] = INSIDE
+    # Does it need every visual token of the prompt, and so come first in a stack?
+    whole: ClassVar[bool] = False
     # Of "tower", what the vision tower computes, and "clip_text", CLIP's embeddings.
     needs: ClassVar[frozenset[str]] = frozenset()
     # The page's words for layers after a cut of this stage, or with this label.
@@ -80,6 +82,13 @@ class PruningMethod:
 
     def check(self):
         """Check what involves several settings, such as lists of equal length.
+
+        Raises:
+            Refused: one sentence.
+        """
+
+    def check_for(self, facts: Facts):
+        """Check the settings against a model and a prompt, before anything runs.
 
         Raises:
             Refused: one sentence.

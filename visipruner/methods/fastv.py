@@ -18,7 +18,7 @@ from torch import Tensor
 
 from visipruner.errors import Refused
 from visipruner.levels import budget, too_small
-from visipruner.methods.base import PruningMethod, explain_one_cut
+from visipruner.methods.base import PruningMethod, explain_one_cut, renumbering
 from visipruner.settings import INT, setting
 from visipruner.trace import Selection
 
@@ -32,6 +32,7 @@ class FastV(PruningMethod):
         before_layer: K, the first layer that runs without the rest; at least 1.
         start_shift: 1 reproduces the published scripts, whose visual range starts one token late:
             the first visual token always stays and the first text token after the picture competes.
+        renumber: number the survivors 0, 1, 2, ... or keep their places, as published.
     """
 
     name: ClassVar[str] = "fastv"
@@ -46,6 +47,7 @@ class FastV(PruningMethod):
     start_shift: int = setting(
         0, "Shift by one token, as the published scripts (1)", INT, low=0, high=1
     )
+    renumber: bool = renumbering(False)
 
     @classmethod
     def at_level(cls, level, facts, given):
@@ -77,7 +79,8 @@ class FastV(PruningMethod):
         stays[competing] = False
         stays |= chosen
         keep = view.tokens[stays].tolist()
-        return Selection(tuple(keep), "fastv", scores=tuple(score.tolist()))
+        scores = tuple(score.tolist())
+        return Selection(tuple(keep), "fastv", scores, compact=self.renumber)
 
     def explain(self, trace, memory):
         how = f"by the attention in layer {self.before_layer - 1}"

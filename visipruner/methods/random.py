@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import torch
 
-from visipruner.methods.base import BEFORE, PruningMethod, explain_one_cut
+from visipruner.methods.base import BEFORE, PruningMethod, explain_one_cut, renumbering
 from visipruner.settings import INT, setting
 
 
@@ -20,6 +20,7 @@ class Random(PruningMethod):
         keep: visual tokens that stay; all, if the picture has no more.
         after_layer: cut after this layer; -1: before the language model.
         seed: the same seed draws the same patches.
+        renumber: number the survivors 0, 1, 2, ... or keep their places.
     """
 
     name: ClassVar[str] = "random"
@@ -33,6 +34,7 @@ class Random(PruningMethod):
         -1, "Cut after this layer (-1: before the first)", INT, low=-1, high=1000
     )
     seed: int = setting(0, "Seed that draws the patches", INT, low=0, high=2**63 - 1)
+    renumber: bool = renumbering(False)
 
     @classmethod
     def for_budget(cls, tokens, facts):
@@ -49,7 +51,7 @@ class Random(PruningMethod):
     def _draw(self, view):
         generator = torch.Generator("cpu").manual_seed(self.seed)
         drawn = torch.randperm(len(view.patches), generator=generator, device="cpu")[: self.keep]
-        return view.keep_visual(drawn.sort().values, "random")
+        return view.keep_visual(drawn.sort().values, "random", compact=self.renumber)
 
     def explain(self, trace, memory):
         return explain_one_cut(trace, memory, f"drawn by seed {self.seed}"), {}

@@ -1,7 +1,14 @@
 """A fixed schedule: when visual tokens enter, how many stay after a layer, when they leave.
 
 It serves to measure, to teach, and to run models that were trained for it. Late entry is HiDrop's
-late injection (arXiv 2602.23699); vision exit alone is VTW's rule (arXiv 2405.05803).
+late injection (arXiv 2602.23699).
+
+Vision exit alone, `Schedule(keep_after=None, none_after=14)`, is what VTW runs (AAAI 2025, arXiv
+2405.05803; code read: lzhxmu/VTW 34a41991). VTW drops every visual token before layer K, so its
+K = 15 for LLaVA-1.5-7B is `none_after=14` here, where layers count from 0 and the last layer with
+visual tokens is named. VTW searches for K on a small set of samples, by the KL divergence of the
+last token's logits with every K from the unpruned model's; here the layer is a setting. Positions
+stay true, as by VTW's default (`pe_type` "keep").
 """
 
 from __future__ import annotations
@@ -116,7 +123,7 @@ class Schedule(PruningMethod):
         return " ".join(self._sentences(trace, memory)) or TOO_LATE, {}
 
     def _sentences(self, trace, memory):
-        last = len(trace.layers) - 1
+        last, none_left = len(trace.layers) - 1, "No visual token is left"
         for cut in memory.cuts:
             layer = cut.after_layer
             when = "before the first layer" if layer < 0 else f"after layer {layer}"
@@ -127,4 +134,5 @@ class Schedule(PruningMethod):
             elif cut.stage == "schedule":
                 yield stayed(len(cut.visual), f"evenly spread in reading order, {when}")
             elif cut.stage == "exit" and cut.after_layer < last:
-                yield f"None is left after layer {cut.after_layer}."
+                yield f"{none_left} after layer {cut.after_layer}."
+            none_left = "None is left"  # after a sentence about them

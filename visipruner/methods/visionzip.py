@@ -44,6 +44,7 @@ class VisionZip(PruningMethod):
         "attention of CLIP's class token; the rest merged into a few by their keys"
     )
     where: ClassVar[str] = BEFORE
+    whole: ClassVar[bool] = True
     needs: ClassVar[frozenset[str]] = frozenset({"tower"})
     stage_words: ClassVar[Mapping[str, str]] = {"visionzip": "Kept and merged"}
 
@@ -65,17 +66,27 @@ class VisionZip(PruningMethod):
     def least(cls, facts):
         return 2.0
 
-    def encode(self, view):
-        if self.dominant > len(view.visual_rows) and not self.contextual:
-            return None
-        tower, patches = view.tower, len(view.visual_rows)
-        check_one_picture(view, "VisionZip", tower.cls_attention.shape[1])
-        left = patches - (self.dominant - 1)
-        if left < self.contextual:
+    def check_for(self, facts):
+        if not self._keeps_all(facts.num_visual):
+            self._check_room(facts.num_visual)
+
+    def _keeps_all(self, patches: int) -> bool:
+        return self.dominant > patches and not self.contextual
+
+    def _check_room(self, patches: int):
+        if patches - (self.dominant - 1) < self.contextual:
             raise Refused(
                 f"VisionZip with {self.dominant} dominant and {self.contextual} contextual tokens "
                 f"needs more than the picture's {patches} patches."
             )
+
+    def encode(self, view):
+        if self._keeps_all(len(view.visual_rows)):
+            return None
+        tower, patches = view.tower, len(view.visual_rows)
+        check_one_picture(view, "VisionZip", tower.cls_attention.shape[1])
+        self._check_room(patches)
+        left = patches - (self.dominant - 1)
         score = tower.cls_attention.sum(0)
         dominant = score.topk(self.dominant - 1).indices.sort().values
         targets, owner = contextual_groups(tower.keys, dominant, self.contextual)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -13,17 +13,19 @@ import torch
 from transformers import PreTrainedModel
 
 from visipruner import decoding
-from visipruner.choice import read_presets
+from visipruner.choice import read_presets, short_title
 from visipruner.errors import Refused
 from visipruner.families import FAMILIES, Encoded, Family, Parts, family_of
 from visipruner.files import ROOT, shown
 from visipruner.inputs import check_choice
 from visipruner.levels import Facts
-from visipruner.models import hub, loading
+from visipruner.methods import PruningMethod
+from visipruner.models import clip, hub, loading
 from visipruner.models.checkpoint import size_in_16_bit
 from visipruner.models.memory import gigabytes
 from visipruner.models.processor import load_processor, try_prompt
 from visipruner.prompt import Prompt
+from visipruner.tower import Clip
 
 ASSETS = ROOT / "assets"
 PICTURE_MODES = tuple(dict.fromkeys(m for f in FAMILIES.values() for m in f.picture_modes))
@@ -38,6 +40,20 @@ class ModelSpec:
     path: str = ""  # empty: on the hub
     repo: str = ""
     size: int = 0  # bytes of a hub checkpoint, all in 16 bits
+    has_clip: bool = False  # is its vision tower that of models/clip.py?
+
+    def serves(self, kind: type[PruningMethod]) -> str:
+        """Why no model of this checkpoint can be pruned by a method; empty: it may be.
+
+        Known before the checkpoint is on this machine.
+        """
+        if "clip_text" not in kind.needs or self.has_clip:
+            return ""
+        able = " and ".join(spec.title for spec in MODELS.values() if spec.has_clip)
+        return (
+            f"{short_title(kind.name)} needs {clip.TITLE}'s embedding of the question, which fits "
+            f"only that CLIP's own vision tower: {able} have it, {self.title} is not known to."
+        )
 
     def find(self) -> Path | None:
         """The folder with its files; None: not downloaded yet."""
@@ -65,12 +81,14 @@ MODELS: dict[str, ModelSpec] = {
         "LLaVA-1.5 7B",
         repo="llava-hf/llava-1.5-7b-hf",
         size=14_130_000_000,
+        has_clip=True,
     ),
     "llava-1.5-13b": ModelSpec(
         "llava-1.5-13b",
         "LLaVA-1.5 13B",
         repo="llava-hf/llava-1.5-13b-hf",
         size=26_700_000_000,
+        has_clip=True,
     ),
 }
 
@@ -99,6 +117,7 @@ class VLM:
     lock: threading.Lock = field(default_factory=threading.Lock)
     warm: set[int] = field(default_factory=set)  # prompt lengths that have run once
     runs: int = 0  # finished comparisons: it decides which side goes first
+    embedder: clip.Embedder | None = None  # CLIP, once a method needs it
 
     @property
     def device(self) -> torch.device:
@@ -163,6 +182,36 @@ class VLM:
         }
         return self.family.encode(self.model, replace(prompt, inputs=there), note_tower)
 
+    def serves(self, kind: type[PruningMethod]) -> str:
+        """Why this model cannot be pruned by a method, in one sentence; empty: it can.
+
+        It costs nothing, and does not ask whether CLIP was downloaded.
+        """
+        if missing := sorted(kind.needs - self.family.offers - {"clip_text"}):
+            return (
+                f"{kind.name} needs {', '.join(missing)}, which {self.family.title} models do not "
+                "offer."
+            )
+        return self.spec.serves(kind)
+
+    def load_clip(self):
+        """Load CLIP for methods that need it. Never downloads.
+
+        Raises:
+            Refused: one sentence: it is not on this machine, or does not fit this model.
+        """
+        if self.embedder is None:
+            self.embedder = clip.load(clip.found(), self.model, self.device)
+
+    def clip_of(self, prompt: Prompt, encoded: Encoded) -> Clip:
+        """CLIP's embeddings of a prompt's picture and question.
+
+        Args:
+            encoded: from `encode` with `note_tower`.
+        """
+        self.load_clip()
+        return self.embedder.embed(encoded.tower, prompt.question)
+
 
 def load_vlm(
     model: str | Path = "tiny",
@@ -188,8 +237,7 @@ def load_vlm(
     Raises:
         Refused: one plain sentence that says what is missing and what is needed.
     """
-    # A `Path` is never a name: a folder may be called llava-1.5-7b, like a hub checkpoint.
-    spec = MODELS.get(model) or local_spec(Path(model))
+    spec = spec_of(model)
     path = spec.find()
     if spec.path and spec is MODELS.get("tiny") and not ASSETS.is_dir():
         raise Refused(f"{spec.title} comes with a clone of the repository; pip installs no model.")
@@ -212,6 +260,27 @@ def load_vlm(
     try_prompt(path, vlm)
     _ = vlm.devices  # cached now: other threads of a ZeroGPU Space see all of it on the CPU
     return vlm
+
+
+def check_served(model: ModelSpec | VLM, kinds: Iterable[type[PruningMethod]]):
+    """Check that a model can be pruned by all of these methods.
+
+    Raises:
+        Refused: one sentence about the first that it cannot serve.
+    """
+    for kind in kinds:
+        if reason := model.serves(kind):
+            raise Refused(reason)
+
+
+def spec_of(model: str | Path) -> ModelSpec:
+    """The checkpoint of a name in MODELS, or of a folder.
+
+    Raises:
+        Refused: no such name or folder.
+    """
+    # A `Path` is never a name: a folder may be called llava-1.5-7b, like a hub checkpoint.
+    return MODELS.get(model) or local_spec(Path(model))
 
 
 def local_spec(path: Path) -> ModelSpec:

@@ -49,7 +49,7 @@ def check_files(path: Path):
     Raises:
         Refused: one sentence.
     """
-    _check_brings_no_code(path)
+    check_brings_no_code(path)
     weight_files(path)
     _check_sums(path)
 
@@ -62,7 +62,7 @@ def _base_of(adapter: Path) -> str:
         return "the model that it was trained for"
 
 
-def _check_brings_no_code(path: Path):
+def check_brings_no_code(path: Path):
     """Refuse a folder that names Python code of its own.
 
     `trust_remote_code=False` is not enough: with an auto_map in vision_config, transformers (5.24)

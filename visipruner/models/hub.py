@@ -1,6 +1,6 @@
 """Checkpoints of the Hugging Face hub: found on disk, or downloaded by a child process.
 
-    python -P visipruner/models/hub.py llava-hf/llava-1.5-7b-hf
+    python -P visipruner/models/hub.py llava-hf/llava-1.5-7b-hf *.json *.safetensors
 
 Only the child may use the network, and ending it ends the download. Downloaded parts stay in the
 hub's cache, and the next try continues from them. In the child, this file imports nothing of the
@@ -16,7 +16,7 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +30,7 @@ if __package__:  # the child runs without the package, and never raises Refused
     from visipruner.errors import Refused
     from visipruner.models.checkpoint import weight_files
 
-PATTERNS = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]  # no pickles, no pictures
+PATTERNS = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt")  # no pickles, no pictures
 HEARTBEAT = 0.5  # seconds between two reports, also when nothing moves
 _KEPT = "VISIPRUNER_NO_PROXY"  # what no_proxy was before this process ignored all proxies
 _UNREACHABLE = (
@@ -49,11 +49,16 @@ class Progress:
 
 def find(repo: str) -> Path | None:
     """The folder of a checkpoint that is already downloaded completely; fetches nothing."""
+    folder = snapshot(repo, PATTERNS)
+    return folder if folder is not None and _complete(folder) else None
+
+
+def snapshot(repo: str, patterns: Sequence[str]) -> Path | None:
+    """The folder in the hub's cache, if there is one; fetches nothing. Files may be missing."""
     try:
-        folder = Path(snapshot_download(repo, local_files_only=True, allow_patterns=PATTERNS))
+        return Path(snapshot_download(repo, local_files_only=True, allow_patterns=list(patterns)))
     except (LocalEntryNotFoundError, OSError):
         return None
-    return folder if _complete(folder) else None
 
 
 def _complete(folder: Path) -> bool:
@@ -64,18 +69,19 @@ def _complete(folder: Path) -> bool:
         return False
 
 
-def download(repo: str, size: int) -> Iterator[Progress]:
+def download(repo: str, size: int, patterns: Sequence[str] = PATTERNS) -> Iterator[Progress]:
     """Fetch a checkpoint into the hub's cache; closing the generator cancels.
 
     Args:
         size: approximate bytes; free disk space is checked first.
+        patterns: names of the files that are fetched.
 
     Raises:
         Refused: one sentence: no room on the disk, no network, or no such checkpoint.
     """
     _check_disk(repo, size)
     child = subprocess.Popen(
-        _command(repo),
+        _command(repo, *patterns),
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
@@ -124,9 +130,9 @@ def _environment() -> dict[str, str]:
     return environment
 
 
-def _command(repo: str) -> list[str]:
+def _command(repo: str, *patterns: str) -> list[str]:
     # -P: the package's modules must not shadow the standard library's.
-    return [sys.executable, "-P", __file__, repo]
+    return [sys.executable, "-P", __file__, repo, *patterns]
 
 
 def _check_disk(repo: str, size: int):
@@ -154,7 +160,7 @@ def _size_of(file: Path) -> int:
 # -- the child
 
 
-def fetch(repo: str, report, snapshot=snapshot_download):
+def fetch(repo: str, report, snapshot=snapshot_download, patterns: Sequence[str] = PATTERNS):
     """Download, and call `report(done, total)` now and then."""
     bars: list[tqdm] = []
 
@@ -179,14 +185,14 @@ def fetch(repo: str, report, snapshot=snapshot_download):
     heart = threading.Thread(target=beat, daemon=True)
     heart.start()
     try:
-        snapshot(repo, allow_patterns=PATTERNS, tqdm_class=Bytes)
+        snapshot(repo, allow_patterns=list(patterns), tqdm_class=Bytes)
     finally:
         over.set()
         heart.join()
     report(sum(int(b.n) for b in bars), sum(int(b.total or 0) for b in bars))
 
 
-def main(repo: str, snapshot=snapshot_download) -> int:
+def main(repo: str, snapshot=snapshot_download, patterns: Sequence[str] = PATTERNS) -> int:
     """Print a line of JSON per report; the last one may be an error."""
 
     def say(**message):
@@ -197,7 +203,7 @@ def main(repo: str, snapshot=snapshot_download) -> int:
             os._exit(1)
 
     try:
-        fetch(repo, lambda done, total: say(done=done, total=total), snapshot)
+        fetch(repo, lambda done, total: say(done=done, total=total), snapshot, patterns)
     except Exception as error:
         say(error=_sentence(repo, error))
     return 0
@@ -218,4 +224,4 @@ def _sentence(repo: str, error: Exception) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))
+    sys.exit(main(sys.argv[1], patterns=sys.argv[2:]))

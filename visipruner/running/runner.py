@@ -33,7 +33,7 @@ from visipruner.flops import (
 )
 from visipruner.inputs import check_number
 from visipruner.methods import PruningMethod
-from visipruner.models.catalogue import VLM
+from visipruner.models.catalogue import VLM, check_served
 from visipruner.models.memory import freeing, is_out_of_memory, ran_out
 from visipruner.prompt import Prompt
 from visipruner.running.clocks import (
@@ -55,7 +55,7 @@ from visipruner.running.results import (
     Times,
 )
 from visipruner.stock import BaseStreamer
-from visipruner.tower import needs_tower
+from visipruner.tower import needs_clip, needs_tower
 from visipruner.trace import LayerRecord, PruningTrace
 
 
@@ -311,6 +311,8 @@ class _Tokens(BaseStreamer):
 def _answer(vlm, prompt, method, options, features, vision_ms, side, emit) -> Answer:
     tokens = _Tokens(vlm.processor.tokenizer, lambda text: emit(Event("token", side, text=text)))
     before = memory_mark(vlm)
+    clip, clip_ms = _clip(vlm, prompt, method, features)
+    vision_ms += clip_ms  # no other side needs it
     with (
         prefill_clock(vlm) as clock,
         fixed_seed(vlm, options.seed),
@@ -319,6 +321,7 @@ def _answer(vlm, prompt, method, options, features, vision_ms, side, emit) -> An
             method,
             prompt.layout,
             tower=features.tower if needs_tower(methods_of(method)) else None,  # adds its FLOPs
+            clip=clip,
             on_layer=lambda record: emit(Event("layer", side, record=record)),
             renumbers=vlm.family.renumbers,
         ) as trace,
@@ -368,21 +371,20 @@ class _NoNumber(LogitsProcessor):
 
 def _encode(vlm: VLM, prompt: Prompt, sides: list[Side]):
     methods = [method for side in sides for method in methods_of(side)]
-    _check_offered(vlm, methods)
+    check_served(vlm, map(type, methods))
+    if needs_clip(methods):
+        vlm.load_clip()  # here, so that no clock counts it
     start = now(vlm)
-    features = vlm.encode(prompt, needs_tower(methods))
+    features = vlm.encode(prompt, needs_tower(methods) or needs_clip(methods))
     return features, 1000 * (now(vlm) - start)
 
 
-def _check_offered(vlm: VLM, methods: list[PruningMethod]):
-    """Refuse a method that needs a part that models of this family lack."""
-    family = vlm.family
-    for method in methods:
-        if missing := sorted(method.needs - family.offers):
-            raise Refused(
-                f"{method.name} needs {', '.join(missing)}, which {family.title} models do not "
-                "offer."
-            )
+def _clip(vlm, prompt, side: Side, features) -> tuple:
+    """CLIP's embeddings if this side needs them, and the milliseconds that they took."""
+    if not needs_clip(methods_of(side)):
+        return None, 0.0
+    start = now(vlm)
+    return vlm.clip_of(prompt, features), 1000 * (now(vlm) - start)
 
 
 @torch.inference_mode()

@@ -6,9 +6,13 @@ import re
 from collections.abc import Mapping
 from html import escape
 
-from visipruner.choice import short_title
+from visipruner.choice import names_of, short_title
 from visipruner.methods import METHODS
+from visipruner.models import clip
+from visipruner.models.catalogue import MODELS
+from visipruner.models.memory import gigabytes
 from visipruner.settings import settings_of
+from visipruner.tower import needs_clip
 from visipruner.trace import PruningTrace
 from visipruner.ui import text
 
@@ -53,6 +57,7 @@ def block(name: str, settings: Mapping[str, str], heading: str = "h4") -> str:
     rows = [_row(text.ABOUT_RULE, escape(method.rule))]
     rows += [_row(text.ABOUT_PAPER, linked(method.paper))] if method.paper else []
     rows += [_row(text.ABOUT_SOURCE, linked(method.source))] if method.source else []
+    rows += [_row(text.ABOUT_NEEDS, escape(needs_clip_words()))] if needs_clip([method]) else []
     rows += [
         _row(known[field].words, f"{escape(value)} <code>{escape(field)}</code>")
         for field, value in settings.items()
@@ -61,6 +66,20 @@ def block(name: str, settings: Mapping[str, str], heading: str = "h4") -> str:
         f'<details class="vp-method"><summary><{heading}>{escape(short_title(name))}</{heading}> '
         f"<span>{text.ABOUT}</span></summary><dl>{''.join(rows)}</dl></details>"
     )
+
+
+def needs_clip_words() -> str:
+    """What a method that reads CLIP's embeddings needs, with the size of the download."""
+    able = ", ".join(spec.title for spec in MODELS.values() if spec.has_clip)
+    size = gigabytes(clip.SIZE)
+    return text.NEEDS_CLIP.format(clip=clip.TITLE, size=size, models=able)
+
+
+def menu_title(title: str, name: str) -> str:
+    """A method's or stack's title in the menu: it says a download that the method alone needs."""
+    if not needs_clip(METHODS[one] for one in names_of(name)):
+        return title
+    return text.WITH_CLIP.format(title=title, clip=clip.TITLE, size=gigabytes(clip.SIZE))
 
 
 def linked(words: str) -> str:

@@ -187,7 +187,7 @@ def _buttons() -> dict[str, gr.Component]:
 def _methods(models: Models) -> dict[str, gr.Component]:
     """The model, the methods and the level."""
     method = gr.Dropdown(
-        menu(),
+        [(about.menu_title(title, name), name) for title, name in menu()],
         value="visipruner",
         label=text.METHOD,
         elem_classes=tabs.ONLY_COMPARE,

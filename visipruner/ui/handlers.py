@@ -15,10 +15,13 @@ from visipruner.errors import Refused
 from visipruner.flops import ModelShape, layer_flops
 from visipruner.inputs import clean_question, open_picture
 from visipruner.levels import PRESETS
-from visipruner.models.catalogue import VLM
+from visipruner.methods import METHODS, PruningMethod
+from visipruner.models import clip
+from visipruner.models.catalogue import VLM, check_served
 from visipruner.prompt import Prompt
 from visipruner.running.results import Comparison, Options, Times
 from visipruner.running.runner import Event
+from visipruner.tower import needs_clip
 from visipruner.trace import LayerRecord
 from visipruner.ui import scenes, text
 from visipruner.ui.store import Models
@@ -52,6 +55,15 @@ class Form:
     def sides(self) -> tuple:
         """Every side as text."""
         return self.methods or ("none", self.method)
+
+    @property
+    def kinds(self) -> list[type[PruningMethod]]:
+        """The method of every side, or the methods of its stack.
+
+        Raises:
+            Refused: an unknown name.
+        """
+        return [METHODS[name] for side in self.sides for name in choice.names_of(side)]
 
 
 @dataclass(frozen=True)
@@ -182,6 +194,9 @@ def check(
         Refused: one plain sentence about the first wrong value.
     """
     vlm = models.get(form.model, form.backend, form.precision)
+    check_served(vlm, form.kinds)
+    if needs_clip(form.kinds):
+        clip.found()
     options = Options(**form.options)
     asked = form.picture, form.question, form.picture_mode
     bundled = form.model == "tiny"

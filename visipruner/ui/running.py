@@ -165,11 +165,12 @@ def _fetching(models, chosen, results):
         try:
             form, scene = chosen.read(values)
             handlers.check_input(form, scene)
-            if scene is None and models.is_missing(form.model):
+            if scene is None and models.is_missing(form.model, form.kinds):
                 open_picture(form.picture)  # a broken picture must not cost a long download
             key = results.forms.put((form, scene))
             yield views.says(text.WAITING, "waiting"), run_state.WAITING, key
-            with closing(models.fetch(form.model, form.precision)) as sentences:
+            fetched = models.fetch(form.model, form.precision, form.kinds)
+            with closing(fetched) as sentences:
                 for sentence in sentences:
                     yield views.says(sentence, text.FETCHING), gr.skip(), gr.skip()
         except Refused as error:  # the status line stays longer than the pop-up

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 
 from visipruner.errors import Refused
 from visipruner.inputs import check_choice
-from visipruner.models import hub, loading, memory
-from visipruner.models.catalogue import MODELS, VLM, ModelSpec, load_vlm, menu
+from visipruner.methods import PruningMethod
+from visipruner.models import clip, hub, loading, memory
+from visipruner.models.catalogue import MODELS, VLM, ModelSpec, check_served, load_vlm, menu
 from visipruner.models.loading import PRECISIONS
+from visipruner.tower import needs_clip
 from visipruner.ui import text, zerogpu
 
 BACKENDS = ("sdpa", "eager")
@@ -72,13 +75,20 @@ class Models:
         """Is this model in memory in this form?"""
         return (name, backend, precision) in self._loaded
 
-    def is_missing(self, name) -> bool:
+    def is_missing(self, name, kinds: Sequence[type[PruningMethod]] = ()) -> bool:
         """Would `fetch` download?"""
         spec = MODELS.get(self.paths.get(name)) if isinstance(name, str) else None
-        return bool(spec) and not spec.find()
+        return bool(spec) and (not spec.find() or (needs_clip(kinds) and not clip.find()))
 
-    def fetch(self, name: str, precision: str = "auto") -> Iterator[str]:
-        """Download a hub model if it is not on disk yet; closing the generator cancels.
+    def fetch(
+        self, name: str, precision: str = "auto", kinds: Sequence[type[PruningMethod]] = ()
+    ) -> Iterator[str]:
+        """Download a hub model, and CLIP for methods that need it; closing the generator cancels.
+
+        What is on disk already is not fetched.
+
+        Args:
+            kinds: the methods that will run.
 
         Yields:
             sentences about the progress; none if nothing needs downloading.
@@ -88,16 +98,15 @@ class Models:
         """
         check_choice("model", name, self.paths)
         spec = MODELS.get(self.paths[name])
-        if spec is None or spec.find():
-            return
-        loading.place(spec.title, spec.size, self.device, precision)
-        for progress in hub.download(spec.repo, spec.size):
-            yield text.DOWNLOADING.format(
-                title=spec.title,
-                done=memory.gigabytes(progress.done),
-                total=memory.gigabytes(progress.total),
-            )
-        self.titles[name] = _title(spec)
+        check_served(spec or ModelSpec(name, self.titles[name]), kinds)
+        if spec and not spec.find():
+            loading.place(spec.title, spec.size, self.device, precision)
+            yield from _sentences(spec.title, hub.download(spec.repo, spec.size))
+            self.titles[name] = _title(spec)
+        if needs_clip(kinds) and not clip.find():
+            if zerogpu.active():
+                raise Refused(text.NO_CLIP.format(clip=clip.TITLE))
+            yield from _sentences(clip.TITLE, clip.download())
 
     def get(self, name: str, backend: str = "sdpa", precision: str = "auto") -> VLM:
         """The model, loaded if necessary. Never downloads.
@@ -137,6 +146,16 @@ class Models:
         for key in [key for key in self._loaded if key not in keep]:
             del self._loaded[key]
         memory.release()
+
+
+def _sentences(title: str, downloaded: Iterator[hub.Progress]) -> Iterator[str]:
+    with closing(downloaded):
+        for progress in downloaded:
+            yield text.DOWNLOADING.format(
+                title=title,
+                done=memory.gigabytes(progress.done),
+                total=memory.gigabytes(progress.total),
+            )
 
 
 def _title(spec: ModelSpec) -> str:

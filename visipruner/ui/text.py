@@ -15,6 +15,7 @@ DOWNLOADING = "Downloading {title}: {done} of {total}. Stop pauses; what has arr
 FETCHING = "Downloading the model"
 LOADING = "Loading the model…"
 NOT_HERE = "{title} is not on this machine yet: choose it on the page and press Run ({size})."
+NO_CLIP = "{clip}, which this method needs, was not on this Space's disk when it started."
 FIXED_AT_START = "Here every model runs in its usual precision with sdpa attention; choose those."
 
 PICTURE = "Picture"
@@ -72,6 +73,9 @@ EMPTY_ANSWER = "(the model ended without a word)"
 
 ABOUT = "rule, paper, code, settings"
 ABOUT_RULE, ABOUT_PAPER, ABOUT_SOURCE = "Rule", "Paper", "Code"
+ABOUT_NEEDS = "Needs"
+WITH_CLIP = "{title} (with {clip}, {size})"
+NEEDS_CLIP = "{clip}, {size}, which is downloaded when you first press Run; and one of: {models}"
 
 HOW = (
     ("Look", "The picture becomes a grid of patches. Each patch is one visual token."),

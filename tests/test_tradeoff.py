@@ -1,0 +1,146 @@
+"""The trade-off curve: its points, the rival's measure, equal FLOPs, and agreement."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass, replace
+from xml.etree import ElementTree
+
+import pytest
+import torch
+
+from visipruner import METHODS, FastV, PruningMethod, Random, Refused
+from visipruner.evaluation import interview, tradeoff
+from visipruner.evaluation.agreement import chance, overlap
+from visipruner.evaluation.evaluate import UNPRUNED
+from visipruner.evaluation.tradeoff_picture import picture
+from visipruner.levels import Facts
+from visipruner.world.questions import SKILLS
+
+FACTS = Facts(576, 12, grids=((24, 24),))
+
+
+def rows(column: str, scores, flops=100, tokens=576):
+    """One row per score, over the skills in turn."""
+    skills = itertools.cycle(SKILLS)
+    return [
+        {"column": column, "set": "heldout", "skill": skill, "number": number, "form": None}
+        | {"score": score, "flops": flops, "tokens": [tokens] * 12, "answer": ""}
+        for number, (score, skill) in enumerate(zip(scores, skills, strict=False))
+    ]
+
+
+@pytest.fixture
+def table():
+    sides = {UNPRUNED: PruningMethod(), "random@64": Random(64)}
+    sides |= tradeoff.at_budgets("pool", FACTS)
+    every = rows(UNPRUNED, [1] * 26) + rows("random@64", [1, 0.5] * 13, 20, 64)
+    for number, name in enumerate(name for name in sides if name.startswith("pool")):
+        every += rows(name, [0, 1] * 13, 50 - 5 * number, 64)
+    return tradeoff.points(sides, every)
+
+
+def test_a_point_says_what_was_used_and_what_was_lost(table):
+    line = next(line for line in table if line["point"] == "random@64")
+    assert line["tokens"] == 64 and line["budget"] == 64 and line["settings"]["keep"] == 64
+    assert line["flops_cut"] == pytest.approx(0.8) and line["right"] == pytest.approx(0.75)
+    assert line["difference"][0] == pytest.approx(-0.25)
+    assert line["difference"][1] < -0.25 < line["difference"][2] < 0
+    assert sum(found["questions"] for found in line["skills"].values()) == 26
+
+
+def test_the_rivals_failures_are_counted_at_its_own_budget(table):
+    found = {line["point"]: line["where_rival_fails"] for line in table}
+    assert found["random@64"]["questions"] == 13 and found["random@64"]["right"] == 1
+    assert found["pool@64"]["right"] == 0
+    assert found[UNPRUNED] is None  # it has no budget
+
+
+def test_equal_flops_lie_on_a_line_between_points(table):
+    at = tradeoff.at_cut(table, 0.4)
+    assert at["random"] == pytest.approx(1 - 0.25 * 0.4 / 0.8)
+    assert "pool" in at and "random" not in tradeoff.at_cut(table, 0.9)
+
+
+def test_every_method_has_five_budgets_or_says_so():
+    for name, kind in METHODS.items():
+        if name in ("none", "visipruner"):  # VisiPruner has three calibrated presets
+            continue
+        if kind.reachable(FACTS) is not None and len(kind.reachable(FACTS)) < 5:
+            continue
+        found = tradeoff.at_budgets(name, FACTS)
+        assert len(found) >= 5, name
+        assert len({str(side) for side in found.values()}) == len(found), name
+
+
+def test_the_goal_asks_for_a_stack(table):
+    stack = next(line for line in table if line["point"] == "random@64")
+    good = replaced(stack, side="pool+visipruner", point="good", difference=(-0.005, -1, 1))
+    lost = replaced(good, point="lost", difference=(-0.02, -1, 1))
+    little = replaced(good, point="little", flops_cut=0.7)
+    assert tradeoff.goals([*table, good, lost, little]) == ["good"]
+
+
+def replaced(line: dict, **values) -> dict:
+    return {**line, **values}
+
+
+def test_an_unknown_point_is_refused_and_a_new_one_is_made():
+    sides = {UNPRUNED: PruningMethod()}
+    assert tradeoff.chosen_of(sides, ["random@7"], FACTS)["random@7"].keep == 7
+    with pytest.raises(Refused):
+        tradeoff.chosen_of(sides, ["nonsense@7"], FACTS)
+
+
+def test_the_picture_is_xml_and_marks_untrained_scores(table):
+    drawn = picture({"unpruned": table[0], "points": table[1:]})
+    ElementTree.fromstring(drawn)
+    assert 'fill="#fff" stroke' not in drawn
+    marked = [{**line, "untrained": True} for line in table[1:]]
+    assert 'fill="#fff" stroke' in picture({"unpruned": table[0], "points": marked})
+
+
+# -- the store's key
+
+
+def test_answers_under_an_older_rule_are_asked_again(tmp_path, monkeypatch):
+    """A method whose file differs has another key; the same file gives the same key."""
+    assert interview.rule_hash(FastV) == interview.rule_hash(FastV)
+    assert interview.rule_hash(FastV) != interview.rule_hash(Random)
+
+    @dataclass(frozen=True)
+    class Mine(Random):
+        pass
+
+    file = tmp_path / "mine.py"
+    monkeypatch.setattr(interview.inspect, "getsourcefile", lambda _: file)
+    file.write_text("one rule")
+    first = interview.rule_hash(Mine)
+    interview.rule_hash.cache_clear()
+    file.write_text("another rule")
+    assert interview.rule_hash(Mine) != first
+    interview.rule_hash.cache_clear()
+
+
+# -- agreement
+
+
+def test_overlap_of_kept_sets_is_jaccards_index():
+    first, second = [1, 1, 0, 0], [0, 1, 1, 0]
+    assert overlap(first, second) == pytest.approx(1 / 3)
+    assert overlap(first, first) == 1 and overlap([0, 0], [0, 0]) == 1
+    assert overlap([1, 0.5], [1, 0]) == pytest.approx(1 / 1.5)
+
+
+def test_chance_is_the_overlap_of_shuffled_patches():
+    generator = torch.Generator().manual_seed(0)
+    first, second = (torch.zeros(400) for _ in range(2))
+    first[:100], second[:80] = 1, 0.5
+    shuffled = [second[torch.randperm(400, generator=generator)] for _ in range(300)]
+    least = sum(torch.minimum(first, other).sum() for other in shuffled)
+    most = sum(torch.maximum(first, other).sum() for other in shuffled)
+    assert chance(first, second) == pytest.approx((least / most).item(), abs=0.01)
+
+
+def test_settings_survive_the_file(table):
+    assert replace(Random(64), seed=0).settings == table[1]["settings"]
