@@ -43,10 +43,10 @@ class Point:
         flops_cut: share of the executed prefill FLOPs, against the unpruned model.
         shares: right answers by skill, and of `ALL`.
         difference: in share of right answers from the unpruned model, paired: mean and interval.
-        pool_fails: the share that is right among the questions that pooling gets wrong, and their
-            number; None if it was not counted.
+        rival: the share that is right among the questions that pooling to the same budget gets
+            wrong, and their number; None if it was not counted.
         untrained: it scores by a class token that was never trained.
-        final: it was measured on all held-out questions.
+        final: the same point, measured on more questions; None if it was not.
     """
 
     name: str
@@ -56,9 +56,9 @@ class Point:
     flops_cut: float
     shares: Mapping[str, Share]
     difference: tuple[float, float, float]
-    pool_fails: tuple[float, int] | None = None
+    rival: tuple[float, int] | None = None
     untrained: bool = False
-    final: bool = False
+    final: Point | None = None
 
     @property
     def title(self) -> str:
@@ -144,31 +144,35 @@ def read_curve(path: Path) -> Curve:
         Refused: one sentence: there is no such file, or what is wrong in it.
     """
     try:
-        body = json.loads(path.read_text(encoding="utf-8"))
-        points = tuple(_point(entry) for entry in body["points"])
-        if not points:
-            raise Refused("it holds no points.")
-        unpruned = _shares({"skills": {}, **body["unpruned"]})
-        curve = Curve(_words(body["machine"]), _words(body["date"]), unpruned, points, body)
-        for point in points:
-            if point.shares.keys() != points[0].shares.keys():
-                raise Refused("its points name different skills.")
-        return curve
+        return _curve(json.loads(path.read_text(encoding="utf-8")))
     except OSError as error:
         raise Refused(f"The curve {shown(path)} cannot be read: {error.strerror}.") from None
     except KeyError as error:
         raise Refused(f"The curve {shown(path)} is damaged: {error} is missing.") from None
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
-        why = error if isinstance(error, Refused) else "its parts have other kinds than written."
+        why = error if isinstance(error, Refused) else "it has another form than written."
         raise Refused(f"The curve {shown(path)} is damaged: {why}") from None
 
 
-def _point(entry: Mapping) -> Point:
+def _curve(body: Mapping) -> Curve:
+    final = {entry["point"]: entry for entry in body["final"]}
+    points = tuple(_point(entry, final.get(entry["point"])) for entry in body["points"])
+    if not points:
+        raise Refused("it holds no points.")
+    unpruned = _shares(body["unpruned"])
+    if any(point.shares.keys() != unpruned.keys() for point in points):
+        raise Refused("its points name different skills.")
+    return Curve(_words(body["machine"]), _words(body["date"]), unpruned, points, body)
+
+
+def _point(entry: Mapping, final: Mapping | None = None) -> Point:
     if not isinstance(entry["settings"], dict):
         raise Refused("settings must be an object of names and values.")
     names_of(entry["side"])
-    mean, low, high = (check_number("difference", n, -1, 1) for n in entry["difference"])
-    fails = entry["right_where_pool_fails"]
+    if not isinstance(entry["untrained"], bool):
+        raise Refused("untrained must be true or false.")
+    mean, low, high = (check_number("difference", n, -3, 3) for n in entry["difference"])
+    rival = entry["where_rival_fails"]
     return Point(
         name=_words(entry["point"]),
         side=entry["side"],
@@ -177,14 +181,15 @@ def _point(entry: Mapping) -> Point:
         flops_cut=check_number("flops_cut", entry["flops_cut"], -10, 1),
         shares=_shares(entry),
         difference=(mean, low, high),
-        pool_fails=fails
-        and (
-            check_number("right", fails["right"], 0, 1),
-            check_number("questions", fails["questions"], 0, 1_000_000, integer=True),
-        ),
-        untrained=_flag(entry, "untrained"),
-        final=_flag(entry, "final"),
+        rival=_rival(rival) if rival and rival["questions"] else None,
+        untrained=entry["untrained"],
+        final=None if final is None else _point(final),
     )
+
+
+def _rival(entry: Mapping) -> tuple[float, int]:
+    share = _share(entry)
+    return share.right, share.questions
 
 
 def _shares(entry: Mapping) -> dict[str, Share]:
@@ -200,12 +205,6 @@ def _share(entry: Mapping) -> Share:
     if not low <= right + 1e-9 or not right <= high + 1e-9:
         raise Refused("an interval does not hold its own mean.")
     return Share(count, right, low, high)
-
-
-def _flag(entry: Mapping, name: str) -> bool:
-    if not isinstance(entry[name], bool):
-        raise Refused(f"{name} must be true or false.")
-    return entry[name]
 
 
 def _words(value) -> str:
@@ -224,6 +223,9 @@ def describe_point(point: Point, skill: str = ALL) -> str:
         f"{share.right:.1%} right ({share.low:.1%} to {share.high:.1%}) of {share.questions:,}, "
         f"{point.flops_cut:.1%} of the FLOPs cut, {point.tokens:.0f} tokens per layer"
     )
+    if point.final:
+        share = point.final.shares[skill]
+        words += f"; {share.right:.1%} of {share.questions:,}"
     return f"{words}, score untrained" if point.untrained else words
 
 

@@ -80,13 +80,16 @@ def _point_row(number: int, point: Point, skill: str) -> str:
     label = escape(words.TRY_LONG.format(label=point.label), quote=True)
     # The paired difference is of all skills together.
     difference = points_of(point.difference) if skill == ALL else "–"
-    fails = point.pool_fails
+    rival, final = point.rival, ""
+    if point.final:
+        share = point.final.shares[skill]
+        final = f"<br>{_share(share)} of {share.questions:,}"
     cells = (
         f"{point.tokens:.0f}",
         f"{point.flops_cut:.1%}",
-        _share(point.shares[skill]),
+        _share(point.shares[skill]) + final,
         difference,
-        f"{fails[0]:.0%} of {fails[1]}" if fails and skill == ALL else "–",
+        f"{rival[0]:.0%} of {rival[1]}" if rival and skill == ALL else "–",
     )
     name = point.title + ", score untrained" * point.untrained
     return (
@@ -162,33 +165,32 @@ def points_of(difference: tuple[float, float, float]) -> str:
 
 
 def csv_rows(curve: Curve, here: Sequence[Measured] = ()) -> list[dict]:
-    """One row per point, recorded ones first; every row has the same names."""
-    full, rows = curve.unpruned, []
-    rows.append(_row("recorded", "unpruned", "none", None, full[ALL], 0.0, None))
+    """One row per point and measurement, recorded ones first; every row has the same names."""
+    full = curve.unpruned
+    rows = [_row("recorded", "unpruned", "none", "", full, 0.0, None)]
     for point in curve.points:
-        row = _row(
-            "recorded", point.name, point.side, point.tokens, point.shares[ALL], point.flops_cut,
-            point.difference,
-        )  # fmt: skip
-        rows.append(row | {"untrained": point.untrained, "settings": json.dumps(point.settings)})
+        for one in filter(None, (point, point.final)):
+            row = _row(
+                "recorded", one.name, one.side, one.tokens, one.shares, one.flops_cut,
+                one.difference,
+            )  # fmt: skip
+            rows.append(row | {"untrained": one.untrained, "settings": json.dumps(one.settings)})
     for one in here:
         point = None if one.number is None else curve.points[one.number]
         name, side = (point.name, point.side) if point else ("unpruned", "none")
         difference = one.difference if point else None
-        rows.append(_row("here", name, side, None, one.share, one.flops_cut, difference))
-    for row, shares in zip(rows, [full, *(p.shares for p in curve.points)], strict=False):
-        row |= {f"right: {skill}": shares[skill].right for skill in shares if skill != ALL}
+        rows.append(_row("here", name, side, "", {ALL: one.share}, one.flops_cut, difference))
     names = dict.fromkeys(name for row in rows for name in row)
     return [{name: row.get(name, "") for name in names} for row in rows]
 
 
-def _row(where: str, point: str, side: str, tokens, share: Share, cut: float, difference) -> dict:
-    mean, low, high = difference or ("", "", "")
+def _row(where: str, point: str, side: str, tokens, shares, cut: float, difference) -> dict:
+    share, (mean, low, high) = shares[ALL], difference or ("", "", "")
     return {
         "measured": where,
         "point": point,
         "method": side,
-        "tokens_per_layer": "" if tokens is None else tokens,
+        "tokens_per_layer": tokens,
         "flops_cut": cut,
         "questions": share.questions,
         "right": share.right,
@@ -197,6 +199,7 @@ def _row(where: str, point: str, side: str, tokens, share: Share, cut: float, di
         "difference": mean,
         "difference_low": low,
         "difference_high": high,
+        **{f"right: {skill}": one.right for skill, one in shares.items() if skill != ALL},
     }
 
 

@@ -129,4 +129,5 @@ def html_file(result: Result) -> dict:
 
 
 def file_of(name: str, kind: str, content: bytes) -> dict:
+    """A file as page.js saves it."""
     return {"name": name, "type": kind, "data": base64.b64encode(content).decode()}
