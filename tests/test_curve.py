@@ -8,6 +8,7 @@ import csv
 import io
 import json
 import threading
+from types import SimpleNamespace
 from xml.etree import ElementTree
 
 import curve_file
@@ -225,6 +226,12 @@ def test_one_to_four_points_are_measured(recorded):
     for wrong in (None, [], [str(number) for number in range(5)]):
         with pytest.raises(Refused, match="one to 4 points"):
             curve.picked(recorded, wrong)
+
+
+def test_a_server_without_the_bundled_model_says_so():
+    curve.check_offered(Server(None))
+    with pytest.raises(Refused, match="does not offer it: see VISIPRUNER_MODELS"):
+        curve.check_offered(SimpleNamespace(paths={"llava-1.5-7b": "llava-1.5-7b"}))
 
 
 # -- measured again

@@ -12,7 +12,7 @@ from visipruner.render import palette
 from visipruner.render.charts import figure
 from visipruner.render.curve import ALL, Curve, Measured, describe_measured, describe_point
 
-X_TITLE = "% of the language model's prefill FLOPs cut, as executed"
+X_TITLE = "% of prefill FLOPs cut, as executed"  # of the language model
 UNTRAINED = ", score untrained"
 COLOURS = (palette.PRUNED, palette.FULL, palette.OTHERS[0], palette.EXIT, *palette.OTHERS[1:])
 DASHES = ("solid", "dash", "dot", "dashdot")
@@ -94,6 +94,8 @@ def curve_chart(
         "Click a point to run it on your picture",
         height=440 + 14 * len(data),
         hovermode="closest",
+        # Lower than in other charts: this one is higher, and a projector's letters are larger.
+        legend={"orientation": "h", "x": 0, "y": -0.3, "yanchor": "top", "yref": "paper"},
         shapes=_unpruned_line(full),
         annotations=_unpruned_words(full),
     )

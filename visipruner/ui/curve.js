@@ -16,6 +16,7 @@ window.vpCurve = {
   // The form holds a point's settings now: run it where its answer is shown.
   run() {
     vp.view("compare");
+    scrollTo(0, 0); // the plot may have stood far below
     document.getElementById("vp-run").click();
   },
 

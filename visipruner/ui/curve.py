@@ -21,7 +21,6 @@ from visipruner.render.curve import (
     MAIN,
     Curve,
     Point,
-    describe_curve,
     read_curve,
 )
 from visipruner.render.curve_chart import curve_chart
@@ -94,30 +93,33 @@ def build(path: Path | None = None) -> Shown | None:
         gr.HTML(views.told(words.NO_CURVE.format(why=error)))
         return None
     gr.HTML(parts.head_html(curve), elem_classes="vp-curvehead")
-    placed = {**_choices(curve), **_plot(curve), **_saves(), **_again(curve)}
+    placed = {**_plot(curve), **_saves(), **_again(curve)}
     return Shown(
         curve, **placed, payload=gr.JSON(visible="hidden"), key=browser_value(), kept=keeping.Kept()
     )
 
 
+def _plot(curve: Curve) -> dict:
+    group = gr.Radio(list(words.GROUPS), value="few", label=words.GROUP)
+    # Of the class of all charts, because projector mode enlarges those.
+    with gr.Column(elem_classes="vp-charts"):
+        plot = gr.Plot(show_label=False, container=False, elem_id="vp-curve-plot")
+    placed = {"group": group, "plot": plot, **_choices(curve)}
+    told = gr.HTML()
+    # Empty until the view is opened, as the plot is: most visitors never open it.
+    points = gr.HTML(js_on_load=_ON_LOAD, apply_default_css=False)
+    return {**placed, "told": told, "points": points}
+
+
 def _choices(curve: Curve) -> dict:
+    """Below the plot, because on a phone only little fits above it."""
     skills = [(words.ALL_SKILLS if skill == ALL else skill, skill) for skill in curve.skills]
     followed = MAIN if MAIN in curve.sides else curve.sides[0]
     titles = [(curve.of(side)[0][1].title, side) for side in curve.sides]
     with gr.Row(elem_classes="vp-tight"):
         skill = gr.Dropdown(skills, value=ALL, label=words.SKILL, min_width=160)
         follow = gr.Dropdown(titles, value=followed, label=words.FOLLOW, min_width=240)
-    group = gr.Radio(list(words.GROUPS), value="few", label=words.GROUP)
-    return {"skill": skill, "follow": follow, "group": group}
-
-
-def _plot(curve: Curve) -> dict:
-    # Of the class of all charts, because projector mode enlarges those.
-    with gr.Column(elem_classes="vp-charts"):
-        plot = gr.Plot(show_label=False, container=False, elem_id="vp-curve-plot")
-    told = gr.HTML()
-    points = gr.HTML(parts.points_html(curve), js_on_load=_ON_LOAD, apply_default_css=False)
-    return {"plot": plot, "told": told, "points": points}
+    return {"skill": skill, "follow": follow}
 
 
 def _saves() -> dict:
@@ -143,7 +145,7 @@ def _again(curve: Curve) -> dict:
         max_choices=MOST_PICKS,
         label=words.PICKS.format(most=MOST_PICKS),
         info=words.PICKS_HINT,
-        elem_classes="vp-others",
+        elem_classes="vp-picks",
     )
     per_turn = len(SKILLS)
     count = gr.Slider(
@@ -163,6 +165,12 @@ def _again(curve: Curve) -> dict:
 
 
 # -- what a point means
+
+
+def check_offered(models: Models):
+    """Raise `Refused` if this server does not offer the model that the curve is of."""
+    if BUNDLED not in models.paths:
+        raise Refused(words.NO_BUNDLED)
 
 
 def form_of(point: Point) -> dict:
@@ -241,7 +249,7 @@ def _draw(shown: Shown, skill, group, follow, kept) -> tuple:
     sides = parts.shown(shown.curve, group, follow)
     here = parts.measured(shown.curve, *kept) if skill == ALL else []
     chart = curve_chart(shown.curve, sides, skill, follow, here)
-    return chart, views.told(describe_curve(shown.curve, sides, skill))
+    return chart, parts.told_html(shown.curve, sides, skill)
 
 
 def _trying(models: Models, chosen, shown: Shown):
@@ -250,8 +258,7 @@ def _trying(models: Models, chosen, shown: Shown):
     @plainly
     def on_try(picks, event: gr.EventData):
         """Put a point's settings into the form; the browser then presses Run."""
-        if BUNDLED not in models.paths:
-            raise Refused(words.NO_BUNDLED)
+        check_offered(models)
         data = event._data if isinstance(event._data, dict) else {}
         number = shown.curve.number(data.get("point"))
         values = form_of(shown.curve.points[number])
@@ -272,8 +279,7 @@ def _trying(models: Models, chosen, shown: Shown):
 def _measuring(models: Models, shown: Shown) -> Callable:
     @plainly
     def on_recompute(picks, count, skill, group, follow, before):
-        if BUNDLED not in models.paths:
-            raise Refused(words.NO_BUNDLED)
+        check_offered(models)
         numbers = picked(shown.curve, picks)
         shown.kept.drop(before)
         key, drawn = None, time.monotonic()

@@ -15,6 +15,7 @@ from visipruner.render.curve import (
     Measured,
     Point,
     Share,
+    describe_curve,
     describe_source,
     is_before,
     is_stack,
@@ -60,9 +61,14 @@ def measured(curve: Curve, standing: Standing | None, numbers: Sequence[int]) ->
 
 
 def head_html(curve: Curve) -> str:
-    hollow = any(point.untrained for point in curve.points)
+    return f"<h2>{words.HEADING}</h2><p>{escape(describe_source(curve))}</p>"
+
+
+def told_html(curve: Curve, sides: Sequence[str], skill: str = ALL) -> str:
+    """The plot in sentences, and what its hollow marks mean if it shows some."""
+    hollow = any(point.untrained and point.side in sides for point in curve.points)
     note = f'<p class="vp-small">{escape(words.HOLLOW)}</p>' if hollow else ""
-    return f"<h2>{words.HEADING}</h2><p>{escape(describe_source(curve))}</p>{note}"
+    return note + views.told(describe_curve(curve, sides, skill))
 
 
 def points_html(curve: Curve, skill: str = ALL) -> str:
