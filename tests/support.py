@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -20,6 +21,8 @@ from transformers import (
 )
 
 from visipruner import (
+    DART,
+    DivPrune,
     FastV,
     PruningMethod,
     PyramidDrop,
@@ -108,6 +111,8 @@ KEEP_ALL = {
     "schedule": Schedule(keep=1000, keep_after=2, none_after=None),
     "pyramiddrop": PyramidDrop(layers=(2, 4), ratios=(1.0, 1.0)),
     "sparsevlm_plus": SparseVLMPlus(layers=(), keep=()),
+    "divprune": DivPrune(1_000),
+    "dart": DART(1_000),
 }
 
 DROPPING = {
@@ -124,11 +129,13 @@ DROPPING = {
     "vision exit": Schedule(keep_after=None, none_after=4),
     "pyramiddrop": PyramidDrop(layers=(2, 4), ratios=(0.5, 0.1), renumber=False),
     "sparsevlm_plus": SparseVLMPlus(layers=(1, 3), keep=(20, 5), heads=3),
+    "divprune": DivPrune(9, renumber=False),
+    "dart": DART(1),
 }
 
 
 def answer(model, tokens: int, **inputs) -> tuple[torch.Tensor, torch.Tensor]:
-    """Exactly so many greedy tokens: (the last ids, logits per step)."""
+    """A greedy answer of exactly this many tokens: (the last ids, logits per step)."""
     with torch.no_grad():
         run = model.generate(
             **inputs,
@@ -139,6 +146,16 @@ def answer(model, tokens: int, **inputs) -> tuple[torch.Tensor, torch.Tensor]:
             output_logits=True,
         )
     return run.sequences[0, -tokens:], torch.cat(run.logits)
+
+
+@contextmanager
+def eager(model):
+    """Inside, the model computes attention eagerly."""
+    model.set_attn_implementation("eager")
+    try:
+        yield
+    finally:
+        model.set_attn_implementation("sdpa")
 
 
 def asked_of(vlm, picture) -> tuple[dict, TokenLayout]:

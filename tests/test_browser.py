@@ -824,6 +824,29 @@ def test_the_verdicts_numbers_are_whole_in_every_window(visit, mode):
         assert button.is_visible() == (mode == "projector" or width > 700), width
 
 
+def mean_lightness(page: Page) -> float:
+    """Of the viewer's canvas, from 0 to 255."""
+    return page.evaluate(
+        """() => {
+            const canvas = document.querySelector(".patch-viewer canvas");
+            const { width, height } = canvas;
+            const { data } = canvas.getContext("2d").getImageData(0, 0, width, height);
+            return data.reduce((sum, value, i) => sum + (i % 4 < 3 ? value : 0), 0)
+                / (0.75 * data.length);
+        }"""
+    )
+
+
+def test_merged_patches_are_lighter_than_dropped_ones(visit):
+    seen = {}
+    for name, words in (("pool", "merged into another token"), ("random", "dropped before")):
+        page = visit(f"?method={name}")
+        run(page)
+        expect(page.locator(".patch-viewer .pv-key-gone")).to_contain_text(words)
+        seen[name] = mean_lightness(page)
+    assert seen["pool"] > 1.1 * seen["random"]  # of each, 144 of 576 patches are framed
+
+
 def test_passing_through_menus_changes_and_opens_nothing(visit):
     page = visit()
     asked = "what is this? Please answer with one word!"
@@ -831,6 +854,8 @@ def test_passing_through_menus_changes_and_opens_nothing(visit):
     page.locator("#vp-run").focus()
     for key in ["Tab"] * 9 + ["Shift+Tab"] * 4:
         page.keyboard.press(key)
+        # A menu's long list is no stop of its own.
+        assert page.evaluate("document.activeElement.tagName") != "BODY"
     expect(page.locator("input[role=combobox][aria-expanded=true]")).to_have_count(0)
     expect(page.locator("ul[role=listbox]:visible")).to_have_count(0)
     page.get_by_label(text.MODEL, exact=True).click()

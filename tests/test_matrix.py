@@ -7,12 +7,11 @@ what a method chooses; these tests check that the engine carries it out.
 from __future__ import annotations
 
 import json
-from contextlib import contextmanager
 from dataclasses import fields
 
 import pytest
 import torch
-from support import answer, asked_of, clip_for, state_of
+from support import answer, asked_of, clip_for, eager, state_of
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -63,15 +62,6 @@ def pruned(model, methods, asked) -> tuple:
     with prune(model, methods, layout, clip=clip_for(methods, layout.num_visual)) as trace:
         tokens, logits = answer(model, STEPS, **inputs)
     return tokens, logits, trace
-
-
-@contextmanager
-def eager(model):
-    model.set_attn_implementation("eager")
-    try:
-        yield
-    finally:
-        model.set_attn_implementation("sdpa")
 
 
 # -- the untouched model

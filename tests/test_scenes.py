@@ -45,8 +45,8 @@ def test_what_stays_is_counted_against_the_whole_picture():
     square = {"shape": "square", "colour": "red", "size": "large", "x": 35, "y": 35}
     source = {"things": [square], "seed": 1}
 
-    def said(kept, bundled=True, grids=((24, 24),), asked="", answer="square", at=5):
-        drops = [Cut(5, "filter", kept, [])] if len(kept) < 576 else []
+    def said(kept, bundled=True, grids=((24, 24),), asked="", answer="square", at=5, owner=()):
+        drops = [Cut(5, "filter", kept, list(owner))] if len(kept) < 576 else []
         trace = SimpleNamespace(drops=drops, num_visual=576, filtering_layer=at)
         prompt = SimpleNamespace(layout=SimpleNamespace(grids=grids), question=asked)
         answers = [None, SimpleNamespace(trace=trace, text=answer)]
@@ -72,6 +72,8 @@ def test_what_stays_is_counted_against_the_whole_picture():
     every = said(list(range(575))).split("stay, ")[1].split()[0]  # the last one is ground
     assert f"; of all 576, {every} do." in said([575, 574])
     assert said([]) == said(list(range(576))) == ""
+    assert said([5], owner=[-1] * 5 + [40] + [-1] * 570)
+    assert said([5], owner=[40] * 6 + [-1] * 570) == ""  # five were merged into patch 5
     assert said([5], grids=()) == said([5], grids=((27, 27),)) == ""
 
 

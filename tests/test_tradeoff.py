@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass, replace
+from types import SimpleNamespace
 from xml.etree import ElementTree
 
 import pytest
 import torch
 
-from visipruner import METHODS, FastV, PruningMethod, Random, Refused
-from visipruner.evaluation import interview, tradeoff
+from visipruner import METHODS, FastV, PruningMethod, Random, Refused, VisionZip
+from visipruner.evaluation import interview, overlaps, tradeoff
 from visipruner.evaluation.agreement import chance, overlap
 from visipruner.evaluation.evaluate import UNPRUNED
-from visipruner.evaluation.tradeoff_picture import picture
+from visipruner.evaluation.tradeoff_picture import PANELS, panel_of, picture
+from visipruner.evaluation.tradeoff_tables import tables
 from visipruner.levels import Facts
 from visipruner.world.questions import SKILLS
 
@@ -73,12 +75,30 @@ def test_every_method_has_five_budgets_or_says_so():
         assert len({str(side) for side in found.values()}) == len(found), name
 
 
+def test_a_series_with_places_kept_is_its_own(table):
+    point = next(line for line in table if line["point"] == "pool@64")
+    placed = replaced(point, point="places kept, pool@64", places_kept=True, right=0.9)
+    at = tradeoff.at_cut([*table, placed], point["flops_cut"])
+    assert at["pool, places kept"] == pytest.approx(0.9)
+    assert at["pool"] == pytest.approx(point["right"])
+    assert panel_of(point) == PANELS[1] and panel_of(placed) == PANELS[2]
+    assert panel_of(replaced(point, side="random")) == PANELS[2]  # it never renumbers
+    assert panel_of(replaced(point, side="fastv")) == PANELS[0]
+
+
 def test_the_goal_asks_for_a_stack(table):
     stack = next(line for line in table if line["point"] == "random@64")
     good = replaced(stack, side="pool+visipruner", point="good", difference=(-0.005, -1, 1))
     lost = replaced(good, point="lost", difference=(-0.02, -1, 1))
     little = replaced(good, point="little", flops_cut=0.7)
     assert tradeoff.goals([*table, good, lost, little]) == ["good"]
+
+
+def test_points_that_score_by_the_class_token_are_marked():
+    sides = {UNPRUNED: PruningMethod(), "visionzip@64": VisionZip(), "random@64": Random(64)}
+    every = [row for name in sides for row in rows(name, [1, 0] * 13)]
+    found = {line["point"]: line["untrained"] for line in tradeoff.points(sides, every)}
+    assert found == {UNPRUNED: False, "visionzip@64": True, "random@64": False}
 
 
 def replaced(line: dict, **values) -> dict:
@@ -88,6 +108,11 @@ def replaced(line: dict, **values) -> dict:
 def test_an_unknown_point_is_refused_and_a_new_one_is_made():
     sides = {UNPRUNED: PruningMethod()}
     assert tradeoff.chosen_of(sides, ["random@7"], FACTS)["random@7"].keep == 7
+    wishes = ["divprune@7", "places kept, divprune@7", "places kept, pool+visipruner:0.5"]
+    chosen = tradeoff.chosen_of(sides, wishes, FACTS)
+    assert [chosen[wish].renumber for wish in wishes[:2]] == [True, False]
+    pool, visipruner = chosen[wishes[2]]
+    assert not pool.renumber and visipruner.name == "visipruner"
     with pytest.raises(Refused):
         tradeoff.chosen_of(sides, ["nonsense@7"], FACTS)
 
@@ -98,6 +123,17 @@ def test_the_picture_is_xml_and_marks_untrained_scores(table):
     assert 'fill="#fff" stroke' not in drawn
     marked = [{**line, "untrained": True} for line in table[1:]]
     assert 'fill="#fff" stroke' in picture({"unpruned": table[0], "points": marked})
+
+
+def test_the_tables_hold_every_point_and_pair(table):
+    agreed = {"budget": 144.0, "questions": 3, "sides": ["one", "two"], "tokens": [144.0, 90.5]}
+    agreed |= {"overlap": [[1, 0.25], [0.25, 1]], "chance": [[1, 0.125], [0.125, 1]]}
+    found = {"machine": "a CPU", "date": "today", "unpruned": table[0], "points": table[1:]}
+    said = tables(found | {"agreement": agreed}, {0.4: tradeoff.at_cut(table, 0.4)})
+    assert all(f"| {line['point']} |" in said for line in table)
+    assert "| random@64 | 64.0 | 80.0% | 75.0% (" in said and "100.0% of 13 |" in said
+    assert "| random | 87.5% |" in said  # at equal FLOPs
+    assert "| two, 90.5 tokens | 0.25 (0.12) |  |" in said
 
 
 # -- the store's key
@@ -122,7 +158,42 @@ def test_answers_under_an_older_rule_are_asked_again(tmp_path, monkeypatch):
     interview.rule_hash.cache_clear()
 
 
+def test_the_stores_key_holds_the_rules_hash(monkeypatch):
+    vlm, asked = SimpleNamespace(precision="float32"), SimpleNamespace(text="what?")
+
+    def key(side):
+        return interview._key(vlm, {"set": "heldout"}, asked, side)
+
+    side = (Random(64), FastV(64))
+    before = key(side)
+    assert key(side) == before
+    monkeypatch.setattr(interview, "rule_hash", lambda kind: "older" if kind is FastV else "same")
+    older = key(side)
+    monkeypatch.setattr(interview, "rule_hash", lambda kind: "newer" if kind is FastV else "same")
+    assert key(side) != older  # a change in any method of a stack
+
+
 # -- agreement
+
+
+def test_the_table_of_agreement_pairs_the_traces(monkeypatch):
+    """Two methods, two questions: every cell is the mean of the pair's own overlaps."""
+    seen = iter([[1, 0, 0, 0], [0, 1, 0, 0], [1, 1, 0, 0], [0, 1, 1, 0]])
+    traces = [SimpleNamespace(presence=lambda p=p: p, mean_tokens=float(sum(p))) for p in seen]
+    answers = iter([("", trace) for trace in traces])
+    monkeypatch.setattr(overlaps, "compared", lambda vlm: {"one": Random(1), "two": Random(2)})
+    monkeypatch.setattr(overlaps, "questions", lambda *_: [(0, None, SimpleNamespace(text=""))] * 2)
+    monkeypatch.setattr(overlaps, "SKILLS", ("colour",))
+    monkeypatch.setattr(overlaps, "render", lambda scene: None)
+    monkeypatch.setattr(overlaps, "ask", lambda *_: next(answers))
+    vlm = SimpleNamespace(
+        prepare=lambda *_: None, encode=lambda *_: None, facts=lambda: Facts(4, 1)
+    )
+    found = overlaps.agreement(vlm)
+    sixth = pytest.approx(1 / 6, abs=1e-3)
+    assert found["overlap"] == [[1.0, sixth], [sixth, 1.0]]
+    assert found["tokens"] == [1.5, 1.5] and found["questions"] == 2
+    assert found["chance"][0][1] == pytest.approx((1 / 7 + 1 / 3) / 2, abs=1e-3)
 
 
 def test_overlap_of_kept_sets_is_jaccards_index():

@@ -52,11 +52,16 @@ def become_a_space():
 
 
 class Faulty:
-    """Replaces a method: every use of it raises."""
+    """Replaces a method: every use of it raises, after the model was asked whether it serves it."""
+
+    needs = frozenset()
 
     def __getattr__(self, name):
         if name.startswith("__"):  # pickling to the worker must work
             raise AttributeError(name)
+        self.__iter__()
+
+    def __iter__(self):
         raise ValueError(" ".join(["words of", "a fault"]))  # split, so no line holds all of it
 
 

@@ -180,11 +180,9 @@ def _model(args) -> str | Path:
 
 def _kinds(args) -> list:
     """The class of every method that will run."""
-    from visipruner.choice import names_of
-    from visipruner.methods import METHODS
+    from visipruner.choice import kinds_of
 
-    words = args.methods or [args.method]
-    return [METHODS[name] for side in words for name in names_of(side)]
+    return kinds_of(args.methods or [args.method])
 
 
 def _compared(args, vlm, picture, options, overrides):

@@ -6,7 +6,7 @@ The first method of a stack gets the level or budget; the others take their bala
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -218,6 +218,15 @@ def fields_of(words: str, given: Mapping) -> dict:
     """The METHOD.FIELD entries for the methods of "one+another"."""
     names = names_of(words)
     return {key: value for key, value in given.items() if key.partition(".")[0] in names}
+
+
+def kinds_of(sides: Iterable[str]) -> list[type[PruningMethod]]:
+    """The classes of all methods in these sides, such as "none" and "pool+visipruner@64".
+
+    Raises:
+        Refused: an unknown name.
+    """
+    return [METHODS[name] for side in sides for name in names_of(side)]
 
 
 def methods_of(side: Side) -> tuple[PruningMethod, ...]:

@@ -279,16 +279,18 @@ def literal(text: str, special_tokens: Iterable[str] = ()) -> str:
     return re.sub(rf"\b({'|'.join(role[:-1] for role in ROLES)}):", r"\1 :", text)
 
 
-MOST_NAMED = 20  # choices in a refusal; more would not be a sentence
+MOST_NAMED = 110  # characters of choices in a refusal; more would not be a sentence
 
 
 def check_choice(name: str, value, allowed: Iterable):
     """Returns `value` if it is one of `allowed`; else ValueError."""
     allowed = list(allowed)
     if not any(type(value) is type(choice) and value == choice for choice in allowed):
-        choices = ", ".join(map(str, allowed[:MOST_NAMED]))
-        if len(allowed) > MOST_NAMED:
-            choices += f" and {len(allowed) - MOST_NAMED} more"
+        names = [str(choice) for choice in allowed]
+        while len(choices := ", ".join(names)) > MOST_NAMED:
+            names.pop()
+        if more := len(allowed) - len(names):
+            choices += f" and {more} more"
         raise Refused(f"{name} must be one of {choices}, not {_shown(value)}.")
     return value
 

@@ -97,11 +97,3 @@ def least_for(holds: Callable[[float], bool], low: float, high: float) -> float:
         middle = (low + high) / 2
         low, high = (low, middle) if holds(middle) else (middle, high)
     return high
-
-
-def too_small(title: str, tokens: float, least: float) -> Refused:
-    """The refusal of a budget below a method's least."""
-    return Refused(
-        f"{title} cannot use as few as {tokens:g} visual tokens per layer on this model; its least "
-        f"is {least:.1f}."
-    )

@@ -15,17 +15,18 @@ from visipruner.bench.whole import Whole
 from visipruner.choice import Side, Wish, make, methods_of, parse
 from visipruner.engine import prune
 from visipruner.errors import Refused
+from visipruner.evaluation.tradeoff import STACKS
 from visipruner.flops import ModelShape, executed, kv_bytes
 from visipruner.methods import METHODS, PruningMethod, Schedule
-from visipruner.tower import needs_tower
+from visipruner.tower import needs_clip, needs_tower
 
 BUDGET = "25%"
-BEFORE_VISIPRUNER = ("visionzip", "vispruner", "pool")  # the stacks that are measured
+NOISE = "CLIP's embeddings are handed in as noise, so the times hold nothing of its text tower"
 
 
 def every_name() -> list[str]:
-    """Every method, and the stacks."""
-    stacks = [f"{name}+visipruner" for name in BEFORE_VISIPRUNER if name in METHODS]
+    """Every method, and the stacks of the trade-off curve."""
+    stacks = [stack for stack in STACKS if stack.partition("+")[0] in METHODS]
     return [*(name for name in METHODS if name != PruningMethod.name), *stacks]
 
 
@@ -60,6 +61,12 @@ class Entrant:
     prefills: list[float] = field(default_factory=list)  # in seconds, like the list below
     owns: list[float] = field(default_factory=list)  # spent on what the method was asked
 
+    @property
+    def watches(self) -> bool:
+        """Is the vision tower watched for it? CLIP's embeddings of the picture come from there."""
+        methods = methods_of(self.side or ())
+        return needs_tower(methods) or needs_clip(methods)
+
     def pruned(self, side: Side | None):
         """Inside, the model runs this way."""
         if side is None:
@@ -67,7 +74,7 @@ class Entrant:
         given, methods = {}, methods_of(side)
         if needs_tower(methods):
             given["tower"] = self.where.encoded.tower
-        if any("clip_text" in method.needs for method in methods):
+        if needs_clip(methods):
             given["clip"] = self.where.clip
         return prune(self.where.vlm.model, side, self.where.prompt.layout, **given)
 
@@ -112,7 +119,7 @@ class Entrant:
             "name": self.name,
             "note": self.note,
             "methods": [{"name": method.name, **method.settings} for method in methods],
-            "needs": sorted({need for method in methods for need in method.needs}),
+            "watches_tower": self.watches,
             "mean_tokens": self.trace.mean_tokens,
             "visual_tokens": [record.visual_tokens for record in self.trace.layers],
             "prefill_s": quartiles(self.prefills),
@@ -129,8 +136,7 @@ class Entrant:
 
     def _front(self, entrant: Entrant) -> float:
         """Seconds of tower and prefill; the tower is watched for those who need it."""
-        watched = entrant.side is not None and needs_tower(methods_of(entrant.side))
-        tower = self.where.watched if watched else self.where.towers
+        tower = self.where.watched if entrant.watches else self.where.towers
         return quartiles(tower)["median"] + quartiles(entrant.prefills)["median"]
 
 
@@ -179,7 +185,8 @@ def side_of(wish: Wish, where: Whole) -> tuple[Side, str]:
     """
     facts = where.vlm.facts(where.prompt.layout.num_visual)
     if not where.random or "visipruner" not in wish.names:
-        return make(wish, facts), ""
+        side = make(wish, facts)
+        return side, NOISE if needs_clip(methods_of(side)) else ""
     parts: list[PruningMethod] = []
     for number, name in enumerate(wish.names):
         own = replace(wish, names=(name,)) if number == 0 else Wish((name,))

@@ -164,7 +164,7 @@ def _methods(entry: dict) -> list[str]:
             lines.append(f"| {row['name']} |" + " - |" * len(METHOD_COLUMNS))
             below.append(f"* {row['name']}: {row['refused']}")
             continue
-        star = "*" if "tower" in row["needs"] else ""
+        star = "*" if row["watches_tower"] else ""
         lines.append(f"| {row['name']}{star} | {' | '.join(_method_cells(row))} |")
         below += [f"* {row['name']}: {row['note']}."] if row["note"] else []
     return [*lines, "", *below] if below else lines

@@ -58,7 +58,8 @@ def form_of(asked: Question) -> str | None:
     return next(form for form, short in FORMS.items() if short == asked.short)
 
 
-def _all_methods(columns: dict[str, Side]) -> list[PruningMethod]:
+def all_methods(columns: dict[str, Side]) -> list[PruningMethod]:
+    """The methods of all columns, those of stacks one by one."""
     return [method for side in columns.values() for method in methods_of(side)]
 
 
@@ -128,7 +129,7 @@ def asked_one_by_one(
         if any(key not in done for key in keys.values()):
             prompt = vlm.prepare(render(one.scene), one.question.text)
             with vlm.lock:
-                features = vlm.encode(prompt, needs_tower(_all_methods(columns)))
+                features = vlm.encode(prompt, needs_tower(all_methods(columns)))
         for column, method in columns.items():
             key = keys[column]
             if key not in done:

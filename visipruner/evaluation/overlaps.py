@@ -3,29 +3,30 @@
 from __future__ import annotations
 
 import itertools
+import statistics
 
-from visipruner.choice import Side, make, methods_of, parse
+from visipruner.choice import Side, make, parse
 from visipruner.evaluation.agreement import chance, overlap
-from visipruner.evaluation.interview import ask, questions
-from visipruner.levels import nearest_to
+from visipruner.evaluation.interview import all_methods, ask, questions
 from visipruner.methods import METHODS
 from visipruner.models.catalogue import VLM
+from visipruner.tower import needs_tower
 from visipruner.world.drawing import render
 from visipruner.world.questions import SKILLS
 
-SHARED = 144  # mean visual tokens per layer: the least that every method can be given
+# Of the visual tokens, as a mean per layer. With less, methods inside the language model keep all
+# in the first layers and nothing later.
+SHARE = 3 / 8
 PER_SKILL = 3
 
 
 def compared(vlm: VLM) -> dict[str, Side]:
-    """Every method that keeps patches at the shared budget, as near as it comes."""
+    """Every method that the model can serve, at the shared budget or the nearest that it can."""
     facts, found = vlm.facts(), {}
     for name, kind in METHODS.items():
-        if name == "none" or not vlm.family.offers >= kind.needs:
-            continue
-        few = kind.reachable(facts)
-        budget = max(SHARED, kind.least(facts)) if few is None else nearest_to(few, SHARED)
-        found[name] = make(parse(f"{name}@{budget:g}"), facts)
+        if name != "none" and not vlm.serves(kind):
+            budget = max(SHARE * facts.num_visual, kind.least(facts))
+            found[name] = make(parse(f"{name}@{budget!r}"), facts)
     return found
 
 
@@ -36,25 +37,24 @@ def agreement(vlm: VLM, per_skill: int = PER_SKILL) -> dict:
         "budget", "questions", "sides", "tokens" (mean, per side), "overlap" and "chance" (both
         sides x sides).
     """
-    sides = compared(vlm)
-    seen: list[dict] = []
+    sides, traces = compared(vlm), []
+    noted = needs_tower(all_methods(sides))
     for skill in SKILLS:
         for _, scene, asked in questions("heldout", skill, per_skill):
             prompt = vlm.prepare(render(scene), asked.text)
-            features = vlm.encode(prompt, any("tower" in m.needs for m in _all(sides)))
-            seen.append({name: ask(vlm, side, prompt, features)[1] for name, side in sides.items()})
-    presences = [{name: trace.presence() for name, trace in row.items()} for row in seen]
+            features = vlm.encode(prompt, noted)
+            traces.append(
+                {name: ask(vlm, side, prompt, features)[1] for name, side in sides.items()}
+            )
+    presences = [{name: trace.presence() for name, trace in row.items()} for row in traces]
     tables = {}
     for title, measure in (("overlap", overlap), ("chance", chance)):
         cells = {}
         for first, second in itertools.combinations_with_replacement(sides, 2):
             values = [measure(row[first], row[second]) for row in presences]
-            cells[first, second] = cells[second, first] = round(sum(values) / len(values), 4)
+            cells[first, second] = cells[second, first] = round(statistics.mean(values), 4)
         tables[title] = [[cells[a, b] for b in sides] for a in sides]
-    tokens = [sum(row[name].mean_tokens for row in seen) / len(seen) for name in sides]
-    found = {"budget": SHARED, "questions": len(seen), "sides": list(sides)}
-    return {**found, "tokens": [round(mean, 1) for mean in tokens], **tables}
-
-
-def _all(sides: dict[str, Side]) -> list:
-    return [method for side in sides.values() for method in methods_of(side)]
+    tokens = [statistics.mean(row[name].mean_tokens for row in traces) for name in sides]
+    found = {"budget": SHARE * vlm.facts().num_visual, "questions": len(traces)}
+    found |= {"sides": list(sides), "tokens": [round(mean, 1) for mean in tokens]}
+    return found | tables

@@ -1,9 +1,10 @@
 """The bundled model's curve: accuracy against executed FLOPs, every method on the same axes.
 
     python -m visipruner tradeoff --write             507 held-out questions a point; stop, go on
-    python -m visipruner tradeoff --final --write     points that claim a goal, on all 3,900
+    python -m visipruner tradeoff --final WISH ...    then points that claim a goal, on all 3,900
 
-Writes tradeoff.json beside the weights and assets/tradeoff.svg, the README's figure.
+Writes tradeoff.json beside the weights, and into assets the README's figure, tradeoff.svg, and all
+points and the agreement between methods, tradeoff.md.
 """
 
 from __future__ import annotations
@@ -12,28 +13,40 @@ import argparse
 import datetime
 import itertools
 import json
+import math
 import statistics
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from visipruner.choice import Side, make, method_at, methods_of, name_of, parse, settings_of_side
 from visipruner.evaluation.evaluate import FULL, UNPRUNED, paired_difference, wilson
 from visipruner.evaluation.interview import add_common, interview, open_model, share_cut
 from visipruner.evaluation.overlaps import agreement
-from visipruner.evaluation.tradeoff_picture import PICTURE, picture
+from visipruner.evaluation.tradeoff_picture import PICTURE, label, picture
+from visipruner.evaluation.tradeoff_tables import TABLES, tables
 from visipruner.files import write_whole
 from visipruner.levels import PRESETS, Facts
 from visipruner.methods import METHODS, PruningMethod
 from visipruner.models.catalogue import VLM
 from visipruner.running.clocks import machine
+from visipruner.tower import needs_tower
 from visipruner.world.questions import SKILLS
 
 PER_SKILL = 39  # of 13 skills: 507 questions
-# Mean visual tokens per layer. A method skips those below its least, but has FEWEST points.
-BUDGETS = (432, 288, 216, 144, 96, 64, 36, 16, 9)
+# Shares of the visual tokens, as means per layer: 432 to 9 of 24 x 24. Some are those of pooling.
+# A method skips those below its least, but has FEWEST points.
+SHARES = (3 / 4, 1 / 2, 3 / 8, 1 / 4, 1 / 6, 1 / 9, 1 / 16, 1 / 36, 1 / 64)
 FEWEST = 5
-STACKS = ("visionzip+visipruner", "vispruner+visipruner", "pool+visipruner")
+STACKS = (
+    "visionzip+visipruner",
+    "vispruner+visipruner",
+    "divprune+visipruner",
+    "pool+visipruner",
+)
+PLACED = "places kept, "  # before the wish of a point whose methods renumber nothing
 RIVAL = "pool"  # VTC-Bench's smaller picture
+ADAPTS = "visipruner"  # to the question, so it has presets and no budgets
 CUTS = (0.4, 0.5, 0.6, 0.7, 0.8)  # where methods are compared at equal FLOPs
 GOAL_CUT, GOAL_LOSS = 0.75, 0.01
 
@@ -41,34 +54,40 @@ GOAL_CUT, GOAL_LOSS = 0.75, 0.01
 def contestants(vlm: VLM) -> dict[str, Side]:
     """Every point of the curve: its wish as `choice.parse` reads it -> the method or stack."""
     facts, found = vlm.facts(), {UNPRUNED: PruningMethod()}
-    for name in METHODS:
-        if name not in ("none", "visipruner") and not vlm.family.offers >= METHODS[name].needs:
-            continue
-        if name == "visipruner":
-            found |= {f"{name}:{level}": method_at(vlm, name, level) for level in PRESETS}
-        elif name != "none":
+    found |= {f"{ADAPTS}:{level}": method_at(vlm, ADAPTS, level) for level in PRESETS}
+    for name, kind in METHODS.items():
+        if name not in ("none", ADAPTS) and not vlm.serves(kind):
             found |= at_budgets(name, facts)
     for name in STACKS:
         found |= at_budgets(name, facts)
-    return found
+    return found | {
+        f"{PLACED}{wish}": without_renumbering(side)
+        for wish, side in found.items()
+        if any(method.settings.get("renumber") for method in methods_of(side))
+    }
+
+
+def without_renumbering(side: Side) -> Side:
+    """The same side; methods that have the choice keep the places of what stays."""
+    methods = tuple(
+        replace(method, renumber=False) if "renumber" in method.settings else method
+        for method in methods_of(side)
+    )
+    return methods if len(methods) > 1 else methods[0]
 
 
 def at_budgets(name: str, facts: Facts) -> dict[str, Side]:
     """A method or stack at each budget that its first method can be given."""
     kind = METHODS[name.partition("+")[0]]
     least, few = kind.least(facts), kind.reachable(facts)
-    wishes = [budget for budget in BUDGETS if budget >= least]
-    if few is not None and len(few) <= len(BUDGETS):
+    budgets = [round(share * facts.num_visual) for share in SHARES]
+    wishes = [budget for budget in budgets if budget >= least]
+    if few is not None and len(few) <= len(budgets):
         wishes = [budget for budget in few if budget < facts.num_visual]
     elif len(wishes) < FEWEST:  # evenly from its least on
-        step = (BUDGETS[0] - least) / (FEWEST - 1)
-        wishes = [round(least + step * place + 0.5) for place in reversed(range(FEWEST))]
-    made = {f"{name}@{wish:g}": make(parse(f"{name}@{wish:g}"), facts) for wish in wishes}
-    return {wish: side for wish, side in made.items() if not _keeps_all(side)}
-
-
-def _keeps_all(side: Side) -> bool:
-    return all(type(method) is PruningMethod for method in methods_of(side))
+        step = (budgets[0] - least) / (FEWEST - 1)
+        wishes = [math.ceil(least + step * place) for place in reversed(range(FEWEST))]
+    return {f"{name}@{wish:g}": make(parse(f"{name}@{wish:g}"), facts) for wish in wishes}
 
 
 def points(sides: Mapping[str, Side], rows: Sequence[dict]) -> list[dict]:
@@ -77,21 +96,26 @@ def points(sides: Mapping[str, Side], rows: Sequence[dict]) -> list[dict]:
     for row in rows:
         by_column[row["column"]].append(row)
     full, pooled = by_column[UNPRUNED], _wrong_when_pooled(by_column)
-    table = []
-    for wish, mine in by_column.items():
-        _, _, budget = wish.partition("@")
-        line = {"point": wish, "side": name_of(sides[wish])}
-        line |= {"budget": float(budget) if budget else None}
-        line |= {"settings": settings_of_side(sides[wish])}
-        line |= {"tokens": statistics.mean(statistics.mean(row["tokens"]) for row in mine)}
-        line |= {"flops_cut": share_cut(mine, full), **_right(mine)}
-        scores = [[row["score"] for row in column] for column in (full, mine)]
-        line |= {"difference": paired_difference(*scores)}
-        line |= {"skills": {s: _right([r for r in mine if r["skill"] == s]) for s in SKILLS}}
-        line |= {"where_rival_fails": _among(mine, pooled.get(line["budget"]))}
-        line |= {"untrained": any("tower" in m.needs for m in methods_of(sides[wish]))}
-        table.append(line)
-    return table
+    return [_line(wish, sides[wish], mine, full, pooled) for wish, mine in by_column.items()]
+
+
+def _line(wish: str, side: Side, mine: list[dict], full: list[dict], pooled: Mapping) -> dict:
+    budget = float(wish.partition("@")[2] or 0) or None
+    scores = [[row["score"] for row in rows] for rows in (full, mine)]
+    return {
+        "point": wish,
+        "side": name_of(side),
+        "places_kept": wish.startswith(PLACED),
+        "budget": budget,
+        "settings": settings_of_side(side),
+        "tokens": statistics.mean(statistics.mean(row["tokens"]) for row in mine),
+        "flops_cut": share_cut(mine, full),
+        **_right(mine),
+        "difference": paired_difference(*scores),
+        "skills": {skill: _right([r for r in mine if r["skill"] == skill]) for skill in SKILLS},
+        "where_rival_fails": _among(mine, pooled.get(budget)),
+        "untrained": needs_tower(methods_of(side)),  # its class token was never trained there
+    }
 
 
 def _right(rows: Sequence[dict]) -> dict:
@@ -128,13 +152,12 @@ def _among(rows: Sequence[dict], wanted: set | None) -> dict | None:
 def at_cut(table: Sequence[dict], cut: float) -> dict[str, float]:
     """Accuracy of each side where it cuts this share of the FLOPs, on a line between its points.
 
-    A side whose points do not reach on both sides of the share is left out.
+    The line begins at the unpruned model. A side whose points do not reach on both sides of the
+    share is left out.
     """
     found = {}
-    for name in dict.fromkeys(line["side"] for line in table):
-        known = [line for line in table if line["side"] == name]
-        if name != "none":
-            known = [*(line for line in table if line["side"] == "none"), *known]
+    for name in dict.fromkeys(map(label, table)):
+        known = [line for line in table if label(line) == name or line["side"] == "none"]
         known.sort(key=lambda line: line["flops_cut"])
         for low, high in itertools.pairwise(known):
             span = high["flops_cut"] - low["flops_cut"]
@@ -184,6 +207,8 @@ def run(options: argparse.Namespace):
         ranked = sorted(at_cut(table, cut).items(), key=lambda pair: -pair[1])
         words = ", ".join(f"{name} {right:.1%}" for name, right in ranked)
         print(f"at {cut:.0%} cut: {words}")
+    met = ", ".join(goals(table)) or "none"
+    print(f"stacks that cut {GOAL_CUT:.0%} or more and lose {GOAL_LOSS:.0%} or less: {met}")
     final = []
     if options.final:
         chosen = chosen_of(sides, options.final, vlm.facts())
@@ -195,15 +220,21 @@ def run(options: argparse.Namespace):
 
 
 def chosen_of(sides: dict[str, Side], wishes: Sequence[str] | None, facts: Facts) -> dict:
-    """The baseline, and the sides that were asked for.
+    """The baseline, and the sides that were asked for; all, if none were.
 
     Raises:
         Refused: a wish that is no point of the curve and cannot be made.
     """
     if not wishes:
         return sides
-    known = {wish: sides.get(wish) or make(parse(wish), facts) for wish in wishes}
-    return {UNPRUNED: sides[UNPRUNED], **known}
+    return {UNPRUNED: sides[UNPRUNED], **{wish: _wished(sides, wish, facts) for wish in wishes}}
+
+
+def _wished(sides: dict[str, Side], wish: str, facts: Facts) -> Side:
+    if wish in sides:
+        return sides[wish]
+    side = make(parse(wish.removeprefix(PLACED)), facts)
+    return without_renumbering(side) if wish.startswith(PLACED) else side
 
 
 def as_line(line: dict) -> str:
@@ -229,5 +260,8 @@ def curve(vlm: VLM, table: list[dict], final: list[dict], agreed: dict) -> dict:
 
 
 def write(folder: Path, found: dict) -> None:
+    """Write the curve as data beside the weights, and as picture and tables into assets."""
     write_whole(folder / "tradeoff.json", json.dumps(found, indent=1) + "\n")
     write_whole(PICTURE, picture(found))
+    table = [found["unpruned"], *found["points"]]
+    write_whole(TABLES, tables(found, {cut: at_cut(table, cut) for cut in CUTS}))

@@ -1,4 +1,4 @@
-"""The README's figure of the trade-off curve, as one SVG."""
+"""The README's figure of the trade-off curve, as one SVG with three panels."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from visipruner.render import palette
 from visipruner.world.scenes import ASSETS
 
 PICTURE = ASSETS / "tradeoff.svg"
-WIDE, HIGH = 980, 470
+WIDE, HIGH = 1400, 470
 LEFT, RIGHT, TOP, BOTTOM = 60, 420, 60, 400  # of the first panel
-ACROSS = 480  # from one panel to the next
+ACROSS = 465  # from one panel to the next
 # Colour and shape together tell the series of a panel apart.
 COLOURS = (palette.PRUNED, palette.FULL, "#009E73", palette.EXIT, "#56B4E9", "#000000", "#E69F00")
 DOTS = (
@@ -27,8 +27,15 @@ DOTS = (
 )
 
 
+PANELS = (
+    "inside the language model",
+    "before it, renumbered as published",
+    "before it, places kept",
+)
+
+
 def picture(found: dict) -> str:
-    """Two panels, inside and before the language model, with a line per method or stack.
+    """Three panels with a line per method or stack: see PANELS.
 
     Args:
         found: as tradeoff.json holds it.
@@ -37,12 +44,11 @@ def picture(found: dict) -> str:
     low = math.floor(10 * min(point["right"] for point in points)) / 10
     words = (
         f"Accuracy of the bundled model on {full['questions']} held-out questions against the "
-        "executed prefill FLOPs that each method saves. Left: methods that prune inside the "
-        "language model. Right: methods that prune before it, and stacks."
+        f"executed prefill FLOPs that each method saves. Left to right: {'; '.join(PANELS)}."
     )
-    panels = [_panel(full, points, low, before) for before in (False, True)]
     drawn = "".join(
-        f'<g transform="translate({ACROSS * n} 0)">{p}</g>' for n, p in enumerate(panels)
+        f'<g transform="translate({ACROSS * number} 0)">{_panel(full, points, low, title)}</g>'
+        for number, title in enumerate(PANELS)
     )
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDE} {HIGH}" role="img" '
@@ -51,33 +57,45 @@ def picture(found: dict) -> str:
     )
 
 
-def is_before(side: str) -> bool:
-    """Does the first method of a side prune before the language model?"""
-    return METHODS[side.partition("+")[0]].where == BEFORE
+def label(point: dict) -> str:
+    """The name of a point's series."""
+    return point["side"] + (", places kept" if point["places_kept"] else "")
 
 
-def _panel(full: dict, points: Sequence[dict], low: float, before: bool) -> str:
+def panel_of(point: dict) -> str:
+    """The panel of a point, by where its first method prunes and whether it renumbers."""
+    first = METHODS[point["side"].partition("+")[0]]
+    if first.where != BEFORE:
+        return PANELS[0]
+    # The class token of VisionZip has no place to keep, so it always renumbers.
+    keeps = point["places_kept"] or not getattr(first, "renumber", True)
+    return PANELS[2] if keeps else PANELS[1]
+
+
+def _panel(full: dict, points: Sequence[dict], low: float, title: str) -> str:
     def place(cut: float, right: float) -> tuple[float, float]:
         return LEFT + (RIGHT - LEFT) * cut, BOTTOM - (BOTTOM - TOP) * (right - low) / (1 - low)
 
-    title = "before the language model, and stacks" if before else "inside the language model"
     parts = _axes(place, low, title)
     y = place(0, full["right"])[1]
     parts.append(f'<path d="M{LEFT} {y:.1f}H{RIGHT}" stroke="#333" stroke-dasharray="6 4"/>')
     parts.append(_text(RIGHT, y - 11, f"unpruned {full['right']:.1%}", "end"))
-    sides = dict.fromkeys(p["side"] for p in points if is_before(p["side"]) == before)
-    for number, side in enumerate(sides):
-        colour, dot = COLOURS[number % len(COLOURS)], DOTS[number % len(DOTS)]
-        mine = sorted(
-            (p for p in points if p["side"] == side), key=lambda point: point["flops_cut"]
-        )
+    shown = [point for point in points if panel_of(point) == title]
+    names = dict.fromkeys(map(label, shown))
+    for number, name in enumerate(names):
+        again = number // len(COLOURS)  # a colour that comes again has another shape
+        colour, dot = COLOURS[number % len(COLOURS)], DOTS[(number + again) % len(DOTS)]
+        mine = sorted((p for p in shown if label(p) == name), key=lambda p: p["flops_cut"])
         at = [place(p["flops_cut"], p["right"]) for p in mine]
-        parts += _series(at, colour, dot, hollow=mine[0]["untrained"], dashed="+" in side)
+        hollow = mine[0]["untrained"]
+        parts += _series(at, colour, dot, hollow, dashed="+" in name)
         # The legend stands in the empty corner at the lower left.
-        row = BOTTOM - 18 * (len(sides) - number)
-        parts += _series([(LEFT + 16, row)], colour, dot, mine[0]["untrained"], False)
-        parts.append(_text(LEFT + 28, row, side.replace("+", " + "), "start"))
-    if before:
+        row = BOTTOM - 18 * (len(names) - number)
+        parts += _series([(LEFT + 16, row)], colour, dot, hollow, False)
+        words = name if title == PANELS[0] else name.removesuffix(", places kept")
+        words = words.replace("+", " + ")
+        parts.append(_text(LEFT + 28, row, words, "start"))
+    if any(point["untrained"] for point in shown):
         parts.append(_text(LEFT, BOTTOM + 58, "hollow: its score was never trained", "start"))
     return "".join(parts)
 

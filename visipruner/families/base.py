@@ -98,7 +98,10 @@ class Family:
         raise NotImplementedError
 
     def grids(self, config, tokens: int) -> tuple[tuple[int, int], ...]:
-        """(rows, columns) of patches of each picture, if so many tokens tell; empty: not known."""
+        """(rows, columns) of patches of each picture in a prompt with this many visual tokens.
+
+        Empty: the number of tokens does not tell.
+        """
         return ()
 
     def prepare(

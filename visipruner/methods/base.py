@@ -64,7 +64,17 @@ class PruningMethod:
     @classmethod
     def least(cls, facts: Facts) -> float:
         """The smallest budget that the method can be given."""
-        return 0.0
+        few = cls.reachable(facts)
+        return 0.0 if few is None else min(few)
+
+    @classmethod
+    def check_budget(cls, tokens: float, facts: Facts):
+        """Raise `Refused` for a budget below the method's least."""
+        if tokens < cls.least(facts):
+            raise Refused(
+                f"{cls.title.partition(':')[0]} cannot use as few as {tokens:g} visual tokens per "
+                f"layer on this model; its least is {cls.least(facts):.1f}."
+            )
 
     @classmethod
     def reachable(cls, facts: Facts) -> Sequence[float] | None:

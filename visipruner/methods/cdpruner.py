@@ -26,7 +26,6 @@ from torch import Tensor
 
 from visipruner.errors import Refused
 from visipruner.layout import NO_PATCH
-from visipruner.levels import too_small
 from visipruner.methods.base import BEFORE, PruningMethod, renumbering, stayed
 from visipruner.settings import INT, setting
 
@@ -45,7 +44,7 @@ class CDPruner(PruningMethod):
     """
 
     name: ClassVar[str] = "cdpruner"
-    title: ClassVar[str] = "CDPruner: diverse patches, weighted by the question"
+    title: ClassVar[str] = "CDPruner: diverse, weighted by the question"
     paper: ClassVar[str] = "arXiv 2506.10967 (NeurIPS 2025)"
     source: ClassVar[str] = "Theia-4869/CDPruner 9541616c"
     rule: ClassVar[str] = "diverse patches, weighted by minus CLIP's cosine with the question"
@@ -58,8 +57,7 @@ class CDPruner(PruningMethod):
 
     @classmethod
     def for_budget(cls, tokens, facts):
-        if round(tokens) < cls.least(facts):
-            raise too_small("CDPruner", tokens, cls.least(facts))
+        cls.check_budget(round(tokens), facts)
         return cls(round(tokens))
 
     @classmethod

@@ -7,8 +7,8 @@ joined, have the largest L1 norms. For each pivot in turn, the visual tokens not
 lowest cosine to it are taken; vectors are that layer's output after the model's *final* norm. Text
 pivots only vote. The code visits the pivots in the order of a Python set of their positions, which
 is neither by norm nor ascending and changes 2 to 13% of the choice, so it is reproduced. Positions
-stay. The code takes int((1 - R) * 576 / pivots) per pivot (15 for R = 0.778); the README's own
-example would give 16, so the number is a setting. Layers count from 0.
+stay. Of 576 tokens the code takes int((1 - R) * 576 / pivots) per pivot (15 for R = 0.778); the
+README's own example would give 16, so the number is a setting. Layers count from 0.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from visipruner.errors import Refused
-from visipruner.levels import nearest_to, too_small
+from visipruner.levels import nearest_to
 from visipruner.methods.base import PruningMethod, explain_one_cut, renumbering
 from visipruner.settings import INT, setting
 
@@ -53,14 +53,9 @@ class DART(PruningMethod):
 
     @classmethod
     def for_budget(cls, tokens, facts):
-        if tokens < cls.least(facts):
-            raise too_small("DART", tokens, cls.least(facts))
+        cls.check_budget(tokens, facts)
         means = cls.reachable(facts)
         return cls(means.index(nearest_to(means, tokens)))
-
-    @classmethod
-    def least(cls, facts):
-        return cls.reachable(facts)[0]
 
     @classmethod
     def reachable(cls, facts):
@@ -97,7 +92,8 @@ class DART(PruningMethod):
         pivots = visit_order(of_picture, of_text)
         taken = take(states, visual.to(states.device), of_picture, pivots, self.per_pivot)
         view.spend(2 * len(pivots) * present * states.shape[1])
-        chosen = torch.isin(visual, torch.tensor([*of_picture, *taken])).nonzero().flatten()
+        rows = torch.tensor([*of_picture, *taken], device="cpu")
+        chosen = torch.isin(visual, rows).nonzero().flatten()
         scores = tuple(norms[visual].tolist())
         return view.keep_visual(chosen, "dart", scores=scores, compact=self.renumber)
 
@@ -118,7 +114,7 @@ def visit_order(of_picture: list[int], of_text: list[int]) -> list[int]:
 
 
 def take(states: Tensor, visual: Tensor, own: list[int], pivots: list[int], each: int) -> list[int]:
-    """What the pivots take, in turn, least similar first.
+    """Rows that the pivots take, in turn, least similar first.
 
     Args:
         states: (rows, width) after the final norm.

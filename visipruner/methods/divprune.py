@@ -3,8 +3,8 @@
 Source of the rule: vbdi/divprune 799e2d95. It runs before layer 0 on the projected features and
 reads no text. Distance is 1 - cosine. The first pick is the patch that is farthest from its nearest
 neighbour. Each further pick is the patch whose nearest pick is farthest. The code keeps
-round(ratio * 576) patches with ratio 0.098, 56 patches, and numbers all tokens anew; several crops
-of a picture are one pool.
+round(ratio * 576) patches (ratio 0.098: 56 patches) and renumbers all tokens. It picks from all
+crops of a picture together.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class DivPrune(PruningMethod):
         features = view.hidden[0].index_select(0, view.visual_rows.to(view.hidden.device))
         view.spend(2 * present * present * features.shape[1])
         order, gaps = spread(distances(features), self.keep)
-        scores = torch.zeros(present)  # of a pick: its distance when it was picked
+        scores = torch.zeros(present, device="cpu")  # of a pick: its distance when it was picked
         scores[order.cpu()] = gaps.cpu()
         return view.keep_visual(
             order.cpu().sort().values,
@@ -94,5 +94,6 @@ def spread(distance: Tensor, count: int) -> tuple[Tensor, Tensor]:
         nearest = distance[pick] if not number else torch.minimum(nearest, distance[pick])
         nearest = nearest.index_fill(0, pick, -torch.inf)
     if not order:
-        return torch.empty(0, dtype=torch.long), torch.empty(0)
+        empty = distance.new_empty(0)
+        return empty.long(), empty
     return torch.stack(order), torch.stack(gaps)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from visipruner.errors import Refused
-from visipruner.levels import budget, too_small
+from visipruner.levels import budget
 from visipruner.methods.base import PruningMethod, explain_one_cut, renumbering
 from visipruner.settings import INT, setting
 from visipruner.trace import Selection
@@ -55,10 +55,9 @@ class FastV(PruningMethod):
 
     @classmethod
     def for_budget(cls, tokens, facts):
+        cls.check_budget(tokens, facts)
         full = cls().before_layer
         left = tokens * facts.layers - full * facts.num_visual
-        if left < 0:
-            raise too_small("FastV", tokens, cls.least(facts))
         return cls(round(left / (facts.layers - full)), full)
 
     @classmethod

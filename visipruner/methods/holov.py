@@ -5,17 +5,17 @@ Read for the rule, not run, and no recorded decision exists: obananas/HoloV ddcc
 order, are cut into runs of equal length ("crops"). A patch's score is 1000 * a + beta * v. a is the
 class token's attention, mean over heads, in the tower's layer that the projector reads. v is the
 variance of its cosines to the other patches of its run, scaled so that its mean in the run equals
-that of 1000 * a. A run's score is its mean. Runs get shares of `keep` in proportion to their
-scores, rounded down, and the rest goes one by one to the highest. Within a run, attention alone
-decides. The paper's crops are regions; the code's are runs of patches in reading order, one and a
-half rows for 16 crops of 24 x 24. A run whose share exceeds its length keeps all, and the code
-fills up with vectors of zeros; here fewer tokens stay instead. The code feeds each run by falling
-attention and renumbers; with places kept, the order is the picture's.
+that of 1000 * a. A run's score is its mean, in which v therefore cancels but for rounding: it is
+1000 * (1 + beta) times the run's mean attention. Runs get shares of `keep` in proportion to their
+scores, rounded down; what is left goes one by one to the highest scores. Within a run, attention
+alone decides. The paper's crops are regions; the code's are runs of patches in reading order, one
+and a half rows for 16 crops of 24 x 24. A run whose share exceeds its length keeps all, and the
+code fills up with vectors of zeros; here fewer tokens stay instead. The code feeds each run by
+falling attention and renumbers; with places kept, the order is the picture's.
 """
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
@@ -74,8 +74,8 @@ class HoloV(PruningMethod):
         attention = view.tower.cls_attention.mean(0)
         check_one_picture(view, "HoloV", len(attention))
         features = view.hidden[0].index_select(0, view.visual_rows.to(view.hidden.device))
-        runs = runs_of(patches, self.crops)
-        view.spend(sum(2 * len(run) ** 2 * features.shape[1] for run in runs if len(run) > 1))
+        runs = lengths(patches, self.crops)
+        view.spend(sum(2 * length**2 * features.shape[1] for length in runs if length > 1))
         order = choose(features, attention, runs, self.keep, self.beta).cpu()
         scores = tuple(attention.tolist())
         if not self.renumber:
@@ -92,26 +92,26 @@ class HoloV(PruningMethod):
         return explain_one_cut(trace, memory, how), {}
 
 
-def runs_of(patches: int, crops: int) -> list[range]:
-    """Runs of patches in reading order; the first ones are one longer if they cannot be equal."""
+def lengths(patches: int, crops: int) -> list[int]:
+    """Lengths of the runs in reading order; the first ones are one longer if they must differ."""
     size, more = divmod(patches, crops)
-    ends = [0]
-    for number in range(crops):
-        ends.append(ends[-1] + size + (number < more))
-    return [range(a, b) for a, b in itertools.pairwise(ends) if b > a]
+    found = (size + (number < more) for number in range(crops))
+    return [length for length in found if length]
 
 
-def choose(features: Tensor, attention: Tensor, runs: list[range], keep: int, beta: float):
+def choose(features: Tensor, attention: Tensor, runs: list[int], keep: int, beta: float) -> Tensor:
     """The kept patches, run by run, each by falling attention.
 
     Args:
         features: (patches, width); attention: (patches,).
+        runs: the lengths of the runs.
     """
-    scores = torch.stack([run_score(features[run], attention[run], beta) for run in _lists(runs)])
-    kept = []
-    for run, count in zip(runs, quotas(scores, keep), strict=True):
-        best = attention[list(run)].topk(min(count, len(run))).indices
-        kept.append(run.start + best)
+    parts = list(zip(features.split(runs), attention.split(runs), strict=True))
+    shares = quotas(torch.stack([run_score(*part, beta) for part in parts]), keep)
+    kept, start = [], 0
+    for (_, mine), count in zip(parts, shares, strict=True):
+        kept.append(start + mine.topk(min(count, len(mine))).indices)
+        start += len(mine)
     return torch.cat(kept)
 
 
@@ -139,7 +139,3 @@ def quotas(scores: Tensor, keep: int) -> list[int]:
     left = min(keep - int(share.sum()), len(weights))
     share[weights.topk(left).indices] += 1
     return share.tolist()
-
-
-def _lists(runs: list[range]) -> list[list[int]]:
-    return [list(run) for run in runs]

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from visipruner.errors import Refused
-from visipruner.levels import Facts, nearest_to, too_small
+from visipruner.levels import Facts, nearest_to
 from visipruner.methods.base import BEFORE, PruningMethod, renumbering, stayed
 from visipruner.settings import INT, setting
 from visipruner.trace import Selection
@@ -49,14 +49,9 @@ class Pool(PruningMethod):
 
     @classmethod
     def for_budget(cls, tokens, facts):
-        if tokens < cls.least(facts):
-            raise too_small("Pooling", tokens, cls.least(facts))
+        cls.check_budget(tokens, facts)
         counts = cls.reachable(facts)
         return cls(SIDES[counts.index(nearest_to(counts, tokens))])
-
-    @classmethod
-    def least(cls, facts):
-        return min(cls.reachable(facts))
 
     @classmethod
     def reachable(cls, facts):
@@ -69,7 +64,7 @@ class Pool(PruningMethod):
         grids = view.layout.grids
         if not grids:
             raise Refused("Pooling needs the picture's rows and columns of patches (TokenLayout).")
-        if not torch.equal(view.visual_tokens, torch.tensor(view.layout.visual)):
+        if not torch.equal(view.visual_tokens, torch.tensor(view.layout.visual, device="cpu")):
             raise Refused("Pooling needs whole pictures. In a stack it comes first.")
         block = torch.cat(_blocks(grids, self.side))
         states = view.hidden[0]
@@ -118,7 +113,7 @@ def _blocks(grids, side: int) -> list[Tensor]:
     """For each picture: (patches,) the block of each patch, counted through all pictures."""
     found, start = [], 0
     for rows, columns in grids:
-        row, column = torch.arange(rows) // side, torch.arange(columns) // side
+        row, column = (torch.arange(edge, device="cpu") // side for edge in (rows, columns))
         found.append(start + (row[:, None] * -(-columns // side) + column).flatten())
         start += _tokens((rows, columns), side)
     return found
@@ -126,8 +121,8 @@ def _blocks(grids, side: int) -> list[Tensor]:
 
 def _firsts(block: Tensor) -> Tensor:
     """(blocks,) the first patch of each block."""
-    order = torch.arange(len(block)).flip(0)
-    return torch.empty(int(block.max()) + 1, dtype=torch.long).scatter_(0, block[order], order)
+    order = torch.arange(len(block), device="cpu").flip(0)
+    return torch.empty_like(order[: int(block.max()) + 1]).scatter_(0, block[order], order)
 
 
 def average(features: Tensor, block: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from visipruner.levels import Facts, least_for, too_small
+from visipruner.levels import Facts, least_for
 from visipruner.methods.base import TOO_LATE, PruningMethod, check_stages, renumbering
 from visipruner.settings import INTS, NUMBERS, setting
 
@@ -50,8 +50,7 @@ class PyramidDrop(PruningMethod):
         layers = facts.scaled_all(cls().layers)
         if tokens >= facts.num_visual:
             return cls((), ())
-        if tokens < cls.least(facts):
-            raise too_small("PyramidDrop", tokens, cls.least(facts))
+        cls.check_budget(tokens, facts)
 
         def enough(ratio: float) -> bool:  # each stage keeps the same share of the one before
             return _mean(_powers(ratio, len(layers)), layers, facts) >= tokens

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from visipruner.errors import Refused
-from visipruner.levels import Facts, least_for, too_small
+from visipruner.levels import Facts, least_for
 from visipruner.methods.base import TOO_LATE, PruningMethod, check_stages
 from visipruner.settings import INT, INTS, NUMBER, setting
 from visipruner.trace import Selection
@@ -69,8 +69,7 @@ class SparseVLM(PruningMethod):
         layers = facts.scaled_all(cls().layers)
         if tokens >= facts.num_visual:
             return cls((), ())
-        if tokens < cls.least(facts):
-            raise too_small("SparseVLM", tokens, cls.least(facts))
+        cls.check_budget(tokens, facts)
 
         def few(at: float) -> bool:  # rows of the table are interpolated linearly
             return cls._mean(cls._row(at, facts), layers, facts) <= tokens

@@ -20,7 +20,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from visipruner.errors import Refused
-from visipruner.levels import too_small
 from visipruner.methods.base import BEFORE, PruningMethod, check_one_picture, stayed
 from visipruner.settings import INT, setting
 from visipruner.trace import Selection
@@ -54,8 +53,7 @@ class VisionZip(PruningMethod):
     @classmethod
     def for_budget(cls, tokens, facts):
         total, usual = round(tokens), cls()
-        if total < cls.least(facts):
-            raise too_small("VisionZip", tokens, cls.least(facts))
+        cls.check_budget(total, facts)
         if total >= facts.num_visual:
             return cls(facts.num_visual + 1, 0)
         merged = usual.contextual / (usual.contextual + usual.dominant)

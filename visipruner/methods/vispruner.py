@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from visipruner.errors import Refused
-from visipruner.levels import nearest_to, too_small
+from visipruner.levels import nearest_to
 from visipruner.methods.base import (
     BEFORE,
     PruningMethod,
@@ -31,7 +31,7 @@ from visipruner.methods.base import (
 )
 from visipruner.settings import INT, NUMBER, setting
 
-PER_ROUND = 8  # at most so many patches are dropped in a round
+PER_ROUND = 8  # the most patches that a round drops
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class VisPruner(PruningMethod):
     """
 
     name: ClassVar[str] = "vispruner"
-    title: ClassVar[str] = "VisPruner: half by the vision tower's class token, half by diversity"
+    title: ClassVar[str] = "VisPruner: half by attention, half by diversity"
     paper: ClassVar[str] = "arXiv 2412.01818 (ICCV 2025)"
     source: ClassVar[str] = "Theia-4869/VisPruner aefa01ad"
     rule: ClassVar[str] = "attention of CLIP's class token; then the patches least like the others"
@@ -60,13 +60,8 @@ class VisPruner(PruningMethod):
 
     @classmethod
     def for_budget(cls, tokens, facts):
-        if tokens < cls.least(facts):
-            raise too_small("VisPruner", tokens, cls.least(facts))
+        cls.check_budget(tokens, facts)
         return cls(int(nearest_to(cls.reachable(facts), tokens)))
-
-    @classmethod
-    def least(cls, facts):
-        return cls.reachable(facts)[0]
 
     @classmethod
     def reachable(cls, facts):
@@ -106,7 +101,7 @@ class VisPruner(PruningMethod):
 
 
 def why_not(patches: int, keep: int, important: float) -> str:
-    """Why the published rounds cannot keep so many of the patches; "" if they can."""
+    """Why the published rounds cannot keep this many of the patches; "" if they can."""
     diverse = keep - int(keep * important)
     left = patches - (keep - diverse)
     if keep >= patches or not diverse:
@@ -133,8 +128,8 @@ def thin(features: Tensor, order: Tensor, count: int) -> tuple[Tensor, int]:
 
     Args:
         features: (patches, width), normalised.
-        order: the patches to thin, in the order that decides the first split; as many as
-            `why_not` allows.
+        order: the patches to thin, in the order that decides the first split. `why_not` says
+            which numbers of patches work.
 
     Returns:
         the list that is left, in its own order; how many inner products were computed.

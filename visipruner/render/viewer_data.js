@@ -138,10 +138,10 @@ class Story extends Places {
     return `by the token of ${this.place(by).toLowerCase()}`;
   }
 
-  // Whether any patch was merged into a token that is present in a layer.
-  merges(layer) {
+  // The patches that were merged into a token that is present in a layer.
+  merged(layer) {
     const cut = this.cuts.filter((one) => one.after < layer).pop();
-    return Boolean(cut && cut.carriers.length);
+    return cut && cut.carriers.length ? this.sets[cut.merged] : [];
   }
 
   numbers(influence, patch) {

@@ -39,6 +39,8 @@ function paleCopy(image, without) {
   return copy;
 }
 
+const MERGED = 0.5; // strength of the veil over merged patches; over dropped ones it is 1
+
 class Painter {
   constructor(canvas, palette) {
     this.canvas = canvas;
@@ -148,8 +150,10 @@ class Painter {
   paintGone(present, view, heat) {
     const before = view.fading;
     const shown = (patch) => heat && !Number.isNaN(heat[patch]);
-    const old = this.region((p) => !present[p] && !shown(p) && !(before && before[p]));
-    this.veil(old, 1);
+    const merged = new Set(this.story.merged(view.layer));
+    const old = (p) => !present[p] && !shown(p) && !(before && before[p]);
+    this.veil(this.region((p) => old(p) && !merged.has(p)), 1);
+    this.veil(this.region((p) => old(p) && merged.has(p)), MERGED); // it lives on in another token
     if (before) this.veil(this.region((p) => !present[p] && !shown(p) && before[p]), view.progress);
   }
 

@@ -95,7 +95,7 @@ function refresh() {
   find("key-stays").hidden = !staying || !staying.includes(1);
   find("key-leaving").hidden = !differ;
   find("gone-words").textContent = step && step.stage === "waiting" ? "waits outside"
-    : story.merges(view.layer) ? "merged or dropped before" : "dropped before";
+    : goneText(present);
   find("key-gone").hidden = !present || !present.includes(0) || full;
   find("sentence").textContent = full ? fullText()
     : step ? step.sentence + leavingText(step) : waitingText(record);
@@ -103,6 +103,13 @@ function refresh() {
   refreshTray();
   refreshPatch();
   redraw();
+}
+
+function goneText(present) {
+  const merged = story.merged(view.layer).length;
+  if (!merged || !present) return "dropped before";
+  const gone = present.filter((flag) => !flag).length;
+  return gone > merged ? "dropped before; lighter: merged" : "merged into another token";
 }
 
 function fullText() {

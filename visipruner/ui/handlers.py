@@ -15,7 +15,7 @@ from visipruner.errors import Refused
 from visipruner.flops import ModelShape, layer_flops
 from visipruner.inputs import clean_question, open_picture
 from visipruner.levels import PRESETS
-from visipruner.methods import METHODS, PruningMethod
+from visipruner.methods import PruningMethod
 from visipruner.models import clip
 from visipruner.models.catalogue import VLM, check_served
 from visipruner.prompt import Prompt
@@ -63,7 +63,7 @@ class Form:
         Raises:
             Refused: an unknown name.
         """
-        return [METHODS[name] for side in self.sides for name in choice.names_of(side)]
+        return choice.kinds_of(self.sides)
 
 
 @dataclass(frozen=True)

@@ -303,7 +303,10 @@ function fitCharts() {
 function closeMenus() {
   const inMenu = (event) => event.target.matches?.("input[role=combobox]");
   document.addEventListener("keydown", (event) => {
-    if ((event.key === "Tab" || event.key === "Shift") && inMenu(event)) event.stopPropagation();
+    if ((event.key !== "Tab" && event.key !== "Shift") || !inMenu(event)) return;
+    event.stopPropagation();
+    // A list that is long enough to scroll would be a stop of its own for Tab.
+    document.querySelectorAll("ul[role=listbox]").forEach((list) => { list.tabIndex = -1; });
   }, true);
 }
 

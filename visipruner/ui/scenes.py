@@ -8,6 +8,7 @@ from visipruner.errors import short
 from visipruner.models.catalogue import VLM
 from visipruner.prompt import Prompt
 from visipruner.running.results import Comparison
+from visipruner.trace import NOBODY
 from visipruner.ui import text
 from visipruner.world import sources
 from visipruner.world.drawing import BACKGROUND, thing_of_patches
@@ -21,7 +22,8 @@ MOSTLY_READ = 4  # by this layer the bundled model has read most of what it need
 def what_stays(source, comparison: Comparison, bundled: bool, side: int = -1) -> str:
     """How many patches of the first pruned set show a thing, out of all that show one.
 
-    "" if none or all of them stayed, or if the model's patches do not align with the scene.
+    "" if none or all of them stayed, if some were merged into others, or if the model's patches do
+    not align with the scene.
 
     Args:
         bundled: whether the bundled model answered; only its layers have been measured.
@@ -33,6 +35,9 @@ def what_stays(source, comparison: Comparison, bundled: bool, side: int = -1) ->
     grid = next(iter(comparison.prompt.layout.grids), None)
     if cut is None or not cut.kept or grid is None or shown.side % grid[0]:
         return ""
+    carried = {patch for patch, owner in enumerate(cut.owner) if owner != NOBODY}
+    if carried - set(cut.kept):
+        return ""  # what was merged stays in a way
     on = thing_of_patches(shown, shown.side // grid[0]) != BACKGROUND
     there, everywhere = int(on[cut.kept].sum()), int(on.sum())
     of_all = {"every": everywhere, "all": len(on)}
