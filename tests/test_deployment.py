@@ -142,7 +142,7 @@ def test_elsewhere_nothing_is_wrapped(monkeypatch):
     monkeypatch.delenv("SPACES_ZERO_GPU", raising=False)
     monkeypatch.setitem(sys.modules, "spaces", None)  # importing it fails
     assert not zerogpu.active()
-    assert [run.__name__ for run in zerogpu.runs(None)] == ["compare_on", "measure_on"]
+    assert [run.__name__ for run in zerogpu.runs(None)] == ["compare_on", "measure_on", "asked_on"]
 
 
 # -- a container

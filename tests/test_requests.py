@@ -13,6 +13,7 @@ import page_server
 import pytest
 from visitors import Visitor, picture_of
 
+from visipruner.evaluation import recompute
 from visipruner.methods import METHODS
 from visipruner.ui import api, fields, teaching, text
 
@@ -46,6 +47,8 @@ def short_lessons(monkeypatch):
     monkeypatch.setattr(teaching, "MOST_SCENES", 1)
     monkeypatch.setattr(teaching, "ROUNDS", 1)
     monkeypatch.setattr(teaching, "LEVELS", (0.5,))
+    asking = recompute.asking
+    monkeypatch.setattr(recompute, "asking", lambda count: asking(count)[:1])
 
 
 def good(visitor: Visitor, event: dict, picture: dict) -> list:

@@ -12,6 +12,7 @@ import inspect
 import json
 import random
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -76,6 +77,75 @@ def ask(vlm: VLM, method: Side, prompt: Prompt, features) -> tuple[str, PruningT
     return text, trace
 
 
+@dataclass(frozen=True)
+class Asked:
+    """A question with its scene and its place among all: split, skill and scene number."""
+
+    split: str
+    skill: str
+    number: int
+    scene: Scene
+    question: Question
+
+    @property
+    def where(self) -> dict:
+        return {"set": self.split, "skill": self.skill, "number": self.number}
+
+
+def by_skill(splits: Iterable[str], count: int) -> Iterator[Asked]:
+    """`count` questions per skill and split, one skill after the other."""
+    for split in splits:
+        for skill in SKILLS:
+            for found in questions(split, skill, count):
+                yield Asked(split, skill, *found)
+
+
+def in_turn(split: str, count: int) -> Iterator[Asked]:
+    """The same questions of one split, but one of each skill in turn.
+
+    If they end early, every skill was asked about equally often.
+    """
+    for turn in zip(*(questions(split, skill, count) for skill in SKILLS), strict=True):
+        for skill, found in zip(SKILLS, turn, strict=True):
+            yield Asked(split, skill, *found)
+
+
+def asked_one_by_one(
+    vlm: VLM, columns: dict[str, Side], asking: Iterable[Asked], done: dict[str, dict] | None = None
+) -> Iterator[tuple[str, dict]]:
+    """Ask every column every question; yields each answer's key and row as it comes.
+
+    The model's lock is held for one answer at a time and never while this generator waits, so
+    that other runs come in between. Nothing is written.
+
+    Args:
+        done: finished answers by key, which are not asked again; new ones are added to it.
+    """
+    done = {} if done is None else done
+    shape = ModelShape.of(vlm.model.config)
+    for one in asking:
+        form = form_of(one.question)
+        keys = {c: _key(vlm, one.where, one.question, m) for c, m in columns.items()}
+        if any(key not in done for key in keys.values()):
+            prompt = vlm.prepare(render(one.scene), one.question.text)
+            with vlm.lock:
+                features = vlm.encode(prompt, needs_tower(all_methods(columns)))
+        for column, method in columns.items():
+            key = keys[column]
+            if key not in done:
+                with vlm.lock:
+                    said, trace = ask(vlm, method, prompt, features)
+                done[key] = {
+                    "flops": executed(shape, trace).prefill,
+                    "filtered": trace.filtering_layer,
+                    "left": trace.exit_layer,
+                    "tokens": [record.visual_tokens for record in trace.layers],
+                    "answer": said,
+                }
+            right = score(one.question, done[key]["answer"], one.scene)
+            yield key, {"column": column, **one.where, "form": form, "score": right} | done[key]
+
+
 def interview(
     vlm: VLM,
     columns: dict[str, Side],
@@ -90,36 +160,19 @@ def interview(
     filtering and exit layer, visual tokens per layer, and the answer.
     """
     done = _read(store)
-    shape = ModelShape.of(vlm.model.config)
-    rows = []
+    kept, rows, now = set(done), [], None
     with open(store, "a") as file:
-        for split in splits:
-            for skill in SKILLS:
-                for number, scene, asked in questions(split, skill, count):
-                    where = {"set": split, "skill": skill, "number": number}
-                    form = form_of(asked)
-                    keys = {c: _key(vlm, where, asked, m) for c, m in columns.items()}
-                    if any(key not in done for key in keys.values()):
-                        prompt = vlm.prepare(render(scene), asked.text)
-                        features = vlm.encode(prompt, needs_tower(all_methods(columns)))
-                    for column, method in columns.items():
-                        key = keys[column]
-                        if key not in done:
-                            said, trace = ask(vlm, method, prompt, features)
-                            done[key] = {
-                                "flops": executed(shape, trace).prefill,
-                                "filtered": trace.filtering_layer,
-                                "left": trace.exit_layer,
-                                "tokens": [record.visual_tokens for record in trace.layers],
-                                "answer": said,
-                            }
-                            # Start a new line, in case the last one is incomplete.
-                            file.write("\n" + json.dumps({"key": key, **done[key]}))
-                            file.flush()
-                        right = score(asked, done[key]["answer"], scene)
-                        row = {"column": column, **where, "form": form, "score": right}
-                        rows.append(row | done[key])
-                print(f"{split} {skill} done", flush=True)
+        for key, row in asked_one_by_one(vlm, columns, by_skill(splits, count), done):
+            if key not in kept:
+                # Start a new line, in case the last one is incomplete.
+                file.write("\n" + json.dumps({"key": key, **done[key]}))
+                file.flush()
+                kept.add(key)
+            place = f"{row['set']} {row['skill']}"
+            if place != now:
+                print(f"{place} begins", flush=True)
+                now = place
+            rows.append(row)
     return rows
 
 

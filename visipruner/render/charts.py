@@ -64,7 +64,7 @@ def influence_chart(comparison) -> go.Figure:
         },
     }
     title = "The strongest patch of each layer"
-    return _figure(data, title, axes, untested, height=420, shapes=shapes)
+    return figure(data, title, axes, untested, height=420, shapes=shapes)
 
 
 def _tested(comparison) -> list[tuple[dict, str, str]]:
@@ -83,7 +83,7 @@ def _tested(comparison) -> list[tuple[dict, str, str]]:
 # their attributes one by one, while a visitor waits.
 
 
-def _figure(data: list, title: str, axes: dict, subtitle: str = "", **layout) -> go.Figure:
+def figure(data: list, title: str, axes: dict, subtitle: str = "", **layout) -> go.Figure:
     """The common look of all charts: readable on white, on black and from the last row."""
     grid = {"gridcolor": "rgba(128,128,128,0.25)", "zeroline": False}
     for name, axis in axes.items():
@@ -146,7 +146,7 @@ def _lines(comparison, values: list[list], title: str, unit: str) -> go.Figure:
         "xaxis": {"title": {"text": "layer"}},
         "yaxis": {"title": {"text": unit}, "rangemode": "tozero"},
     }
-    return _figure(data, title, axes, height=300 + 22 * len(values))  # one legend line per side
+    return figure(data, title, axes, height=300 + 22 * len(values))  # one legend line per side
 
 
 def _bars(comparison, full: list, pruned: list, title: str, unit: str) -> go.Figure:
@@ -171,7 +171,7 @@ def _bars(comparison, full: list, pruned: list, title: str, unit: str) -> go.Fig
         "yaxis": {"title": {"text": unit}, "rangemode": "tozero"},
     }
     shapes, annotations = _marks(comparison, len(full))
-    return _figure(
+    return figure(
         data, title, axes, barmode="overlay", bargap=0, shapes=shapes, annotations=annotations
     )
 

@@ -32,7 +32,7 @@ from visipruner.render.words import (
 _STYLE = Path(__file__).with_name("report.css")
 
 # Part of the file, so that the browser itself refuses every request outside it.
-_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
+POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
 
 
 def report_html(comparison, settings: dict, notes: Sequence[str] = (), truth: str = "") -> str:
@@ -64,7 +64,7 @@ def document(title: str, body: Sequence[str]) -> str:
         "<!doctype html>\n"
         '<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
+        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
         f"<title>{escape(title)}</title><style>{_STYLE.read_text()}</style></head>\n"
         f"<body>{''.join(body)}</body></html>\n"
     )

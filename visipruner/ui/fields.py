@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 
 import gradio as gr
@@ -9,8 +10,8 @@ import gradio as gr
 from visipruner.choice import brief_title, fields_of, method_at, methods_of, names_of
 from visipruner.errors import Refused
 from visipruner.methods import METHODS
-from visipruner.settings import FLAG, YES_OR_NO, Setting, settings_of
-from visipruner.ui import text
+from visipruner.settings import FLAG, NONE, YES_OR_NO, Setting, settings_of
+from visipruner.ui import curve_words, text
 
 MOST_TYPED = 1_000  # characters in one input
 SHOWN_ELSEWHERE = ("semantics",)
@@ -48,6 +49,25 @@ def choices(one: Setting, hint: str = "") -> list[tuple[str, str]]:
     """The choices of a setting with few values; the first one is the level's value."""
     first = f"{text.FROM_LEVEL}: {hint}" if hint else text.FROM_LEVEL
     return [(first, ""), *((word, word) for word in options(one))]
+
+
+def typed(method: str, name: str, value) -> str:
+    """The value as its input holds it: the words of a choice, or numbers without any rounding.
+
+    Raises:
+        Refused: the setting has choices, and the value is none of them.
+    """
+    one = setting(method, name)
+    if value is None:
+        return NONE
+    if not options(one):
+        several = value if isinstance(value, list | tuple) else [value]
+        return ", ".join(map(json.dumps, several))
+    meant = tuple(value) if isinstance(value, list) else value
+    for words, option in options(one).items():
+        if type(option) is type(meant) and option == meant:
+            return words
+    raise Refused(curve_words.NO_SUCH_SETTING.format(name=one.words))
 
 
 def overrides(sides: Sequence[str], given: Mapping) -> dict:

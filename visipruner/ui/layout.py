@@ -15,7 +15,7 @@ from visipruner.choice import MOST_CONTESTANTS
 from visipruner.errors import Refused
 from visipruner.render.charts import CHART_CSS
 from visipruner.render.viewer import PatchViewer
-from visipruner.ui import arena, arena_events, controls, keeping, tabs, text, wiring
+from visipruner.ui import arena, arena_events, controls, curve, keeping, tabs, text, wiring
 from visipruner.ui.page import browser_value, guarded, says_when_full
 from visipruner.ui.store import Models
 from visipruner.ui.uploads import Uploads
@@ -88,9 +88,10 @@ def build(models: Models) -> gr.Blocks:
                 with tabs.view(tabs.ARENA):
                     contests = arena.build(chosen.arena)
                 with tabs.view(tabs.CURVE):
-                    pass
+                    drawn = curve.build()
         wiring.connect(page, models, head, chosen, results, lesson)
         arena_events.connect(page, models, head, chosen, contests, results)
+        curve.connect(models, chosen, drawn)
         page.kept, page.forms = results.kept, results.forms  # `launch` tidies them
         page.load(None, js="() => vp.restore()", api_visibility="private")
     return guarded(page)
@@ -271,7 +272,7 @@ def _asked_for(host: str | None, port: int | None) -> dict:
 
 
 def _settings() -> dict:
-    script = (HERE / "page.js").read_text()
+    script = "".join((HERE / name).read_text() for name in ("page.js", "curve.js"))
     return dict(  # noqa: C408 - reads like the call that it is for
         share=False,
         run_history=False,

@@ -139,6 +139,7 @@ window.vp = {
 
   // On a narrow screen the answers stand below the form, so scroll there.
   started(values) {
+    if (document.getElementById("vp-page").dataset.view === "curve") vp.view("compare");
     vp.stopped = false;
     vp.askedBefore = vp.asked;
     vp.form = formKey(values);

@@ -1,0 +1,263 @@
+"""The recorded curve of accuracy against FLOPs: its file, its series, and what is said of a point.
+
+`python -m visipruner tradeoff` writes the file. This module draws nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from visipruner.choice import brief_title, names_of
+from visipruner.errors import Refused
+from visipruner.files import shown
+from visipruner.inputs import check_number
+from visipruner.methods import METHODS
+from visipruner.methods.base import BEFORE
+
+MAIN = "visipruner"  # the page's main method is the first series
+ALL = "all"  # every skill together
+
+
+@dataclass(frozen=True)
+class Share:
+    """Right answers: the number of questions, the share that is right, and its 95% interval."""
+
+    questions: int
+    right: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Point:
+    """One method or stack with fixed settings.
+
+    Args:
+        name: the wish that gives the same settings, as `choice.parse` reads it.
+        side: the names of the methods, "one+another".
+        settings: every setting, named as by `choice.settings_of_side`.
+        tokens: mean visual tokens per layer, as counted.
+        flops_cut: share of the executed prefill FLOPs, against the unpruned model.
+        shares: right answers by skill, and of `ALL`.
+        difference: in share of right answers from the unpruned model, paired: mean and interval.
+        rival: the share that is right among the questions that pooling to the same budget gets
+            wrong, and their number; None if it was not counted.
+        untrained: it scores by a class token that was never trained.
+        final: the same point, measured on more questions; None if it was not.
+    """
+
+    name: str
+    side: str
+    settings: Mapping
+    tokens: float
+    flops_cut: float
+    shares: Mapping[str, Share]
+    difference: tuple[float, float, float]
+    rival: tuple[float, int] | None = None
+    untrained: bool = False
+    final: Point | None = None
+
+    @property
+    def title(self) -> str:
+        """The method or stack as the page calls it."""
+        return brief_title(self.side)
+
+    @property
+    def label(self) -> str:
+        """The point in a menu."""
+        return f"{self.title}: {self.tokens:.0f} tokens per layer, {self.flops_cut:.0%} cut"
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A point measured again while the page is open.
+
+    Args:
+        number: of the recorded point; None for the unpruned model.
+        title: what the page calls it.
+        difference: as in `Point`; None for fewer than two questions.
+    """
+
+    number: int | None
+    title: str
+    share: Share
+    flops_cut: float
+    difference: tuple[float, float, float] | None
+
+
+@dataclass(frozen=True)
+class Curve:
+    """All points, and where and when they were measured."""
+
+    machine: str
+    date: str
+    unpruned: Mapping[str, Share]
+    points: tuple[Point, ...]
+    source: Mapping = field(default_factory=dict)  # the file's whole content
+
+    @property
+    def sides(self) -> list[str]:
+        """Every series, the main method first; else in the file's order."""
+        found = list(dict.fromkeys(point.side for point in self.points))
+        return sorted(found, key=lambda side: side != MAIN)
+
+    @property
+    def skills(self) -> list[str]:
+        """What the accuracy may be about: everything, or one skill."""
+        return [ALL, *(skill for skill in self.points[0].shares if skill != ALL)]
+
+    def of(self, side: str) -> list[tuple[int, Point]]:
+        """(number, point) of one series, by the FLOPs it cuts."""
+        found = [(n, point) for n, point in enumerate(self.points) if point.side == side]
+        return sorted(found, key=lambda entry: entry[1].flops_cut)
+
+    def number(self, given) -> int:
+        """The number of a point, as a browser sent it.
+
+        Raises:
+            Refused: there is no such point.
+        """
+        if str(given) not in map(str, range(len(self.points))):
+            raise Refused("The curve has no such point: choose one of those that are shown.")
+        return int(given)
+
+
+def is_stack(side: str) -> bool:
+    return "+" in side
+
+
+def is_before(side: str) -> bool:
+    """Does a single method drop tokens before the language model?"""
+    return not is_stack(side) and METHODS[side].where == BEFORE
+
+
+# -- the file
+
+
+def read_curve(path: Path) -> Curve:
+    """Read what `python -m visipruner tradeoff` wrote.
+
+    Raises:
+        Refused: one sentence: there is no such file, or what is wrong in it.
+    """
+    try:
+        return _curve(json.loads(path.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise Refused(f"The curve {shown(path)} cannot be read: {error.strerror}.") from None
+    except KeyError as error:
+        raise Refused(f"The curve {shown(path)} is damaged: {error} is missing.") from None
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        why = error if isinstance(error, Refused) else "it has another form than written."
+        raise Refused(f"The curve {shown(path)} is damaged: {why}") from None
+
+
+def _curve(body: Mapping) -> Curve:
+    final = {entry["point"]: entry for entry in body["final"]}
+    points = tuple(_point(entry, final.get(entry["point"])) for entry in body["points"])
+    if not points:
+        raise Refused("it holds no points.")
+    unpruned = _shares(body["unpruned"])
+    if any(point.shares.keys() != unpruned.keys() for point in points):
+        raise Refused("its points name different skills.")
+    return Curve(_words(body["machine"]), _words(body["date"]), unpruned, points, body)
+
+
+def _point(entry: Mapping, final: Mapping | None = None) -> Point:
+    if not isinstance(entry["settings"], dict):
+        raise Refused("settings must be an object of names and values.")
+    names_of(entry["side"])
+    if not isinstance(entry["untrained"], bool):
+        raise Refused("untrained must be true or false.")
+    mean, low, high = (check_number("difference", n, -3, 3) for n in entry["difference"])
+    rival = entry["where_rival_fails"]
+    return Point(
+        name=_words(entry["point"]),
+        side=entry["side"],
+        settings=entry["settings"],
+        tokens=check_number("tokens", entry["tokens"], 0, 1_000_000),
+        flops_cut=check_number("flops_cut", entry["flops_cut"], -10, 1),
+        shares=_shares(entry),
+        difference=(mean, low, high),
+        rival=_rival(rival) if rival and rival["questions"] else None,
+        untrained=entry["untrained"],
+        final=None if final is None else _point(final),
+    )
+
+
+def _rival(entry: Mapping) -> tuple[float, int]:
+    share = _share(entry)
+    return share.right, share.questions
+
+
+def _shares(entry: Mapping) -> dict[str, Share]:
+    return {ALL: _share(entry)} | {skill: _share(one) for skill, one in entry["skills"].items()}
+
+
+def _share(entry: Mapping) -> Share:
+    count = check_number("questions", entry["questions"], 1, 1_000_000, integer=True)
+    # Rounding may leave an interval a hair outside 0 and 1.
+    low, right, high = (
+        check_number(name, entry[name], -1e-9, 1 + 1e-9) for name in ("low", "right", "high")
+    )
+    if not low <= right + 1e-9 or not right <= high + 1e-9:
+        raise Refused("an interval does not hold its own mean.")
+    return Share(count, right, low, high)
+
+
+def _words(value) -> str:
+    if not isinstance(value, str):
+        raise Refused("a word is not text.")
+    return value
+
+
+# -- in words
+
+
+def describe_point(point: Point, skill: str = ALL) -> str:
+    """One point in a few words, for its hover text."""
+    share = point.shares[skill]
+    words = (
+        f"{share.right:.1%} right ({share.low:.1%} to {share.high:.1%}) of {share.questions:,}, "
+        f"{point.flops_cut:.1%} of the FLOPs cut, {point.tokens:.0f} tokens per layer"
+    )
+    if point.final:
+        share = point.final.shares[skill]
+        words += f"; {share.right:.1%} of {share.questions:,}"
+    return f"{words}, score untrained" if point.untrained else words
+
+
+def describe_measured(one: Measured) -> str:
+    share = one.share
+    return (
+        f"{share.right:.1%} right ({share.low:.1%} to {share.high:.1%}) of {share.questions}, "
+        f"{one.flops_cut:.1%} of the FLOPs cut"
+    )
+
+
+def describe_curve(curve: Curve, sides: list[str], skill: str = ALL) -> str:
+    """The plot in sentences: the ends of every series that is shown."""
+    about = "all skills" if skill == ALL else f"the skill “{skill}”"
+    said = [f"Accuracy against FLOPs cut, {about}."]
+    if full := curve.unpruned.get(skill):
+        said.append(f"Unpruned: {full.right:.1%} right.")
+    for side in sides:
+        points = [point for _, point in curve.of(side)]
+        ends = [
+            f"{point.shares[skill].right:.1%} right with {point.flops_cut:.0%} cut"
+            for point in (points if len(points) < 2 else (points[0], points[-1]))
+        ]
+        said.append(f"{brief_title(side)}: from {' to '.join(ends)}.")
+    return " ".join(said)
+
+
+def describe_source(curve: Curve) -> str:
+    """Where the points come from."""
+    counts = sorted({point.shares[ALL].questions for point in curve.points})
+    many = " or ".join(f"{count:,}" for count in counts)
+    return (
+        f"Recorded on {curve.date} ({curve.machine}), of the bundled model on {many} held-out "
+        "questions a point. Other models give other curves."
+    )

@@ -1,0 +1,236 @@
+"""The drawn parts of the view "Cost and accuracy", and its files."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from html import escape
+
+from visipruner.evaluation.recompute import FEW, Standing
+from visipruner.render.curve import (
+    ALL,
+    Curve,
+    Measured,
+    Point,
+    Share,
+    describe_curve,
+    describe_source,
+    is_before,
+    is_stack,
+)
+from visipruner.render.curve_svg import curve_html, curve_svg
+from visipruner.ui import curve_words as words
+from visipruner.ui import text, views
+from visipruner.ui.downloads import file_of
+
+MOST_FEW = 6
+
+
+def shown(curve: Curve, group: str, followed: str) -> list[str]:
+    """The series of a group, and the followed one."""
+    kinds = {
+        "all": lambda side: True,
+        "stacks": is_stack,
+        "before": is_before,
+        "inside": lambda side: not is_stack(side) and not is_before(side),
+        "few": lambda side: side in few,
+    }
+    few = [side for side in curve.sides if side in FEW] or curve.sides[:MOST_FEW]
+    return [side for side in curve.sides if kinds[group](side) or side == followed]
+
+
+def measured(curve: Curve, standing: Standing | None, numbers: Sequence[int]) -> list[Measured]:
+    """What a standing adds to the plot: every column that has an answer.
+
+    Args:
+        numbers: of the curve's points, in the order of the columns after the unpruned one.
+    """
+    found = []
+    for column, number in zip(standing.columns if standing else (), (None, *numbers), strict=False):
+        tally = standing.tally(column)
+        if tally.questions:
+            share = Share(tally.questions, tally.right, tally.low, tally.high)
+            title = text.FULL if number is None else curve.points[number].label
+            found.append(Measured(number, title, share, tally.flops_cut, tally.difference))
+    return found
+
+
+# -- HTML
+
+
+def head_html(curve: Curve) -> str:
+    return f"<h2>{words.HEADING}</h2><p>{escape(describe_source(curve))}</p>"
+
+
+def told_html(curve: Curve, sides: Sequence[str], skill: str = ALL) -> str:
+    """The plot in sentences, and what its hollow marks mean if it shows some."""
+    hollow = any(point.untrained and point.side in sides for point in curve.points)
+    note = f'<p class="vp-small">{escape(words.HOLLOW)}</p>' if hollow else ""
+    return note + views.told(describe_curve(curve, sides, skill))
+
+
+def points_html(curve: Curve, skill: str = ALL) -> str:
+    """Every point with a button: what a click in the plot does, from the keyboard."""
+    rows = "".join(
+        _point_row(number, point, skill) for side in curve.sides for number, point in curve.of(side)
+    )
+    return (
+        f'<details class="vp-more vp-points"><summary>{words.POINTS}</summary>'
+        f"{_table(words.POINTS_HEAD, rows, words.POINTS)}</details>"
+    )
+
+
+def _point_row(number: int, point: Point, skill: str) -> str:
+    label = escape(words.TRY_LONG.format(label=point.label), quote=True)
+    # The paired difference is of all skills together.
+    difference = points_of(point.difference) if skill == ALL else "–"
+    rival, final = point.rival, ""
+    if point.final:
+        share = point.final.shares[skill]
+        final = f"<br>{_share(share)} of {share.questions:,}"
+    cells = (
+        f"{point.tokens:.0f}",
+        f"{point.flops_cut:.1%}",
+        _share(point.shares[skill]) + final,
+        difference,
+        f"{rival[0]:.0%} of {rival[1]}" if rival and skill == ALL else "–",
+    )
+    name = point.title + ", score untrained" * point.untrained
+    return (
+        f'<tr><th scope="row">{escape(name)}</th>{_cells(cells)}<td><button type="button" '
+        f'data-point="{number}" aria-label="{label}">{words.TRY}</button></td></tr>'
+    )
+
+
+def standing_html(curve: Curve, standing: Standing, numbers: Sequence[int]) -> str:
+    """The table that grows while points are measured here."""
+    done, total = len(standing.rows), standing.total * len(standing.columns)
+    line, say = words.MEASURING.format(done=done, total=total), words.BEGINS
+    bar = (
+        f'<progress class="{views.RUNNING}" max="{total}" value="{done}" '
+        f'aria-label="{words.BEGINS}"></progress>'
+    )
+    end = f'<p class="vp-small {views.UNFINISHED}" data-say="{words.ENDED}">{words.ENDED}</p>'
+    if standing.over:
+        line = say = words.MEASURED.format(questions=standing.total)
+        bar = end = ""
+    rows = "".join(
+        _standing_row(curve, standing, column, number)
+        for column, number in zip(standing.columns, (None, *numbers), strict=True)
+    )
+    return (
+        f'<p data-say="{say}"><b>{line}</b></p>{bar}'
+        f"{_table(words.MEASURED_HEAD, rows, words.RECOMPUTE)}{end}"
+    )
+
+
+def _standing_row(curve: Curve, standing: Standing, column: str, number: int | None) -> str:
+    recorded = curve.unpruned[ALL] if number is None else curve.points[number].shares[ALL]
+    title = text.FULL if number is None else curve.points[number].label
+    tally, nothing = standing.tally(column), words.NOTHING_MEASURED
+    if tally.questions:
+        share = _share(Share(tally.questions, tally.right, tally.low, tally.high))
+        pruned = number is not None
+        cells = (
+            f"{tally.questions} of {standing.total}",
+            share,
+            points_of(tally.difference) if pruned and tally.difference else nothing,
+            f"{tally.flops_cut:.1%}" if pruned else nothing,
+            f"{recorded.right:.1%} of {recorded.questions:,}",
+        )
+    else:
+        cells = (f"0 of {standing.total}", *[nothing] * 3, f"{recorded.right:.1%}")
+    return f'<tr><th scope="row">{escape(title)}</th>{_cells(cells)}</tr>'
+
+
+def _table(head: Sequence[str], rows: str, label: str) -> str:
+    return (
+        f'<div class="vp-scroll" tabindex="0" role="region" aria-label="{label}">'
+        f'<table class="vp-table"><thead><tr>{views.table_head(*head)}</tr></thead>'
+        f"<tbody>{rows}</tbody></table></div>"
+    )
+
+
+def _cells(cells: Sequence[str]) -> str:
+    return "".join(f"<td>{cell}</td>" for cell in cells)
+
+
+def _share(share: Share) -> str:
+    return f"{share.right:.1%} <span>({share.low:.1%} to {share.high:.1%})</span>"
+
+
+def points_of(difference: tuple[float, float, float]) -> str:
+    """A difference of shares in percentage points, with its interval."""
+    mean, low, high = (100 * value for value in difference)
+    return f"{mean:+.1f} <span>({low:+.1f} to {high:+.1f})</span>"
+
+
+# -- files
+
+
+def csv_rows(curve: Curve, here: Sequence[Measured] = ()) -> list[dict]:
+    """One row per point and measurement, recorded ones first; every row has the same names."""
+    full = curve.unpruned
+    rows = [_row("recorded", "unpruned", "none", "", full, 0.0, None)]
+    for point in curve.points:
+        for one in filter(None, (point, point.final)):
+            row = _row(
+                "recorded", one.name, one.side, one.tokens, one.shares, one.flops_cut,
+                one.difference,
+            )  # fmt: skip
+            rows.append(row | {"untrained": one.untrained, "settings": json.dumps(one.settings)})
+    for one in here:
+        point = None if one.number is None else curve.points[one.number]
+        name, side = (point.name, point.side) if point else ("unpruned", "none")
+        difference = one.difference if point else None
+        rows.append(_row("here", name, side, "", {ALL: one.share}, one.flops_cut, difference))
+    names = dict.fromkeys(name for row in rows for name in row)
+    return [{name: row.get(name, "") for name in names} for row in rows]
+
+
+def _row(where: str, point: str, side: str, tokens, shares, cut: float, difference) -> dict:
+    share, (mean, low, high) = shares[ALL], difference or ("", "", "")
+    return {
+        "measured": where,
+        "point": point,
+        "method": side,
+        "tokens_per_layer": tokens,
+        "flops_cut": cut,
+        "questions": share.questions,
+        "right": share.right,
+        "low": share.low,
+        "high": share.high,
+        "difference": mean,
+        "difference_low": low,
+        "difference_high": high,
+        **{f"right: {skill}": one.right for skill, one in shares.items() if skill != ALL},
+    }
+
+
+def csv_file(curve: Curve, here: Sequence[Measured], **_) -> dict:
+    stream, rows = io.StringIO(), csv_rows(curve, here)
+    writer = csv.DictWriter(stream, rows[0], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return file_of("visipruner-curve.csv", "text/csv", stream.getvalue().encode())
+
+
+def json_file(curve: Curve, here: Sequence[Measured], **_) -> dict:
+    """The recorded file as it is, and beside it what was measured on the page."""
+    now = [row for row in csv_rows(curve, here) if row["measured"] == "here"]
+    content = json.dumps({"recorded": curve.source, "measured_here": now}, indent=1)
+    return file_of("visipruner-curve.json", "application/json", content.encode())
+
+
+def png_file(curve: Curve, here: Sequence[Measured], **drawn) -> dict:
+    """An SVG, which page.js turns into a PNG: no drawing program is needed on the server."""
+    svg = curve_svg(curve, measured=here, **drawn)
+    return file_of("visipruner-curve.png", "image/svg+xml", svg.encode())
+
+
+def html_file(curve: Curve, here: Sequence[Measured], **drawn) -> dict:
+    svg, rows = curve_svg(curve, measured=here, **drawn), csv_rows(curve)
+    page = curve_html(curve, rows, svg, here)
+    return file_of("visipruner-curve.html", "text/html", page.encode())
