@@ -6,7 +6,6 @@ import json
 import random
 from pathlib import Path
 
-from visipruner.choice import make, parse
 from visipruner.evaluation import tradeoff
 from visipruner.evaluation.evaluate import UNPRUNED
 from visipruner.levels import Facts
@@ -16,15 +15,16 @@ from visipruner.world.questions import SKILLS
 FACTS = Facts(576, 12, grids=((24, 24),))
 WISHES = (
     "fastv@288", "fastv@96", "random@288", "random@96", "sparsevlm_plus@288", "pool@144", "pool@64",
-    "visionzip@288", "visionzip@64", "visionzip+visipruner@64", "pool+visipruner@64",
+    "places kept, pool@64", "visionzip@288", "visionzip@64", "visionzip+visipruner@64",
+    "pool+visipruner@64",
 )  # fmt: skip
 
 
 def sides() -> dict:
     """Wish -> method or stack; with a VisiPruner whose settings are long fractions."""
     own = VisiPruner(shallow_layers=4, tokens_threshold=0.00123456789, stages=("middle", "deep"))
-    made = {wish: make(parse(wish), FACTS) for wish in WISHES}
-    return {UNPRUNED: PruningMethod(), "visipruner:balanced": own, **made}
+    known = {UNPRUNED: PruningMethod(), "visipruner:balanced": own}
+    return known | tradeoff.chosen_of(known, WISHES, FACTS)
 
 
 def body(per_skill: int = 4) -> dict:

@@ -131,7 +131,7 @@ def test_a_wrong_choice_is_refused_before_the_model_is_asked(names, tokens, said
 @pytest.mark.parametrize(
     ("names", "tokens", "said"),
     [
-        (["random", "visionzip"], 1.2, "VisionZip cannot use as few as 1.2 visual tokens per"),
+        (["random", "visionzip"], 1.2, "VisionZip cannot use as few as 1 visual tokens per"),
         (["fastv"], 1, "FastV cannot use as few as 1 visual tokens per layer"),
         (["random"], 17, "The budget must be a number from 1 to 16, not 17"),
     ],

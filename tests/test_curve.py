@@ -74,7 +74,8 @@ def test_the_reader_understands_what_the_command_writes(recorded):
     rival = next(point for point in recorded.points if point.name == "random@96").rival
     assert rival is None  # pooling was not measured at this budget
     assert next(p for p in recorded.points if p.name == "visionzip@64").rival[1] > 0
-    assert recorded.sides[0] == MAIN
+    assert recorded.series[0] == MAIN
+    assert recorded.of("pool, places kept")[0][1].name == "places kept, pool@64"
 
 
 @pytest.mark.parametrize(
@@ -92,6 +93,7 @@ def test_the_reader_understands_what_the_command_writes(recorded):
         (lambda body: body["points"][0].update(difference=[0, 1]), "another form"),
         (lambda body: body["points"][0].update(flops_cut=float("nan")), "flops_cut must be"),
         (lambda body: body["points"][0].update(untrained="no"), "untrained must be"),
+        (lambda body: body["points"][0].update(places_kept=1), "places_kept must be"),
     ],
 )
 def test_a_damaged_file_is_refused_in_a_sentence(tmp_path, spoil, why):
@@ -125,8 +127,10 @@ def test_a_missing_or_foreign_file_is_refused_and_the_page_says_so(tmp_path):
 
 
 def test_every_series_has_its_own_colour_and_shape_or_dash(recorded):
-    styles = {side: style_of(recorded, side) for side in recorded.sides}
+    styles = {series: style_of(recorded, series) for series in recorded.series}
     assert len({(style.colour, style.dash) for style in styles.values()}) == len(styles)
+    placed = styles.pop("pool, places kept")
+    assert (placed.colour, placed.symbol) == (styles["pool"].colour, styles["pool"].symbol)
     assert len({style.symbol for style in styles.values()}) == len(styles)
     assert len({symbol for symbol, _ in SHAPES}) == len({path for _, path in SHAPES}) == 18
 
@@ -161,19 +165,20 @@ def test_groups_hold_what_they_say_and_always_the_followed_series(recorded):
     def group(name, followed=""):
         return set(curve_parts.shown(recorded, name, followed))
 
-    assert group("all") == set(recorded.sides)
+    assert group("all") == set(recorded.series)
     assert group("stacks") == {"visionzip+visipruner", "pool+visipruner"}
-    assert {"visionzip", "pool"} <= group("before") and "fastv" in group("inside")
-    assert not group("before") & group("inside") and not group("inside") & group("stacks")
-    assert group("before") | group("inside") | group("stacks") == group("all")
+    assert group("before") == {"visionzip", "pool"} and "fastv" in group("inside")
+    assert group("placed") == {"pool, places kept", "random"}
+    kinds = [group(name) for name in ("before", "placed", "inside", "stacks")]
+    assert set.union(*kinds) == group("all") and sum(map(len, kinds)) == len(group("all"))
     assert MAIN in group("few") and len(group("few")) <= 6
     assert group("stacks", "fastv") == group("stacks") | {"fastv"}
 
 
 def test_the_svg_is_xml_with_every_point_and_hollow_marks(recorded):
-    drawn = ElementTree.fromstring(curve_svg(recorded, recorded.sides, followed=MAIN))
+    drawn = ElementTree.fromstring(curve_svg(recorded, recorded.series, followed=MAIN))
     marks = [mark for mark in drawn.iter() if "transform" in mark.attrib]
-    assert len(marks) == len(recorded.points) + len(recorded.sides)  # and the legend's
+    assert len(marks) == len(recorded.points) + len(recorded.series)  # and the legend's
     hollow = [mark for mark in marks if mark.attrib["fill"] == "#fff"]
     untrained = [point for point in recorded.points if point.untrained]
     assert len(hollow) == len(untrained) + len({point.side for point in untrained})
@@ -363,7 +368,7 @@ def test_the_json_holds_the_recorded_file_and_what_was_measured_here(recorded, h
 
 
 def test_the_html_stands_alone_and_the_picture_is_svg(recorded, here):
-    drawn = {"sides": recorded.sides, "skill": ALL, "followed": MAIN}
+    drawn = {"shown": recorded.series, "skill": ALL, "followed": MAIN}
     page = content(curve_parts.html_file(recorded, here, **drawn))
     assert page.count("<svg") == 1 and "Measured on the page" in page
     assert "an invented machine" in page and "//" not in page.replace("http://www.w3.org", "")

@@ -13,10 +13,6 @@ from visipruner.world.questions import SKILLS
 
 SPLIT = "heldout"
 MOST_PER_SKILL = 10  # a server has other visitors
-# Series that the page shows first, if they were measured.
-FEW = (
-    "visipruner", "fastv", "random", "pool", "visionzip+visipruner", "pool+visipruner",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,17 @@ from pathlib import Path
 
 from visipruner.choice import brief_title, names_of
 from visipruner.errors import Refused
-from visipruner.files import shown
+from visipruner.files import shown as named
 from visipruner.inputs import check_number
 from visipruner.methods import METHODS
 from visipruner.methods.base import BEFORE
 
 MAIN = "visipruner"  # the page's main method is the first series
+PLACED = ", places kept"  # of a series: tokens keep the places that their method would renumber
+# What the page shows first: the best of each kind, and random choice.
+FEW = (
+    MAIN, "fastv", "sparsevlm_plus", "random", "divprune" + PLACED, "divprune+visipruner" + PLACED,
+)  # fmt: skip
 ALL = "all"  # every skill together
 
 
@@ -38,6 +43,7 @@ class Point:
     Args:
         name: the wish that gives the same settings, as `choice.parse` reads it.
         side: the names of the methods, "one+another".
+        placed: its methods keep the places of tokens, although they would renumber them.
         settings: every setting, named as by `choice.settings_of_side`.
         tokens: mean visual tokens per layer, as counted.
         flops_cut: share of the executed prefill FLOPs, against the unpruned model.
@@ -59,11 +65,17 @@ class Point:
     rival: tuple[float, int] | None = None
     untrained: bool = False
     final: Point | None = None
+    placed: bool = False
+
+    @property
+    def series(self) -> str:
+        """The line in the plot that holds the point."""
+        return self.side + PLACED * self.placed
 
     @property
     def title(self) -> str:
         """The method or stack as the page calls it."""
-        return brief_title(self.side)
+        return title_of(self.series)
 
     @property
     def label(self) -> str:
@@ -99,19 +111,19 @@ class Curve:
     source: Mapping = field(default_factory=dict)  # the file's whole content
 
     @property
-    def sides(self) -> list[str]:
+    def series(self) -> list[str]:
         """Every series, the main method first; else in the file's order."""
-        found = list(dict.fromkeys(point.side for point in self.points))
-        return sorted(found, key=lambda side: side != MAIN)
+        found = list(dict.fromkeys(point.series for point in self.points))
+        return sorted(found, key=lambda series: series != MAIN)
 
     @property
     def skills(self) -> list[str]:
         """What the accuracy may be about: everything, or one skill."""
         return [ALL, *(skill for skill in self.points[0].shares if skill != ALL)]
 
-    def of(self, side: str) -> list[tuple[int, Point]]:
+    def of(self, series: str) -> list[tuple[int, Point]]:
         """(number, point) of one series, by the FLOPs it cuts."""
-        found = [(n, point) for n, point in enumerate(self.points) if point.side == side]
+        found = [(n, point) for n, point in enumerate(self.points) if point.series == series]
         return sorted(found, key=lambda entry: entry[1].flops_cut)
 
     def number(self, given) -> int:
@@ -125,13 +137,29 @@ class Curve:
         return int(given)
 
 
-def is_stack(side: str) -> bool:
-    return "+" in side
+def side_of(series: str) -> str:
+    """The methods of a series."""
+    return series.removesuffix(PLACED)
 
 
-def is_before(side: str) -> bool:
-    """Does a single method drop tokens before the language model?"""
-    return not is_stack(side) and METHODS[side].where == BEFORE
+def title_of(series: str) -> str:
+    """A series as the page calls it."""
+    return brief_title(side_of(series)) + PLACED * series.endswith(PLACED)
+
+
+def group_of(series: str) -> str:
+    """A kind of series: "stacks", "inside" the language model, or before it.
+
+    Before it, a series counts as "placed" if the tokens keep their places, and else as "before".
+    """
+    if "+" in side_of(series):
+        return "stacks"
+    kind = METHODS[side_of(series)]
+    if kind.where != BEFORE:
+        return "inside"
+    # VisionZip's class token has no place to keep, so it always renumbers.
+    keeps = series.endswith(PLACED) or not getattr(kind, "renumber", True)
+    return "placed" if keeps else "before"
 
 
 # -- the file
@@ -146,12 +174,12 @@ def read_curve(path: Path) -> Curve:
     try:
         return _curve(json.loads(path.read_text(encoding="utf-8")))
     except OSError as error:
-        raise Refused(f"The curve {shown(path)} cannot be read: {error.strerror}.") from None
+        raise Refused(f"The curve {named(path)} cannot be read: {error.strerror}.") from None
     except KeyError as error:
-        raise Refused(f"The curve {shown(path)} is damaged: {error} is missing.") from None
+        raise Refused(f"The curve {named(path)} is damaged: {error} is missing.") from None
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
         why = error if isinstance(error, Refused) else "it has another form than written."
-        raise Refused(f"The curve {shown(path)} is damaged: {why}") from None
+        raise Refused(f"The curve {named(path)} is damaged: {why}") from None
 
 
 def _curve(body: Mapping) -> Curve:
@@ -171,6 +199,8 @@ def _point(entry: Mapping, final: Mapping | None = None) -> Point:
     names_of(entry["side"])
     if not isinstance(entry["untrained"], bool):
         raise Refused("untrained must be true or false.")
+    if not isinstance(entry["places_kept"], bool):
+        raise Refused("places_kept must be true or false.")
     mean, low, high = (check_number("difference", n, -3, 3) for n in entry["difference"])
     rival = entry["where_rival_fails"]
     return Point(
@@ -184,6 +214,7 @@ def _point(entry: Mapping, final: Mapping | None = None) -> Point:
         rival=_rival(rival) if rival and rival["questions"] else None,
         untrained=entry["untrained"],
         final=None if final is None else _point(final),
+        placed=entry["places_kept"],
     )
 
 
@@ -237,19 +268,19 @@ def describe_measured(one: Measured) -> str:
     )
 
 
-def describe_curve(curve: Curve, sides: list[str], skill: str = ALL) -> str:
+def describe_curve(curve: Curve, shown: list[str], skill: str = ALL) -> str:
     """The plot in sentences: the ends of every series that is shown."""
     about = "all skills" if skill == ALL else f"the skill “{skill}”"
     said = [f"Accuracy against FLOPs cut, {about}."]
     if full := curve.unpruned.get(skill):
         said.append(f"Unpruned: {full.right:.1%} right.")
-    for side in sides:
-        points = [point for _, point in curve.of(side)]
+    for series in shown:
+        points = [point for _, point in curve.of(series)]
         ends = [
             f"{point.shares[skill].right:.1%} right with {point.flops_cut:.0%} cut"
             for point in (points if len(points) < 2 else (points[0], points[-1]))
         ]
-        said.append(f"{brief_title(side)}: from {' to '.join(ends)}.")
+        said.append(f"{title_of(series)}: from {' to '.join(ends)}.")
     return " ".join(said)
 
 

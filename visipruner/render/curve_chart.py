@@ -7,15 +7,23 @@ from dataclasses import dataclass
 
 import plotly.graph_objects as go
 
-from visipruner.choice import brief_title
 from visipruner.render import palette
 from visipruner.render.charts import figure
-from visipruner.render.curve import ALL, Curve, Measured, describe_measured, describe_point
+from visipruner.render.curve import (
+    ALL,
+    PLACED,
+    Curve,
+    Measured,
+    describe_measured,
+    describe_point,
+    side_of,
+    title_of,
+)
 
 X_TITLE = "% of prefill FLOPs cut, as executed"  # of the language model
 UNTRAINED = ", score untrained"
 COLOURS = (palette.PRUNED, palette.FULL, palette.OTHERS[0], palette.EXIT, *palette.OTHERS[1:])
-DASHES = ("solid", "dash", "dot", "dashdot")
+DASHES, PLACED_DASH = ("solid", "dash", "dot", "dashdot"), "longdash"
 # Plotly's name of a shape, and the same as an SVG path: each series has one of its own.
 SHAPES = (
     ("circle", "M-6 0a6 6 0 1 0 12 0a6 6 0 1 0-12 0z"),
@@ -53,17 +61,19 @@ class Style:
     path: str
 
 
-def style_of(curve: Curve, side: str) -> Style:
+def style_of(curve: Curve, series: str) -> Style:
     """The same style whatever else is shown."""
-    place = curve.sides.index(side)
+    # Tokens that keep their places change a method's dashes, not its colour and shape.
+    place = list(dict.fromkeys(map(side_of, curve.series))).index(side_of(series))
     symbol, path = SHAPES[place % len(SHAPES)]
     dash = DASHES[place // len(COLOURS) % len(DASHES)]
+    dash = PLACED_DASH if series.endswith(PLACED) else dash
     return Style(COLOURS[place % len(COLOURS)], dash, symbol, path)
 
 
 def curve_chart(
     curve: Curve,
-    sides: Sequence[str],
+    shown: Sequence[str],
     skill: str = ALL,
     followed: str = "",
     measured: Sequence[Measured] = (),
@@ -71,13 +81,13 @@ def curve_chart(
     """One line per method or stack.
 
     Args:
-        sides: the series to draw.
+        shown: the series to draw.
         followed: the series that is drawn thicker, with its 95% intervals.
         measured: points of all skills that were measured on this page, drawn as stars.
     """
-    order = [side for side in sides if side != followed]  # the followed one lies on top
-    order += [side for side in sides if side == followed]
-    data = [_line(curve, side, skill, side == followed) for side in order]
+    order = [series for series in shown if series != followed]  # the followed one lies on top
+    order += [series for series in shown if series == followed]
+    data = [_line(curve, series, skill, series == followed) for series in order]
     if measured:
         data.append(_stars(curve, measured))
     about = "all skills" if skill == ALL else f"only “{skill}”"
@@ -101,15 +111,15 @@ def curve_chart(
     )
 
 
-def _line(curve: Curve, side: str, skill: str, followed: bool) -> dict:
-    style, points = style_of(curve, side), curve.of(side)
+def _line(curve: Curve, series: str, skill: str, followed: bool) -> dict:
+    style, points = style_of(curve, series), curve.of(series)
     shares = [point.shares[skill] for _, point in points]
     untrained = any(point.untrained for _, point in points)
     line = {
         "type": "scatter",
         "x": [100 * point.flops_cut for _, point in points],
         "y": [100 * share.right for share in shares],
-        "name": brief_title(side) + UNTRAINED * untrained,
+        "name": title_of(series) + UNTRAINED * untrained,
         "mode": "lines+markers",
         "line": {"color": style.colour, "width": 4 if followed else 2, "dash": style.dash},
         "marker": {
@@ -130,7 +140,7 @@ def _stars(curve: Curve, measured: Sequence[Measured]) -> dict:
     """Points measured here, each in the colour of its series."""
     colours = [
         palette.NEUTRAL if one.number is None
-        else style_of(curve, curve.points[one.number].side).colour
+        else style_of(curve, curve.points[one.number].series).colour
         for one in measured
     ]  # fmt: skip
     intervals = [(one.share.low, one.share.right, one.share.high) for one in measured]

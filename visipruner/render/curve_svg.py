@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
-from visipruner.choice import brief_title
 from visipruner.render import palette
 from visipruner.render.curve import (
     ALL,
@@ -16,6 +15,7 @@ from visipruner.render.curve import (
     describe_curve,
     describe_measured,
     describe_source,
+    title_of,
 )
 from visipruner.render.curve_chart import STAR, UNTRAINED, X_TITLE, style_of
 from visipruner.render.report import POLICY
@@ -24,7 +24,7 @@ WIDE, HIGH, LEFT, RIGHT, TOP = 900, 420, 64, 24, 44  # pixels: the plot, and its
 LEGEND = 24  # a line of the legend, two series in each
 _STYLE = Path(__file__).with_name("report.css")
 _FITTING = "svg { max-width: 100%; height: auto; }"
-_DASHES = {"solid": "", "dash": "9 5", "dot": "2 4", "dashdot": "9 4 2 4"}
+_DASHES = {"solid": "", "dash": "9 5", "dot": "2 4", "dashdot": "9 4 2 4", "longdash": "14 6"}
 
 
 class _Axes:
@@ -53,13 +53,13 @@ class _Axes:
 
 def curve_svg(
     curve: Curve,
-    sides: Sequence[str],
+    shown: Sequence[str],
     skill: str = ALL,
     followed: str = "",
     measured: Sequence[Measured] = (),
 ) -> str:
     """The same picture as `curve_chart`, dark on white."""
-    points = [point for side in sides for _, point in curve.of(side)]
+    points = [point for series in shown for _, point in curve.of(series)]
     shares = [point.shares[skill] for point in points]
     full = curve.unpruned.get(skill)
     cuts = [0.0, *(p.flops_cut for p in points), *(one.flops_cut for one in measured)]
@@ -73,15 +73,15 @@ def curve_svg(
         y = axes.place(0, full.right)[1]
         parts.append(f'<path d="M{LEFT} {y:.1f}H{WIDE - RIGHT}" {_stroke("#333", "7 5")}/>')
         parts.append(_text(WIDE - RIGHT, y - 6, f"unpruned {full.right:.1%}", "end"))
-    for side in sides:
-        parts += _series(curve, axes, side, skill, side == followed)
+    for series in shown:
+        parts += _series(curve, axes, series, skill, series == followed)
     for one in measured:
         colour = "#333" if one.number is None else _colour(curve, one.number)
         parts += _interval(axes, one.flops_cut, one.share, "#333")
         parts.append(_mark(axes.place(one.flops_cut, one.share.right), STAR[1], colour))
-    parts += _legend(curve, sides, bool(measured))
-    high = HIGH + 64 + LEGEND * math.ceil((len(sides) + bool(measured)) / 2)
-    words = escape(describe_curve(curve, list(sides), skill), quote=True)
+    parts += _legend(curve, shown, bool(measured))
+    high = HIGH + 64 + LEGEND * math.ceil((len(shown) + bool(measured)) / 2)
+    words = escape(describe_curve(curve, list(shown), skill), quote=True)
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDE} {high}" width="{WIDE}" '
         f'height="{high}" role="img" aria-label="{words}" font-family="sans-serif" '
@@ -90,11 +90,11 @@ def curve_svg(
 
 
 def _colour(curve: Curve, number: int) -> str:
-    return style_of(curve, curve.points[number].side).colour
+    return style_of(curve, curve.points[number].series).colour
 
 
-def _series(curve: Curve, axes: _Axes, side: str, skill: str, followed: bool) -> list[str]:
-    style, points = style_of(curve, side), [point for _, point in curve.of(side)]
+def _series(curve: Curve, axes: _Axes, series: str, skill: str, followed: bool) -> list[str]:
+    style, points = style_of(curve, series), [point for _, point in curve.of(series)]
     places = [axes.place(point.flops_cut, point.shares[skill].right) for point in points]
     line = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
     stroke = _stroke(style.colour, _DASHES[style.dash], 4 if followed else 2)
@@ -113,11 +113,11 @@ def _interval(axes: _Axes, cut: float, share, colour: str) -> list[str]:
     return [f'<path d="M{x:.1f} {low:.1f}V{high:.1f}" {_stroke(colour, width=1.5)}/>']
 
 
-def _legend(curve: Curve, sides: Sequence[str], measured: bool) -> list[str]:
+def _legend(curve: Curve, shown: Sequence[str], measured: bool) -> list[str]:
     entries = []
-    for side in sides:
-        hollow = any(point.untrained for _, point in curve.of(side))
-        entries.append((brief_title(side) + UNTRAINED * hollow, style_of(curve, side), hollow))
+    for series in shown:
+        hollow = any(point.untrained for _, point in curve.of(series))
+        entries.append((title_of(series) + UNTRAINED * hollow, style_of(curve, series), hollow))
     parts = []
     for number, (name, style, hollow) in enumerate(entries):
         x, y = _entry_place(number)

@@ -22,6 +22,7 @@ from visipruner.render.curve import (
     Curve,
     Point,
     read_curve,
+    title_of,
 )
 from visipruner.render.curve_chart import curve_chart
 from visipruner.ui import curve_parts as parts
@@ -114,8 +115,8 @@ def _plot(curve: Curve) -> dict:
 def _choices(curve: Curve) -> dict:
     """Below the plot, because on a phone only little fits above it."""
     skills = [(words.ALL_SKILLS if skill == ALL else skill, skill) for skill in curve.skills]
-    followed = MAIN if MAIN in curve.sides else curve.sides[0]
-    titles = [(curve.of(side)[0][1].title, side) for side in curve.sides]
+    followed = MAIN if MAIN in curve.series else curve.series[0]
+    titles = [(title_of(series), series) for series in curve.series]
     with gr.Row(elem_classes="vp-tight"):
         skill = gr.Dropdown(skills, value=ALL, label=words.SKILL, min_width=160)
         follow = gr.Dropdown(titles, value=followed, label=words.FOLLOW, min_width=240)
@@ -246,10 +247,10 @@ def _kept(shown: Shown, key) -> tuple[Standing | None, Sequence[int]]:
 
 
 def _draw(shown: Shown, skill, group, follow, kept) -> tuple:
-    sides = parts.shown(shown.curve, group, follow)
+    series = parts.shown(shown.curve, group, follow)
     here = parts.measured(shown.curve, *kept) if skill == ALL else []
-    chart = curve_chart(shown.curve, sides, skill, follow, here)
-    return chart, parts.told_html(shown.curve, sides, skill)
+    chart = curve_chart(shown.curve, series, skill, follow, here)
+    return chart, parts.told_html(shown.curve, series, skill)
 
 
 def _trying(models: Models, chosen, shown: Shown):
@@ -334,9 +335,9 @@ def _saving(shown: Shown):
     def saving(maker):
         @plainly
         def on_curve_save(skill, group, follow, key):
-            sides = parts.shown(shown.curve, group, follow)
+            series = parts.shown(shown.curve, group, follow)
             here = parts.measured(shown.curve, *_kept(shown, key))
-            drawn = {"sides": sides, "skill": skill, "followed": follow}
+            drawn = {"shown": series, "skill": skill, "followed": follow}
             return maker(shown.curve, here, **drawn)
 
         return on_curve_save

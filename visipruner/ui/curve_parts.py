@@ -8,17 +8,17 @@ import json
 from collections.abc import Sequence
 from html import escape
 
-from visipruner.evaluation.recompute import FEW, Standing
+from visipruner.evaluation.recompute import Standing
 from visipruner.render.curve import (
     ALL,
+    FEW,
     Curve,
     Measured,
     Point,
     Share,
     describe_curve,
     describe_source,
-    is_before,
-    is_stack,
+    group_of,
 )
 from visipruner.render.curve_svg import curve_html, curve_svg
 from visipruner.ui import curve_words as words
@@ -30,15 +30,13 @@ MOST_FEW = 6
 
 def shown(curve: Curve, group: str, followed: str) -> list[str]:
     """The series of a group, and the followed one."""
-    kinds = {
-        "all": lambda side: True,
-        "stacks": is_stack,
-        "before": is_before,
-        "inside": lambda side: not is_stack(side) and not is_before(side),
-        "few": lambda side: side in few,
-    }
-    few = [side for side in curve.sides if side in FEW] or curve.sides[:MOST_FEW]
-    return [side for side in curve.sides if kinds[group](side) or side == followed]
+    few = [series for series in curve.series if series in FEW] or curve.series[:MOST_FEW]
+    return [
+        series
+        for series in curve.series
+        if group in ("all", group_of(series)) or (group == "few" and series in few)
+        or series == followed
+    ]  # fmt: skip
 
 
 def measured(curve: Curve, standing: Standing | None, numbers: Sequence[int]) -> list[Measured]:
@@ -64,17 +62,19 @@ def head_html(curve: Curve) -> str:
     return f"<h2>{words.HEADING}</h2><p>{escape(describe_source(curve))}</p>"
 
 
-def told_html(curve: Curve, sides: Sequence[str], skill: str = ALL) -> str:
+def told_html(curve: Curve, shown: Sequence[str], skill: str = ALL) -> str:
     """The plot in sentences, and what its hollow marks mean if it shows some."""
-    hollow = any(point.untrained and point.side in sides for point in curve.points)
+    hollow = any(point.untrained and point.series in shown for point in curve.points)
     note = f'<p class="vp-small">{escape(words.HOLLOW)}</p>' if hollow else ""
-    return note + views.told(describe_curve(curve, sides, skill))
+    return note + views.told(describe_curve(curve, shown, skill))
 
 
 def points_html(curve: Curve, skill: str = ALL) -> str:
     """Every point with a button: what a click in the plot does, from the keyboard."""
     rows = "".join(
-        _point_row(number, point, skill) for side in curve.sides for number, point in curve.of(side)
+        _point_row(number, point, skill)
+        for series in curve.series
+        for number, point in curve.of(series)
     )
     return (
         f'<details class="vp-more vp-points"><summary>{words.POINTS}</summary>'

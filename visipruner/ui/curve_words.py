@@ -6,8 +6,9 @@ SKILL, ALL_SKILLS = "Questions", "all skills"
 GROUP = "Show"
 GROUPS = (
     ("a few", "few"),
-    ("before the language model", "before"),
-    ("inside it", "inside"),
+    ("inside the language model", "inside"),
+    ("before it, renumbered", "before"),
+    ("before it, places kept", "placed"),
     ("stacks", "stacks"),
     ("all", "all"),
 )
