@@ -108,7 +108,7 @@ def test_a_click_on_a_point_runs_it(visit, scheme):
     page = visit(color_scheme=scheme)
     press_all = page.get_by_role("radio", name="all", exact=True)
     press_all.check()
-    expect(page.locator(PLOT + " .trace.scatter")).to_have_count(8)
+    expect(page.locator(PLOT + " .trace.scatter")).to_have_count(9)
     click_point(page, "FastV", 0)
     expect(page.locator("#vp-view-compare")).to_be_visible()
     expect(page.locator(FINISHED)).to_be_visible(timeout=PATIENCE)
