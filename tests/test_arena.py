@@ -26,7 +26,7 @@ from visipruner.render.arena_files import lit, merged
 from visipruner.render.values import viewer_start
 from visipruner.sheets import Sheet
 from visipruner.trace import NOBODY, Cut, LayerRecord, PruningTrace
-from visipruner.ui import arena_files, contest, text
+from visipruner.ui import arena_files, contest, running, text
 from visipruner.ui.handlers import Form
 from visipruner.world import sources
 
@@ -171,6 +171,17 @@ def test_visipruner_without_measured_budgets_says_so(ran, models):
     assert text.ARENA_UNMEASURED in ran.asked["note"]
     facts = models.get(models.default).facts(16)
     assert ran.entries[1].side == VisiPruner.at_level(0.5, facts, {})
+
+
+def test_a_score_that_was_never_trained_is_said(ran, prepare, models, monkeypatch):
+    vlm = models.get(models.default)
+    said = "Score untrained: VisionZip. "
+    assert said not in ran.asked["note"]
+    monkeypatch.setattr(vlm, "spec", replace(vlm.spec, cls_trained=False))
+    assert said in ran.asked["note"]
+    assert said not in prepare(["random", "fastv"], 8).asked["note"]
+    form = Form(question="what?", model=models.default, methods=("none", "visionzip+visipruner"))
+    assert said in " ".join(running.job_of(models, form, 5).notes)
 
 
 # -- the run

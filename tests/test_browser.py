@@ -193,7 +193,7 @@ def test_who_waits_is_told_and_a_full_queue_too(visit, mini_path, monkeypatch):
         expect(first.locator(".vp-status")).to_contain_text(text.WAITING, timeout=PATIENCE)
         question(second).fill("what colour is the heart?")
         question(second).press("Enter")
-        expect(second.locator(".block.vp-statusbox")).to_contain_text(
+        expect(second.locator("#vp-view-compare .block.vp-statusbox")).to_contain_text(
             "queue: 1/1", timeout=PATIENCE
         )
         expect(second.locator(".vp-status")).to_contain_text(text.WAITING)
@@ -563,7 +563,7 @@ def lower_edge(page: Page) -> float:
     """The lower edge of the screen, or the upper edge of the bar with Run."""
     return page.evaluate(
         """() => {
-            const bar = document.querySelector(".vp-actions");
+            const bar = document.querySelector(".vp-actions.vp-only-compare");
             const fixed = getComputedStyle(bar).position === "fixed";
             return fixed ? bar.getBoundingClientRect().top : innerHeight;
         }"""
@@ -886,7 +886,7 @@ def test_three_contestants_stand_beside_the_baseline(visit):
     link = page.get_by_label(text.LINK)
     expect(link).to_have_value(re.compile("method=visipruner%2Cfastv%2Cpyramiddrop"))
     again = visit(link.input_value()[link.input_value().index("?") :])
-    expect(again.locator(".vp-others")).to_contain_text("PyramidDrop")
+    expect(again.locator(".vp-others.vp-only-compare")).to_contain_text("PyramidDrop")
     page.set_viewport_size({"width": 390, "height": 844})
     lefts = cards.evaluate_all("cards => cards.map((card) => card.getBoundingClientRect().left)")
     assert len(set(lefts)) == 1  # one below the other

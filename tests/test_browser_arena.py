@@ -101,7 +101,7 @@ def test_a_patch_tells_what_each_method_did_with_it(visit):
     page.keyboard.press("ArrowDown")
     expect(place).to_contain_text("Row 2, column 2")
     label = picture.get_attribute("aria-label")
-    assert "VisionZip" in label and "keep a token of their own" in label
+    assert TITLES[3] in label and "keep a token of their own" in label
     page.keyboard.press("Escape")
     expect(fates.first).to_be_hidden()
 

@@ -24,6 +24,7 @@ from visipruner.render.values import (
     LOG_LOW,
     pack_bits,
     pack_numbers,
+    pack_scores,
     viewer_live,
     viewer_start,
     viewer_value,
@@ -149,6 +150,14 @@ def test_scores_that_belong_to_other_tokens_are_not_drawn():
         trace.stories[0].settings = {"keep": 2, "start_shift": shift}
         trace.cuts[0] = replace(trace.cuts[0], scores=[0.1] * 16)
         assert bool(viewer_value(comparison_of(trace))["cuts"][0]["scores"]) is drawn
+
+
+def test_ranks_come_from_scores_without_rounding():
+    """Attention may be as small as 1e-40, and two scores may differ in the seventh digit."""
+    scores = [0.0, 1e-40, 2e-30, 0.5, 0.50000006, float("nan")]
+    packed = np.frombuffer(base64.b64decode(pack_scores(scores)), "<f4")
+    assert packed.tolist()[1:5] == np.float32(scores[1:5]).tolist() and packed[5] == 0
+    assert len(set(packed[:5].tolist())) == 5
 
 
 # -- the viewer's value

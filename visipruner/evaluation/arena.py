@@ -5,7 +5,7 @@ from __future__ import annotations
 from visipruner.evaluation.tradeoff import STACKS
 from visipruner.methods import METHODS, PruningMethod
 
-FIRST = ("visipruner", "fastv", "visionzip", "visionzip+visipruner")  # chosen on a new page
+FIRST = ("visipruner", "fastv", "sparsevlm_plus", "divprune+visipruner")  # chosen on a new page
 
 
 def every() -> list[str]:

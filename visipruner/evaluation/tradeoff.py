@@ -28,9 +28,8 @@ from visipruner.evaluation.tradeoff_tables import TABLES, tables
 from visipruner.files import write_whole
 from visipruner.levels import PRESETS, Facts
 from visipruner.methods import METHODS, PruningMethod
-from visipruner.models.catalogue import VLM
+from visipruner.models.catalogue import MODELS, VLM
 from visipruner.running.clocks import machine
-from visipruner.tower import needs_tower
 from visipruner.world.questions import SKILLS
 
 PER_SKILL = 39  # of 13 skills: 507 questions
@@ -114,7 +113,7 @@ def _line(wish: str, side: Side, mine: list[dict], full: list[dict], pooled: Map
         "difference": paired_difference(*scores),
         "skills": {skill: _right([r for r in mine if r["skill"] == skill]) for skill in SKILLS},
         "where_rival_fails": _among(mine, pooled.get(budget)),
-        "untrained": needs_tower(methods_of(side)),  # its class token was never trained there
+        "untrained": bool(MODELS["tiny"].untrained(methods_of(side))),
     }
 
 

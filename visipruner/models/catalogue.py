@@ -25,7 +25,7 @@ from visipruner.models.checkpoint import size_in_16_bit
 from visipruner.models.memory import gigabytes
 from visipruner.models.processor import load_processor, try_prompt
 from visipruner.prompt import Prompt
-from visipruner.tower import Clip
+from visipruner.tower import Clip, needs_tower
 
 ASSETS = ROOT / "assets"
 PICTURE_MODES = tuple(dict.fromkeys(m for f in FAMILIES.values() for m in f.picture_modes))
@@ -41,6 +41,7 @@ class ModelSpec:
     repo: str = ""
     size: int = 0  # bytes of a hub checkpoint, all in 16 bits
     has_clip: bool = False  # is its vision tower that of models/clip.py?
+    cls_trained: bool = True  # did training reach the tower's class token where methods read it?
 
     def serves(self, kind: type[PruningMethod]) -> str:
         """Why no model of this checkpoint can be pruned by a method; empty: it may be.
@@ -54,6 +55,13 @@ class ModelSpec:
             f"{short_title(kind.name)} needs {clip.TITLE}'s embedding of the question, which fits "
             f"only that CLIP's own vision tower: {able} have it, {self.title} is not known to."
         )
+
+    def untrained(self, methods: Iterable[PruningMethod]) -> list[str]:
+        """The titles of the methods whose score means nothing here: it was never trained."""
+        if self.cls_trained:
+            return []
+        names = (method.name for method in methods if needs_tower([method]))
+        return [short_title(name) for name in dict.fromkeys(names)]
 
     def find(self) -> Path | None:
         """The folder with its files; None: not downloaded yet."""
@@ -75,6 +83,7 @@ MODELS: dict[str, ModelSpec] = {
         "tiny",
         "tiny-llava (bundled)",
         str(ASSETS / "tiny-llava"),
+        cls_trained=False,
     ),
     "llava-1.5-7b": ModelSpec(
         "llava-1.5-7b",

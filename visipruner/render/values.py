@@ -142,6 +142,11 @@ def pack_numbers(values: Sequence[float]) -> str:
     return base64.b64encode(codes.astype("<u2").tobytes()).decode()
 
 
+def pack_scores(values: Sequence[float]) -> str:
+    """Numbers as little-endian float32, in base64: a rank must not hang on a rounding."""
+    return base64.b64encode(np.nan_to_num(np.asarray(values, dtype="<f4")).tobytes()).decode()
+
+
 def pack_boxes(sheet: Sheet) -> tuple[str, int]:
     """The boxes of a sheet's placed tokens, and the number of units per pixel.
 
@@ -232,7 +237,7 @@ def _cut(cut, trace: PruningTrace, masks: Masks) -> dict:
         "title": title_of_cut(trace, cut),
         "kept": masks.number(cut.kept),
         "at": masks.number(present),
-        "scores": pack_numbers(scores) if scores else None,
+        "scores": pack_scores(scores) if scores else None,
         "merged": masks.number(merged) if merged else None,
         # For each merged patch, ascending: the patch whose token carries it; -1: no patch.
         "carriers": [patch_of.get(cut.owner[patch], -1) for patch in merged],

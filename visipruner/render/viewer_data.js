@@ -1,5 +1,7 @@
 // Turns the value into arrays and sentences. No drawing, no page.
 
+const MOST_DECADES = 12; // of a colour scale: attention may fall to 1e-40
+
 function bytesOf(packed) {
   const text = atob(packed);
   const bytes = new Uint8Array(text.length);
@@ -21,6 +23,12 @@ function numbersOf(packed, range) {
     numbers[i] = code === 0 ? 0 : 10 ** (range[0] + (code / 65535) * (range[1] - range[0]));
   }
   return numbers;
+}
+
+// Numbers of `pack_scores`.
+function scoresOf(packed) {
+  const bytes = new DataView(bytesOf(packed).buffer);
+  return Float64Array.from({ length: bytes.byteLength / 4 }, (_, i) => bytes.getFloat32(4 * i, true));
 }
 
 // One number per patch of the picture; NaN for patches without one.
@@ -94,11 +102,12 @@ class Story extends Places {
   scores(layer) {
     const cut = this.cutAfter(layer);
     if (!cut || !cut.scores) return null;
-    const values = spread(numbersOf(cut.scores, this.range), this.sets[cut.at], this.length);
+    const values = spread(scoresOf(cut.scores), this.sets[cut.at], this.length);
     const logs = [...values].filter((value) => value > 0).map(Math.log10);
     if (!logs.length) return null;
-    const low = Math.floor(Math.min(...logs));
-    return { values, scale: [low, Math.max(low + 1, Math.ceil(Math.max(...logs)))] };
+    const high = Math.ceil(Math.max(...logs));
+    const low = Math.max(Math.floor(Math.min(...logs)), high - MOST_DECADES);
+    return { values, scale: [low, Math.max(low + 1, high)] };
   }
 
   // The colour modes that have data in this run.
@@ -181,7 +190,7 @@ class Story extends Places {
   // {score, rank, equal, of} of a patch at a cut; null: it was not scored there.
   scored(cut, patch) {
     if (!cut || !cut.scores || !this.sets[cut.at].includes(patch)) return null;
-    const scores = numbersOf(cut.scores, this.range), at = this.sets[cut.at];
+    const scores = scoresOf(cut.scores), at = this.sets[cut.at];
     const score = scores[at.indexOf(patch)];
     const count = (test) => scores.reduce((sum, other) => sum + test(other), 0);
     const better = count((other) => other > score), equal = count((other) => other === score);

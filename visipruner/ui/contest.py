@@ -108,8 +108,9 @@ class Contest:
         unmeasured = any(entry.words.endswith(":balanced") for entry in self.entries)
         true = f"{text.TRUE_ANSWER}: {truth.answer}" if truth else ""
         question = f"“{job.prompt.question}”"
-        note = text.ARENA_UNMEASURED if unmeasured else ""
-        said = {"question": question, "words": words, "truth": true, "note": note}
+        told = [text.ARENA_UNMEASURED] * unmeasured
+        told += handlers.untrained(job.vlm, [entry.side for entry in self.running])
+        said = {"question": question, "words": words, "truth": true, "note": " ".join(told)}
         return {**said, "tokens": self.tokens}
 
 

@@ -222,6 +222,9 @@ def connect(models: Models, chosen, shown: Shown | None):
         [shown.table, shown.key, *shown.drawing],
         js=begins,
         show_progress_on=[shown.table],
+        # A late update after Stop leaves the event pending in gradio's eyes: "once" would then
+        # ignore the next click.
+        trigger_mode="multiple",
         **OWN_TURN,
     )
     measuring.failure(None, js=ends, **PRIVATE)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from visipruner import choice
-from visipruner.choice import method_at, sides_at
+from visipruner.choice import method_at, methods_of, sides_at
 from visipruner.errors import Refused
 from visipruner.flops import ModelShape, layer_flops
 from visipruner.inputs import clean_question, open_picture
@@ -203,7 +203,14 @@ def check(
     prompt = scenes.prepare(vlm, *asked, scene is not None) if bundled else vlm.prepare(*asked)
     visual = prompt.layout.num_visual
     methods = sides_at(vlm, form.sides, form.level, form.semantics, visual, **form.fields)
-    return Job(models, prompt, methods, options, form, truth, prompt.notes, scene)
+    notes = [*prompt.notes, *untrained(vlm, methods)]
+    return Job(models, prompt, methods, options, form, truth, tuple(notes), scene)
+
+
+def untrained(vlm, sides: Sequence[choice.Side]) -> list[str]:
+    """A sentence about the methods whose score was never trained in this model; else nothing."""
+    names = vlm.spec.untrained(method for side in sides for method in methods_of(side))
+    return [text.UNTRAINED.format(names=", ".join(names))] if names else []
 
 
 def follow(job: Job) -> Iterator[Progress]:

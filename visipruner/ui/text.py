@@ -268,6 +268,10 @@ DARK = "Dark"
 VERDICT_WAITS = "The answers are on their way…"
 NO_SCENE = "The next question needs a scene: press New scene first."
 
+UNTRAINED = (
+    "Score untrained: {names}. There the vision tower's class token judges the patches, and this "
+    "model's training never reached it. So what is kept here says nothing about the method."
+)
 ARENA_METHODS = "Methods, up to four"
 ARENA_BUDGET, THE_BUDGET = "Budget", "The budget"
 ARENA_SHARE = "tokens per layer: {share} of {all}"
