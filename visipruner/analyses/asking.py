@@ -12,6 +12,7 @@ from visipruner.choice import Side
 from visipruner.decoding import configuration, settled
 from visipruner.engine import prune
 from visipruner.errors import Refused
+from visipruner.stock import BaseStreamer
 from visipruner.trace import PruningTrace
 
 
@@ -30,14 +31,15 @@ class Said:
 
 @torch.inference_mode()
 def ask(
-    vlm, side: Side, prompt, features, tokens: int = 1, on_layer: Callable | None = None
+    vlm, side: Side, prompt, features, tokens: int = 1, beat: Callable[[], None] = lambda: None
 ) -> Said:
     """The greedy answer under a method or a stack; the caller holds `vlm.lock`.
 
     Args:
         features: from `vlm.encode`.
         tokens: the most tokens of the answer.
-        on_layer: as for `prune`; an exception that it raises stops the run.
+        beat: called after every layer in prefill and every token; an exception that it raises stops
+            the run.
 
     Raises:
         Refused: the method does not fit the prompt, or the model computed something that is not a
@@ -51,7 +53,7 @@ def ask(
             side,
             prompt.layout,
             tower=features.tower,
-            on_layer=on_layer,
+            on_layer=lambda _: beat(),
             renumbers=vlm.family.renumbers,
         ) as trace,
         settled(vlm.model, settings),
@@ -61,10 +63,24 @@ def ask(
             attention_mask=prompt.inputs["attention_mask"].to(vlm.device),
             **features.arguments,
             generation_config=settings,
+            streamer=_Beats(beat),
         )
     said = run.sequences[0, prompt.layout.length :]
     text = vlm.processor.tokenizer.decode(said, skip_special_tokens=True).strip()
     return Said(text, log_shares(run.logits[0][0]), trace)
+
+
+class _Beats(BaseStreamer):
+    """Calls `beat` for every token of `generate`."""
+
+    def __init__(self, beat: Callable[[], None]):
+        self.beat = beat
+
+    def put(self, value):
+        self.beat()
+
+    def end(self):
+        pass
 
 
 def log_shares(logits: Tensor) -> Tensor:
@@ -102,3 +118,15 @@ def word_of(vlm, shares: Tensor) -> str:
     tokenizer = vlm.processor.tokenizer
     token = int(shares.argmax())
     return tokenizer.decode([token]).strip() or str(tokenizer.convert_ids_to_tokens(token))
+
+
+def listed(value):
+    """A result's tuples as JSON's lists."""
+    if isinstance(value, dict):
+        return {name: listed(one) for name, one in value.items()}
+    return list(map(listed, value)) if isinstance(value, tuple | list) else value
+
+
+def tupled(value):
+    """Lists as tuples: the reverse of `listed`."""
+    return tuple(map(tupled, value)) if isinstance(value, list) else value

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-from visipruner.analyses.asking import ask, divergence, word_of
+from visipruner.analyses.asking import ask, divergence, listed, tupled, word_of
 from visipruner.analyses.base import Analysis, Figure, Grid, Series, Step
 from visipruner.analyses.rerun import Rerun, check_rerun
 from visipruner.choice import method_at
@@ -60,18 +60,12 @@ class Masked:
         return stages_of(self.cost)
 
     def to_json(self) -> dict:
-        """Plain lists, numbers and strings."""
-        data = dataclasses.asdict(self)
-        data["ranges"] = [list(one) for one in self.ranges]
-        for name in ("kl", "changed", "words"):
-            data[name] = list(data[name])
-        return data | {"stages": {name: list(one) for name, one in self.stages.items()}}
+        """Plain lists, numbers and strings, and the stages; `from_json` gives the same back."""
+        return listed(dataclasses.asdict(self) | {"stages": self.stages})
 
     @classmethod
     def from_json(cls, data: Mapping) -> Masked:
-        data = {name: value for name, value in data.items() if name != "stages"}
-        data["ranges"] = tuple(map(tuple, data["ranges"]))
-        return cls(**data | {name: tuple(data[name]) for name in ("kl", "changed", "words")})
+        return cls(**{name: tupled(value) for name, value in data.items() if name != "stages"})
 
 
 def stages_of(cost: Mapping[tuple[int, int], float]) -> dict[str, tuple[int, int]]:
@@ -146,9 +140,9 @@ class RangeMasking(Analysis):
 
     def _mask(self, vlm, prompt, features, emit, total) -> Masked:
         """Two whole runs, unmasked and pruned; then every range."""
-        usual = Rerun(vlm, prompt, features, lambda _: emit(Step(0, total)))  # stops at a layer
+        usual = Rerun(vlm, prompt, features, lambda: emit(Step(0, total)))
         method = method_at(vlm, "visipruner", self.level, "paper", prompt.layout.num_visual)
-        trace = ask(vlm, method, prompt, features, 1, lambda _: emit(Step(1, total))).trace
+        trace = ask(vlm, method, prompt, features, 1, lambda: emit(Step(1, total))).trace
         emit(Step(2, total))
         layers, first, rows = len(usual.layers), usual.said.first, []
         block = block_of(layers)

@@ -44,12 +44,12 @@ class Rerun:
         states: per layer its input, (1, rows from `start`, width).
     """
 
-    def __init__(self, vlm, prompt, features, on_layer=None):
+    def __init__(self, vlm, prompt, features, beat=lambda: None):
         self.layers, self.vlm = vlm.parts.layers, vlm
         layout = prompt.layout
         self.start = layout.spans[0][1]  # the first row that a mask can change
         notes = _Notes(self.start)
-        self.said: Said = ask(vlm, notes, prompt, features, on_layer=on_layer)
+        self.said: Said = ask(vlm, notes, prompt, features, 1, beat)
         self.states = [states for states, _, _, _ in notes.found]
         self.before = [pair for _, *pair, _ in notes.found]
         self.turns = notes.found[0][-1]
