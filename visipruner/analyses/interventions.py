@@ -158,7 +158,7 @@ def present(trace: PruningTrace) -> Reading:
     """1 for every visual token that a layer computes, None for the others."""
     found = []
     for record in trace.layers:
-        there = set(trace.patches_at(record.layer)) if record.visual_tokens else set()
+        there = set(trace.patches_at(record.layer))
         found.append(tuple(1.0 if n in there else None for n in range(trace.num_visual)))
     return tuple(found)
 
