@@ -37,6 +37,7 @@ ROOMS = [
     "decoding",
     "models",
     "running",
+    "analyses",
     "world",
     "render",
     "training",

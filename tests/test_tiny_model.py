@@ -10,11 +10,12 @@ import pytest
 import torch
 
 from visipruner.__main__ import main
+from visipruner.analyses.blind import Blind
 from visipruner.choice import method_at, read_presets
 from visipruner.errors import Refused
 from visipruner.evaluation import calibrate
 from visipruner.evaluation.calibrate import choose, table
-from visipruner.evaluation.dynamics import Blind, Watch, kept
+from visipruner.evaluation.dynamics import Watch, kept
 from visipruner.evaluation.evaluate import UNPRUNED, paired_difference, summary, wilson
 from visipruner.evaluation.interview import FORMS, ask, form_of, interview, questions
 from visipruner.levels import PRESETS, Facts

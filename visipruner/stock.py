@@ -105,21 +105,27 @@ def _refuse(sentence: str, *_args, **_kwargs):
 
 
 def run_layer(
-    layer: nn.Module, hidden: Tensor, turns: tuple[Tensor, Tensor], cache, **more
+    layer: nn.Module,
+    hidden: Tensor,
+    turns: tuple[Tensor, Tensor],
+    cache,
+    mask: Tensor | None = None,
+    **more,
 ) -> Tensor:
-    """Run one decoder layer by itself, without a mask, which sdpa treats as causal.
+    """Run one decoder layer by itself.
 
     Args:
         hidden: (1, rows, width).
         turns: cosines and sines of the rows' positions, each (1, rows, head width).
         cache: the layer writes its keys and values to it.
+        mask: (1, 1, rows, keys), added to the scores. None: no mask, which sdpa treats as causal.
 
     Returns:
         (1, rows, width).
     """
     return layer(
         hidden,
-        attention_mask=None,
+        attention_mask=mask,
         position_embeddings=turns,
         use_cache=True,
         **with_cache(layer, cache),

@@ -22,7 +22,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from visipruner.attention import Span
+from visipruner.analyses.blind import Blind
 from visipruner.choice import method_at
 from visipruner.evaluation.evaluate import UNPRUNED
 from visipruner.evaluation.interview import FORMS, add_common, ask, interview, open_model, questions
@@ -35,29 +35,6 @@ from visipruner.world.drawing import BACKGROUND, render, thing_of_patches
 from visipruner.world.questions import SKILLS, asked_for
 
 ONE_THING = ("colour", "shape", "size", "place")  # skills that ask about one thing
-
-
-@dataclass(frozen=True)
-class Blind(PruningMethod):
-    """No text token sees a visual token in layers `first` to `last` - 1, nor while decoding.
-
-    The visual tokens themselves go on as usual (the masking of the paper's figure 3).
-    """
-
-    name: ClassVar[str] = "blind"
-
-    first: int = 0
-    last: int = 0
-
-    def attend(self, view):
-        if not self.first <= view.layer < self.last:
-            return None
-        words, patches = view.text_ranges, view.visual_ranges
-        seen = [Span(queries=((start, stop),), keys=((0, stop),)) for start, stop in patches]
-        return (*seen, Span(queries=words, keys=words))
-
-    def cached(self, layer, trace, memory):
-        return [] if self.first <= layer < self.last else None
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,264 @@
+"""Analysis 6: mask the picture in every range of layers, and see where the answer needs it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+from visipruner.analyses.asking import ask, divergence, listed, tupled, word_of
+from visipruner.analyses.base import Analysis, Figure, Grid, Series, Step
+from visipruner.analyses.rerun import Rerun, check_rerun
+from visipruner.choice import method_at
+from visipruner.levels import PRESETS
+from visipruner.running.stream import stream
+from visipruner.settings import CHOICE, check_settings, setting
+
+ALL_RANGES = 16  # up to so many layers, every range is run
+MOST_RANGES = 45  # of a model with more layers: those of nine blocks
+SHARE = 0.8  # of what masking all layers costs
+# Nats. Below it no stage is named: by Pinsker's inequality no probability of the first word moved
+# by more than sqrt(0.02 / 2), which is 10 points, even with the picture masked in all layers.
+FLOOR = 0.02
+
+
+@dataclass(frozen=True)
+class Masked:
+    """What every masked range of layers costs on one picture and question.
+
+    Args:
+        layers: of the model.
+        block: layers that are masked together; 1: every range was run.
+        ranges: (first, last) masked layer, both included.
+        kl: per range, in nats: KL divergence of the first word's distribution from the unmasked
+            one, over the whole vocabulary.
+        changed: per range: is the greedy first word another one?
+        words: per range: the greedy first word.
+        word: the unmasked one.
+        level: of VisiPruner, which ran beside; its filtering and exit layer, or None.
+    """
+
+    layers: int
+    block: int
+    ranges: tuple[tuple[int, int], ...]
+    kl: tuple[float, ...]
+    changed: tuple[bool, ...]
+    words: tuple[str, ...]
+    word: str
+    level: str
+    filtering_layer: int | None
+    exit_layer: int | None
+
+    @property
+    def cost(self) -> dict[tuple[int, int], float]:
+        return dict(zip(self.ranges, self.kl, strict=True))
+
+    @property
+    def stages(self) -> dict[str, tuple[int, int]]:
+        """The stages that the costs name; see `stages_of`."""
+        return stages_of(self.cost)
+
+    def to_json(self) -> dict:
+        """Plain lists, numbers and strings, and the stages; `from_json` gives the same back."""
+        return listed(dataclasses.asdict(self) | {"stages": self.stages})
+
+    @classmethod
+    def from_json(cls, data: Mapping) -> Masked:
+        return cls(**{name: tupled(value) for name, value in data.items() if name != "stages"})
+
+
+def stages_of(cost: Mapping[tuple[int, int], float]) -> dict[str, tuple[int, int]]:
+    """Name the stages by what masking costs: {"middle": (first, last), ...}.
+
+    The middle stage is the shortest range whose masking costs at least `SHARE` of what masking all
+    layers costs; of equally short ones, the one that costs most. Shallow layers come before it and
+    deep ones after it; a stage without layers is not named. Empty: masking all layers costs less
+    than `FLOOR`, so the answer does not need the picture.
+
+    Args:
+        cost: per range (first, last) of layers, both included; among them that of all layers.
+    """
+    end = max(last for _, last in cost)
+    whole = cost[0, end]
+    if whole < FLOOR:
+        return {}
+    enough = [one for one, lost in cost.items() if lost >= SHARE * whole]
+    first, last = min(enough, key=lambda one: (one[1] - one[0], -cost[one]))
+    found = {"shallow": (0, first - 1), "middle": (first, last), "deep": (last + 1, end)}
+    return {name: one for name, one in found.items() if one[0] <= one[1]}
+
+
+def block_of(layers: int) -> int:
+    """How many layers are masked together, so that a large model has at most `MOST_RANGES`."""
+    if layers <= ALL_RANGES:
+        return 1
+    blocks = 1
+    while (blocks + 1) * (blocks + 2) // 2 <= MOST_RANGES:
+        blocks += 1
+    return -(-layers // blocks)
+
+
+def ranges_of(layers: int, block: int = 1) -> list[tuple[int, int]]:
+    """All ranges (first, last) of whole blocks, both included; the last block may be shorter."""
+    starts = range(0, layers, block)
+    return [(a, min(b + block, layers) - 1) for a in starts for b in starts if a <= b]
+
+
+@dataclass(frozen=True)
+class RangeMasking(Analysis):
+    """No text token sees the picture in layers a to b, for all a <= b.
+
+    Prefill only. The visual tokens themselves go on as usual (the masking of the paper's figure 3).
+    """
+
+    name: ClassVar[str] = "masking"
+    title: ClassVar[str] = "Range masking"
+    question: ClassVar[str] = "In which layers does the answer need the picture?"
+    source: ClassVar[str] = "VisiPruner, figure 3: text-to-visual attention masked by layer range"
+
+    level: str = setting(
+        "balanced", "Level of VisiPruner", CHOICE, options={name: name for name in PRESETS}
+    )
+
+    def __post_init__(self):
+        check_settings(self)
+
+    def check(self, vlm, prompt):
+        check_rerun(vlm, prompt)
+
+    def run(self, vlm, prompt, features) -> Iterator[Step | Masked]:
+        self.check(vlm, prompt)
+        layers, found = len(vlm.parts.layers), []
+        total = 2 + len(ranges_of(layers, block_of(layers)))
+
+        def work(emit):
+            found.append(self._mask(vlm, prompt, features, emit, total))
+
+        yield from stream(work, vlm.lock, Step(0, total))
+        yield found[0]
+
+    def _mask(self, vlm, prompt, features, emit, total) -> Masked:
+        """Two whole runs, unmasked and pruned; then every range."""
+        usual = Rerun(vlm, prompt, features, lambda: emit(Step(0, total)))
+        method = method_at(vlm, "visipruner", self.level, "paper", prompt.layout.num_visual)
+        trace = ask(vlm, method, prompt, features, 1, lambda: emit(Step(1, total))).trace
+        emit(Step(2, total))
+        layers, first, rows = len(usual.layers), usual.said.first, []
+        block = block_of(layers)
+        for one, shares in masked_words(usual, block):
+            changed = int(shares.argmax()) != int(first.argmax())
+            rows.append((one, divergence(first, shares), changed, word_of(vlm, shares)))
+            emit(Step(2 + len(rows), total))
+        word, acted = word_of(vlm, first), (trace.filtering_layer, trace.exit_layer)
+        return Masked(layers, block, *zip(*rows, strict=True), word, self.level, *acted)
+
+    def figures(self, result: Masked) -> list[Figure]:
+        return [_triangle(result), _curves(result)]
+
+
+def masked_words(usual: Rerun, block: int = 1) -> Iterator[tuple[tuple[int, int], object]]:
+    """((first, last), log-probabilities of the first word) of every masked range.
+
+    Ranges with the same first layer share their masked layers: each run goes on from the one that
+    masks a block less.
+    """
+    layers = len(usual.layers)
+    states, begun = None, None
+    for first, last in ranges_of(layers, block):
+        if first != begun:
+            begun, states, done = first, usual.states[first], first
+        states = usual.through(states, (done, last + 1), masked=True)
+        done = last + 1
+        yield (first, last), usual.first_word(usual.through(states, (done, layers)))
+
+
+# -- figures
+
+
+def triangle(values: Mapping, words: Mapping, scale: tuple[float, float]) -> Grid:
+    """A grid of ranges: rows by the first masked layer, columns by the last one.
+
+    Args:
+        values, words: by (first, last).
+    """
+    firsts, lasts = (sorted({one[side] for one in values}) for side in (0, 1))
+    return Grid(
+        [str(first) for first in firsts],
+        [str(last) for last in lasts],
+        [[values.get((first, last)) for last in lasts] for first in firsts],
+        scale,
+        [[words.get((first, last), "") for last in lasts] for first in firsts],
+    )
+
+
+def layers_in_words(first: int, last: int) -> str:
+    return f"layer {first}" if first == last else f"layers {first} to {last}"
+
+
+def _triangle(result: Masked) -> Figure:
+    words = {
+        one: f"{layers_in_words(*one)} masked: KL {lost:.3g}, first word “{word}”"
+        + (f" instead of “{result.word}”" if changed else ", unchanged")
+        for one, lost, changed, word in zip(
+            result.ranges, result.kl, result.changed, result.words, strict=True
+        )
+    }
+    return Figure(
+        "What masking a range of layers changes",
+        f"{_stages_in_words(result)} {_blocks_in_words(result)}".strip(),
+        "last masked layer",
+        "first masked layer",
+        grid=triangle(result.cost, words, (0.0, max(result.kl))),
+    )
+
+
+def _curves(result: Masked) -> Figure:
+    end, cost = result.layers - 1, result.cost
+    starts = [first for first, last in result.ranges if last == end]
+    below = [0.0, *(cost[0, start - 1] for start in starts[1:]), cost[0, end]]
+    onwards = [*(cost[start, end] for start in starts), 0.0]
+    places = [*starts, result.layers]
+    return Figure(
+        "Blind below a layer, and blind from a layer on",
+        f"{_stages_in_words(result)} {_visipruner_in_words(result)}",
+        "layer k",
+        "KL of the first word, nats",
+        (Series("blind below k", places, below), Series("blind from k", places, onwards)),
+        marks=_marks(result),
+    )
+
+
+def _marks(result: Masked) -> dict[str, float]:
+    found = {
+        "filtering layer": result.filtering_layer,
+        "exit layer": result.exit_layer,
+    }
+    if middle := result.stages.get("middle"):
+        found |= {"middle begins": middle[0], "middle ends": middle[1] + 1}
+    return {name: float(layer) for name, layer in found.items() if layer is not None}
+
+
+def _stages_in_words(result: Masked) -> str:
+    if not result.stages:
+        whole = result.cost[0, result.layers - 1]
+        return (
+            "No stage is named: masking the picture in all layers hardly changes the first word "
+            f"(KL {whole:.2g})."
+        )
+    named = [f"{name}, {layers_in_words(*one)}" for name, one in result.stages.items()]
+    return f"Stages on this picture: {'; '.join(named)}."
+
+
+def _blocks_in_words(result: Masked) -> str:
+    if result.block == 1:
+        return ""
+    return f"Layers are masked in blocks of {result.block}."
+
+
+def _visipruner_in_words(result: Masked) -> str:
+    if result.filtering_layer is None:
+        return f"VisiPruner, {result.level}, found no filtering layer."
+    left = result.exit_layer
+    exits = "vision did not exit" if left is None else f"vision exited after layer {left}"
+    return f"VisiPruner, {result.level}, filtered after layer {result.filtering_layer}; {exits}."
