@@ -12,7 +12,7 @@ import argparse
 import io
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -63,6 +63,8 @@ def run(args):
     if find_spec("visipruner.ui") is None:
         raise Refused("This command runs from a clone of the repository; pip installs the engine.")
     from visipruner.analyses.answered import with_answer
+    from visipruner.analyses.base import Step
+    from visipruner.analyses.together import together
     from visipruner.models.catalogue import PICTURE_MODES, load_vlm
     from visipruner.ui import scenes
 
@@ -82,8 +84,12 @@ def run(args):
     features = vlm.encode(prompt)
     if args.answer:
         prompt = with_answer(vlm, prompt, features)
-    for analysis, result in results_of(vlm, prompt, features, analyses):
-        facts = {"model": vlm.spec.title, "question": prompt.question, "answer_too": args.answer}
+    facts = {"model": vlm.spec.title, "question": prompt.question, "answer_too": args.answer}
+    for event in together(vlm, prompt, features, analyses):
+        if isinstance(event, Step):
+            _tell_step(event)
+            continue
+        analysis, result = event
         print_whole("\n".join(write(folder, analysis, result, prompt.sheets, facts)))
 
 
@@ -138,31 +144,6 @@ def _folder(name: str, analyses) -> Path:
     for analysis in analyses:
         check_place(folder / f"{analysis.name}.json")
     return folder
-
-
-def results_of(vlm, prompt, features, analyses) -> Iterator[tuple]:
-    """Yield (analysis, result) of each; all that only watch share one run.
-
-    Raises:
-        Refused: one of them does not fit the model or the prompt; nothing has run then.
-    """
-    from visipruner.analyses.base import Step
-    from visipruner.analyses.observed import Observed, observe
-
-    for analysis in analyses:
-        analysis.check(vlm, prompt)
-    watching = [one for one in analyses if isinstance(one, Observed)]
-    runs = [(watching, observe(vlm, prompt, features, watching))] if watching else []
-    alone = [one for one in analyses if one not in watching]
-    runs += [([one], one.run(vlm, prompt, features)) for one in alone]
-    for some, events in runs:
-        found = None
-        for event in events:
-            if isinstance(event, Step):
-                _tell_step(event)
-            else:
-                found = event
-        yield from zip(some, found if some is watching else [found], strict=True)
 
 
 def _tell_step(step):

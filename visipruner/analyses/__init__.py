@@ -10,6 +10,8 @@ from visipruner.analyses.base import Analysis
 from visipruner.analyses.heads import ValueOutput
 from visipruner.analyses.influence import InfluenceMap
 from visipruner.analyses.lens import LogitLens
+from visipruner.analyses.masking import RangeMasking
+from visipruner.analyses.recipes import RECIPES
 from visipruner.analyses.sinks import Sinks
 from visipruner.analyses.tokens import TokenMap
 from visipruner.analyses.words import WordsOnPatches
@@ -22,4 +24,6 @@ ANALYSES: dict[str, type[Analysis]] = {
     "lens": LogitLens,
     "words": WordsOnPatches,
     "heads": ValueOutput,
+    "masking": RangeMasking,
+    **RECIPES,
 }

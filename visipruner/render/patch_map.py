@@ -43,6 +43,11 @@ def draw_patch_map(
     return paper
 
 
+def layer_picture(shown: PatchMap, sheets: Sequence[Sheet], layer: int, size: int) -> Image.Image:
+    """One layer of a map, without words, every sheet `size` pixels long."""
+    return beside([_coloured(shown, sheet, layer, size, None) for sheet in sheets])
+
+
 def _panel(shown: PatchMap, sheets, layer: int, size: int, told: bool) -> Image.Image:
     words = shown.told[layer] if told else None
     drawn = beside([_coloured(shown, sheet, layer, size, words) for sheet in sheets])

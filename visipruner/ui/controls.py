@@ -14,7 +14,7 @@ from visipruner.methods import METHODS
 from visipruner.methods.visipruner import SEMANTICS
 from visipruner.models.loading import PRECISIONS
 from visipruner.render.compose import SceneComposer
-from visipruner.ui import about, arena, examples, fields, tabs, text
+from visipruner.ui import about, arena, examples, fields, inside, tabs, text
 from visipruner.ui.handlers import Form
 from visipruner.ui.page import browser_value, picture_input
 from visipruner.ui.store import BACKENDS, Models
@@ -46,6 +46,7 @@ class Controls:
     level: gr.Slider
     advanced: Advanced
     arena: dict[str, gr.Button]
+    inside: dict[str, gr.Button]
 
     @property
     def form(self) -> dict[str, gr.Component]:
@@ -139,7 +140,13 @@ def sides_of(method: str, others: Sequence[str]) -> tuple[str, ...]:
 
 def build(models: Models) -> Controls:
     """Lay out the controls; a phone's first screen ends with Run."""
-    placed = {**_asking(), "arena": arena.buttons(), **_buttons(), **_methods(models)}
+    placed = {
+        **_asking(),
+        "arena": arena.buttons(),
+        "inside": inside.buttons(),
+        **_buttons(),
+        **_methods(models),
+    }
     with gr.Accordion(text.ADVANCED, open=False):
         placed["advanced"] = _advanced()
     with gr.Accordion(text.COMPOSE, open=False) as compose:

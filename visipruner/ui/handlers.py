@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from visipruner import choice
+from visipruner.analyses.base import Analysis
 from visipruner.choice import method_at, methods_of, sides_at
 from visipruner.errors import Refused
 from visipruner.flops import ModelShape, layer_flops
@@ -93,6 +94,10 @@ class Job:
 
     def compare(self, methods: list[choice.Side], options: Options) -> Iterator[Event]:
         return self.models.compare(self.key, self.prompt, methods, options)
+
+    def look(self, analyses: Sequence[Analysis], answered: bool) -> Iterator:
+        """Analyses of the job's prompt: steps and results, as `analyses.together.look`."""
+        return self.models.look(self.key, self.prompt, analyses, answered)
 
     def measure(self, turn: int) -> list[list[Times]]:
         """One silent whole answer of each side; `turn` alternates which side runs first."""

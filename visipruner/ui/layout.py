@@ -15,7 +15,18 @@ from visipruner.choice import MOST_CONTESTANTS
 from visipruner.errors import Refused
 from visipruner.render.charts import CHART_CSS
 from visipruner.render.viewer import PatchViewer
-from visipruner.ui import arena, arena_events, controls, curve, keeping, tabs, text, wiring
+from visipruner.ui import (
+    arena,
+    arena_events,
+    controls,
+    curve,
+    inside,
+    inside_events,
+    keeping,
+    tabs,
+    text,
+    wiring,
+)
 from visipruner.ui.page import browser_value, guarded, says_when_full
 from visipruner.ui.store import Models
 from visipruner.ui.uploads import Uploads
@@ -85,11 +96,14 @@ def build(models: Models) -> gr.Blocks:
                 with tabs.view(tabs.COMPARE):
                     results = _results()
                     lesson = _lesson()
+                with tabs.view(tabs.INSIDE):
+                    looked = inside.build(chosen.inside)
                 with tabs.view(tabs.ARENA):
                     contests = arena.build(chosen.arena)
                 with tabs.view(tabs.CURVE):
                     drawn = curve.build()
         wiring.connect(page, models, head, chosen, results, lesson)
+        inside_events.connect(models, head, chosen, looked, results)
         arena_events.connect(page, models, head, chosen, contests, results)
         curve.connect(models, chosen, drawn)
         page.kept, page.forms = results.kept, results.forms  # `launch` tidies them

@@ -20,7 +20,7 @@ window.vp = {
     vp.view(new URLSearchParams(location.search).get("view"));
   },
 
-  // Shows a view: compare, arena or curve. Nothing is asked of the server.
+  // Shows a view: compare, inside, arena or curve. Nothing is asked of the server.
   view(name) {
     const tabs = [...document.querySelectorAll(".vp-tabs [role=tab]")];
     const chosen = tabs.find((tab) => tab.dataset.view === name) ?? tabs[0];
@@ -139,7 +139,8 @@ window.vp = {
 
   // On a narrow screen the answers stand below the form, so scroll there.
   started(values) {
-    if (document.getElementById("vp-page").dataset.view === "curve") vp.view("compare");
+    const { view } = document.getElementById("vp-page").dataset;
+    if (["curve", "inside"].includes(view)) vp.view("compare");
     vp.stopped = false;
     vp.askedBefore = vp.asked;
     vp.form = formKey(values);

@@ -46,7 +46,7 @@ class Models:
         self._loaded: OrderedDict[tuple, VLM] = OrderedDict()
         self._lock = threading.Lock()
         zerogpu.prepare()
-        self.compare, self.measure, self.asked = zerogpu.runs(self)
+        self.compare, self.measure, self.asked, self.look = zerogpu.runs(self)
         if extra:
             # Loaded now: a wrong folder must fail at the start, not at a visitor's first question.
             folder = Path(extra).absolute()

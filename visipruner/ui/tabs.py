@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import gradio as gr
 
-COMPARE, ARENA, CURVE = "compare", "arena", "curve"
-TITLES = {COMPARE: "One question", ARENA: "Arena", CURVE: "Cost and accuracy"}
+COMPARE, INSIDE, ARENA, CURVE = "compare", "inside", "arena", "curve"
+TITLES = {
+    COMPARE: "One question",
+    INSIDE: "Look inside",
+    ARENA: "Arena",
+    CURVE: "Cost and accuracy",
+}
 
 # Of a control on the left: it means something in these views only. The style sheet reads them.
-ONLY_COMPARE, ONLY_ARENA = "vp-only-compare", "vp-only-arena"
+ONLY_COMPARE, ONLY_ARENA, ONLY_INSIDE = "vp-only-compare", "vp-only-arena", "vp-only-inside"
 
 
 def switch() -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 
+from visipruner.analyses.together import look
 from visipruner.evaluation.interview import asked_one_by_one
 from visipruner.running.results import Times
 from visipruner.running.runner import CLOCK_SECONDS, Event, compare, measure
@@ -29,9 +30,9 @@ def prepare():
         os.environ.setdefault("HF_DEACTIVATE_ASYNC_LOAD", "1")
 
 
-def runs(models) -> tuple[Callable, Callable, Callable]:
-    """`compare`, `measure` and `asked_one_by_one` for a model given by its key (name, backend,
-    precision)."""
+def runs(models) -> tuple[Callable, Callable, Callable, Callable]:
+    """`compare`, `measure`, `asked_one_by_one` and `look` for a model given by its key (name,
+    backend, precision)."""
 
     def compare_on(key, prompt, methods, options) -> Iterator[Event]:
         yield from compare(models.get(*key), prompt, methods, options)
@@ -42,13 +43,17 @@ def runs(models) -> tuple[Callable, Callable, Callable]:
     def asked_on(key, columns, asking) -> Iterator[tuple[str, dict]]:
         yield from asked_one_by_one(models.get(*key), columns, asking)
 
+    def look_on(key, prompt, analyses, answered) -> Iterator:
+        yield from look(models.get(*key), prompt, analyses, answered)
+
     if not active():
-        return compare_on, measure_on, asked_on
+        return compare_on, measure_on, asked_on, look_on
     import spaces
 
     on_gpu = spaces.GPU(duration=seconds)
-    asked_on_gpu = spaces.GPU(duration=MOST_SECONDS)(plainly(asked_on))
-    return on_gpu(plainly(compare_on)), on_gpu(plainly(measure_on)), asked_on_gpu
+    longest = spaces.GPU(duration=MOST_SECONDS)
+    long = [longest(plainly(asked_on)), longest(plainly(look_on))]
+    return on_gpu(plainly(compare_on)), on_gpu(plainly(measure_on)), *long
 
 
 def seconds(_key, _prompt, methods, options, rounds: int = 1, _turn: int = 0) -> int:

@@ -1,0 +1,57 @@
+"""Several analyses of one prompt: all that only watch share one run, the others run in turn."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+
+import torch
+
+from visipruner.analyses.answered import with_answer
+from visipruner.analyses.base import Analysis, Step
+from visipruner.analyses.observed import Observed, observe
+
+
+def together(
+    vlm, prompt, features, analyses: Sequence[Analysis]
+) -> Iterator[Step | tuple[Analysis, object]]:
+    """Yield steps, and (analysis, result) of each as it is finished.
+
+    Closing the generator stops the run and leaves nothing on the model.
+
+    Args:
+        prompt: from `vlm.prepare`. features: from `vlm.encode`.
+
+    Raises:
+        Refused: one of them does not fit the model or the prompt; nothing has run then.
+    """
+    for analysis in analyses:
+        analysis.check(vlm, prompt)
+    watching = [one for one in analyses if isinstance(one, Observed)]
+    if watching:
+        with closing(observe(vlm, prompt, features, watching)) as events:
+            for event in events:
+                if isinstance(event, Step):
+                    yield event
+                else:
+                    yield from zip(watching, event, strict=True)
+    for analysis in analyses:
+        if analysis not in watching:
+            with closing(analysis.run(vlm, prompt, features)) as events:
+                for event in events:
+                    yield event if isinstance(event, Step) else (analysis, event)
+
+
+def look(
+    vlm, prompt, analyses: Sequence[Analysis], answered: bool = False
+) -> Iterator[Step | tuple[Analysis, object]]:
+    """As `together`, from the prompt alone.
+
+    Args:
+        answered: put the unpruned model's answer behind the prompt first.
+    """
+    with vlm.lock, torch.inference_mode():
+        features = vlm.encode(prompt)
+    if answered:
+        prompt = with_answer(vlm, prompt, features)
+    yield from together(vlm, prompt, features, analyses)

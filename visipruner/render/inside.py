@@ -1,0 +1,159 @@
+"""What "Look inside" shows: maps of patches that share one layer slider, then figures.
+
+The value is plain data; inside_page.js draws it on the page.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+
+from PIL import Image
+
+from visipruner.analyses.base import Analysis, Figure, PatchMap
+from visipruner.render import palette
+from visipruner.render.figure_svg import figure_svg
+from visipruner.render.patch_map import draw_patch_map, layer_picture
+from visipruner.sheets import Sheet
+
+_HERE = Path(__file__).parent
+EMPTY: dict = {"layers": 0, "maps": [], "figures": [], "done": True}
+SIDE = 360  # pixels of a map's longer side
+_DIGITS = 4  # of a number that a patch shows
+_STOPS = 9  # of the colour bar
+
+
+def shown(found: Sequence[tuple[Analysis, object]], sheets: Sequence[Sheet]) -> list[dict]:
+    """Every finished analysis, drawn once: {"maps": [...], "figures": [...]}.
+
+    Args:
+        found: analyses with their results.
+        sheets: the prompt's.
+    """
+    return [one(analysis, result, sheets) for analysis, result in found]
+
+
+def one(analysis: Analysis, result, sheets: Sequence[Sheet]) -> dict:
+    """One finished analysis as the page draws it."""
+    drawn = analysis.figures(result)
+    head = {"analysis": analysis.title, "question": analysis.question}
+    maps = [head | _map(part, sheets) for part in drawn if isinstance(part, PatchMap)]
+    figures = [
+        head | {"title": part.title, "svg": figure_svg(part)}
+        for part in drawn
+        if isinstance(part, Figure)
+    ]
+    return {"maps": maps, "figures": figures}
+
+
+def board_value(drawn: Sequence[dict], asked: str, layers: int, done: bool) -> dict:
+    """What the board shows.
+
+    Args:
+        drawn: from `one`, in the order of the page.
+        asked: the question and the model, in words.
+        layers: of the language model.
+        done: has every analysis finished?
+    """
+    return {
+        "layers": layers,
+        "asked": asked,
+        "maps": [part for analysis in drawn for part in analysis["maps"]],
+        "figures": [part for analysis in drawn for part in analysis["figures"]],
+        "done": done,
+    }
+
+
+def _map(part: PatchMap, sheets: Sequence[Sheet]) -> dict:
+    low, high = part.scale
+    return {
+        "title": part.title,
+        "unit": part.unit,
+        "words": part.words,
+        "low": f"{low:.3g}",
+        "high": f"{high:.3g}",
+        "colours": [
+            "#{:02x}{:02x}{:02x}".format(*palette.heat(stop / (_STOPS - 1)))
+            for stop in range(_STOPS)
+        ],
+        "pictures": [
+            _url(layer_picture(part, sheets, layer, SIDE)) for layer in range(len(part.values))
+        ],
+        "values": [
+            [None if value is None else float(f"{value:.{_DIGITS}g}") for value in row]
+            for row in part.values
+        ],
+        "told": [list(row) for row in part.told],
+        "boxes": _boxes(sheets),
+    }
+
+
+def _boxes(sheets: Sequence[Sheet]) -> list:
+    """Left, top, right, bottom of each visual token as shares of the picture; [] of several."""
+    if len(sheets) != 1:
+        return []  # sheets stand side by side, with gaps
+    [sheet] = sheets
+    wide, high = sheet.picture.size
+    placed = {token: sheet.boxes[token] for token in sheet.placed}
+    return [
+        [token, round(left / wide, 5), round(top / high, 5), round(right / wide, 5),
+         round(bottom / high, 5)]
+        for token, (left, top, right, bottom) in placed.items()
+    ]  # fmt: skip
+
+
+def _url(picture: Image.Image, kind: str = "WEBP") -> str:
+    stream = io.BytesIO()
+    picture.save(stream, kind, quality=80, method=1)
+    return f"data:image/{kind.lower()};base64," + base64.b64encode(stream.getvalue()).decode()
+
+
+# -- files
+
+
+def as_json(found: Sequence[tuple[Analysis, object]], facts: dict) -> str:
+    """All results: numbers and words, under the names of their analyses."""
+    results = {
+        analysis.name: {"settings": vars(analysis), "result": result.to_json()}
+        for analysis, result in found
+    }
+    return json.dumps({**facts, "analyses": results}, indent=1)
+
+
+def as_html(found: Sequence[tuple[Analysis, object]], sheets: Sequence[Sheet], asked: str) -> str:
+    """A page of its own with every map, all layers at once, and every figure; no script."""
+    parts = []
+    for analysis, result in found:
+        parts.append(f"<h2>{escape(analysis.title)}</h2><p>{escape(analysis.question)}</p>")
+        for part in analysis.figures(result):
+            if isinstance(part, PatchMap):
+                url, words = _url(draw_patch_map(part, sheets)), escape(part.words, quote=True)
+                parts.append(f'<p><img src="{url}" alt="{words}"></p>')
+            else:
+                parts.append(f"<p>{figure_svg(part)}</p>")
+    return (
+        '<!doctype html><html lang="en"><meta charset="utf-8"><title>Look inside</title><style>'
+        "body{font:16px/1.5 sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}"
+        "img,svg{max-width:100%;height:auto}</style>"
+        f"<h1>Look inside</h1><p>{escape(asked)}</p>{''.join(parts)}</html>\n"
+    )
+
+
+# -- the component
+
+
+def InsideBoard(**kwargs):
+    """A `gr.HTML` whose value comes from `board_value`."""
+    import gradio as gr  # the values and the files need no gradio
+
+    parts = {
+        "html_template": (_HERE / "inside.html").read_text(),
+        "css_template": (_HERE / "inside.css").read_text(),
+        "js_on_load": (_HERE / "inside_page.js").read_text(),
+    }
+    arguments = {"value": EMPTY, "apply_default_css": False, "elem_classes": ["inside-board"]}
+    return gr.HTML(**{**arguments, **parts, **kwargs})
