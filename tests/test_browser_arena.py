@@ -36,13 +36,16 @@ def test_tabs_change_the_view_by_click_keys_and_link(visit):
         for one in tabs.TITLES:
             expect(tab[one]).to_have_attribute("aria-selected", str(one == name).lower())
             expect(view[one]).to_be_visible() if one == name else expect(view[one]).to_be_hidden()
-        expect(method).to_be_visible(visible=name != tabs.ARENA)
+        expect(method).to_be_visible(visible=name == tabs.COMPARE)
+        expect(page.locator("#vp-inside")).to_be_visible(visible=name == tabs.INSIDE)
         expect(page.locator("#vp-arena")).to_be_visible(visible=name == tabs.ARENA)
         expect(question(page)).to_be_visible()
 
     is_shown(tabs.COMPARE)
     tab[tabs.ARENA].click()
     is_shown(tabs.ARENA)
+    page.keyboard.press("ArrowLeft")
+    is_shown(tabs.INSIDE)
     page.keyboard.press("ArrowLeft")
     is_shown(tabs.COMPARE)
     page.keyboard.press("ArrowLeft")  # round to the last

@@ -1,0 +1,96 @@
+"""Look inside in a real Chromium: maps on one slider, the keyboard, a phone, Stop, axe's rules."""
+
+from __future__ import annotations
+
+import re
+
+from browsing import PATIENCE, PHONE, press
+from playwright.sync_api import Page, expect
+
+from visipruner.analyses import ANALYSES
+from visipruner.ui import inside, inside_words
+
+pytest_plugins = ["browsing"]
+LAPTOP = {"viewport": {"width": 1280, "height": 720}}
+VIEW = "#vp-view-inside"
+
+
+def look(page: Page):
+    press(page, inside_words.RUN)
+    expect(page.locator(f"{VIEW} .vp-status")).to_contain_text("Done", timeout=PATIENCE)
+
+
+def test_maps_share_one_slider_and_a_patch(visit):
+    page = visit("?seed=8&view=inside", **LAPTOP)
+    look(page)
+    maps = page.locator(".in-map")
+    expect(maps).to_have_count(2)
+    before = maps.locator("img").evaluate_all("all => all.map((one) => one.src)")
+    slider = page.locator(".in-slide input")
+    slider.focus()
+    page.keyboard.press("ArrowRight")
+    expect(page.locator(".in-layer")).to_have_text("3 of 8")
+    after = maps.locator("img").evaluate_all("all => all.map((one) => one.src)")
+    assert all(a != b for a, b in zip(before, after, strict=True))
+    maps.locator(".in-picture").first.focus()
+    page.keyboard.press("ArrowDown")
+    told = maps.locator(".in-told")
+    expect(told.first).to_contain_text(re.compile(r"Patch \d+, layer 3: "))
+    first = told.first.inner_text()
+    page.keyboard.press("ArrowRight")
+    expect(told.first).not_to_have_text(first)
+    assert told.nth(0).inner_text().split(":")[0] == told.nth(1).inner_text().split(":")[0]
+    box = maps.locator(".in-picture").nth(1).bounding_box()
+    page.mouse.move(box["x"] + 5, box["y"] + 5)
+    expect(told.first).to_contain_text("Patch 0, layer 3")
+    figures = page.locator(".in-figure svg")
+    assert figures.count() >= 4
+    for figure in figures.all():
+        assert len(figure.get_attribute("aria-label")) > 20
+
+
+def test_every_analysis_is_shown_and_saved(visit, tmp_path):
+    page = visit("?seed=8&view=inside", **LAPTOP)
+    for kind in ANALYSES.values():
+        box = page.get_by_label(kind.title, exact=True)
+        if not box.is_checked():
+            box.check()
+    look(page)
+    titles = page.locator(".in-figure h3, .in-map h3").all_inner_texts()
+    assert set(titles) >= {
+        k.title for n, k in ANALYSES.items() if n in ("lens", "heads", "masking")
+    }
+    for name, start in ((inside_words.SAVE_JSON, b"{"), (inside_words.SAVE_HTML, b"<!doctype")):
+        with page.expect_download(timeout=PATIENCE) as download:
+            press(page, name)
+        download.value.save_as(tmp_path / "file")
+        assert (tmp_path / "file").read_bytes().startswith(start)
+
+
+def test_settings_follow_what_is_chosen_and_refusals_are_sentences(visit):
+    page = visit("?seed=8&view=inside", **LAPTOP)
+    page.get_by_role("button", name=re.compile(inside_words.SETTINGS)).click()
+    head = page.get_by_label("Head; none is the mean")
+    expect(head).to_be_visible()
+    head.fill("99")
+    press(page, inside_words.RUN)
+    expect(page.locator(f"{VIEW} .vp-status")).to_contain_text("head must be", timeout=PATIENCE)
+    page.get_by_label(ANALYSES["attention"].title, exact=True).uncheck()
+    expect(head).to_be_hidden()
+    look(page)
+    for name in inside.FIRST:
+        page.get_by_label(ANALYSES[name].title, exact=True).set_checked(False)
+    press(page, inside_words.RUN)
+    expect(page.locator(f"{VIEW} .vp-status")).to_contain_text(
+        inside_words.NOTHING, timeout=PATIENCE
+    )
+
+
+def test_a_phone_scrolls_figures_and_not_the_page(visit):
+    page = visit("?seed=8&view=inside", **PHONE)
+    look(page)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    picture = page.locator(".in-picture").first
+    picture.scroll_into_view_if_needed()
+    picture.tap(position={"x": 5, "y": 5})
+    expect(page.locator(".in-told").first).to_contain_text("Patch 0")

@@ -1,0 +1,128 @@
+"""Look inside: what a visitor chooses becomes analyses, runs, is drawn and saved."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import re
+from contextlib import closing
+
+import page_server
+import pytest
+from PIL import Image
+
+from visipruner.analyses import ANALYSES
+from visipruner.analyses.base import Step
+from visipruner.analyses.together import look
+from visipruner.errors import Refused
+from visipruner.render import inside as drawing
+from visipruner.ui import inside, inside_events, running
+from visipruner.ui.handlers import Form
+
+
+@pytest.fixture(scope="module")
+def models(mini_path):
+    return page_server.models(mini_path)
+
+
+@pytest.fixture(scope="module")
+def job(models):
+    form = Form(question="what?", model=models.default, methods=("none",))
+    return running.job_of(models, form, 5)
+
+
+def test_every_analysis_can_be_chosen_and_runs_and_is_drawn(job):
+    analyses = inside.chosen(list(ANALYSES), {})
+    assert [one.name for one in analyses] == list(ANALYSES)
+    events = [event for event in job.look(analyses, False) if not isinstance(event, Step)]
+    assert {analysis.name for analysis, _ in events} == set(ANALYSES)
+    layers = len(job.vlm.parts.layers)
+    drawn = [drawing.one(*event, job.prompt.sheets) for event in events]
+    value = drawing.board_value(drawn, "asked", layers, True)
+    json.dumps(value, allow_nan=False)  # as it goes to the browser
+    for shown in value["maps"]:
+        assert len(shown["pictures"]) == len(shown["values"]) == layers
+        assert {len(row) for row in shown["values"]} == {16} and len(shown["boxes"]) == 16
+        assert shown["question"].endswith("?") and shown["words"]
+    assert len(value["maps"]) >= 2 and len(value["figures"]) >= len(ANALYSES) - 1
+    assert all(figure["svg"].startswith("<svg") for figure in value["figures"])
+    body = json.loads(drawing.as_json(events, {"asked": "x"}))
+    assert set(body["analyses"]) == set(ANALYSES)
+    page = drawing.as_html(events, job.prompt.sheets, "a <b> & c")
+    assert "a &lt;b&gt; &amp; c" in page and "<script" not in page
+    assert page.count("<svg") == len(value["figures"])
+
+
+def test_the_picture_of_a_layer_has_the_colours_of_its_numbers(job):
+    [event] = [e for e in job.look(inside.chosen(["influence"], {}), False) if type(e) is tuple]
+    [shown] = drawing.one(*event, job.prompt.sheets)["maps"]
+    pictures = [
+        Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))).convert("RGB")
+        for url in shown["pictures"]
+    ]
+    assert max(pictures[0].size) == drawing.SIDE
+    rows = [tuple(row) for row in shown["values"]]
+    different = next(n for n, row in enumerate(rows) if row != rows[0])
+    assert pictures[different].tobytes() != pictures[0].tobytes()
+
+
+def test_settings_are_read_as_typed_and_refused_by_their_words():
+    typed = {("attention", "head"): "3", ("attention", "token"): "-2", ("lens", "words"): ""}
+    attention, lens = inside.chosen(["lens", "attention"], typed)
+    assert (attention.head, attention.token) == (3, -2)
+    assert lens.words == type(lens).words
+    for names, values, said in (
+        ([], {}, "Choose at least one"),
+        (None, {}, "Choose at least one"),
+        (["magic"], {}, "every analysis must be one of"),
+        (["lens"], {("lens", "words"): "many"}, "“Words per layer” must be a whole number"),
+        (["lens"], {("lens", "words"): "0"}, "Logit lens: “Words per layer” must be"),
+        (["lens"], {("lens", "words"): "9" * 1001}, "holds more than 1,000 characters"),
+    ):
+        with pytest.raises(Refused, match=re.escape(said)):
+            inside.chosen(names, values)
+
+
+def test_every_setting_has_an_input_and_every_analysis_a_title():
+    assert len(set(inside.ALL)) == len(inside.ALL)
+    titles = [kind.title for kind in ANALYSES.values()]
+    assert len(set(titles)) == len(titles) and set(inside.FIRST) <= set(ANALYSES)
+
+
+def test_a_stopped_look_leaves_the_model_free_and_untouched(job):
+    def hooks():
+        modules = job.vlm.model.modules()
+        return [(dict(m._forward_pre_hooks), dict(m._forward_hooks)) for m in modules]
+
+    before = hooks()
+    analyses = inside.chosen(["influence", "masking", "keep-or-drop"], {})
+    for seen in (1, 10, 30):
+        with closing(job.look(analyses, False)) as events:
+            for _, _event in zip(range(seen), events, strict=False):
+                pass
+        assert not job.vlm.lock.locked() and hooks() == before
+
+
+def test_a_refusal_comes_before_anything_runs(job):
+    analyses = inside.chosen(["influence", "attention"], {("attention", "head"): "99"})
+    with pytest.raises(Refused, match="head must be from 0"):
+        next(look(job.vlm, job.prompt, analyses))
+
+
+def test_the_answer_may_stand_behind_the_prompt(job):
+    [analysis] = inside.chosen(["attention"], {})
+    found = [
+        next(event[1] for event in job.look([analysis], answer) if type(event) is tuple)
+        for answer in (False, True)
+    ]
+    assert found[0].token == job.prompt.layout.length - 1 < found[1].token
+
+
+def test_files_hold_what_has_finished(job):
+    made = inside_events.Looked(job.prompt, "asked")
+    kept = type("Kept", (), {"find": lambda self, key: made})()
+    results = type("Results", (), {"kept": kept})()
+    for kind, start in (("json", "{"), ("html", "<!doctype html>")):
+        file = inside_events._saving(results, kind)("key")
+        assert base64.b64decode(file["data"]).decode().startswith(start)
