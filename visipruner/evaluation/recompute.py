@@ -13,6 +13,11 @@ from visipruner.world.questions import SKILLS
 
 SPLIT = "heldout"
 MOST_PER_SKILL = 10  # a server has other visitors
+# Series that the page shows first: the best of each kind, and random choice.
+FEW = (
+    "visipruner", "fastv", "sparsevlm_plus", "random", "divprune, places kept",
+    "divprune+visipruner, places kept",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -13,16 +13,12 @@ from pathlib import Path
 from visipruner.choice import brief_title, names_of
 from visipruner.errors import Refused
 from visipruner.files import shown as named
-from visipruner.inputs import check_number
+from visipruner.inputs import check_choice, check_number
 from visipruner.methods import METHODS
 from visipruner.methods.base import BEFORE
 
 MAIN = "visipruner"  # the page's main method is the first series
 PLACED = ", places kept"  # of a series: tokens keep the places that their method would renumber
-# What the page shows first: the best of each kind, and random choice.
-FEW = (
-    MAIN, "fastv", "sparsevlm_plus", "random", "divprune" + PLACED, "divprune+visipruner" + PLACED,
-)  # fmt: skip
 ALL = "all"  # every skill together
 
 
@@ -125,6 +121,14 @@ class Curve:
         """(number, point) of one series, by the FLOPs it cuts."""
         found = [(n, point) for n, point in enumerate(self.points) if point.series == series]
         return sorted(found, key=lambda entry: entry[1].flops_cut)
+
+    def skill(self, given) -> str:
+        """A skill, or `ALL`, as a browser sent it.
+
+        Raises:
+            Refused: there is no such skill.
+        """
+        return check_choice("The curve's questions", given, self.skills)
 
     def number(self, given) -> int:
         """The number of a point, as a browser sent it.

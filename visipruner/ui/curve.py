@@ -250,6 +250,7 @@ def _kept(shown: Shown, key) -> tuple[Standing | None, Sequence[int]]:
 
 
 def _draw(shown: Shown, skill, group, follow, kept) -> tuple:
+    skill = shown.curve.skill(skill)
     series = parts.shown(shown.curve, group, follow)
     here = parts.measured(shown.curve, *kept) if skill == ALL else []
     chart = curve_chart(shown.curve, series, skill, follow, here)
@@ -338,6 +339,7 @@ def _saving(shown: Shown):
     def saving(maker):
         @plainly
         def on_curve_save(skill, group, follow, key):
+            skill = shown.curve.skill(skill)
             series = parts.shown(shown.curve, group, follow)
             here = parts.measured(shown.curve, *_kept(shown, key))
             drawn = {"shown": series, "skill": skill, "followed": follow}

@@ -8,10 +8,10 @@ import json
 from collections.abc import Sequence
 from html import escape
 
-from visipruner.evaluation.recompute import Standing
+from visipruner.evaluation.recompute import FEW, Standing
+from visipruner.inputs import check_choice
 from visipruner.render.curve import (
     ALL,
-    FEW,
     Curve,
     Measured,
     Point,
@@ -29,7 +29,14 @@ MOST_FEW = 6
 
 
 def shown(curve: Curve, group: str, followed: str) -> list[str]:
-    """The series of a group, and the followed one."""
+    """The series of a group, and the followed one.
+
+    Raises:
+        Refused: there is no such group or series, so the page did not send it.
+    """
+    check_choice("The group", group, [name for _, name in words.GROUPS])
+    if followed:
+        check_choice("The followed series", followed, curve.series)
     few = [series for series in curve.series if series in FEW] or curve.series[:MOST_FEW]
     return [
         series
