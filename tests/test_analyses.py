@@ -17,7 +17,7 @@ from visipruner.analyses.base import Figure, Observer, PatchMap, Step
 from visipruner.analyses.heads import ValueOutput, head_outputs
 from visipruner.analyses.influence import InfluenceMap
 from visipruner.analyses.lens import LogitLens
-from visipruner.analyses.observed import observe
+from visipruner.analyses.observed import observe, word_at, word_of
 from visipruner.analyses.sinks import Sinks
 from visipruner.analyses.tokens import TokenMap, blocks_of
 from visipruner.analyses.words import WordsOnPatches, affordable
@@ -390,3 +390,12 @@ def test_logits_that_are_no_numbers_are_refused(analysis, asked):
     finally:
         with torch.no_grad():
             norm.copy_(before)
+
+
+def test_a_word_outside_the_vocabulary_is_shown_as_it_was_typed(mini, picture):
+    prompt = mini.prepare(picture, "what colour is the zebra?")
+    unknown = mini.processor.tokenizer.unk_token_id
+    places = (prompt.inputs["input_ids"][0] == unknown).nonzero().flatten().tolist()
+    assert next(word_at(mini, prompt, place) for place in places if place > 47) == "zebra"
+    assert word_of(mini, unknown) == "unknown word"
+    assert word_at(mini, prompt, prompt.layout.visual[3]) == "patch 3"

@@ -8,7 +8,7 @@ from support import DROPPING, LAYOUTS, embeds_for, greedy, run_pruned, state_of
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from visipruner import PruningMethod, TokenLayout, prune
+from visipruner import PruningMethod, Schedule, TokenLayout, prune
 from visipruner.analyses.base import Observer
 from visipruner.flops import ModelShape, executed
 
@@ -111,3 +111,25 @@ def test_after_an_observers_error_nothing_is_left_on_the_model(moment, llama):
             greedy(model, embeds)
     assert state_of(model) == before
     assert torch.equal(greedy(model, embeds)[1], alone[1])
+
+
+class AsksThenDrops(Schedule):
+    """Asks for the last rows while the picture is there; text-only layers have fewer rows."""
+
+    def queries(self, view):
+        return torch.arange(len(view.tokens) - 2, len(view.tokens))
+
+    def select(self, view):
+        if len(view.visual_rows):
+            assert view.attention_rows().shape[1] == 2  # its own rows, not the observers'
+        return super().select(view)
+
+
+def test_a_methods_rows_are_its_own_and_end_with_the_picture(llama):
+    method = AsksThenDrops(keep_after=None, none_after=2)
+    model, embeds = llama("sdpa"), embeds_for(LAYOUT, 64)
+    ids, logits, _, alone = run_pruned(model, method, LAYOUT, embeds)
+    with torch.no_grad(), prune(model, method, LAYOUT, observers=[Reader()]) as trace:
+        watched = greedy(model, embeds)
+    assert torch.equal(ids, watched[0]) and torch.equal(logits, watched[1])
+    assert trace == alone and trace.layers[-1].visual_tokens == 0

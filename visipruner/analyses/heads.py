@@ -39,10 +39,7 @@ class ValueOutput(Observed):
 
     def figures(self, result: HeadWords) -> list[Figure]:
         layers, heads = len(result.words), len(result.words[0])
-        told = [
-            [f"layer {layer}, head {head}: {_list(result, layer, head)}" for head in range(heads)]
-            for layer in range(layers)
-        ]
+        told = [[_list(result, layer, head) for head in range(heads)] for layer in range(layers)]
         shares = [[top[0] for top in row] for row in result.shares]
         best, layer, head = max(
             (shares[layer][head], layer, head) for layer in range(layers) for head in range(heads)
@@ -88,4 +85,4 @@ class _Heads(Observer):
 
 def _list(result: HeadWords, layer: int, head: int) -> str:
     pairs = zip(result.words[layer][head], result.shares[layer][head], strict=True)
-    return ", ".join(f"{word} {share:.0%}" for word, share in pairs)
+    return "\n".join(f"{word} {share:.0%}" for word, share in pairs)

@@ -172,7 +172,29 @@ def word_at(vlm, prompt, token: int) -> str:
     layout = prompt.layout
     if token in layout.visual:
         return f"patch {layout.visual.index(token)}"
-    return word_of(vlm, int(prompt.inputs["input_ids"][0, token]))
+    number = int(prompt.inputs["input_ids"][0, token])
+    typed = _typed(vlm, prompt, token) if number == vlm.processor.tokenizer.unk_token_id else ""
+    return typed or word_of(vlm, number)
+
+
+def _typed(vlm, prompt, token: int) -> str:
+    """What the prompt's text says at a token that is not in the vocabulary; "": not found."""
+    tokenizer, visual = vlm.processor.tokenizer, prompt.layout.visual
+    first = tokenizer.bos_token
+    added = not (first and prompt.text.startswith(first))
+    read = tokenizer(prompt.text, add_special_tokens=added, return_offsets_mapping=True)
+    ids = read["input_ids"]
+    if visual and token > visual[-1]:  # in the text, the picture is one word
+        pictures = [place for place, number in enumerate(ids) if number == _picture(vlm)]
+        token = pictures[-1] + token - visual[-1] if pictures else len(ids)
+    if token >= len(ids) or ids[token] != tokenizer.unk_token_id:
+        return ""
+    start, stop = read["offset_mapping"][token]
+    return prompt.text[start:stop].strip()
+
+
+def _picture(vlm) -> int:
+    return vlm.model.config.image_token_id
 
 
 def check_visual(prompt, title: str):

@@ -77,8 +77,9 @@ def _cells(grid: Grid, left: float, top: float, wide: float, high: float) -> lis
 
 
 def _words(grid: Grid, left: float, top: float, wide: float, high: float) -> list[str]:
-    """Words inside the cells, if all of them fit."""
-    if max((len(word) for row in grid.words for word in row), default=0) * _LETTER > wide:
+    """The first line of each cell's words, if all of them fit."""
+    first = [[word.partition("\n")[0] for word in row] for row in grid.words]
+    if max((len(word) for row in first for word in row), default=0) * _LETTER > wide:
         return []
     return [
         _text(
@@ -87,7 +88,7 @@ def _words(grid: Grid, left: float, top: float, wide: float, high: float) -> lis
             word,
             colour=palette.on_heat(_share(grid, grid.values[row][column])),
         )
-        for row, line in enumerate(grid.words)
+        for row, line in enumerate(first)
         for column, word in enumerate(line)
         if word and grid.values[row][column] is not None
     ]

@@ -14,7 +14,7 @@ from visipruner.sheets import Sheet
 SIZE, WORD_SIZE = 220, 1100  # pixels of a picture's longer side, without words and with them
 PER_ROW = 6
 _MARGIN = 24
-_COLOUR = 0.7  # share of the map's colour over the picture
+_LEAST, _MOST = 0.3, 0.85  # share of the map's colour over the picture, at both ends of the scale
 
 
 def draw_patch_map(
@@ -28,8 +28,10 @@ def draw_patch_map(
     """
     layers = range(len(shown.values)) if layers is None else layers
     told = bool(shown.told) and len(layers) == 1
-    size, per_row = (WORD_SIZE, 1) if told else (SIZE, max(1, PER_ROW // len(sheets)))
-    cells = [_panel(shown, sheets, layer, size, told) for layer in layers]
+    size, per_row = (WORD_SIZE, 2) if told else (SIZE, max(1, PER_ROW // len(sheets)))
+    plain = beside([_fitted(sheet.picture, 2 * SIZE if told else SIZE) for sheet in sheets])
+    cells = [_titled("the picture", plain)]
+    cells += [_panel(shown, sheets, layer, size, told) for layer in layers]
     rows = rows_of(cells, per_row)
     width = rows[0].width
     head = text_block(shown.title, width, 26, palette.INK)
@@ -51,17 +53,25 @@ def layer_picture(shown: PatchMap, sheets: Sequence[Sheet], layer: int, size: in
 def _panel(shown: PatchMap, sheets, layer: int, size: int, told: bool) -> Image.Image:
     words = shown.told[layer] if told else None
     drawn = beside([_coloured(shown, sheet, layer, size, words) for sheet in sheets])
-    label = text_block(f"layer {layer}", drawn.width, 18, palette.INK, margin=0)
+    return _titled(f"layer {layer}", drawn)
+
+
+def _titled(title: str, drawn: Image.Image) -> Image.Image:
+    label = text_block(title, drawn.width, 18, palette.INK, margin=0)
     panel = Image.new("RGB", (drawn.width, label.height + drawn.height), palette.PAPER)
     panel.paste(label, (0, 0))
     panel.paste(drawn, (0, label.height))
     return panel
 
 
+def _fitted(picture: Image.Image, size: int) -> Image.Image:
+    return ImageOps.contain(picture.convert("RGB"), (size, size), Image.Resampling.LANCZOS)
+
+
 def _coloured(shown: PatchMap, sheet: Sheet, layer: int, size: int, words) -> Image.Image:
     """A sheet's picture: every patch in its colour, hatched where it has no number."""
-    grey = ImageOps.grayscale(sheet.picture).convert("RGB")  # else its colours mix with the map's
-    picture = ImageOps.contain(grey, (size, size), Image.Resampling.LANCZOS)
+    # In grey, because the picture's colours would mix with the map's.
+    picture = _fitted(ImageOps.autocontrast(ImageOps.grayscale(sheet.picture)), size)
     boxes, values = sheet.scaled(picture.size), shown.values[layer]
     colours, there = Image.new("RGB", picture.size), Image.new("L", picture.size, 0)
     gone = Image.new("L", picture.size, 0)
@@ -72,9 +82,10 @@ def _coloured(shown: PatchMap, sheet: Sheet, layer: int, size: int, words) -> Im
         else:
             share = _share(shown, values[token])
             ImageDraw.Draw(colours).rectangle(box, fill=palette.heat(share))
-            ImageDraw.Draw(there).rectangle(box, fill=255)
+            part = 1.0 if words else _LEAST + (_MOST - _LEAST) * min(max(share, 0.0), 1.0)
+            ImageDraw.Draw(there).rectangle(box, fill=round(255 * part))
     drawn = picture.copy()
-    drawn.paste(Image.blend(picture, colours, 1.0 if words else _COLOUR), (0, 0), there)
+    drawn.paste(colours, (0, 0), there)
     drawn.paste(veil(picture, 8), (0, 0), gone)
     if words:
         _write(drawn, boxes, words, [v if v is None else _share(shown, v) for v in values])
