@@ -269,8 +269,6 @@ def test_figures_say_when_no_stage_is_named_and_where_visipruner_acted(found):
 
 @pytest.mark.parametrize("analysis", [RangeMasking(), *(kind() for kind in RECIPES.values())])
 def test_leaving_at_any_step_leaves_nothing_on_the_model(mini, asked, analysis):
-    if isinstance(analysis, KeepOrDrop):
-        analysis = KeepOrDrop(count=3)
     before = state_of(mini.model)
     for number in (1, 12, 20):
         steps = analysis.run(mini, *asked)
@@ -327,6 +325,14 @@ def test_the_order_by_influence_is_the_tests(mini, asked):
     found = run(mini, asked, KeepOrDrop(4, "keep", "top", "influence", 5, 2))
     kept = [patch for patch, value in enumerate(found.read[0][3]) if value]
     assert kept == sorted(l2.topk(5).indices.tolist())
+
+
+@pytest.mark.parametrize("act", ["keep", "drop"])
+def test_a_count_above_the_pictures_is_all_of_it(mini, asked, act):
+    found = run(mini, asked, KeepOrDrop(4, act, count=1000))
+    assert found.names[1] == f"{act} the top 16 by influence after layer 4"
+    assert found.read[0][5] == ((1.0 if act == "keep" else None),) * 16
+    assert (found.kl[1] == 0) == (act == "keep")
 
 
 @torch.no_grad()
@@ -449,13 +455,11 @@ def test_what_cannot_be_analysed_is_refused_in_a_sentence(mini, asked):
     ("analysis", "words"),
     [
         (KeepOrDrop(layer=7, count=2), "layer must be a whole number from 0 to 6, not 7"),
-        (KeepOrDrop(layer=1, count=17), "count must be a whole number from 0 to 16, not 17"),
         (Merge(patch=16), "patch must be a whole number from 0 to 15, not 16"),
         (Merge(layers=9), "layers must be a whole number from 1 to 8, not 9"),
         (DropCache(first=0, last=8), "last must be a whole number from 0 to 7, not 8"),
         (DropCache(first=3, last=1), "last must be at least first, 3, not 1"),
         (SkipLayer(layer=8), "layer must be a whole number from 0 to 7, not 8"),
-        (NoSinks(count=17), "count must be a whole number from 1 to 16, not 17"),
     ],
 )
 def test_what_a_model_does_not_have_is_refused(mini, asked, analysis, words):
