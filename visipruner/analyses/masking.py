@@ -209,7 +209,7 @@ def _triangle(result: Masked) -> Figure:
         f"{_stages_in_words(result)} {_blocks_in_words(result)}".strip(),
         "last masked layer",
         "first masked layer",
-        grid=triangle(result.cost, words, (0.0, max(result.kl))),
+        grid=triangle(result.cost, words, (0.0, max(FLOOR, *result.kl))),
     )
 
 
@@ -244,7 +244,8 @@ def _stages_in_words(result: Masked) -> str:
         whole = result.cost[0, result.layers - 1]
         return (
             "No stage is named: masking the picture in all layers hardly changes the first word "
-            f"(KL {whole:.2g})."
+            f"(KL {whole:.2g}). The first word of a sentence often does not need it: ask for one "
+            "word."
         )
     named = [f"{name}, {layers_in_words(*one)}" for name, one in result.stages.items()]
     return f"Stages on this picture: {'; '.join(named)}."

@@ -61,7 +61,10 @@ class Ranked(PruningMethod):
 
 @dataclass(frozen=True)
 class KeepOrDrop(Intervention):
-    """Drop all visual tokens but a few, or these few alone, after one layer."""
+    """Drop all visual tokens but a few, or these few alone, after one layer.
+
+    A picture with fewer than `count` visual tokens keeps or loses all of them.
+    """
 
     name: ClassVar[str] = "keep-or-drop"
     title: ClassVar[str] = "Keep or drop patches"
@@ -76,11 +79,11 @@ class KeepOrDrop(Intervention):
     def check(self, vlm, prompt):
         super().check(vlm, prompt)
         check_layer("layer", self.layer, vlm, last=False)
-        check_number("count", self.count, 0, prompt.layout.num_visual, integer=True)
 
     def sides(self, untouched, layout):
-        name = f"{self.act} the {self.end} {self.count} by {self.by} after layer {self.layer}"
-        return {name: Ranked(self.act, self.end, self.by, self.count, self.layer)}
+        count = min(self.count, layout.num_visual)
+        name = f"{self.act} the {self.end} {count} by {self.by} after layer {self.layer}"
+        return {name: Ranked(self.act, self.end, self.by, count, self.layer)}
 
 
 # -- merge in shallow layers
@@ -260,10 +263,6 @@ class NoSinks(Intervention):
     question: ClassVar[str] = "Where does the attention go when its visual sinks are masked?"
 
     count: int = setting(5, "How many sinks", INT, low=1, high=1_000_000)
-
-    def check(self, vlm, prompt):
-        super().check(vlm, prompt)
-        check_number("count", self.count, 1, prompt.layout.num_visual, integer=True)
 
     def untouched(self):
         return Hide()
