@@ -9,7 +9,10 @@ import pytest
 from PIL import Image
 
 from visipruner.__main__ import main
-from visipruner.analyses.base import Figure, Grid, PatchMap, Series
+from visipruner.analyse import results_of
+from visipruner.analyses.base import Analysis, Figure, Grid, PatchMap, Series, Step
+from visipruner.analyses.lens import LogitLens
+from visipruner.errors import Refused
 from visipruner.render import palette
 from visipruner.render.figure_svg import figure_svg, ticks
 from visipruner.render.patch_map import draw_patch_map
@@ -104,6 +107,26 @@ def test_what_the_model_lacks_is_said_before_it_runs(picture_file, mini_path, ca
     status, _, error = run(capsys, "lens", "attention", *asked, "--set", "head=7")
     assert status == 2 and "head must be from 0 to 3" in error
     assert not list(tmp_path.iterdir())
+
+
+def test_an_analysis_with_runs_of_its_own_follows_and_is_checked_first(mini, picture):
+    class Alone(Analysis):
+        name = "alone"
+
+        def check(self, vlm, prompt):
+            if prompt is None:
+                raise Refused("planned")
+
+        def run(self, vlm, prompt, features):
+            yield Step(1, 1)
+            yield "result"
+
+    prompt = mini.prepare(picture, QUESTION)
+    features, analyses = mini.encode(prompt), [LogitLens(), Alone()]
+    (lens, _), (alone, result) = results_of(mini, prompt, features, analyses)
+    assert (lens.name, alone.name, result) == ("lens", "alone", "result")
+    with pytest.raises(Refused, match="planned"):  # before the lens, which would need a prompt
+        next(results_of(mini, None, features, analyses))
 
 
 # -- drawings
