@@ -155,7 +155,7 @@ def test_scores_that_belong_to_other_tokens_are_not_drawn():
 
 
 def test_words_wider_than_the_overlay_are_broken():
-    font = overlay._font(20)
+    font = overlay.font_of(20)
     text = f"{'W' * 100} and   three blanks"
     lines = overlay._wrapped(text, font, 200)
     assert len(lines) > 5 and all(font.getlength(line) <= 200 for line in lines)

@@ -23,7 +23,7 @@ from visipruner.families.llava import SYSTEM
 from visipruner.flops import ModelShape, executed
 from visipruner.levels import PRESETS, level_number
 from visipruner.models.catalogue import load_vlm
-from visipruner.running import runner
+from visipruner.running import runner, stream
 from visipruner.running.results import LEAST_STEPS, Options
 from visipruner.running.runner import compare, last_event, measure
 
@@ -248,7 +248,7 @@ def test_leaving_does_not_wait_for_somebody_elses_run(mini, prompt, monkeypatch)
         def get(self, timeout):
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(runner.queue, "SimpleQueue", Interrupted)
+    monkeypatch.setattr(stream.queue, "SimpleQueue", Interrupted)
 
     def leave():
         with pytest.raises(KeyboardInterrupt):
@@ -285,8 +285,8 @@ def dead_thread(*_):
 @pytest.mark.parametrize("start", [no_thread, dead_thread])
 def test_a_thread_that_dies_as_it_starts_keeps_nobody_waiting(mini, prompt, monkeypatch, start):
     with monkeypatch.context() as change:
-        change.setattr(runner, "_thread", SimpleNamespace(start_new_thread=start))
-        change.setattr(runner, "START_SECONDS", 0.01)
+        change.setattr(stream, "_thread", SimpleNamespace(start_new_thread=start))
+        change.setattr(stream, "START_SECONDS", 0.01)
         with pytest.raises(Refused, match="ran out of memory"):
             last_event(compare(mini, prompt, [METHOD], SHORT))
     assert not mini.lock.locked()
@@ -303,7 +303,7 @@ def test_a_thread_that_dies_without_a_word_keeps_nobody_waiting(mini, prompt, mo
                 raise MemoryError
             super().put(event)
 
-    monkeypatch.setattr(runner.queue, "SimpleQueue", Starved)
+    monkeypatch.setattr(stream.queue, "SimpleQueue", Starved)
     with pytest.raises(Refused, match="ran out of memory"):
         last_event(compare(mini, prompt, [METHOD], SHORT))
     monkeypatch.undo()

@@ -18,6 +18,7 @@ from visipruner.versions import untested
 # Each module has `add_options(parser)` and `run(options)`; only the named command is imported.
 COMMANDS = {
     "ask": ("visipruner.ask", "answer one question about one picture by several methods"),
+    "analyse": ("visipruner.analyse", "the paper's analyses of one picture, as files"),
     "evaluate": ("visipruner.evaluation.evaluate", "how often the bundled model is right"),
     "tradeoff": ("visipruner.evaluation.tradeoff", "accuracy against FLOPs, every method"),
     "dynamics": (

@@ -98,32 +98,24 @@ def _add_run_options(ask: argparse.ArgumentParser):
 
 def run(args):
     """Ask, print all answers and write them down."""
-    from huggingface_hub import constants
-    from transformers.utils import logging
-
     if find_spec("visipruner.ui") is None:
         raise Refused("This command runs from a clone of the repository; pip installs the engine.")
     from visipruner.models import clip
     from visipruner.models.catalogue import load_vlm
     from visipruner.tower import needs_clip
 
-    # The package is already imported, too late for environment variables.
-    constants.HF_HUB_OFFLINE = (
-        True  # only the download process may go online (visipruner/models/hub.py)
-    )
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    stay_quiet_and_offline()
     # Check all that is possible before a model is fetched or loaded.
     options, picture, overrides = _checked(args)
     vlm = load_vlm(
-        _model(args),
+        model_of(args),
         device=args.device,
         precision=args.precision,
         attention=args.attention,
-        on_progress=_tell_progress,
+        on_progress=tell_progress,
     )
     if needs_clip(_kinds(args)):
-        clip.fetch(_tell_progress)
+        clip.fetch(tell_progress)
     comparison = _compared(args, vlm, picture, options, overrides)
     result = comparison.to_json()
     if args.rounds > 1:
@@ -134,6 +126,17 @@ def run(args):
     if args.json:  # first, because printing may fail, and the work must not be lost
         write_whole(Path(args.json), json.dumps(result, indent=1))
     print_whole(describe(comparison))
+
+
+def stay_quiet_and_offline():
+    """Only the download process may go online (visipruner/models/hub.py)."""
+    from huggingface_hub import constants
+    from transformers.utils import logging
+
+    # The package is already imported, too late for environment variables.
+    constants.HF_HUB_OFFLINE = True
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
 
 
 def _checked(args) -> tuple:
@@ -156,7 +159,7 @@ def _checked(args) -> tuple:
         check_place(Path(args.json))
         if same_file(Path(args.json), Path(args.picture)):
             raise Refused("--json names the picture itself; name another file.")
-    picture = _scene(args.picture) if _is_scene(args) else open_picture(args.picture)
+    picture = scene_picture(args.picture) if is_scene(args) else open_picture(args.picture)
     clean_question(args.question)
     parse(args.method)
     if args.methods:
@@ -169,11 +172,11 @@ def _checked(args) -> tuple:
     check_choice("semantics", args.semantics, SEMANTICS)
     check_choice("picture mode", args.picture_mode, PICTURE_MODES)
     level_number(args.level)
-    check_served(spec_of(_model(args)), _kinds(args))
+    check_served(spec_of(model_of(args)), _kinds(args))
     return options, picture, overrides
 
 
-def _model(args) -> str | Path:
+def model_of(args) -> str | Path:
     """The model as `load_vlm` takes it."""
     return Path(args.model_path) if args.model_path else args.model
 
@@ -193,7 +196,7 @@ def _compared(args, vlm, picture, options, overrides):
 
     asked = picture, args.question, args.picture_mode
     bundled = args.model == "tiny" and not args.model_path
-    prompt = scenes.prepare(vlm, *asked, _is_scene(args)) if bundled else vlm.prepare(*asked)
+    prompt = scenes.prepare(vlm, *asked, is_scene(args)) if bundled else vlm.prepare(*asked)
     words = tuple(args.methods or ("none", args.method))
     visual = prompt.layout.num_visual
     sides = sides_at(vlm, words, args.level, args.semantics, visual, **overrides)
@@ -204,11 +207,11 @@ def _compared(args, vlm, picture, options, overrides):
     return comparison
 
 
-def _is_scene(args) -> bool:
+def is_scene(args) -> bool:
     return args.picture.startswith("scene:")
 
 
-def _scene(name: str):
+def scene_picture(name: str):
     """The picture of "scene:49"."""
 
     number = name.removeprefix("scene:")
@@ -251,7 +254,7 @@ def _side(name: str, answer) -> list[str]:
     ]
 
 
-def _tell_progress(progress):
+def tell_progress(progress):
     """Print the download's progress. Ctrl-C ends it; the next try continues from there."""
     done, total = progress.done / 1e9, progress.total / 1e9
     print(f"downloading: {done:.1f} of {total:.1f} GB", file=sys.stderr)

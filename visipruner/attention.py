@@ -184,6 +184,17 @@ class Watch:
         # nn.Module's own __setattr__ looks for tensors first, which takes longer than the rest.
         object.__setattr__(self.attention, "config", config)
 
+    def only(self, rows: Tensor | None) -> Noted:
+        """What one of several readers asked for; `query_rows` must ascend.
+
+        Args:
+            rows: (n,) some of `query_rows`. None: only the last row.
+        """
+        if rows is None:
+            return Noted(self.query, self.scaling)
+        index = torch.searchsorted(self.query_rows, rows).to(self.queries.device)
+        return Noted(self.query, self.scaling, self.queries.index_select(2, index), rows)
+
     def note(self, query: Tensor, scaling: float | None):
         """query: (1, heads, rows, head width)."""
         # A copy: a view would keep all rows in memory while the layer goes on.
@@ -194,6 +205,16 @@ class Watch:
         if self.query_rows is not None:
             self.queries = query.index_select(2, self.query_rows.to(query.device))
         self.scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+
+
+@dataclass(frozen=True)
+class Noted:
+    """What a `Watch` noted, for one of several readers; the fields are those of `Watch`."""
+
+    query: Tensor
+    scaling: float
+    queries: Tensor | None = None
+    query_rows: Tensor | None = None
 
 
 class AttentionReached(Exception):

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import SimpleNamespace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -38,6 +39,7 @@ from visipruner.decoders import (
 from visipruner.errors import Refused
 from visipruner.layout import Rows, TokenLayout
 from visipruner.methods.base import PruningMethod
+from visipruner.observing import Audience, all_rows
 from visipruner.stock import (
     attention_backend,
     cache_of,
@@ -47,6 +49,9 @@ from visipruner.stock import (
 from visipruner.tower import Clip, Tower, TowerWatch, check_clip, needs_clip, needs_tower
 from visipruner.trace import Cut, LayerRecord, MethodStory, PruningTrace, Selection
 from visipruner.view import LayerInput, LayerView
+
+if TYPE_CHECKING:
+    from visipruner.analyses.base import Observer
 
 
 @contextmanager
@@ -60,6 +65,7 @@ def prune(
     on_layer: Callable[[LayerRecord], None] | None = None,
     probe: bool = False,
     renumbers: bool = True,
+    observers: Sequence[Observer] = (),
 ) -> Iterator[PruningTrace]:
     """Prune one prompt while it runs through `model`, by `generate()` or a bare forward loop.
 
@@ -81,6 +87,9 @@ def prune(
         on_layer: called after every layer in prefill; an exception that it raises stops the run.
         probe: run the influence test after every layer, whatever the method does.
         renumbers: whether the model's positions are plain numbers, so that a method may renumber.
+        observers: watch every layer in prefill, also after the visual tokens left, and change
+            nothing: neither the answer nor the trace, and their FLOPs are not counted. In each
+            layer they come after the methods' decision, before anything is cut.
 
     Raises:
         Refused: the prompt cannot be pruned exactly: a batch, left padding, a prompt in pieces, a
@@ -91,7 +100,7 @@ def prune(
     """
     decoder = decoder_of(model)
     methods = (method,) if isinstance(method, PruningMethod) else tuple(method)
-    run = Run(model, decoder, methods, layout, tower, on_layer, probe, renumbers, clip)
+    run = Run(model, decoder, methods, layout, tower, on_layer, probe, renumbers, clip, observers)
     try:
         run.install()
         yield run.trace
@@ -107,6 +116,7 @@ class _Member:
     number: int
     method: PruningMethod
     memory: SimpleNamespace
+    rows: Tensor | None = None  # whose attention it reads in the running layer; None: the last's
 
     @classmethod
     def of(cls, number: int, method: PruningMethod) -> _Member:
@@ -128,6 +138,7 @@ class Run:
         probe=False,
         renumbers=True,
         clip=None,
+        observers=(),
     ):
         check_clip(methods, clip, layout.num_visual)
         self.model, self.decoder, self.layout = model, decoder, layout
@@ -139,6 +150,7 @@ class Run:
         if tower is None and needs_tower(methods):
             self.tower_watch = TowerWatch.on(model)
         self.on_layer, self.probe, self.renumbers = on_layer, probe, renumbers
+        self.audience = Audience(observers, layout.num_visual)
         stories = [MethodStory(method.name, method.settings) for method in methods]
         self.trace = PruningTrace.begin(stories, layout)
         self.handles: list = []
@@ -161,6 +173,8 @@ class Run:
     def _go_on_with(self, rows: Rows):
         """Set the rows for the next layer and clear per-row caches."""
         self.rows = rows
+        for member in self.members:
+            member.rows = None
         self.fitted: dict = {}  # device -> prefill arguments, cut once for all layers on it
         self.planned_pairs: dict = {}  # plan -> (pairs scored, pairs with a visual token)
 
@@ -311,7 +325,8 @@ class Run:
             self._take_off()
 
     def before_lm_head(self, _index, _module, args, _kwargs):
-        if self.turn.is_mine and not self.steps:
+        # Methods and observers may ask for logits between layers; those are not the answer's.
+        if self.turn.is_mine and self.trace.complete and not self.steps:
             self.trace.prefill_logits += args[0].shape[1]
 
     # -- one layer
@@ -405,15 +420,24 @@ class Run:
         kwargs = self._prefill_arguments(kwargs)
         record, plan = self._open_record(index), None
         self.turns = kwargs["position_embeddings"]
-        if not record.visual_tokens:
-            self._count_pairs(record, None)
+        if record.visual_tokens:
+            plan = self._ask_methods(index, record)
+        self._count_pairs(record, plan)
+        if not record.visual_tokens and not self.audience:
             return args, kwargs
+        rows = _united([member.rows for member in self.members])
+        if self.audience:
+            rows = all_rows([rows, *self.audience.queries(self._view_fields, index, record)])
+        self.watch = Watch(attention, plan, query_rows=rows)
+        return args, {**kwargs, "attention_watch": self.watch}
+
+    def _ask_methods(self, index: int, record: LayerRecord) -> Plan | None:
+        """Note which rows each method will ask for; the layer's plan, or None."""
         views = [(m, LayerInput(*self._view_fields(m, index, record))) for m in self.members]
         plan = self._plan([member.method.attend(view) for member, view in views])
-        self._count_pairs(record, plan)
-        queries = [member.method.queries(view) for member, view in views]
-        self.watch = Watch(attention, plan, query_rows=_united(queries))
-        return args, {**kwargs, "attention_watch": self.watch}
+        for member, view in views:
+            member.rows = member.method.queries(view)
+        return plan
 
     @staticmethod
     def _plan(plans: list[Plan | None]) -> Plan | None:
@@ -455,12 +479,14 @@ class Run:
         if watch is not None and watch.query is None:
             raise not_watched(self.model)
         selections = []
+        given = {"hidden": hidden, "turns": self.turns, "cache": self.cache.layers[index]}
         if self._is_asked_after(record):
-            given = {"hidden": hidden, "watch": watch, "turns": self.turns}
-            given["cache"] = self.cache.layers[index]
             for member in self.members:
-                view = LayerView(*self._view_fields(member, index, record), **given)
+                noted = self._noted(watch, member, record)
+                view = LayerView(*self._view_fields(member, index, record), watch=noted, **given)
                 selections.append((member, self._decide(view, member)))
+        if self.audience:
+            self.audience.observe(self._view_fields, index, record, watch, **given)
         is_last = index == len(self.layers) - 1
         output = self._go_on(selections, index, hidden, is_last)
         if is_last:
@@ -470,6 +496,12 @@ class Run:
         return output
 
     # -- decisions
+
+    def _noted(self, watch: Watch | None, member: _Member, record: LayerRecord):
+        """What a method may see of the watch: what it would see without observers."""
+        if not self.audience:
+            return watch
+        return watch.only(member.rows) if record.visual_tokens else None
 
     def _decide(self, view: LayerView, member: _Member) -> Selection | None:
         if self.probe and view.record.visual_tokens:

@@ -64,8 +64,8 @@ def named(folder: Path) -> str:
     return shown(folder)
 
 
-def write_whole(path: Path, text: str):
-    """Write the whole text or nothing, so that no half-written file remains.
+def write_whole(path: Path, text: str | bytes):
+    """Write the whole text or bytes or nothing, so that no half-written file remains.
 
     Raises:
         Refused: one sentence, naming the file and the obstacle.
@@ -76,7 +76,7 @@ def write_whole(path: Path, text: str):
         # In the same folder, so on the same disk: only then can it be moved in one step.
         with tempfile.TemporaryDirectory(dir=place.parent) as folder:
             part = Path(folder) / place.name
-            part.write_text(text)
+            part.write_bytes(text) if isinstance(text, bytes) else part.write_text(text)
             part.replace(place)
     except OSError as error:
         raise Refused(f"{shown(path)} could not be written: {error.strerror}.") from None

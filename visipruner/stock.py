@@ -50,6 +50,11 @@ def _has(module: nn.Module, path: str) -> bool:
     return module is not None
 
 
+def output_projection(layer: nn.Module) -> nn.Module:
+    """A decoder layer's o_proj, from all heads' outputs to the width of the model."""
+    return layer.self_attn.o_proj
+
+
 def cache_of(arguments: dict) -> Cache | None:
     """The cache among the keyword arguments of a decoder, a layer or an attention module."""
     for name in CACHE_NAMES:
@@ -198,6 +203,7 @@ __all__ = [
     "is_growing",
     "missing_part",
     "output_cache",
+    "output_projection",
     "projector_of",
     "rotated",
     "run_layer",

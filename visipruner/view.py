@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from types import SimpleNamespace
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from visipruner.attention import (
     NEAR,
+    Noted,
     Watch,
     attention_row,
     attention_rows,
@@ -23,7 +24,7 @@ from visipruner.attention import (
 from visipruner.errors import Refused
 from visipruner.flops import ModelShape
 from visipruner.layout import Range, Rows, TokenLayout
-from visipruner.stock import DynamicLayer
+from visipruner.stock import DynamicLayer, output_projection
 from visipruner.tower import Clip, Tower
 from visipruner.trace import Influence, LayerRecord, PruningTrace, Selection
 
@@ -128,7 +129,8 @@ class LayerView(LayerInput):
     """
 
     hidden: Tensor = field(kw_only=True)  # (1, rows, width): the layer's output, or the embeddings
-    watch: Watch | None = None  # of the layer's attention, while visual tokens are present
+    # Of the layer's attention. A method's is None when no visual token is present.
+    watch: Watch | Noted | None = None
     cache: DynamicLayer | None = None  # read through keys and values only
     turns: tuple[Tensor, Tensor] | None = None  # cosines and sines of the rows' places
     noted: Tower | None = None  # what the vision tower computed, for methods that need it
@@ -171,14 +173,32 @@ class LayerView(LayerInput):
             Refused: if the model computed something that is not a number.
         """
         self._check_watched()
-        if self.watch.queries is None:
-            raise ValueError("No queries were asked for before this layer.")
-        rows = attention_rows(
-            self.watch.queries, self.watch.scaling, self.keys, self.watch.query_rows
-        )
+        self._check_asked()
+        return self._rows_between(0, len(self.watch.query_rows))
+
+    def attention_blocks(self, size: int = 64) -> Iterator[tuple[Tensor, Tensor]]:
+        """As `attention_rows`, but at most `size` of the queries at a time, to save memory.
+
+        Yields:
+            (n,) the rows that ask, and (heads, n, rows) float32, their weights.
+        """
+        self._check_watched()
+        self._check_asked()
+        asked = self.watch.query_rows
+        for start in range(0, len(asked), size):
+            yield asked[start : start + size], self._rows_between(start, start + size)
+
+    def _rows_between(self, start: int, stop: int) -> Tensor:
+        noted = self.watch
+        queries, asked = noted.queries[:, :, start:stop], noted.query_rows[start:stop]
+        rows = attention_rows(queries, noted.scaling, self.keys, asked)
         self.spend(2 * rows.numel() * self.keys.shape[-1])
         self._check_numbers(rows.sum())
         return rows
+
+    def _check_asked(self):
+        if self.watch.queries is None:
+            raise ValueError("No queries were asked for before this layer.")
 
     def _check_watched(self):
         if self.watch is None:
@@ -208,6 +228,8 @@ class LayerView(LayerInput):
             Refused: if the model computed something that is not a number.
         """
         if self.record.influence is None:
+            if not len(self.visual_rows):
+                raise ValueError("No visual token is left to test.")
             # One copy to the host per tested layer: the decision is made on the CPU.
             result = self._test().detach().cpu()  # a trace must not keep an autograd graph
             cos, l2 = found = result[:-1].view(2, -1).index_select(1, self.visual_rows)
@@ -254,6 +276,19 @@ class LayerView(LayerInput):
         shape = self.parts.shape
         self.spend(2 * states[..., 0].numel() * shape.width * shape.vocabulary)
         return self.parts.head(self.parts.norm(states))
+
+    def through_output(self, vectors: Tensor) -> Tensor:
+        """(n, width) for (n, heads * head width): this layer's output projection, without its bias.
+
+        The module is called, so that it may be quantised.
+        """
+        project = output_projection(self.parts.layers[self.layer])
+        shape = self.parts.shape
+        # A batch of one, as in the layer. The zeros give the bias, which belongs to no head.
+        zeros = torch.zeros_like(vectors[:1])
+        result = project(torch.cat([vectors, zeros])[None])[0]
+        self.spend(2 * (len(vectors) + 1) * shape.width * shape.query_width)
+        return result[:-1] - result[-1:]
 
     # -- the vision tower, before layer 0
 

@@ -38,7 +38,8 @@ class Grid:
         rows, columns: their names, from the top and from the left.
         values: one sequence per row; None: nothing to show.
         scale: the lowest and the highest value of the colours.
-        words: as `values`, the hover text of each cell; empty: none.
+        words: as `values`, the hover text of each cell; its first line may stand in the cell.
+            Empty: none.
     """
 
     rows: Sequence[str]

@@ -197,7 +197,7 @@ def _legend(trace: PruningTrace, sheets: Sequence[Sheet], width: int) -> Image.I
 
 
 @functools.cache
-def _font(size: int) -> ImageFont.FreeTypeFont:
+def font_of(size: int) -> ImageFont.FreeTypeFont:
     """A system font with letters of many languages; Pillow's own font covers only English."""
     for name in ("DejaVuSans.ttf", "NotoSans-Regular.ttf", "arial.ttf", "Arial.ttf"):
         with contextlib.suppress(OSError):
@@ -222,7 +222,7 @@ def _wrapped(line: str, font: ImageFont.FreeTypeFont, width: int) -> list[str]:
 
 def text_block(text: str, width: int, size: int, colour: str, margin: int = _MARGIN) -> Image.Image:
     """Text wrapped to the width, on a strip of its own height."""
-    font = _font(size)
+    font = font_of(size)
     lines = [
         part for line in text.splitlines() for part in _wrapped(line, font, width - 2 * margin)
     ]

@@ -43,6 +43,23 @@ STAGE_TITLES = {
 HEAT = tuple(sequential.Viridis)  # at even steps
 
 
+def heat(share: float) -> tuple[int, int, int]:
+    """Red, green and blue of a share of the scale; below 0 and above 1 as at its ends."""
+    place = min(max(share, 0.0), 1.0) * (len(HEAT) - 1)
+    low = min(int(place), len(HEAT) - 2)
+    ends = zip(_rgb(HEAT[low]), _rgb(HEAT[low + 1]), strict=True)
+    return tuple(round(a + (b - a) * (place - low)) for a, b in ends)
+
+
+def _rgb(colour: str) -> tuple[int, int, int]:
+    return tuple(int(colour[at : at + 2], 16) for at in (1, 3, 5))
+
+
+def on_heat(share: float) -> str:
+    """The colour of words on `heat(share)`."""
+    return INK if share > 0.55 else PAPER
+
+
 def for_viewer() -> dict:
     """What the viewer's JavaScript needs."""
     return {

@@ -7,11 +7,8 @@ a silent round.
 
 from __future__ import annotations
 
-import _thread
 import itertools
-import queue
 import statistics
-import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -23,6 +20,7 @@ from visipruner.choice import Side, brief_title, methods_of, name_of
 from visipruner.decoding import configuration, settled
 from visipruner.engine import prune
 from visipruner.errors import Refused
+from visipruner.families import Encoded
 from visipruner.flops import (
     ModelShape,
     attention_share,
@@ -34,7 +32,7 @@ from visipruner.flops import (
 from visipruner.inputs import check_number
 from visipruner.methods import PruningMethod
 from visipruner.models.catalogue import VLM, check_served
-from visipruner.models.memory import freeing, is_out_of_memory, ran_out
+from visipruner.models.memory import freeing
 from visipruner.prompt import Prompt
 from visipruner.running.clocks import (
     fixed_seed,
@@ -54,6 +52,7 @@ from visipruner.running.results import (
     Options,
     Times,
 )
+from visipruner.running.stream import stream
 from visipruner.stock import BaseStreamer
 from visipruner.tower import needs_clip, needs_tower
 from visipruner.trace import LayerRecord, PruningTrace
@@ -76,17 +75,11 @@ class Event:
     comparison: Comparison | None = field(default=None, repr=False)
 
 
-WAIT_SECONDS = 0.2  # a waiting run reports this often, and stops if the generator was closed
-START_SECONDS = 60.0  # a thread that has not started by then ran out of memory while starting
 CLOCK_SECONDS = 0.5  # per side: time for silent repeats, which run only if one round fits in it
 NOT_A_NUMBER = (
     "This model computed something that is not a number (NaN), so it has no answer: its weights "
     "are damaged, or too large for {dtype}."
 )
-
-
-class Stopped(Exception):
-    """Raised inside a run whose generator was closed."""
 
 
 def compare(
@@ -111,7 +104,7 @@ def compare(
         vlm.runs += 1
         emit(Event("compared", comparison=Comparison(prompt, answers, probe, machine(vlm))))
 
-    return _stream(work, vlm.lock)
+    return stream(work, vlm.lock, Event("waiting"))
 
 
 def last_event(events: Iterator[Event]) -> Event:
@@ -144,82 +137,6 @@ def measure(
             answers = _in_turn(vlm, prompt, methods, options, encoded, number)
             samples.append([answer.times for answer in answers])
     return [list(taken) for taken in zip(*samples, strict=True)]
-
-
-# -- the thread and its queue
-
-
-def _stream(
-    work: Callable[[Callable[[Event], None]], None], lock: threading.Lock
-) -> Iterator[Event]:
-    """Run `work(emit)` in a thread that holds `lock`, and yield what it emits.
-
-    Leaving early stops the work, or the wait for the lock.
-
-    Raises:
-        Refused: one sentence: memory ran out, in the work or when the thread started.
-    """
-    events: queue.SimpleQueue = queue.SimpleQueue()
-    stop = threading.Event()
-    begun, done = object(), object()
-    alive = threading.Lock()  # held by the thread until it ends
-
-    def emit(event: Event):
-        if stop.is_set():
-            raise Stopped
-        events.put(event)
-
-    def body():
-        if not alive.acquire(blocking=False):
-            return  # started too late: the generator is closed
-        try:
-            events.put(begun)
-            while not lock.acquire(timeout=WAIT_SECONDS):
-                emit(Event("waiting"))
-            try:
-                work(emit)
-            finally:
-                lock.release()
-            events.put(done)
-        except Stopped:
-            pass
-        except BaseException as error:  # raised again in the generator
-            events.put(ran_out(error) if is_out_of_memory(error) else error)
-        finally:
-            alive.release()
-
-    try:
-        _begin(body, events)
-        while (event := _next(events, alive)) is not done:
-            if isinstance(event, BaseException):
-                raise event
-            yield event
-    finally:
-        stop.set()
-        alive.acquire()
-
-
-def _begin(body: Callable[[], None], events: queue.SimpleQueue):
-    """Start a thread, and wait for the first thing that it puts into `events`.
-
-    threading.Thread will not do: its start() waits forever for a thread that dies while starting.
-    """
-    try:
-        _thread.start_new_thread(body, ())
-        events.get(timeout=START_SECONDS)
-    except (RuntimeError, MemoryError, queue.Empty) as error:
-        raise ran_out(error) from None
-
-
-def _next(events: queue.SimpleQueue, alive: threading.Lock):
-    """The next event, or an error if the thread has ended without one."""
-    while True:
-        try:
-            return events.get(timeout=WAIT_SECONDS)
-        except queue.Empty as nothing:
-            # Do not lose an event that the thread put just before it ended.
-            if not alive.locked() and events.empty():
-                return ran_out(nothing)
 
 
 # -- answers
@@ -327,7 +244,7 @@ def _answer(vlm, prompt, method, options, features, vision_ms, side, emit) -> An
         ) as trace,
     ):
         start = now(vlm)
-        _generate(vlm, prompt, features, options, tokens)
+        generate(vlm, prompt, features, options, tokens)
         end = now(vlm)
     steps = [b - a for a, b in itertools.pairwise(tokens.times)]
     times = Times(
@@ -343,7 +260,12 @@ def _answer(vlm, prompt, method, options, features, vision_ms, side, emit) -> An
     return answer
 
 
-def _generate(vlm, prompt, features, options, streamer=None):
+def generate(vlm: VLM, prompt: Prompt, features: Encoded, options: Options, streamer=None):
+    """The token ids of prompt and answer, (1, tokens).
+
+    Raises:
+        Refused: the first logits are not numbers.
+    """
     settings = configuration(vlm.model, options.max_new_tokens, options.temperature)
     with settled(vlm.model, settings):
         return vlm.model.generate(
@@ -393,7 +315,7 @@ def _warm_up(vlm, prompt, features, emit=lambda event: None):
     if prompt.layout.length not in vlm.warm:
         on_layer = lambda record: emit(Event("warming", record=record))  # noqa: E731 - as in _probe
         with prune(vlm.model, PruningMethod(), prompt.layout, on_layer=on_layer):
-            _generate(vlm, prompt, features, Options(max_new_tokens=2))
+            generate(vlm, prompt, features, Options(max_new_tokens=2))
         vlm.warm.add(prompt.layout.length)
 
 
@@ -402,7 +324,7 @@ def _probe(vlm, prompt, features, emit) -> PruningTrace:
     """Influence in every layer of the unpruned model, in a separate untimed run."""
     on_layer = lambda record: emit(Event("probed", record=record))  # noqa: E731 - may raise Stopped
     with prune(vlm.model, PruningMethod(), prompt.layout, probe=True, on_layer=on_layer) as trace:
-        _generate(vlm, prompt, features, Options(max_new_tokens=1))
+        generate(vlm, prompt, features, Options(max_new_tokens=1))
     return trace
 
 

@@ -1,0 +1,33 @@
+"""A prompt with its answer behind it, so that a token of the answer can be the asking one."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+
+from visipruner.families import Encoded
+from visipruner.layout import TokenLayout
+from visipruner.prompt import Prompt
+from visipruner.running.results import Options
+from visipruner.running.runner import generate
+
+
+@torch.inference_mode()
+def with_answer(vlm, prompt: Prompt, features: Encoded, options: Options | None = None) -> Prompt:
+    """The prompt followed by the unpruned model's answer; its layout is the same, but longer.
+
+    In prefill, a token of the answer reads what it read while it was decoded. What the analyses
+    call the last prompt token is then the last token of the answer.
+
+    Raises:
+        Refused: the model's first logits are not numbers.
+    """
+    with vlm.lock:
+        ids = generate(vlm, prompt, features, options or Options())[0].cpu()
+    if len(ids) > prompt.layout.length + 1 and ids[-1] == vlm.model.generation_config.eos_token_id:
+        ids = ids[:-1]
+    layout = prompt.layout
+    longer = TokenLayout(len(ids), layout.spans, layout.grids, tuple(ids.tolist()))
+    asked = {"input_ids": ids[None], "attention_mask": torch.ones_like(ids)[None]}
+    return replace(prompt, inputs={**prompt.inputs, **asked}, layout=longer)
