@@ -208,7 +208,7 @@ def _triangle(result: Masked) -> Figure:
         )
     }
     return Figure(
-        "What masking a range of layers changes",
+        "What masking a range of layers changes: KL of the first word, nats",
         f"{_stages_in_words(result)} {_blocks_in_words(result)}".strip(),
         "last masked layer",
         "first masked layer",
@@ -224,7 +224,8 @@ def _curves(result: Masked) -> Figure:
     places = [*starts, result.layers]
     return Figure(
         "Blind below a layer, and blind from a layer on",
-        f"{_stages_in_words(result)} {_visipruner_in_words(result)}",
+        "Blind below k masks layers 0 to k - 1; blind from k masks layer k and all later ones. "
+        f"{_visipruner_in_words(result)}",
         "layer k",
         "KL of the first word, nats",
         (Series("blind below k", places, below), Series("blind from k", places, onwards)),
