@@ -107,26 +107,3 @@ def divergence(usual: Tensor, other: Tensor) -> float:
     return max(
         0.0, torch.nn.functional.kl_div(other, usual, reduction="sum", log_target=True).item()
     )
-
-
-def word_of(vlm, shares: Tensor) -> str:
-    """The likeliest word.
-
-    Args:
-        shares: (vocabulary,) probabilities, or their logarithms.
-    """
-    tokenizer = vlm.processor.tokenizer
-    token = int(shares.argmax())
-    return tokenizer.decode([token]).strip() or str(tokenizer.convert_ids_to_tokens(token))
-
-
-def listed(value):
-    """A result's tuples as JSON's lists."""
-    if isinstance(value, dict):
-        return {name: listed(one) for name, one in value.items()}
-    return list(map(listed, value)) if isinstance(value, tuple | list) else value
-
-
-def tupled(value):
-    """Lists as tuples: the reverse of `listed`."""
-    return tuple(map(tupled, value)) if isinstance(value, list) else value

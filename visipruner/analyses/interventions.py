@@ -5,15 +5,14 @@ Here is what all interventions share; recipes.py holds the interventions.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from visipruner.analyses.asking import ask, divergence, listed, tupled, word_of
+from visipruner.analyses.asking import ask, divergence
 from visipruner.analyses.base import Analysis, Figure, PatchMap, Series, Step
+from visipruner.analyses.observed import Result, check_visual, word_of
 from visipruner.choice import Side
-from visipruner.errors import Refused
 from visipruner.inputs import check_number
 from visipruner.methods.base import PruningMethod
 from visipruner.running.stream import stream
@@ -27,7 +26,7 @@ Reading = tuple[tuple[float | None, ...], ...]
 
 
 @dataclass(frozen=True)
-class Intervened:
+class Intervened(Result):
     """An untouched run and one or more changed ones; the untouched one comes first.
 
     Args:
@@ -51,14 +50,6 @@ class Intervened:
     attention: tuple[tuple[tuple[float, ...], ...], ...] = ()
     note: str = ""
 
-    def to_json(self) -> dict:
-        """Plain lists, numbers and strings; `from_json` gives the same result back."""
-        return listed(dataclasses.asdict(self))
-
-    @classmethod
-    def from_json(cls, data: Mapping) -> Intervened:
-        return cls(**{name: tupled(value) for name, value in data.items()})
-
 
 @dataclass(frozen=True)
 class Intervention(Analysis):
@@ -74,8 +65,7 @@ class Intervention(Analysis):
         check_settings(self)
 
     def check(self, vlm, prompt):
-        if not prompt.layout.num_visual:
-            raise Refused("This prompt has no visual tokens, so there is nothing to change.")
+        check_visual(prompt, self.title)
 
     def untouched(self) -> PruningMethod:
         """The method of the untouched run, new for each analysis: it may record."""
@@ -128,7 +118,7 @@ class Intervention(Analysis):
         return Intervened(
             tuple(said),
             tuple(one.text for one in found),
-            tuple(word_of(vlm, one.first) for one in found),
+            tuple(word_of(vlm, int(one.first.argmax())) for one in found),
             tuple(divergence(found[0].first, one.first) for one in found),
             tuple(self.reading(*one) for one in zip(sides[1:], traces[1:], strict=True)),
             **self.attention(sides, prompt.layout),

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-from visipruner.analyses.asking import ask, divergence, listed, tupled, word_of
+from visipruner.analyses.asking import ask, divergence
 from visipruner.analyses.base import Analysis, Figure, Grid, Series, Step
+from visipruner.analyses.observed import Result, check_visual, word_of
 from visipruner.analyses.rerun import Rerun, check_rerun
 from visipruner.choice import method_at
 from visipruner.levels import PRESETS
@@ -24,7 +24,7 @@ FLOOR = 0.02
 
 
 @dataclass(frozen=True)
-class Masked:
+class Masked(Result):
     """What every masked range of layers costs on one picture and question.
 
     Args:
@@ -60,12 +60,13 @@ class Masked:
         return stages_of(self.cost)
 
     def to_json(self) -> dict:
-        """Plain lists, numbers and strings, and the stages; `from_json` gives the same back."""
-        return listed(dataclasses.asdict(self) | {"stages": self.stages})
+        """As the base, and the stages."""
+        stages = {name: list(one) for name, one in self.stages.items()}
+        return super().to_json() | {"stages": stages}
 
     @classmethod
-    def from_json(cls, data: Mapping) -> Masked:
-        return cls(**{name: tupled(value) for name, value in data.items() if name != "stages"})
+    def from_json(cls, data: dict) -> Masked:
+        return super().from_json({k: value for k, value in data.items() if k != "stages"})
 
 
 def stages_of(cost: Mapping[tuple[int, int], float]) -> dict[str, tuple[int, int]]:
@@ -125,6 +126,7 @@ class RangeMasking(Analysis):
         check_settings(self)
 
     def check(self, vlm, prompt):
+        check_visual(prompt, self.title)
         check_rerun(vlm, prompt)
 
     def run(self, vlm, prompt, features) -> Iterator[Step | Masked]:
@@ -147,10 +149,11 @@ class RangeMasking(Analysis):
         layers, first, rows = len(usual.layers), usual.said.first, []
         block = block_of(layers)
         for one, shares in masked_words(usual, block):
-            changed = int(shares.argmax()) != int(first.argmax())
-            rows.append((one, divergence(first, shares), changed, word_of(vlm, shares)))
+            word = int(shares.argmax())
+            changed = word != int(first.argmax())
+            rows.append((one, divergence(first, shares), changed, word_of(vlm, word)))
             emit(Step(2 + len(rows), total))
-        word, acted = word_of(vlm, first), (trace.filtering_layer, trace.exit_layer)
+        word, acted = word_of(vlm, int(first.argmax())), (trace.filtering_layer, trace.exit_layer)
         return Masked(layers, block, *zip(*rows, strict=True), word, self.level, *acted)
 
     def figures(self, result: Masked) -> list[Figure]:
@@ -205,7 +208,7 @@ def _triangle(result: Masked) -> Figure:
         )
     }
     return Figure(
-        "What masking a range of layers changes",
+        "What masking a range of layers changes: KL of the first word, nats",
         f"{_stages_in_words(result)} {_blocks_in_words(result)}".strip(),
         "last masked layer",
         "first masked layer",
@@ -221,7 +224,8 @@ def _curves(result: Masked) -> Figure:
     places = [*starts, result.layers]
     return Figure(
         "Blind below a layer, and blind from a layer on",
-        f"{_stages_in_words(result)} {_visipruner_in_words(result)}",
+        "Blind below k masks layers 0 to k - 1; blind from k masks layer k and all later ones. "
+        f"{_visipruner_in_words(result)}",
         "layer k",
         "KL of the first word, nats",
         (Series("blind below k", places, below), Series("blind from k", places, onwards)),

@@ -26,10 +26,8 @@ def check_rerun(vlm, prompt):
     """Check that the rows after the picture can run again by themselves.
 
     Raises:
-        Refused: no visual tokens, no text after them, or an attention function without masks.
+        Refused: no text after the visual tokens, or an attention function without masks.
     """
-    if not prompt.layout.num_visual:
-        raise Refused("This prompt has no visual tokens, so no layer can be masked.")
     if prompt.layout.visual[-1] == prompt.layout.length - 1:
         raise Refused("Masking needs a text token after the picture.")
     if attention_backend(vlm.parts.decoder) not in ("sdpa", "eager"):
