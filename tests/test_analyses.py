@@ -13,7 +13,7 @@ from visipruner import PruningMethod, Refused, Schedule, TokenLayout, VisiPruner
 from visipruner.analyses import ANALYSES
 from visipruner.analyses.answered import with_answer
 from visipruner.analyses.attention import AttentionMap
-from visipruner.analyses.base import Figure, Observer, PatchMap, Step
+from visipruner.analyses.base import Figure, PatchMap, Step
 from visipruner.analyses.heads import ValueOutput, head_outputs
 from visipruner.analyses.influence import InfluenceMap
 from visipruner.analyses.lens import LogitLens
@@ -22,6 +22,7 @@ from visipruner.analyses.sinks import Sinks
 from visipruner.analyses.tokens import TokenMap, blocks_of
 from visipruner.analyses.words import WordsOnPatches, affordable
 from visipruner.flops import ModelShape
+from visipruner.observing import Observer
 from visipruner.running.results import Options
 
 WATCHING = [

@@ -10,9 +10,10 @@ from contextlib import closing
 
 import page_server
 import pytest
+import torch
 from PIL import Image
 
-from visipruner.analyses import ANALYSES
+from visipruner.analyses import ANALYSES, answered
 from visipruner.analyses.base import Step
 from visipruner.analyses.together import look
 from visipruner.errors import Refused
@@ -110,7 +111,10 @@ def test_a_refusal_comes_before_anything_runs(job):
         next(look(job.vlm, job.prompt, analyses))
 
 
-def test_the_answer_may_stand_behind_the_prompt(job):
+def test_the_answer_may_stand_behind_the_prompt(job, monkeypatch):
+    said = torch.tensor([[5, 6, 7]])  # random weights may say a picture's token
+    generate = lambda vlm, prompt, *_: torch.cat([prompt.inputs["input_ids"], said], 1)  # noqa: E731
+    monkeypatch.setattr(answered, "generate", generate)
     [analysis] = inside.chosen(["attention"], {})
     found = [
         next(event[1] for event in job.look([analysis], answer) if type(event) is tuple)

@@ -9,8 +9,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from visipruner import PruningMethod, Schedule, TokenLayout, prune
-from visipruner.analyses.base import Observer
 from visipruner.flops import ModelShape, executed
+from visipruner.observing import Observer
 
 LAYOUT = LAYOUTS["one picture"]
 

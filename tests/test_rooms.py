@@ -29,6 +29,7 @@ ROOMS = [
     "cutting",
     "decoders",
     "methods",
+    "observing",
     "engine",
     "choice",
     "templates",
@@ -45,6 +46,7 @@ ROOMS = [
     "bench",
     "ui",
     "ask",
+    "analyse",
     "__main__",
 ]
 

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -39,7 +38,7 @@ from visipruner.decoders import (
 from visipruner.errors import Refused
 from visipruner.layout import Rows, TokenLayout
 from visipruner.methods.base import PruningMethod
-from visipruner.observing import Audience, all_rows
+from visipruner.observing import Audience, Observer, all_rows
 from visipruner.stock import (
     attention_backend,
     cache_of,
@@ -49,9 +48,6 @@ from visipruner.stock import (
 from visipruner.tower import Clip, Tower, TowerWatch, check_clip, needs_clip, needs_tower
 from visipruner.trace import Cut, LayerRecord, MethodStory, PruningTrace, Selection
 from visipruner.view import LayerInput, LayerView
-
-if TYPE_CHECKING:
-    from visipruner.analyses.base import Observer
 
 
 @contextmanager

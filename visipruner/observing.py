@@ -6,7 +6,6 @@ import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from types import SimpleNamespace
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -15,8 +14,20 @@ from visipruner.attention import Watch
 from visipruner.trace import LayerRecord
 from visipruner.view import LayerInput, LayerView
 
-if TYPE_CHECKING:
-    from visipruner.analyses.base import Observer
+
+class Observer:
+    """Watches one run of `prune(..., observers=[...])`; many observers share it.
+
+    An observer may read what a method may read, and changes nothing.
+    """
+
+    def queries(self, view):
+        """Before a layer: the rows whose attention it will read, as a method's `queries`."""
+        return None
+
+    def observe(self, view):
+        """After a layer, while its tensors are valid: copy what is to be kept."""
+        raise NotImplementedError
 
 
 @dataclass

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import torch
 
+from visipruner.errors import Refused
 from visipruner.families import Encoded
 from visipruner.layout import TokenLayout
 from visipruner.prompt import Prompt
@@ -21,13 +22,15 @@ def with_answer(vlm, prompt: Prompt, features: Encoded, options: Options | None 
     call the last prompt token is then the last token of the answer.
 
     Raises:
-        Refused: the model's first logits are not numbers.
+        Refused: the model's first logits are not numbers, or it answers with a picture's token.
     """
     with vlm.lock:
         ids = generate(vlm, prompt, features, options or Options())[0].cpu()
     if len(ids) > prompt.layout.length + 1 and ids[-1] == vlm.model.generation_config.eos_token_id:
         ids = ids[:-1]
     layout = prompt.layout
+    if (ids[layout.length :] == vlm.model.config.image_token_id).any():
+        raise Refused("The answer holds the token of a picture, so it cannot stand in a prompt.")
     longer = TokenLayout(len(ids), layout.spans, layout.grids, tuple(ids.tolist()))
     asked = {"input_ids": ids[None], "attention_mask": torch.ones_like(ids)[None]}
     return replace(prompt, inputs={**prompt.inputs, **asked}, layout=longer)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from visipruner.analyses.base import Figure, Observer, PatchMap, Series
+from visipruner.analyses.base import Figure, PatchMap, Series
 from visipruner.analyses.observed import (
     Observed,
     Result,
@@ -16,6 +16,7 @@ from visipruner.analyses.observed import (
     word_at,
 )
 from visipruner.errors import Refused
+from visipruner.observing import Observer
 from visipruner.settings import INT, setting
 
 LAST = -1

@@ -124,18 +124,3 @@ class Analysis:
     def figures(self, result) -> list[Figure | PatchMap]:
         """What to draw: a pure function of the result."""
         raise NotImplementedError
-
-
-class Observer:
-    """Watches one run of `prune(..., observers=[...])`; many observers share it.
-
-    An observer may read what a method may read, and changes nothing.
-    """
-
-    def queries(self, view):
-        """Before a layer: the rows whose attention it will read, as a method's `queries`."""
-        return None
-
-    def observe(self, view):
-        """After a layer, while its tensors are valid: copy what is to be kept."""
-        raise NotImplementedError

@@ -7,8 +7,9 @@ from typing import ClassVar
 
 import torch
 
-from visipruner.analyses.base import Figure, Grid, Observer
+from visipruner.analyses.base import Figure, Grid
 from visipruner.analyses.observed import Observed, Result, top_words
+from visipruner.observing import Observer
 from visipruner.settings import INT, setting
 
 

@@ -6,10 +6,11 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-from visipruner.analyses.base import Figure, Observer, PatchMap, Series
+from visipruner.analyses.base import Figure, PatchMap, Series
 from visipruner.analyses.observed import Observed, Result, check_visual, per_patch
 from visipruner.choice import method_at
 from visipruner.levels import PRESETS
+from visipruner.observing import Observer
 from visipruner.settings import CHOICE, setting
 
 SCALE = (-6.0, 0.0)  # fixed, so that maps of two pictures can be compared

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from visipruner.analyses.base import Figure, Grid, Observer, Series
+from visipruner.analyses.base import Figure, Grid, Series
 from visipruner.analyses.observed import Observed, Result, top_words, word_of
+from visipruner.observing import Observer
 from visipruner.settings import INT, setting
 
 

@@ -8,10 +8,11 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from visipruner.analyses.base import Analysis, Observer, Step
+from visipruner.analyses.base import Analysis, Step
 from visipruner.engine import prune
 from visipruner.errors import Refused
 from visipruner.methods import PruningMethod
+from visipruner.observing import Observer
 from visipruner.running.results import Options
 from visipruner.running.runner import generate
 from visipruner.running.stream import stream

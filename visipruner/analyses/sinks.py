@@ -7,8 +7,9 @@ import statistics
 from dataclasses import dataclass
 from typing import ClassVar
 
-from visipruner.analyses.base import Figure, Observer, Series
+from visipruner.analyses.base import Figure, Series
 from visipruner.analyses.observed import Observed, Result, check_number_of, numbers, word_at
+from visipruner.observing import Observer
 from visipruner.settings import INT, setting
 
 LEAST = 1e-6  # of attention, so that a logarithm exists

@@ -10,9 +10,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from visipruner.analyses.base import Figure, Grid, Observer
+from visipruner.analyses.base import Figure, Grid
 from visipruner.analyses.observed import Observed, Result, check_number_of, numbers
 from visipruner.layout import Range, gaps
+from visipruner.observing import Observer
 from visipruner.settings import INT, setting
 
 MOST_BLOCKS = 64

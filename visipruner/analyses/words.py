@@ -6,7 +6,7 @@ import statistics
 from dataclasses import dataclass
 from typing import ClassVar
 
-from visipruner.analyses.base import Observer, PatchMap
+from visipruner.analyses.base import PatchMap
 from visipruner.analyses.observed import (
     Observed,
     Result,
@@ -16,6 +16,7 @@ from visipruner.analyses.observed import (
     top_words,
 )
 from visipruner.flops import ModelShape
+from visipruner.observing import Observer
 from visipruner.settings import INTS, setting
 
 ROWS = 64  # whose logits are in memory at a time
