@@ -12,6 +12,9 @@ TITLES = {
     CURVE: "Cost and accuracy",
 }
 
+# Where the head is narrow; each is a part of the title, which stays the tab's name.
+SHORT = {COMPARE: "Question", INSIDE: "Inside", ARENA: "Arena", CURVE: "Accuracy"}
+
 # Of a control on the left: it means something in these views only. The style sheet reads them.
 ONLY_COMPARE, ONLY_ARENA, ONLY_INSIDE = "vp-only-compare", "vp-only-arena", "vp-only-inside"
 
@@ -21,7 +24,8 @@ def switch() -> str:
     buttons = "".join(
         f'<button type="button" role="tab" id="vp-tab-{name}" data-view="{name}" '
         f'aria-controls="vp-view-{name}" aria-selected="{str(name == COMPARE).lower()}" '
-        f'tabindex="{0 if name == COMPARE else -1}">{title}</button>'
+        f'tabindex="{0 if name == COMPARE else -1}" aria-label="{title}">'
+        f'<span class="vp-long">{title}</span><span class="vp-short">{SHORT[name]}</span></button>'
         for name, title in TITLES.items()
     )
     return f'<div class="vp-tabs" role="tablist" aria-label="View">{buttons}</div>'
