@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 from visipruner.__main__ import main
-from visipruner.analyse import results_of
 from visipruner.analyses.base import Analysis, Figure, Grid, PatchMap, Series, Step
 from visipruner.analyses.lens import LogitLens
+from visipruner.analyses.together import together
 from visipruner.errors import Refused
 from visipruner.render import palette
 from visipruner.render.figure_svg import figure_svg, ticks
@@ -123,10 +123,11 @@ def test_an_analysis_with_runs_of_its_own_follows_and_is_checked_first(mini, pic
 
     prompt = mini.prepare(picture, QUESTION)
     features, analyses = mini.encode(prompt), [LogitLens(), Alone()]
-    (lens, _), (alone, result) = results_of(mini, prompt, features, analyses)
+    events = together(mini, prompt, features, analyses)
+    (lens, _), (alone, result) = (event for event in events if not isinstance(event, Step))
     assert (lens.name, alone.name, result) == ("lens", "alone", "result")
     with pytest.raises(Refused, match="planned"):  # before the lens, which would need a prompt
-        next(results_of(mini, None, features, analyses))
+        next(together(mini, None, features, analyses))
 
 
 # -- drawings
