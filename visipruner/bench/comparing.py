@@ -129,7 +129,7 @@ class _Clock:
         # Only we call generate(), and inside it only hooks and the streamer are ours.
         with (
             self._timing(type(vlm), "encode", "model"),
-            self._timing(runner, "_generate", "model"),
+            self._timing(runner, "generate", "model"),
             self._timing(runner, "_probe", "probe"),
             self._timing(decoders.RunHook, "__call__", "ours"),
             self._timing(runner._Tokens, "put", "ours"),
