@@ -596,7 +596,7 @@ def test_the_patches_stand_on_the_first_screen(visit, width, height, longest):
     run(page)
     wait_until_still(page)
     assert bounds(page, ".vp-verdict")[0] >= 0
-    assert bounds(page, ".pv-canvas")[1] <= lower_edge(page)
+    assert bounds(page, ".pv-canvas")[1] <= lower_edge(page) + 1  # less than a pixel is rounding
     assert bounds(page, ".pv-canvas")[1] - bounds(page, ".pv-canvas")[0] > (
         230 if longest == 1 else 200
     )
