@@ -56,6 +56,7 @@ class Figure:
     Args:
         words: what the figure says, in sentences: its alt text.
         marks: places on the x axis with a name, such as VisiPruner's filtering layer.
+        layer: the layer that it is of, if an analysis has a figure per layer; the page shows one.
     """
 
     title: str
@@ -65,6 +66,7 @@ class Figure:
     series: Sequence[Series] = ()
     grid: Grid | None = None
     marks: Mapping[str, float] = field(default_factory=dict)
+    layer: int | None = None
 
 
 @dataclass(frozen=True)

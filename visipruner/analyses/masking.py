@@ -15,7 +15,7 @@ from visipruner.levels import PRESETS
 from visipruner.running.stream import stream
 from visipruner.settings import CHOICE, check_settings, setting
 
-ALL_RANGES = 16  # up to so many layers, every range is run
+ALL_RANGES = 16  # a model with at most so many layers runs every range
 MOST_RANGES = 45  # of a model with more layers: those of nine blocks
 SHARE = 0.8  # of what masking all layers costs
 # Nats. Below it no stage is named: by Pinsker's inequality no probability of the first word moved

@@ -93,6 +93,7 @@ def _figure(result: SinkTable, number: int) -> Figure:
         "log10 of the last prompt token's attention",
         "L1 norm of the values",
         series,
+        layer=layer,
     )
 
 

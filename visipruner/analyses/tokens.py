@@ -162,4 +162,5 @@ def _figure(result: TokenMaps, names: Sequence[str], layer: int, shares) -> Figu
         "looked at",
         "looking; colours: log10 of the share of attention",
         grid=grid,
+        layer=layer,
     )

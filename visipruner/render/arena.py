@@ -32,7 +32,7 @@ class Shown:
         title: on the board: "FastV".
         answer: None: it has not finished.
         refused: the sentence that says why this method cannot run.
-        judged: whether the answer is right: a kind, a sign and words; empty: nobody knows.
+        judged: whether the answer is right: a kind, a sign and words; empty without a true answer.
         clock: how the first word's time was taken: "median of 3".
     """
 

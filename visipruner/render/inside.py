@@ -21,20 +21,10 @@ from visipruner.render.patch_map import draw_patch_map, layer_picture
 from visipruner.sheets import Sheet
 
 _HERE = Path(__file__).parent
-EMPTY: dict = {"layers": 0, "maps": [], "figures": [], "done": True}
+EMPTY: dict = {"layers": 0, "maps": [], "figures": []}
 SIDE = 360  # pixels of a map's longer side
 _DIGITS = 4  # of a number that a patch shows
 _STOPS = 9  # of the colour bar
-
-
-def shown(found: Sequence[tuple[Analysis, object]], sheets: Sequence[Sheet]) -> list[dict]:
-    """Every finished analysis, drawn once: {"maps": [...], "figures": [...]}.
-
-    Args:
-        found: analyses with their results.
-        sheets: the prompt's.
-    """
-    return [one(analysis, result, sheets) for analysis, result in found]
 
 
 def one(analysis: Analysis, result, sheets: Sequence[Sheet]) -> dict:
@@ -43,28 +33,26 @@ def one(analysis: Analysis, result, sheets: Sequence[Sheet]) -> dict:
     head = {"analysis": analysis.title, "question": analysis.question}
     maps = [head | _map(part, sheets) for part in drawn if isinstance(part, PatchMap)]
     figures = [
-        head | {"title": part.title, "svg": figure_svg(part)}
+        head | {"title": part.title, "layer": part.layer, "svg": figure_svg(part)}
         for part in drawn
         if isinstance(part, Figure)
     ]
     return {"maps": maps, "figures": figures}
 
 
-def board_value(drawn: Sequence[dict], asked: str, layers: int, done: bool) -> dict:
+def board_value(drawn: Sequence[dict], asked: str, layers: int) -> dict:
     """What the board shows.
 
     Args:
         drawn: from `one`, in the order of the page.
         asked: the question and the model, in words.
         layers: of the language model.
-        done: has every analysis finished?
     """
     return {
         "layers": layers,
         "asked": asked,
         "maps": [part for analysis in drawn for part in analysis["maps"]],
         "figures": [part for analysis in drawn for part in analysis["figures"]],
-        "done": done,
     }
 
 

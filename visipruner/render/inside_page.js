@@ -2,7 +2,7 @@
 
 const find = (name) => element.querySelector(".in-" + name);
 const slider = () => element.querySelector(".in-slide input");
-let shown = { maps: [], figures: [] }, layer = 0, patch = -1;
+let shown = { maps: [], figures: [] }, groups = [], layer = 0, patch = -1;
 
 function make(name, className, ...parts) {
   const node = document.createElement(name);
@@ -93,32 +93,55 @@ function choose(token) {
 // -- a new value
 
 function draw() {
-  find("layer").textContent = `${layer} of ${shown.layers}`;
+  find("layer").textContent = `${layer} of 0–${shown.layers - 1}`;
   slider().setAttribute("aria-valuetext", `layer ${layer}`);
   [...find("maps").children].forEach((node, number) => drawMap(node, shown.maps[number]));
+  [...find("figures").children].forEach((node, number) => drawFigure(node, groups[number]));
 }
 
-function figureOf(figure) {
+// A figure alone, or the figures of an analysis that has one per layer.
+function groupsOf(figures) {
+  const found = [];
+  for (const figure of figures) {
+    const last = found.at(-1)?.[0];
+    const belongs = figure.layer !== null && last?.layer != null;
+    if (belongs && last.analysis === figure.analysis) found.at(-1).push(figure);
+    else found.push([figure]);
+  }
+  return found;
+}
+
+function figureOf([figure]) {
   const scroll = make("div", "in-scroll");
   scroll.tabIndex = 0;
   scroll.setAttribute("role", "region");
-  scroll.setAttribute("aria-label", figure.title);
-  scroll.innerHTML = figure.svg; // made by the server, which escapes all words
   return make("figure", "in-figure", make("h3", "", figure.analysis),
     make("p", "in-why", figure.question), scroll);
+}
+
+// Of several layers the nearest one: an analysis may hold only some.
+function drawFigure(node, group) {
+  const far = (figure) => Math.abs(figure.layer - layer);
+  const figure = group.reduce((best, other) => (far(other) < far(best) ? other : best));
+  const scroll = node.querySelector(".in-scroll");
+  if (scroll.getAttribute("aria-label") === figure.title) return;
+  scroll.setAttribute("aria-label", figure.title);
+  scroll.innerHTML = figure.svg; // made by the server, which escapes all words
 }
 
 function receive(value) {
   value = value?.maps ? value : { maps: [], figures: [], layers: 0 };
   if (value.layers !== shown.layers) [layer, patch] = [Math.floor(value.layers / 3), -1];
   shown = value;
+  groups = groupsOf(value.figures);
   find("board").hidden = !value.maps.length && !value.figures.length;
   find("asked").textContent = value.asked ?? "";
-  element.querySelector(".in-slide").hidden = !value.maps.length;
+  const follows = value.maps.length || groups.some((group) => group.length > 1);
+  element.querySelector(".in-slide").hidden = !follows;
   slider().max = Math.max(0, value.layers - 1);
   slider().value = layer;
   find("maps").replaceChildren(...value.maps.map(mapOf));
-  find("figures").replaceChildren(...value.figures.map(figureOf));
+  find("figures").replaceChildren(...groups.map(figureOf));
   draw();
 }
 

@@ -10,7 +10,8 @@ from visipruner.choice import MOST_CONTESTANTS, brief_title, menu
 from visipruner.evaluation.arena import FIRST
 from visipruner.methods import PruningMethod
 from visipruner.render.arena import ArenaBoard
-from visipruner.ui import tabs, text
+from visipruner.ui import beside, tabs, text, views
+from visipruner.ui.beside import Place
 from visipruner.ui.page import browser_value
 
 TOKENS, MOST = 144, 576  # before a model is known: a quarter of LLaVA-1.5's patches
@@ -23,7 +24,7 @@ class Arena:
     Args:
         run, every, stop: its buttons.
         methods, tokens, share: what is chosen; the budget, and its share of the picture.
-        state, asked, result: as in `layout.Results`.
+        result: the key of what ran.
     """
 
     run: gr.Button
@@ -32,13 +33,11 @@ class Arena:
     methods: gr.Dropdown
     tokens: gr.Slider
     share: gr.HTML
-    status: gr.HTML
-    state: gr.HTML
+    place: Place
     intro: gr.HTML
     board: gr.HTML
     saves: dict[str, gr.Button]
     payload: gr.JSON
-    asked: gr.HTML
     result: gr.HTML
 
 
@@ -94,9 +93,8 @@ def build(placed: dict[str, gr.Button]) -> Arena:
         placed: from `buttons`.
     """
     chosen = _choices()
-    gr.HTML('<span class="vp-arena-begin"></span>', elem_classes="vp-arena-mark")
-    status = gr.HTML(elem_classes="vp-statusbox")
-    intro = gr.HTML(_intro())
+    place = beside.build(tabs.ARENA)
+    intro = gr.HTML(views.intro(text.ARENA_LEAD, text.ARENA_INTRO, text.ARENA_BEGIN))
     board = ArenaBoard(elem_id="vp-board")
     with gr.Row(elem_classes="vp-tight vp-saves", elem_id="vp-arena-saves"):
         saves = {
@@ -112,19 +110,10 @@ def build(placed: dict[str, gr.Button]) -> Arena:
     return Arena(
         **placed,
         **chosen,
-        status=status,
-        state=browser_value(),
+        place=place,
         intro=intro,
         board=board,
         saves=saves,
         payload=gr.JSON(visible="hidden"),
-        asked=browser_value(),
         result=browser_value(),
     )
-
-
-def _intro() -> str:
-    steps = "".join(f"<li><b>{name}</b><span>{what}</span></li>" for name, what in text.ARENA_INTRO)
-    lead = f'<p class="vp-lead">{text.ARENA_LEAD}</p>'
-    end = f'<p class="vp-begin">{text.ARENA_BEGIN}</p>'
-    return f'<div class="vp-intro">{lead}<ol>{steps}</ol>{end}</div>'

@@ -21,9 +21,11 @@ from visipruner.evaluation.agreement import chance, overlap
 from visipruner.inputs import check_number
 from visipruner.levels import Facts
 from visipruner.methods import PruningMethod, VisiPruner
+from visipruner.models import clip
 from visipruner.models.catalogue import check_served
 from visipruner.render.arena import Shown
 from visipruner.running.results import Answer, Comparison
+from visipruner.tower import needs_clip
 from visipruner.ui import handlers, running, text, views
 from visipruner.ui.handlers import Form, Job, Progress
 
@@ -169,6 +171,8 @@ def prepare(models, form: Form, scene, names: Sequence[str], tokens, every: bool
             words = in_level(words, job.vlm.facts(visual))
             side = method_at(job.vlm, words, "balanced", "paper", visual)
             check_served(job.vlm, map(type, methods_of(side)))
+            if needs_clip(methods_of(side)):
+                clip.found()
             entries.append(Entry(words, side))
         except Refused as error:
             sentence = _by_name(brief_title(words), str(error))

@@ -13,13 +13,13 @@ from visipruner.errors import Refused
 from visipruner.inputs import check_choice
 from visipruner.render.inside import InsideBoard
 from visipruner.settings import FLAG, YES_OR_NO, Setting, settings_of
+from visipruner.ui import beside, tabs, text, views
 from visipruner.ui import inside_words as words
-from visipruner.ui import tabs
+from visipruner.ui.beside import Place
 from visipruner.ui.page import browser_value
 
 FIRST = ("influence", "attention", "lens", "masking")  # chosen on a new page
 MOST_TYPED = 1_000  # characters in one input
-ALL = [(name, field) for name, kind in ANALYSES.items() for field in settings_of(kind)]
 
 
 @dataclass
@@ -29,7 +29,7 @@ class Inside:
     Args:
         names: the chosen analyses. answer: whether the answer stands behind the prompt.
         groups: the settings of each analysis that has some. fields: each setting's input.
-        asked: browser value, the key of the form; result: the key of the result.
+        result: the key of what was found.
     """
 
     run: gr.Button
@@ -38,12 +38,11 @@ class Inside:
     answer: gr.Checkbox
     groups: dict[str, gr.Group]
     fields: dict[tuple[str, str], gr.Component]
-    status: gr.HTML
+    place: Place
     intro: gr.HTML
     board: gr.HTML
     saves: dict[str, gr.Button]
     payload: gr.JSON
-    asked: gr.HTML
     result: gr.HTML
 
     @property
@@ -57,7 +56,7 @@ def buttons() -> dict[str, gr.Button]:
         run = gr.Button(
             words.RUN, variant="primary", size="lg", scale=3, min_width=120, elem_id="vp-inside"
         )
-        stop = gr.Button(words.STOP, size="lg", min_width=70, elem_id="vp-inside-stop")
+        stop = gr.Button(text.STOP, size="lg", min_width=70, elem_id="vp-inside-stop")
     return {"run": run, "stop": stop}
 
 
@@ -77,8 +76,8 @@ def build(placed: dict[str, gr.Button]) -> Inside:
     with gr.Accordion(words.SETTINGS, open=False):
         answer = gr.Checkbox(False, label=words.ANSWER, info=words.ANSWER_INFO)
         groups, fields = _settings()
-    status = gr.HTML(elem_classes="vp-statusbox")
-    intro = gr.HTML(_intro())
+    place = beside.build(tabs.INSIDE)
+    intro = gr.HTML(views.intro(words.LEAD, words.INTRO, words.BEGIN))
     board = InsideBoard(elem_id="vp-inside-board")
     with gr.Row(elem_classes="vp-tight vp-saves", elem_id="vp-inside-saves"):
         saves = {
@@ -91,12 +90,11 @@ def build(placed: dict[str, gr.Button]) -> Inside:
         answer=answer,
         groups=groups,
         fields=fields,
-        status=status,
+        place=place,
         intro=intro,
         board=board,
         saves=saves,
         payload=gr.JSON(visible="hidden"),
-        asked=browser_value(),
         result=browser_value(),
     )
 
@@ -120,13 +118,6 @@ def _input(kind: type[Analysis], field: str, one: Setting):
     if options:
         return gr.Dropdown(list(options), value=usual, label=one.words, info=info)
     return gr.Textbox("", label=one.words, info=info, placeholder=usual, max_lines=1)
-
-
-def _intro() -> str:
-    steps = "".join(f"<li><b>{name}</b><span>{what}</span></li>" for name, what in words.INTRO)
-    lead = f'<p class="vp-lead">{words.LEAD}</p>'
-    end = f'<p class="vp-begin">{words.BEGIN}</p>'
-    return f'<div class="vp-intro">{lead}<ol>{steps}</ol>{end}</div>'
 
 
 def chosen(names: Sequence[str], typed: Mapping[tuple[str, str], object]) -> list[Analysis]:

@@ -25,6 +25,7 @@ from visipruner.ui import (
     keeping,
     tabs,
     text,
+    views,
     wiring,
 )
 from visipruner.ui.page import browser_value, guarded, says_when_full
@@ -194,14 +195,12 @@ def _charts() -> dict:
 
 
 def _intro() -> str:
-    steps = "".join(f"<li><b>{name}</b><span>{what}</span></li>" for name, what in text.HOW)
     # The style sheet shows one of these two: with or without a picture.
     end = (
         f'<span class="vp-there">{text.HOW_END}</span>'
         f'<span class="vp-missing">{text.HOW_EMPTY}</span>'
     )
-    lead = f'<p class="vp-lead">{text.LEAD}</p>'
-    return f'<div class="vp-intro">{lead}<ol>{steps}</ol><p class="vp-begin">{end}</p></div>'
+    return views.intro(text.LEAD, text.HOW, end)
 
 
 def _lesson() -> Lesson:

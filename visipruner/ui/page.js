@@ -76,27 +76,29 @@ window.vp = {
     return state;
   },
 
-  // The same for the arena, in its own column.
-  arenaState(state) {
-    const shown = arenaColumn().dataset;
+  // The same for another view, in its own column (beside.py).
+  stateOf(view, state) {
+    const shown = columnOf(view).dataset;
     if (state === "shown" || shown.run === "shown") shown.run = state;
     return state;
   },
 
-  arenaStarted() {
-    vp.arenaStopped = false;
-    if (arenaColumn().getBoundingClientRect().top > window.innerHeight * 0.6) {
-      vp.show("#vp-view-arena .vp-arena-begin");
+  // On a phone the results of a view stand below the form.
+  begun(view) {
+    const column = columnOf(view), begins = column.querySelector(".vp-begins");
+    delete column.dataset.stopped;
+    if (begins.getBoundingClientRect().top > window.innerHeight * 0.6) {
+      vp.show(`#${column.id} .vp-begins`);
     }
   },
 
-  arenaStop(state) {
-    vp.arenaStopped = true;
+  stopIn(view, state) {
+    columnOf(view).dataset.stopped = "";
     return state;
   },
 
-  arenaUnfinished(state) {
-    return vp.arenaStopped && isBusy(state) ? "stopped" : state;
+  unfinishedIn(view, state) {
+    return "stopped" in columnOf(view).dataset && isBusy(state) ? "stopped" : state;
   },
 
   // The budget as a share, while the slider moves.
@@ -224,8 +226,8 @@ window.vp = {
   },
 };
 
-function arenaColumn() {
-  return document.getElementById("vp-view-arena");
+function columnOf(view) {
+  return document.getElementById(`vp-view-${view}`);
 }
 
 function isBusy(state) {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 
@@ -164,20 +165,32 @@ def _fetching(models, chosen, results):
         """
         try:
             form, scene = chosen.read(values)
-            handlers.check_input(form, scene)
-            if scene is None and models.is_missing(form.model, form.kinds):
-                open_picture(form.picture)  # a broken picture must not cost a long download
-            key = results.forms.put((form, scene))
-            yield views.says(text.WAITING, "waiting"), run_state.WAITING, key
-            fetched = models.fetch(form.model, form.precision, form.kinds)
-            with closing(fetched) as sentences:
-                for sentence in sentences:
-                    yield views.says(sentence, text.FETCHING), gr.skip(), gr.skip()
+            check_asked(models, form, scene, form.kinds)
+            yield from fetched(models, form, form.kinds, results.forms.put((form, scene)))
         except Refused as error:  # the status line stays longer than the pop-up
             yield views.says(str(error)), run_state.REFUSED, None
             raise
 
     return on_fetch
+
+
+def check_asked(models, form: Form, scene, kinds):
+    """Check what costs nothing to check, before anything is downloaded.
+
+    Args:
+        kinds: the methods that will run.
+    """
+    handlers.check_input(form, scene)
+    if scene is None and models.is_missing(form.model, kinds):
+        open_picture(form.picture)  # a broken picture must not cost a long download
+
+
+def fetched(models, form: Form, kinds, key: str) -> Iterator[tuple]:
+    """Download what is missing; yields the status line, the run's state and the form's key."""
+    yield views.says(text.WAITING, "waiting"), run_state.WAITING, key
+    with closing(models.fetch(form.model, form.precision, kinds)) as sentences:
+        for sentence in sentences:
+            yield views.says(sentence, text.FETCHING), gr.skip(), gr.skip()
 
 
 def _answering(models, model_line, chosen, results):
@@ -247,3 +260,24 @@ def connect(models, model_line, chosen, results) -> tuple:
     changes = [component.change for component in chosen.inputs if hasattr(component, "change")]
     gr.on(changes, None, chosen.inputs, None, js=form, **PRIVATE)
     return fetched, run
+
+
+def connect_saves(buttons, makers, kept, result, payload):
+    """Connect the buttons that save a kept result.
+
+    Args:
+        buttons, makers: by the kind of file; a maker turns a result into a file for page.js.
+        kept: the results by key. result, payload: where the key is, and where a file goes.
+    """
+
+    def saving(maker):
+        @plainly
+        def on_save(key):
+            return maker(kept.find(key))
+
+        return on_save
+
+    for kind, button in buttons.items():
+        click = {"inputs": result, "outputs": payload, "show_progress": "hidden"}
+        made = button.click(saving(makers[kind]), **click, **PRIVATE)
+        made.success(None, payload, None, js="(file) => vp.save(file)", **PRIVATE)

@@ -457,6 +457,19 @@ def small_print(comparison: Comparison) -> str:
     return f'<p class="vp-small">{escape(line)}</p>'
 
 
+def intro(lead: str, steps: Sequence[tuple[str, str]], end: str) -> str:
+    """What a view is, before its first run: a sentence, numbered steps, and how to begin.
+
+    Args:
+        end: HTML.
+    """
+    items = "".join(f"<li><b>{name}</b><span>{what}</span></li>" for name, what in steps)
+    return (
+        f'<div class="vp-intro"><p class="vp-lead">{lead}</p><ol>{items}</ol>'
+        f'<p class="vp-begin">{end}</p></div>'
+    )
+
+
 def told(sentence: str) -> str:
     """A chart in one sentence, for screen readers."""
     return f'<p class="vp-told">{escape(sentence)}</p>'

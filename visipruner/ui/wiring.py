@@ -134,23 +134,8 @@ def _saving(results):
         "json": downloads.json_file,
         "html": downloads.html_file,
     }
-
-    def saving(maker):
-        @plainly
-        def on_save(key):
-            return maker(results.kept.find(key))
-
-        return on_save
-
-    for kind, button in results.saves.items():
-        made = button.click(
-            saving(makers[kind]),
-            results.result,
-            results.payload,
-            **PRIVATE,
-            show_progress="hidden",
-        )
-        made.success(None, results.payload, None, js="(file) => vp.save(file)", **PRIVATE)
+    saves = results.saves, makers
+    running.connect_saves(*saves, results.kept, results.result, results.payload)
 
 
 def _sharing(chosen, lesson, results, run):
