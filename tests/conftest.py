@@ -144,6 +144,14 @@ def picture() -> Image.Image:
 
 
 @pytest.fixture(scope="session")
+def picture_file(tmp_path_factory, picture) -> str:
+    """The same in a file."""
+    path = tmp_path_factory.mktemp("pictures") / "picture.png"
+    picture.save(path)
+    return str(path)
+
+
+@pytest.fixture(scope="session")
 def llama():
     """(attention backend, **config) -> a random Llama with strong attention, made once."""
     made = {}

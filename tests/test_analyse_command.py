@@ -21,13 +21,6 @@ from visipruner.sheets import Sheet
 QUESTION = "what colour is the star?"
 
 
-@pytest.fixture(scope="module")
-def picture_file(tmp_path_factory, picture):
-    path = tmp_path_factory.mktemp("pictures") / "picture.png"
-    picture.save(path)
-    return str(path)
-
-
 def run(capsys, *arguments):
     status = main(["analyse", *map(str, arguments)])
     captured = capsys.readouterr()

@@ -3,36 +3,19 @@
 from __future__ import annotations
 
 import csv
-import os
 import re
-import shutil
 
 import curve_file
 import page_server
 import pytest
-from playwright.sync_api import Page, expect, sync_playwright
+from browsing import PATIENCE, press
+from playwright.sync_api import Page, expect
 
 from visipruner.ui import curve, curve_words, text
 
-ARGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-dev-shm-usage",
-    "--disable-background-networking",
-    "--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1 , EXCLUDE localhost",
-]
-PATIENCE = int(os.environ.get("BROWSER_PATIENCE", "60000"))  # milliseconds
+pytest_plugins = ["browsing"]
 FINISHED = ".vp-verdict.same, .vp-verdict.different"
 PLOT = "#vp-curve-plot .js-plotly-plot"
-
-
-@pytest.fixture(scope="module")
-def browser():
-    path = os.environ.get("CHROMIUM") or shutil.which("chromium")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=ARGS)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")
@@ -49,32 +32,15 @@ def address(mini_path, tmp_path_factory):
 
 
 @pytest.fixture
-def visit(browser, address):
-    """(**context settings) -> the opened view; fails if any response was >= 400."""
-    contexts, bad = [], []
+def visit(visit):
+    """(**context settings) -> the opened view."""
 
-    def open_page(**settings) -> Page:
-        settings = {"viewport": {"width": 1280, "height": 900}, **settings}
-        context = browser.new_context(**settings)
-        contexts.append(context)
-        page = context.new_page()
-        page.set_default_timeout(PATIENCE)
-        page.on("response", lambda r: r.status >= 400 and bad.append(f"{r.status} {r.url}"))
-        page.on("pageerror", lambda error: bad.append(str(error)))
-        page.goto(address + "?view=curve")
-        question = page.get_by_label(text.QUESTION, exact=True)
-        expect(question).not_to_have_value("", timeout=PATIENCE)
+    def open_view(**settings) -> Page:
+        page = visit("?view=curve", **{"viewport": {"width": 1280, "height": 900}, **settings})
         expect(page.locator(PLOT)).to_be_visible(timeout=PATIENCE)
         return page
 
-    yield open_page
-    for context in contexts:
-        context.close()
-    assert not bad
-
-
-def press(page: Page, name: str):
-    page.get_by_role("button", name=name, exact=True).click()
+    return open_view
 
 
 def lines(page: Page) -> list[str]:

@@ -20,13 +20,6 @@ from visipruner.running.results import Times
 ROOT = Path(__file__).resolve().parent.parent
 
 
-@pytest.fixture(scope="module")
-def picture_file(tmp_path_factory, picture):
-    path = tmp_path_factory.mktemp("pictures") / "picture.png"
-    picture.save(path)
-    return str(path)
-
-
 def run(capsys, *arguments):
     status = main(["ask", *map(str, arguments)])
     captured = capsys.readouterr()

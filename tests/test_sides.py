@@ -235,13 +235,6 @@ def test_a_level_is_for_the_sides_that_bring_none(mini):
 # -- the command
 
 
-@pytest.fixture(scope="module")
-def picture_file(tmp_path_factory, picture):
-    path = tmp_path_factory.mktemp("pictures") / "picture.png"
-    picture.save(path)
-    return str(path)
-
-
 def ask(capsys, picture_file, mini_path, *more):
     asked = ["ask", picture_file, "what?", "--model-path", str(mini_path), "--rounds", "2"]
     status = main([*asked, "--max-new-tokens", "2", *more])

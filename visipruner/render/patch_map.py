@@ -14,7 +14,7 @@ from visipruner.sheets import Sheet
 SIZE, WORD_SIZE = 220, 1100  # pixels of a picture's longer side, without words and with them
 PER_ROW = 6
 _MARGIN = 24
-_LEAST, _MOST = 0.3, 0.85  # share of the map's colour over the picture, at both ends of the scale
+_LEAST, _MOST = 0.35, 0.88  # share of the map's colour over the picture, at both ends of the scale
 
 
 def draw_patch_map(
@@ -70,8 +70,7 @@ def _fitted(picture: Image.Image, size: int) -> Image.Image:
 
 def _coloured(shown: PatchMap, sheet: Sheet, layer: int, size: int, words) -> Image.Image:
     """A sheet's picture: every patch in its colour, hatched where it has no number."""
-    # In grey, because the picture's colours would mix with the map's.
-    picture = _fitted(ImageOps.autocontrast(ImageOps.grayscale(sheet.picture)), size)
+    picture = _fitted(_dim(sheet.picture), size)
     boxes, values = sheet.scaled(picture.size), shown.values[layer]
     colours, there = Image.new("RGB", picture.size), Image.new("L", picture.size, 0)
     gone = Image.new("L", picture.size, 0)
@@ -90,6 +89,12 @@ def _coloured(shown: PatchMap, sheet: Sheet, layer: int, size: int, words) -> Im
     if words:
         _write(drawn, boxes, words, [v if v is None else _share(shown, v) for v in values])
     return drawn
+
+
+def _dim(picture: Image.Image) -> Image.Image:
+    """In grey, because its colours would mix with the map's, and dark, so that those glow."""
+    grey = ImageOps.autocontrast(ImageOps.grayscale(picture))
+    return grey.point(lambda level: 20 + round(0.45 * level))
 
 
 def _write(drawn: Image.Image, boxes, words: Sequence[str], shares):
