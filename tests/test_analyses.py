@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -15,15 +16,16 @@ from visipruner.analyses.answered import with_answer
 from visipruner.analyses.attention import AttentionMap
 from visipruner.analyses.base import Figure, PatchMap, Step
 from visipruner.analyses.heads import ValueOutput, head_outputs
-from visipruner.analyses.influence import InfluenceMap
+from visipruner.analyses.influence import InfluenceMap, Influences
 from visipruner.analyses.lens import LogitLens
 from visipruner.analyses.observed import observe, word_at, word_of
 from visipruner.analyses.sinks import Sinks
 from visipruner.analyses.tokens import TokenMap, blocks_of
-from visipruner.analyses.words import WordsOnPatches, affordable
+from visipruner.analyses.words import PatchWords, WordsOnPatches, affordable
 from visipruner.flops import ModelShape
 from visipruner.observing import Observer
 from visipruner.running.results import Options
+from visipruner.trace import PruningTrace
 
 WATCHING = [
     InfluenceMap(),
@@ -171,6 +173,7 @@ def test_the_lens_of_patches_costs_a_prefill_at_most():
     llava = ModelShape(32, 4096, 4096, 4096, 11_008, 32_000)
     assert affordable(llava, layout) == list(range(32))
     assert affordable(small, layout) == [9, 18, 27]
+    assert affordable(ModelShape(3, 8, 8, 8, 8, 10**9), layout) == [2]  # one at least: the last
     cost = len(affordable(small, layout)) * 576 * 1024 * 151_936
     assert cost <= 650 * 28 * small.token_macs()
 
@@ -231,6 +234,36 @@ def test_the_influence_map_names_what_visipruner_did(asked, monkeypatch):
     maps, line = analysis.figures(result)
     assert f"keeps {result.kept} visual token" in maps.words
     assert line.marks["filtering layer"] == result.filtering_layer
+
+
+def test_the_influence_maps_words_and_lines_are_its_numbers():
+    cos = ((0.9, None, 0.99), (0.5, 0.999, None), (None, None, None))
+    result = Influences(cos, cos, (1.0, 1.0, None), "gentle", 1, 1, 2)
+    shown, line = InfluenceMap("gentle").figures(result)
+    assert shown.values[0] == [pytest.approx(-1), None, pytest.approx(-2)]
+    assert list(line.series[0].y) == [pytest.approx(-1), pytest.approx(math.log10(0.5)), None]
+    assert line.marks == {"filtering layer": 1, "exit layer": 2}
+    assert "Patch 0 turns it most, in layer 1: cosine 0.5000." in shown.words
+    said = "VisiPruner at “gentle” keeps {} after its filtering layer 1, and {}."
+    left = "drops them after its exit layer 2"
+    assert said.format("1 visual token", left) in shown.words
+    more = replace(result, kept=3, exit_layer=None)
+    more, _ = InfluenceMap("gentle").figures(more)
+    assert said.format("3 visual tokens", "they stay to the end") in more.words
+
+
+def test_visipruners_part_has_the_chosen_level_and_drops_nothing_without_a_cut(asked, monkeypatch):
+    monkeypatch.setattr("visipruner.analyses.influence.method_at", lambda *given: given)
+    assert InfluenceMap("gentle").also(*asked[:2])[2] == "gentle"
+    analysis, trace = InfluenceMap(), PruningTrace(9, [(1, 8)], [], 7)
+    result = analysis.conclude(*asked[:2], analysis.observer(*asked[:2]), trace)
+    assert (result.kept, result.filtering_layer, result.lowest) == (7, None, ())
+
+
+def test_half_of_the_patches_have_the_probability_that_is_said():
+    result = PatchWords((1,), (("", ""), ("a", "b")), ((None, None), (0.1, 0.3)))
+    [shown] = WordsOnPatches().figures(result)
+    assert "half of them have 20% or more" in shown.words
 
 
 # -- runs
@@ -297,6 +330,22 @@ def test_a_token_of_the_answer_may_ask(mini, asked, picture):
     assert longer.inputs["input_ids"][0].tolist() == list(longer.layout.ids)
     for layer, full in enumerate(run.attentions[answer - 1]):  # that token is read here
         assert close(result.weights[layer], full[0, :, -1, list(prompt.layout.visual)].mean(0))
+
+
+def test_an_answer_that_holds_a_picture_is_refused_and_made_under_the_lock(asked, monkeypatch):
+    vlm, prompt, features = asked
+    ids = prompt.inputs["input_ids"]
+    said = torch.tensor([[5, vlm.model.config.image_token_id, 6]])
+    locked = []
+
+    def generate(*_):
+        locked.append(vlm.lock.locked())
+        return torch.cat([ids, said], 1)
+
+    monkeypatch.setattr("visipruner.analyses.answered.generate", generate)
+    with pytest.raises(Refused, match="token of a picture"):
+        with_answer(vlm, prompt, features)
+    assert locked == [True] and not vlm.lock.locked()
 
 
 # -- results and figures
