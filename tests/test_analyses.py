@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -18,8 +19,9 @@ from visipruner.analyses.base import Figure, PatchMap, Step
 from visipruner.analyses.heads import ValueOutput, head_outputs
 from visipruner.analyses.influence import InfluenceMap, Influences
 from visipruner.analyses.lens import LogitLens
-from visipruner.analyses.observed import observe, word_at, word_of
+from visipruner.analyses.observed import observe, per_patch, word_at, word_of
 from visipruner.analyses.sinks import Sinks
+from visipruner.analyses.together import look
 from visipruner.analyses.tokens import TokenMap, blocks_of
 from visipruner.analyses.words import PatchWords, WordsOnPatches, affordable
 from visipruner.flops import ModelShape
@@ -346,6 +348,46 @@ def test_an_answer_that_holds_a_picture_is_refused_and_made_under_the_lock(asked
     with pytest.raises(Refused, match="token of a picture"):
         with_answer(vlm, prompt, features)
     assert locked == [True] and not vlm.lock.locked()
+
+
+def test_an_end_token_is_no_word_of_the_answer_unless_it_is_all_of_it(asked, monkeypatch):
+    vlm, prompt, features = asked
+    end = vlm.model.generation_config.eos_token_id
+    for said, more in (([5, end], 1), ([end], 1), ([5, 6], 2)):
+        ids = torch.cat([prompt.inputs["input_ids"], torch.tensor([said])], 1)
+        monkeypatch.setattr("visipruner.analyses.answered.generate", lambda *_, ids=ids: ids)
+        longer = with_answer(vlm, prompt, features)
+        assert longer.layout.length == prompt.layout.length + more
+        assert longer.inputs["attention_mask"].shape == longer.inputs["input_ids"].shape
+
+
+def test_a_word_of_the_answer_that_is_unknown_is_called_so(asked, monkeypatch):
+    """The prompt's text ends before it, and what it says elsewhere is another word."""
+    vlm, prompt, features = asked
+    unknown = vlm.processor.tokenizer.unk_token_id
+    ids = torch.cat([prompt.inputs["input_ids"], torch.tensor([[unknown, 5]])], 1)
+    monkeypatch.setattr("visipruner.analyses.answered.generate", lambda *_: ids)
+    longer = with_answer(vlm, prompt, features)
+    assert word_at(vlm, longer, prompt.layout.length) == "unknown word"
+    other = replace(longer, text="zebra " * 9)  # without a picture, so no place is known
+    assert word_at(vlm, other, prompt.layout.length) == "unknown word"
+
+
+def test_a_tower_runs_under_the_models_lock(asked, monkeypatch):
+    vlm, prompt, _ = asked
+    locked, encode = [], type(vlm).encode
+    monkeypatch.setattr(
+        type(vlm),
+        "encode",
+        lambda vlm, *more: locked.append(vlm.lock.locked()) or encode(vlm, *more),
+    )
+    next(look(vlm, prompt, [LogitLens()]))
+    assert locked == [True]
+
+
+def test_a_methods_own_token_is_no_patch():
+    view = SimpleNamespace(layout=TokenLayout(9, ((1, 5),)), patches=torch.tensor([2, -1, 0]))
+    assert per_patch(view, "abc") == ("c", None, "a", None)
 
 
 # -- results and figures
