@@ -282,6 +282,14 @@ def test_an_interval_in_the_svg_stays_within_the_plot(recorded):
     assert TOP <= high < low <= HIGH
 
 
+@pytest.mark.parametrize("skill", [ALL, *SKILLS])
+def test_every_skill_has_its_marks_within_the_plot(recorded, skill):
+    svg = curve_svg(recorded, ["fastv", "random"], skill)
+    for series in ("fastv", "random"):
+        marks = places_of(svg, style_of(recorded, series).path)[: len(recorded.of(series))]
+        assert marks and all(TOP <= y <= HIGH for _, y in marks)
+
+
 def test_the_svg_says_in_its_legend_which_score_is_untrained(recorded):
     words = [
         text.text for text in ElementTree.fromstring(curve_svg(recorded, ["visionzip"])).iter()
