@@ -130,6 +130,19 @@ def test_an_analysis_with_runs_of_its_own_follows_and_is_checked_first(mini, pic
         next(together(mini, None, features, analyses))
 
 
+def test_who_leaves_stops_an_analysis_with_runs_of_its_own(mini, picture):
+    held = (Step(number, 3) for number in range(3))
+
+    class Alone(Analysis):
+        def run(self, vlm, prompt, features):
+            return held
+
+    events = together(mini, mini.prepare(picture, QUESTION), None, [Alone()])
+    next(events)
+    events.close()
+    assert held.gi_frame is None
+
+
 # -- drawings
 
 

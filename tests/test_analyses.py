@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 from dataclasses import replace
@@ -10,6 +11,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from support import LAYOUTS, asked_of, eager, embeds_for, greedy, state_of
+from tokenizers.processors import TemplateProcessing
 
 from visipruner import PruningMethod, Refused, Schedule, TokenLayout, VisiPruner, prune
 from visipruner.analyses import ANALYSES
@@ -371,6 +373,22 @@ def test_a_word_of_the_answer_that_is_unknown_is_called_so(asked, monkeypatch):
     assert word_at(vlm, longer, prompt.layout.length) == "unknown word"
     other = replace(longer, text="zebra " * 9)  # without a picture, so no place is known
     assert word_at(vlm, other, prompt.layout.length) == "unknown word"
+
+
+def test_an_unknown_word_is_found_before_and_behind_pictures(mini):
+    """The text may hold the first token itself; else the tokenizer adds it."""
+    tokenizer = copy.deepcopy(mini.processor.tokenizer)
+    start, unknown = tokenizer.bos_token_id, tokenizer.unk_token_id
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", start)]
+    )
+    vlm = SimpleNamespace(processor=SimpleNamespace(tokenizer=tokenizer), model=mini.model)
+    picture = mini.model.config.image_token_id
+    ids = torch.tensor([[start, unknown, picture, picture, unknown, picture, picture, unknown]])
+    layout = TokenLayout(8, ((2, 4), (5, 7)))
+    for text in ("gnu <image> yak <image> zebra", "<s> gnu <image> yak <image> zebra"):
+        prompt = SimpleNamespace(text=text, inputs={"input_ids": ids}, layout=layout)
+        assert [word_at(vlm, prompt, place) for place in (1, 7)] == ["gnu", "zebra"]
 
 
 def test_a_tower_runs_under_the_models_lock(asked, monkeypatch):

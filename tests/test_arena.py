@@ -10,6 +10,7 @@ import json
 import re
 from contextlib import closing
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import page_server
@@ -292,6 +293,16 @@ def test_a_baseline_that_refuses_ends_the_run(prepare, monkeypatch):
     monkeypatch.setattr(PruningMethod, "encode", encode)
     with pytest.raises(Refused, match="No picture today"):
         list(contest.follow(prepare(["fastv", "dart"], 8, every=True)))
+
+
+def test_who_leaves_stops_the_comparison_at_once(prepare, monkeypatch):
+    sides = [SimpleNamespace(answer=None)] * 2
+    held = (SimpleNamespace(sides=sides, comparison=None) for _ in range(3))
+    monkeypatch.setattr(contest.handlers, "follow", lambda job: held)
+    states = contest.follow(prepare(["random"]))
+    next(states)
+    states.close()
+    assert held.gi_frame is None
 
 
 @pytest.fixture

@@ -550,6 +550,24 @@ def test_a_new_measurement_takes_the_place_of_the_one_before(recorded, bundled):
         view.kept.find(before)
 
 
+def test_who_leaves_stops_the_questions(recorded, monkeypatch):
+    """At once, though something else still holds the generator."""
+    standing = Standing((UNPRUNED, "1"), 2, [])
+    held = (("key", row(UNPRUNED, number, 1.0, 100)) for number in range(2))
+    states = recompute.growing(standing, held)
+    assert next(states) is next(states) is standing and len(standing.rows) == 1
+    states.close()
+    assert held.gi_frame is None
+
+    held = (standing for _ in range(2))
+    monkeypatch.setattr(curve, "measure", lambda *_: held)
+    view = SimpleNamespace(curve=recorded, kept=keeping.Kept(), drawing=[None, None])
+    running = curve._measuring(Server(None), view)(["1"], 1, ALL, "few", MAIN, "")
+    next(running)
+    running.close()
+    assert held.gi_frame is None
+
+
 # -- files
 
 
