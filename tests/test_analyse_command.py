@@ -6,7 +6,7 @@ import json
 import xml.etree.ElementTree as ElementTree
 
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from visipruner.__main__ import main
 from visipruner.analyses.base import Analysis, Figure, Grid, PatchMap, Series, Step
@@ -15,7 +15,7 @@ from visipruner.analyses.together import together
 from visipruner.errors import Refused
 from visipruner.render import palette
 from visipruner.render.figure_svg import figure_svg, ticks
-from visipruner.render.patch_map import draw_patch_map
+from visipruner.render.patch_map import draw_patch_map, layer_picture
 from visipruner.sheets import Sheet
 
 QUESTION = "what colour is the star?"
@@ -123,6 +123,19 @@ def test_an_analysis_with_runs_of_its_own_follows_and_is_checked_first(mini, pic
         next(together(mini, None, features, analyses))
 
 
+def test_who_leaves_stops_an_analysis_with_runs_of_its_own(mini, picture):
+    held = (Step(number, 3) for number in range(3))
+
+    class Alone(Analysis):
+        def run(self, vlm, prompt, features):
+            return held
+
+    events = together(mini, mini.prepare(picture, QUESTION), None, [Alone()])
+    next(events)
+    events.close()
+    assert held.gi_frame is None
+
+
 # -- drawings
 
 
@@ -196,3 +209,152 @@ def test_a_map_lies_on_its_patches_and_a_missing_one_is_hatched():
     told = PatchMap("Title", "unit", values, (0.0, 1.0), "Words.", (("red",) * 4, ("",) * 4))
     one = draw_patch_map(told, [sheet], [0])
     assert one.width > 1100  # large enough for words
+
+
+# -- drawings, in their places
+
+
+def parts_of(svg: str, tag: str) -> list[ElementTree.Element]:
+    return [part for part in ElementTree.fromstring(svg).iter() if part.tag.endswith("}" + tag)]
+
+
+def numbers_of(part: ElementTree.Element, *names: str) -> list[float]:
+    return [float(part.attrib[name]) for name in names]
+
+
+def hover_of(part: ElementTree.Element) -> str:
+    return "".join(part.itertext())
+
+
+def test_bars_stand_on_zero_side_by_side_and_a_mark_between_them():
+    series = (
+        Series("a", (0, 1), (1.0, -2.0), kind="bars"),
+        Series("b", (0, 1), (2.0, 1.0), ("<u>", "w"), kind="bars"),
+    )
+    svg = figure_svg(Figure("T", "W.", "layer", "share", series, marks={"exit": 1}))
+    height = {
+        float(hover_of(part)): float(part.attrib["y"]) - 5
+        for part in parts_of(svg, "text")
+        if part.attrib["text-anchor"] == "end" and hover_of(part) not in ("exit", "W.")
+    }
+    bars = parts_of(svg, "rect")[1:]  # the first one is the paper
+    assert [hover_of(bar) for bar in bars] == ["", "", "<u>", "w"]
+    for bar, value in zip(bars, (1, -2, 2, 1), strict=True):
+        y, high = numbers_of(bar, "y", "height")
+        assert y == pytest.approx(height[max(value, 0)], abs=0.2)
+        assert y + high == pytest.approx(height[min(value, 0)], abs=0.2)
+    (left, wide), (next_left, _) = (numbers_of(bars[n], "x", "width") for n in (1, 3))
+    assert next_left == pytest.approx(left + wide, abs=0.2)
+    assert f'd="M{next_left:.1f} ' in svg  # the mark stands at 1, in the middle of its bars
+    below = [hover_of(part) for part in parts_of(svg, "text") if part.attrib["y"] == "400.0"]
+    assert below == ["0", "1"]  # layers are whole numbers
+
+
+def test_an_axis_of_bars_begins_at_zero():
+    svg = figure_svg(Figure("T", "W.", series=[Series("a", (0, 1), (5.0, 6.0), kind="bars")]))
+    assert all(sum(numbers_of(bar, "y", "height")) == 380 for bar in parts_of(svg, "rect")[1:])
+
+
+def test_every_point_has_its_own_hover_text():
+    series = [Series("a", (0, 1, 2), (1.0, 2.0, 0.0), ("w0", "w1", "w2"), "dots")]
+    marks = parts_of(figure_svg(Figure("T", "W.", series=series)), "path")
+    assert [hover_of(mark) for mark in marks if hover_of(mark)] == ["w0", "w1", "w2"]
+
+
+def test_a_figures_words_are_whole_and_are_its_alt_text():
+    words = f'He said "<b>" & {" ".join(f"word{number}" for number in range(60))}.'
+    svg = figure_svg(Figure("T", words, series=[Series("a", (0, 1), (0.0, 1.0))]))
+    assert ElementTree.fromstring(svg).attrib["aria-label"] == words
+    assert words in " ".join(hover_of(part) for part in parts_of(svg, "text"))
+
+
+def fill_of(share: float) -> str:
+    return f"#{bytes(palette.heat(share)).hex()}"
+
+
+def test_a_grids_cells_words_bar_and_names_lie_in_their_places():
+    words = (("<p>", "q", "s"), ("t", "u", "v"))
+    values = ((0.0, 0.0, 2.0), (1.0, None, 0.5))
+    grid = Grid(("r0", "r1"), ("a", "b", "c"), values, (0.0, 2.0), words)
+    svg = figure_svg(Figure("T", "W.", grid=grid))
+    cells = {hover_of(part): part for part in parts_of(svg, "rect") if hover_of(part)}
+    fills = {word: cell.attrib["fill"] for word, cell in cells.items()}
+    shares = {"<p>": 0, "q": 0, "s": 1, "t": 0.5, "v": 0.25}
+    assert fills == {word: fill_of(share) for word, share in shares.items()}
+    assert numbers_of(cells["<p>"], "x") == numbers_of(cells["t"], "x")
+    assert numbers_of(cells["s"], "x") > numbers_of(cells["q"], "x") > numbers_of(cells["<p>"], "x")
+    texts = {hover_of(part): part for part in parts_of(svg, "text")}
+    for name, cell in (("r0", "s"), ("r1", "v")):
+        top, high = numbers_of(cells[cell], "y", "height")
+        assert top < float(texts[name].attrib["y"]) < top + high
+    for word, share in shares.items():
+        assert texts[word].attrib["fill"] == palette.on_heat(share)
+    bar = [part for part in parts_of(svg, "rect") if part.attrib["width"] == "16"]
+    assert (bar[0].attrib["fill"], bar[-1].attrib["fill"]) == (fill_of(1), fill_of(0))
+    beside = [float(texts[number].attrib["y"]) for number in ("2", "1.5", "1", "0.5", "0")]
+    assert beside == sorted(beside)
+
+
+def test_equal_neighbours_of_a_large_grid_keep_their_places():
+    values = [[0.0] * 10 + [1.0] * 30] * 40
+    names = [f"n{number}" for number in range(40)]
+    svg = figure_svg(Figure("T", "W.", grid=Grid(names, names, values, (0.0, 1.0))))
+    first, second = parts_of(svg.split("</g>")[0] + "</g></svg>", "rect")[1:3]
+    (left, wide), (more, wider) = (numbers_of(part, "x", "width") for part in (first, second))
+    assert more == pytest.approx(left + wide, abs=0.1) and wider == pytest.approx(3 * wide, abs=0.1)
+    assert len([name for name in names if name in text_of(svg)]) == 20  # every second one
+
+
+def test_words_that_do_not_fit_stand_in_the_hover_text_alone():
+    told = [["a word that is much too long for so narrow a cell"] * 20]
+    grid = Grid(("r",), tuple("abcdefghijklmnopqrst"), [[0.5] * 20], (0.0, 1.0), told)
+    svg = figure_svg(Figure("T", "W.", grid=grid))
+    assert told[0][0] in text_of(svg)
+    assert told[0][0] not in [hover_of(part) for part in parts_of(svg, "text")]
+
+
+SHEET = Sheet.of_grid(Image.new("RGB", (40, 40), "white"), 2, 2)
+
+
+def test_a_patch_has_its_colour_the_stronger_the_higher_and_a_missing_one_is_hatched():
+    shown = PatchMap("T", "unit", ((0.0, 2.0, None, 1.0),), (0.0, 2.0), "W.")
+    drawn = layer_picture(shown, [SHEET], 0, 200)
+    side = drawn.width // 2
+    middles = [(side // 2 + side * (n % 2), side // 2 + side * (n // 2)) for n in range(4)]
+    for number, share, part in ((0, 0.0, 0.3), (1, 1.0, 0.85), (3, 0.5, 0.575)):
+        mixed = [255 * (1 - part) + part * one for one in palette.heat(share)]
+        assert drawn.getpixel(middles[number]) == pytest.approx(mixed, abs=3)
+    gone = drawn.crop((10, side + 10, side - 10, 2 * side - 10))
+    assert len(gone.getcolors()) > 1 and max(gone.getpixel((5, 5))) < 200
+
+
+def test_a_map_says_its_layer_its_scale_and_the_words_that_fit(monkeypatch):
+    seen, text = [], ImageDraw.ImageDraw.text
+
+    def note(self, at, words, *more, **rest):
+        seen.append((at[0], words))
+        return text(self, at, words, *more, **rest)
+
+    monkeypatch.setattr(ImageDraw.ImageDraw, "text", note)
+    told = (("no",) * 4, ("red", "m" * 300, "gone", ""))
+    values = ((None,) * 4, (0.0, 1.0, None, 0.5))
+    shown = PatchMap("T", "unit", values, (0.0, 2.0), "W.", told)
+    draw_patch_map(shown, [SHEET], [1])
+    words = [word for _, word in seen]
+    assert "layer 1" in " ".join(words) and "layer 2" not in " ".join(words)
+    assert "red" in words and not {"no", "gone", ""} & set(words)
+    [cut] = [word for word in words if word.startswith("mm")]
+    assert cut.count("…") == 1 and cut.endswith("…") and len(cut) < 100
+    scale = [word for _, word in sorted(seen) if word in ("0", "0.5", "1", "1.5", "2")]
+    assert scale == ["0", "0.5", "1", "1.5", "2"]
+
+
+def test_the_colour_bar_of_a_map_rises_from_left_to_right():
+    shown = PatchMap("T", "unit", ((0.0,) * 4,), (0.0, 2.0), "W.")
+    made = draw_patch_map(shown, [SHEET])
+    for y in range(made.height):
+        row = [made.getpixel((x, y)) for x in range(made.width)]
+        if palette.heat(1) in row and palette.heat(0) in row:
+            assert row.index(palette.heat(0)) < row.index(palette.heat(1))
+            return
+    pytest.fail("there is no bar")

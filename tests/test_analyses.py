@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 from support import LAYOUTS, asked_of, eager, embeds_for, greedy, state_of
+from tokenizers.processors import TemplateProcessing
 
 from visipruner import PruningMethod, Refused, Schedule, TokenLayout, VisiPruner, prune
 from visipruner.analyses import ANALYSES
@@ -15,15 +19,17 @@ from visipruner.analyses.answered import with_answer
 from visipruner.analyses.attention import AttentionMap
 from visipruner.analyses.base import Figure, PatchMap, Step
 from visipruner.analyses.heads import ValueOutput, head_outputs
-from visipruner.analyses.influence import InfluenceMap
+from visipruner.analyses.influence import InfluenceMap, Influences
 from visipruner.analyses.lens import LogitLens
-from visipruner.analyses.observed import observe, word_at, word_of
+from visipruner.analyses.observed import observe, per_patch, word_at, word_of
 from visipruner.analyses.sinks import Sinks
+from visipruner.analyses.together import look
 from visipruner.analyses.tokens import TokenMap, blocks_of
-from visipruner.analyses.words import WordsOnPatches, affordable
+from visipruner.analyses.words import PatchWords, WordsOnPatches, affordable
 from visipruner.flops import ModelShape
 from visipruner.observing import Observer
 from visipruner.running.results import Options
+from visipruner.trace import PruningTrace
 
 WATCHING = [
     InfluenceMap(),
@@ -171,6 +177,7 @@ def test_the_lens_of_patches_costs_a_prefill_at_most():
     llava = ModelShape(32, 4096, 4096, 4096, 11_008, 32_000)
     assert affordable(llava, layout) == list(range(32))
     assert affordable(small, layout) == [9, 18, 27]
+    assert affordable(ModelShape(3, 8, 8, 8, 8, 10**9), layout) == [2]  # one at least: the last
     cost = len(affordable(small, layout)) * 576 * 1024 * 151_936
     assert cost <= 650 * 28 * small.token_macs()
 
@@ -231,6 +238,36 @@ def test_the_influence_map_names_what_visipruner_did(asked, monkeypatch):
     maps, line = analysis.figures(result)
     assert f"keeps {result.kept} visual token" in maps.words
     assert line.marks["filtering layer"] == result.filtering_layer
+
+
+def test_the_influence_maps_words_and_lines_are_its_numbers():
+    cos = ((0.9, None, 0.99), (0.5, 0.999, None), (None, None, None))
+    result = Influences(cos, cos, (1.0, 1.0, None), "gentle", 1, 1, 2)
+    shown, line = InfluenceMap("gentle").figures(result)
+    assert shown.values[0] == [pytest.approx(-1), None, pytest.approx(-2)]
+    assert list(line.series[0].y) == [pytest.approx(-1), pytest.approx(math.log10(0.5)), None]
+    assert line.marks == {"filtering layer": 1, "exit layer": 2}
+    assert "Patch 0 turns it most, in layer 1: cosine 0.5000." in shown.words
+    said = "VisiPruner at “gentle” keeps {} after its filtering layer 1, and {}."
+    left = "drops them after its exit layer 2"
+    assert said.format("1 visual token", left) in shown.words
+    more = replace(result, kept=3, exit_layer=None)
+    more, _ = InfluenceMap("gentle").figures(more)
+    assert said.format("3 visual tokens", "they stay to the end") in more.words
+
+
+def test_visipruners_part_has_the_chosen_level_and_drops_nothing_without_a_cut(asked, monkeypatch):
+    monkeypatch.setattr("visipruner.analyses.influence.method_at", lambda *given: given)
+    assert InfluenceMap("gentle").also(*asked[:2])[2] == "gentle"
+    analysis, trace = InfluenceMap(), PruningTrace(9, [(1, 8)], [], 7)
+    result = analysis.conclude(*asked[:2], analysis.observer(*asked[:2]), trace)
+    assert (result.kept, result.filtering_layer, result.lowest) == (7, None, ())
+
+
+def test_half_of_the_patches_have_the_probability_that_is_said():
+    result = PatchWords((1,), (("", ""), ("a", "b")), ((None, None), (0.1, 0.3)))
+    [shown] = WordsOnPatches().figures(result)
+    assert "half of them have 20% or more" in shown.words
 
 
 # -- runs
@@ -297,6 +334,78 @@ def test_a_token_of_the_answer_may_ask(mini, asked, picture):
     assert longer.inputs["input_ids"][0].tolist() == list(longer.layout.ids)
     for layer, full in enumerate(run.attentions[answer - 1]):  # that token is read here
         assert close(result.weights[layer], full[0, :, -1, list(prompt.layout.visual)].mean(0))
+
+
+def test_an_answer_that_holds_a_picture_is_refused_and_made_under_the_lock(asked, monkeypatch):
+    vlm, prompt, features = asked
+    ids = prompt.inputs["input_ids"]
+    said = torch.tensor([[5, vlm.model.config.image_token_id, 6]])
+    locked = []
+
+    def generate(*_):
+        locked.append(vlm.lock.locked())
+        return torch.cat([ids, said], 1)
+
+    monkeypatch.setattr("visipruner.analyses.answered.generate", generate)
+    with pytest.raises(Refused, match="token of a picture"):
+        with_answer(vlm, prompt, features)
+    assert locked == [True] and not vlm.lock.locked()
+
+
+def test_an_end_token_is_no_word_of_the_answer_unless_it_is_all_of_it(asked, monkeypatch):
+    vlm, prompt, features = asked
+    end = vlm.model.generation_config.eos_token_id
+    for said, more in (([5, end], 1), ([end], 1), ([5, 6], 2)):
+        ids = torch.cat([prompt.inputs["input_ids"], torch.tensor([said])], 1)
+        monkeypatch.setattr("visipruner.analyses.answered.generate", lambda *_, ids=ids: ids)
+        longer = with_answer(vlm, prompt, features)
+        assert longer.layout.length == prompt.layout.length + more
+        assert longer.inputs["attention_mask"].shape == longer.inputs["input_ids"].shape
+
+
+def test_a_word_of_the_answer_that_is_unknown_is_called_so(asked, monkeypatch):
+    """The prompt's text ends before it, and what it says elsewhere is another word."""
+    vlm, prompt, features = asked
+    unknown = vlm.processor.tokenizer.unk_token_id
+    ids = torch.cat([prompt.inputs["input_ids"], torch.tensor([[unknown, 5]])], 1)
+    monkeypatch.setattr("visipruner.analyses.answered.generate", lambda *_: ids)
+    longer = with_answer(vlm, prompt, features)
+    assert word_at(vlm, longer, prompt.layout.length) == "unknown word"
+    other = replace(longer, text="zebra " * 9)  # without a picture, so no place is known
+    assert word_at(vlm, other, prompt.layout.length) == "unknown word"
+
+
+def test_an_unknown_word_is_found_before_and_behind_pictures(mini):
+    """The text may hold the first token itself; else the tokenizer adds it."""
+    tokenizer = copy.deepcopy(mini.processor.tokenizer)
+    start, unknown = tokenizer.bos_token_id, tokenizer.unk_token_id
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", start)]
+    )
+    vlm = SimpleNamespace(processor=SimpleNamespace(tokenizer=tokenizer), model=mini.model)
+    picture = mini.model.config.image_token_id
+    ids = torch.tensor([[start, unknown, picture, picture, unknown, picture, picture, unknown]])
+    layout = TokenLayout(8, ((2, 4), (5, 7)))
+    for text in ("gnu <image> yak <image> zebra", "<s> gnu <image> yak <image> zebra"):
+        prompt = SimpleNamespace(text=text, inputs={"input_ids": ids}, layout=layout)
+        assert [word_at(vlm, prompt, place) for place in (1, 7)] == ["gnu", "zebra"]
+
+
+def test_a_tower_runs_under_the_models_lock(asked, monkeypatch):
+    vlm, prompt, _ = asked
+    locked, encode = [], type(vlm).encode
+    monkeypatch.setattr(
+        type(vlm),
+        "encode",
+        lambda vlm, *more: locked.append(vlm.lock.locked()) or encode(vlm, *more),
+    )
+    next(look(vlm, prompt, [LogitLens()]))
+    assert locked == [True]
+
+
+def test_a_methods_own_token_is_no_patch():
+    view = SimpleNamespace(layout=TokenLayout(9, ((1, 5),)), patches=torch.tensor([2, -1, 0]))
+    assert per_patch(view, "abc") == ("c", None, "a", None)
 
 
 # -- results and figures

@@ -5,10 +5,12 @@ from __future__ import annotations
 import base64
 import csv
 import io
+import itertools
 import json
 import re
 from contextlib import closing
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import page_server
@@ -22,7 +24,7 @@ from visipruner.levels import STEPS
 from visipruner.methods import METHODS, PruningMethod
 from visipruner.methods.visipruner import VisiPruner
 from visipruner.render import arena
-from visipruner.render.arena_files import lit, merged
+from visipruner.render.arena_files import lit, merged, side_by_side
 from visipruner.render.values import viewer_start
 from visipruner.sheets import Sheet
 from visipruner.trace import NOBODY, Cut, LayerRecord, PruningTrace
@@ -103,6 +105,22 @@ def test_a_patch_is_drawn_as_light_as_its_share_of_layers():
     assert light[0] == 255 > light[1] > light[2] > drawn.getpixel((side // 2, drawn.height - 9))
 
 
+def test_a_dropped_patch_is_hatched_a_merged_one_dotted_and_a_kept_one_framed():
+    sheet = Sheet.of_grid(Image.new("RGB", (60, 40), "white"), 2, 3)
+    drawn = lit(sheet, trace_of([cut(-1, [1, 2, 3, 4], {0: 2}), cut(0, [1, 2, 4], {0: 2})]))
+    side = drawn.width // 3
+
+    def inside(patch: int) -> Image.Image:
+        left, top = side * (patch % 3), side * (patch // 3)
+        return drawn.crop((left + 12, top + 12, left + side - 12, top + side - 12))
+
+    assert len(inside(5).getcolors()) > 1 == len(inside(3).getcolors())  # hatched, and just dark
+    middle = (side // 2 - 12, side // 2 - 12)
+    assert inside(0).getpixel(middle) == (216, 218, 222) != inside(5).getpixel(middle)
+    assert len(drawn.crop((side, 0, 2 * side, side)).getcolors()) > 1  # patch 1 has a frame
+    assert lit(sheet, trace_of([])).getcolors() == [(drawn.width * drawn.height, (255,) * 3)]
+
+
 # -- which sides run
 
 
@@ -126,6 +144,19 @@ def test_all_methods_run_and_the_stacks_of_the_curve():
 def test_a_wrong_choice_is_refused_before_the_model_is_asked(names, tokens, said):
     with pytest.raises(Refused, match=re.escape(said)):
         contest.check_names(names, tokens)
+
+
+def test_a_method_that_is_chosen_twice_runs_once():
+    assert contest.named(["fastv", "random", "fastv"], 6) == ["fastv@6", "random@6"]
+
+
+def test_the_arena_has_its_own_clock_and_settings(models):
+    options = {"clock_rounds": 0, "probe": True}
+    form = Form(question="what?", model=models.default, semantics="code", options=options)
+    form = replace(form, fields={"fastv.keep": 3})
+    job = contest.prepare(models, form, 5, ["fastv"], 8, False).job
+    assert (job.options.clock_rounds, job.options.probe) == (contest.ROUNDS, False)
+    assert (job.form.semantics, job.form.fields) == ("paper", {})
 
 
 @pytest.mark.parametrize(
@@ -180,6 +211,9 @@ def test_a_score_that_was_never_trained_is_said(ran, prepare, models, monkeypatc
     monkeypatch.setattr(vlm, "spec", replace(vlm.spec, cls_trained=False))
     assert said in ran.asked["note"]
     assert said not in prepare(["random", "fastv"], 8).asked["note"]
+    made = prepare(["random", "visionzip"], 8, every=True)
+    made.entries[2].refused = "No."  # as if it had refused while it ran
+    assert said not in made.asked["note"]
     form = Form(question="what?", model=models.default, methods=("none", "visionzip+visipruner"))
     assert said in " ".join(running.job_of(models, form, 5).notes)
 
@@ -227,6 +261,31 @@ def test_a_method_that_refuses_the_picture_costs_the_others_nothing(prepare, mon
     assert alone.entries[1].refused and alone.entries[0].answer
 
 
+def test_a_refusal_is_of_the_side_that_it_names_in_full(prepare):
+    made = prepare(FOUR, every=True)
+    for sentence, number in (("VisionZip, then VisiPruner: No.", 4), ("VisionZip: No.", 3)):
+        assert contest._blamed(made, sentence) is made.entries[number]
+    assert contest._blamed(made, "Nothing works today.") is None
+
+
+def test_a_method_that_refuses_in_a_silent_repeat_loses_its_answer_alone(prepare, monkeypatch):
+    select, layers = METHODS["fastv"].select, []
+
+    def late(self, view):
+        layers.append(view.layer)
+        if layers.count(layers[0]) > 1:
+            raise Refused("Too odd.")
+        return select(self, view)
+
+    monkeypatch.setattr(METHODS["fastv"], "select", late)
+    made = prepare(["random", "fastv"], 8, every=True)
+    made.job = replace(made.job, options=replace(made.job.options, clock_rounds=3))
+    finished = [len(made.finished) for _ in contest.follow(made)]
+    assert finished[-1] == 2
+    assert min(finished[finished.index(2) :]) == 2  # what was there stays while others run again
+    assert made.entries[2].answer is None and made.entries[2].refused == "FastV: Too odd."
+
+
 def test_a_baseline_that_refuses_ends_the_run(prepare, monkeypatch):
     def encode(self, view):
         raise Refused("No picture today.")
@@ -234,6 +293,16 @@ def test_a_baseline_that_refuses_ends_the_run(prepare, monkeypatch):
     monkeypatch.setattr(PruningMethod, "encode", encode)
     with pytest.raises(Refused, match="No picture today"):
         list(contest.follow(prepare(["fastv", "dart"], 8, every=True)))
+
+
+def test_who_leaves_stops_the_comparison_at_once(prepare, monkeypatch):
+    sides = [SimpleNamespace(answer=None)] * 2
+    held = (SimpleNamespace(sides=sides, comparison=None) for _ in range(3))
+    monkeypatch.setattr(contest.handlers, "follow", lambda job: held)
+    states = contest.follow(prepare(["random"]))
+    next(states)
+    states.close()
+    assert held.gi_frame is None
 
 
 @pytest.fixture
@@ -295,6 +364,7 @@ def test_the_board_holds_what_every_trace_says(ran):
     value = board(ran)
     assert json.loads(json.dumps(value)) == value
     assert value["kind"] == "done" and value["asked"]["tokens"] == 6
+    assert "wished: 6 of 16 visual tokens" in value["asked"]["words"]
     for side, entry in zip(value["sides"], ran.entries, strict=True):
         trace = entry.answer.trace
         shares = [0.0] * 16
@@ -314,6 +384,13 @@ def test_the_board_holds_what_every_trace_says(ran):
     carriers = dict(zip(sorted(patches(value, last["merged"])), last["carriers"], strict=True))
     own = patches(value, last["kept"])
     assert carriers and set(carriers.values()) <= own and not set(carriers) & own
+
+
+@pytest.mark.parametrize(
+    ("ratio", "said"), [(2.0, "2.0× fewer"), (0.4, "2.5× more"), (1.01, "as many")]
+)
+def test_a_method_that_costs_more_says_so(ratio, said):
+    assert arena._fewer(ratio) == said
 
 
 def test_the_overlap_of_every_two_methods_stands_beside_chance(ran):
@@ -367,3 +444,62 @@ def test_files_of_a_whole_run(ran):
     for entry in ran.entries:
         assert f"<td>{entry.words}</td>" in page
     assert '"kind": "done"' in page
+
+
+@pytest.fixture
+def judged(ran):
+    """A run whose first method is right, whose third refused, and whose others are wrong."""
+    truth = sources.truth(5, sources.first_question(5, ""))
+    ran.job = replace(ran.job, truth=truth)
+    for number, entry in enumerate(ran.entries):
+        said = truth.answer if number == 1 else "nonsense"
+        entry.answer = replace(entry.answer, text=said)
+    ran.entries[3].answer, ran.entries[3].refused = None, "VisionZip: <b>No</b>."
+    ran.comparison = None  # as of a run that was stopped
+    return ran
+
+
+def test_the_table_says_what_is_right_what_refused_and_how_the_clock_ran(judged):
+    rows = arena.table(judged.shown)
+    assert [row["right"] for row in rows] == ["wrong", "right", "wrong", None, "wrong"]
+    assert [row["refused"] for row in rows] == [None] * 3 + ["VisionZip: <b>No</b>.", None]
+    for row, entry in zip(rows, judged.entries, strict=True):
+        if entry.answer:
+            assert row["first_token_ms"] == entry.answer.times.first_token
+            assert row["first_token_clock"] == text.ONE_RUN
+
+
+def test_the_json_names_every_side_and_judges_each_answer(judged):
+    words = [entry.words for entry in judged.entries]
+    data = json.loads(content(arena_files.json_file(judged)))
+    assert data["truth"]["right"] == [False, True, False, False]
+    assert data["settings"]["methods"] == words
+    named = [words[number] for number in (1, 2, 4)]
+    pairs = [(pair["first"], pair["second"]) for pair in data["arena"]["overlaps"]]
+    assert pairs == list(itertools.combinations(named, 2))
+    for answer in data["answers"]:
+        trace = PruningTrace.from_json(answer["trace"])
+        assert answer["last_kept"] == arena.last_kept(trace)
+
+
+def test_the_report_shows_typed_words_as_text(judged):
+    prompt = replace(judged.job.prompt, question="<i>what</i>?")
+    judged.job = replace(judged.job, prompt=prompt)
+    page = content(arena_files.html_file(judged)).decode()
+    assert "<h1>Arena: “&lt;i&gt;what&lt;/i&gt;?”</h1>" in page
+    assert "<td>VisionZip: &lt;b&gt;No&lt;/b&gt;.</td>" in page
+    assert "<td>None</td>" not in page
+
+
+def test_the_picture_has_the_true_answer_refusals_and_room_for_tiles(judged, monkeypatch):
+    sheet = Sheet.of_grid(Image.new("RGB", (40, 40), "white"), 4, 4)
+    one, two = (side_by_side([sheet] * count, judged.shown, "head") for count in (1, 2))
+    assert two.width <= one.width  # two methods in a row, of two pictures each
+    without = [side for side in judged.shown if side.answer]
+    assert side_by_side([sheet], without, "head").height < one.height
+    heads = []
+    monkeypatch.setattr(
+        arena_files, "side_by_side", lambda sheets, sides, head: heads.append(head) or one
+    )
+    arena_files.png_file(judged)
+    assert f"{text.TRUE_ANSWER}: {judged.job.truth.answer}" in heads[0]

@@ -152,6 +152,19 @@ def test_scores_that_belong_to_other_tokens_are_not_drawn():
         assert bool(viewer_value(comparison_of(trace))["cuts"][0]["scores"]) is drawn
 
 
+def test_scores_lie_on_their_patches_though_the_tokens_changed_places():
+    kept_after = {1: ("filter", [9, 3, 5]), 2: ("filter", [3])}
+    trace = trace_of(["full"] * 5, kept_after, "fastv", grids=((4, 4),))
+    trace.stories[0].settings = {"keep": 2, "start_shift": 0}
+    trace.cuts[1] = replace(trace.cuts[1], scores=[0.9, 0.3, 0.5])  # of patches 9, 3 and 5
+    every = list(range(16))
+    trace.cuts.append(Cut(4, "enter", every, [patch + 5 for patch in every]))
+    cuts = viewer_value(comparison_of(trace))["cuts"]
+    assert [cut["after"] for cut in cuts] == [1, 2]  # after the last layer nothing enters
+    packed = np.frombuffer(base64.b64decode(cuts[1]["scores"]), "<f4")
+    assert packed.tolist() == pytest.approx([0.3, 0.5, 0.9])
+
+
 def test_ranks_come_from_scores_without_rounding():
     """Attention may be as small as 1e-40, and two scores may differ in the seventh digit."""
     scores = [0.0, 1e-40, 2e-30, 0.5, 0.50000006, float("nan")]
