@@ -316,13 +316,16 @@ def test_words_that_do_not_fit_stand_in_the_hover_text_alone():
 SHEET = Sheet.of_grid(Image.new("RGB", (40, 40), "white"), 2, 2)
 
 
+GROUND = 20 + round(0.45 * 255)  # white, as the maps' pictures are dimmed
+
+
 def test_a_patch_has_its_colour_the_stronger_the_higher_and_a_missing_one_is_hatched():
     shown = PatchMap("T", "unit", ((0.0, 2.0, None, 1.0),), (0.0, 2.0), "W.")
     drawn = layer_picture(shown, [SHEET], 0, 200)
     side = drawn.width // 2
     middles = [(side // 2 + side * (n % 2), side // 2 + side * (n // 2)) for n in range(4)]
-    for number, share, part in ((0, 0.0, 0.3), (1, 1.0, 0.85), (3, 0.5, 0.575)):
-        mixed = [255 * (1 - part) + part * one for one in palette.heat(share)]
+    for number, share, part in ((0, 0.0, 0.35), (1, 1.0, 0.88), (3, 0.5, 0.615)):
+        mixed = [GROUND * (1 - part) + part * one for one in palette.heat(share)]
         assert drawn.getpixel(middles[number]) == pytest.approx(mixed, abs=3)
     gone = drawn.crop((10, side + 10, side - 10, 2 * side - 10))
     assert len(gone.getcolors()) > 1 and max(gone.getpixel((5, 5))) < 200

@@ -22,9 +22,9 @@ from visipruner.analyses.heads import ValueOutput, head_outputs
 from visipruner.analyses.influence import InfluenceMap, Influences
 from visipruner.analyses.lens import LogitLens
 from visipruner.analyses.observed import observe, per_patch, word_at, word_of
-from visipruner.analyses.sinks import Sinks
+from visipruner.analyses.sinks import Sinks, SinkTable
 from visipruner.analyses.together import look
-from visipruner.analyses.tokens import TokenMap, blocks_of
+from visipruner.analyses.tokens import TokenMap, TokenMaps, blocks_of
 from visipruner.analyses.words import PatchWords, WordsOnPatches, affordable
 from visipruner.flops import ModelShape
 from visipruner.observing import Observer
@@ -249,7 +249,7 @@ def test_the_influence_maps_words_and_lines_are_its_numbers():
     assert line.marks == {"filtering layer": 1, "exit layer": 2}
     assert "Patch 0 turns it most, in layer 1: cosine 0.5000." in shown.words
     said = "VisiPruner at “gentle” keeps {} after its filtering layer 1, and {}."
-    left = "drops them after its exit layer 2"
+    left = "drops it after its exit layer 2"
     assert said.format("1 visual token", left) in shown.words
     more = replace(result, kept=3, exit_layer=None)
     more, _ = InfluenceMap("gentle").figures(more)
@@ -354,8 +354,12 @@ def test_an_answer_that_holds_a_picture_is_refused_and_made_under_the_lock(asked
 
 def test_an_end_token_is_no_word_of_the_answer_unless_it_is_all_of_it(asked, monkeypatch):
     vlm, prompt, features = asked
-    end = vlm.model.generation_config.eos_token_id
-    for said, more in (([5, end], 1), ([end], 1), ([5, 6], 2)):
+    config = vlm.model.generation_config
+    end = config.eos_token_id
+    for said, more, ends in (
+        ([5, end], 1, end), ([end], 1, end), ([5, 6], 2, end), ([5, 6], 1, [end, 6]),
+    ):  # fmt: skip
+        monkeypatch.setattr(config, "eos_token_id", ends)
         ids = torch.cat([prompt.inputs["input_ids"], torch.tensor([said])], 1)
         monkeypatch.setattr("visipruner.analyses.answered.generate", lambda *_, ids=ids: ids)
         longer = with_answer(vlm, prompt, features)
@@ -516,3 +520,36 @@ def test_a_word_outside_the_vocabulary_is_shown_as_it_was_typed(mini, picture):
     assert next(word_at(mini, prompt, place) for place in places if place > 47) == "zebra"
     assert word_of(mini, unknown) == "unknown word"
     assert word_at(mini, prompt, prompt.layout.visual[3]) == "patch 3"
+
+
+def test_a_table_of_sinks_is_drawn_and_told_as_its_numbers():
+    """Tokens 1 and 2 are visual, and 0 is the first text token."""
+    table = SinkTable(
+        ("see", "p1", "p2", "end"), (False, True, True, False), (7,), ((0, 1, 2, 3),),
+        ((0.1, 0.6, 0.2, 0.1),), ((2.0, 1.0, 4.0, 8.0),),
+    )  # fmt: skip
+    [figure] = Sinks().figures(table)
+    series = {one.name: one for one in figure.series}
+    assert list(series) == ["visual tokens", "text tokens", "first text token “see”"]
+    assert series["visual tokens"].x == [pytest.approx(math.log10(x)) for x in (0.6, 0.2)]
+    assert series["visual tokens"].y == [1.0, 4.0] and series["text tokens"].y == [8.0]
+    assert series["text tokens"].words == ["token 3: end"]
+    assert figure.layer == 7 and "layer 7" in figure.title
+    assert "60%; its values are 0.33 times as large as the median" in figure.words
+    assert "All visual tokens together get 80%." in figure.words
+    assert "“see” gets 10%; its values are 0.67 times the median." in figure.words
+
+
+def test_a_map_of_tokens_names_its_blocks_and_who_looks_at_whom():
+    maps = TokenMaps(
+        ((0, 1), (1, 4), (4, 6)), (False, True, False), 3, (5,),
+        (((1.0, None, None), (0.25, 0.75, None), (0.2, 0.3, 0.5)),),
+    )  # fmt: skip
+    [figure] = TokenMap(head=3).figures(maps)
+    names = ["text token 0", "visual tokens 1 to 3", "text tokens 4 to 5"]
+    assert list(figure.grid.rows) == list(figure.grid.columns) == names
+    assert figure.grid.words[2][1] == "text tokens 4 to 5 to visual tokens 1 to 3: 30.00%"
+    assert figure.grid.words[0][1] == "" and figure.grid.values[0][1] is None
+    assert figure.grid.values[2][2] == pytest.approx(math.log10(0.5))
+    assert figure.layer == 5 and "head 3" in figure.words
+    assert "last tokens give 30% to visual tokens and 20% to the first" in figure.words

@@ -258,7 +258,8 @@ def test_a_method_that_refuses_the_picture_costs_the_others_nothing(prepare, mon
         list(contest.follow(prepare(names, 8)))
     alone = prepare(["fastv"], 8, every=True)
     assert list(contest.follow(alone))[-1].comparison
-    assert alone.entries[1].refused and alone.entries[0].answer
+    assert alone.entries[1].refused == "FastV: This picture is too odd."
+    assert alone.entries[0].answer
 
 
 def test_a_refusal_is_of_the_side_that_it_names_in_full(prepare):

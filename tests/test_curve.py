@@ -614,3 +614,8 @@ def test_the_html_stands_alone_and_the_picture_is_svg(recorded, here):
     file = curve_parts.png_file(recorded, here, **drawn)
     assert file["type"] == "image/svg+xml" and file["name"].endswith(".png")
     ElementTree.fromstring(content(file))
+
+
+def test_an_interval_without_a_width_is_no_certainty():
+    assert "the same in every question" in curve_parts.points_of((0.0, 0.0, 0.0))
+    assert curve_parts.points_of((-0.05, -0.1, 0.0)) == "-5.0 <span>(-10.0 to +0.0)</span>"

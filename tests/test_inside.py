@@ -14,10 +14,13 @@ import torch
 from PIL import Image
 
 from visipruner.analyses import ANALYSES, answered
-from visipruner.analyses.base import Step
+from visipruner.analyses.base import Figure, PatchMap, Series, Step
+from visipruner.analyses.influence import InfluenceMap
 from visipruner.analyses.together import look
 from visipruner.errors import Refused
 from visipruner.render import inside as drawing
+from visipruner.render import palette
+from visipruner.sheets import Box, Sheet
 from visipruner.ui import inside, inside_events, running
 from visipruner.ui.handlers import Form
 
@@ -128,3 +131,45 @@ def test_files_hold_what_has_finished(job):
     for maker, start in makers.items():
         file = maker(made)
         assert base64.b64decode(file["data"]).decode().startswith(start)
+
+
+class _Invented(InfluenceMap):
+    """An analysis whose map and words are known."""
+
+    def figures(self, result):
+        rows = ((0.0, None, 0.123456), (1.0, 0.5, 0.25))
+        told = (("", "", ""), ("a", "b", "c"))
+        return [
+            PatchMap("T", "unit", rows, (0.0, 2.0), 'a "b" <c>', told),
+            Figure("F", "Words.", series=(Series("s", (0, 1), (1.0, 2.0)),), layer=4),
+        ]
+
+
+SHEET = Sheet(
+    "", Image.new("RGB", (100, 50)), tuple(Box(10 * n, 5, 10 * n + 10, 25) for n in range(3))
+)
+
+
+def test_a_map_keeps_boxes_numbers_scale_and_words():
+    drawn = drawing.one(_Invented(), None, [SHEET])
+    [shown], [figure] = drawn["maps"], drawn["figures"]
+    assert shown["boxes"][1] == [1, 0.1, 0.1, 0.2, 0.5]  # left, top, right, bottom
+    assert shown["values"] == [[0.0, None, 0.1235], [1.0, 0.5, 0.25]]
+    assert (shown["low"], shown["high"]) == ("0", "2")
+    first, last = shown["colours"][0], shown["colours"][-1]
+    assert [first, last] == ["#{:02x}{:02x}{:02x}".format(*palette.heat(s)) for s in (0, 1)]
+    assert shown["told"] == [["", "", ""], ["a", "b", "c"]]
+    assert figure["layer"] == 4 and figure["title"] == "F"
+    two = drawing.one(_Invented(), None, [SHEET, SHEET])["maps"][0]
+    assert two["boxes"] == []  # side by side they lie elsewhere
+
+
+def test_files_name_settings_and_escape_words():
+    class Plain:
+        def to_json(self):
+            return {"a": 1}
+
+    body = json.loads(drawing.as_json([(_Invented("gentle"), Plain())], {"asked": "x"}))
+    assert body["analyses"]["influence"] == {"settings": {"level": "gentle"}, "result": {"a": 1}}
+    page = drawing.as_html([(_Invented(), None)], [SHEET], "x")
+    assert 'alt="a &quot;b&quot; &lt;c&gt;"' in page and "<h2>Influence map</h2>" in page

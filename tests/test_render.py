@@ -471,6 +471,9 @@ def test_report_escapes_what_people_wrote():
     page = report_html(comparison, {"x": wicked}, (wicked,), wicked)
     assert wicked not in page
     assert page.count("</script>") == 1
+    wicked = "<!--<script>"  # it would keep the script element open
+    page = report_html(comparison_of(visipruner_trace(), question=wicked), {}, (), wicked)
+    assert wicked not in page
 
 
 # -- composing a scene

@@ -26,9 +26,10 @@ def with_answer(vlm, prompt: Prompt, features: Encoded, options: Options | None 
     """
     with vlm.lock:
         ids = generate(vlm, prompt, features, options or Options())[0].cpu()
-    if len(ids) > prompt.layout.length + 1 and ids[-1] == vlm.model.generation_config.eos_token_id:
+    layout, ends = prompt.layout, vlm.model.generation_config.eos_token_id
+    ends = ends if isinstance(ends, list) else [ends]
+    if len(ids) > layout.length + 1 and int(ids[-1]) in ends:
         ids = ids[:-1]
-    layout = prompt.layout
     if (ids[layout.length :] == vlm.model.config.image_token_id).any():
         raise Refused("The answer holds the token of a picture, so it cannot stand in a prompt.")
     longer = TokenLayout(len(ids), layout.spans, layout.grids, tuple(ids.tolist()))

@@ -125,5 +125,6 @@ def _visipruner(result: Influences) -> str:
     few = f"{result.kept} visual token{'' if result.kept == 1 else 's'}"
     first = f"{name} keeps {few} after its filtering layer {result.filtering_layer}"
     if result.exit_layer is None:
-        return f"{first}, and they stay to the end."
-    return f"{first}, and drops them after its exit layer {result.exit_layer}."
+        return f"{first}, and {'it stays' if result.kept == 1 else 'they stay'} to the end."
+    them = "it" if result.kept == 1 else "them"
+    return f"{first}, and drops {them} after its exit layer {result.exit_layer}."

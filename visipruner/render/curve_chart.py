@@ -92,9 +92,10 @@ def curve_chart(
         data.append(_stars(curve, measured))
     about = "all skills" if skill == ALL else f"only “{skill}”"
     full = curve.unpruned.get(skill)
-    most = max(point.flops_cut for point in curve.points)
+    cuts = [0.0, *(point.flops_cut for point in curve.points)]  # a method may cost more
+    least, most = min(cuts), max(cuts)
     axes = {
-        "xaxis": {"title": {"text": X_TITLE}, "range": [-3, 100 * most + 3]},
+        "xaxis": {"title": {"text": X_TITLE}, "range": [100 * least - 3, 100 * most + 3]},
         "yaxis": {"title": {"text": "% right"}},
     }
     return figure(

@@ -166,8 +166,8 @@ def component(name: str, parts: Mapping[str, str], value: dict) -> str:
         name: of its element.
         parts: its markup, style and script, as `viewer_parts` returns them.
     """
-    # "</" would end the script element.
-    props = json.dumps({"value": value}).replace("</", "<\\/")
+    # "</" would end the script element, and "<!--" with "<script" would keep it open.
+    props = json.dumps({"value": value}).replace("<", "\\u003c")
     return (
         f"<style>#{name} {{ {parts['css_template']} }}</style>"
         f'<div id="{name}">{parts["html_template"]}</div>'

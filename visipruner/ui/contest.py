@@ -221,7 +221,7 @@ def follow(contest: Contest) -> Iterator[Progress]:
             blamed = _blamed(contest, str(error))
             if blamed is None:
                 raise
-            blamed.refused, blamed.answer = str(error), None
+            blamed.refused, blamed.answer = _by_name(blamed.title, str(error)), None
             contest.job = _of_entries(contest.job, contest.entries)
 
 

@@ -136,6 +136,7 @@ def standing_html(curve: Curve, standing: Standing, numbers: Sequence[int]) -> s
 def _standing_row(curve: Curve, standing: Standing, column: str, number: int | None) -> str:
     recorded = curve.unpruned[ALL] if number is None else curve.points[number].shares[ALL]
     title = text.FULL if number is None else curve.points[number].label
+    told = f"{recorded.right:.1%} of {recorded.questions:,}"
     tally, nothing = standing.tally(column), words.NOTHING_MEASURED
     if tally.questions:
         share = _share(Share(tally.questions, tally.right, tally.low, tally.high))
@@ -145,10 +146,10 @@ def _standing_row(curve: Curve, standing: Standing, column: str, number: int | N
             share,
             points_of(tally.difference) if pruned and tally.difference else nothing,
             f"{tally.flops_cut:.1%}" if pruned else nothing,
-            f"{recorded.right:.1%} of {recorded.questions:,}",
+            told,
         )
     else:
-        cells = (f"0 of {standing.total}", *[nothing] * 3, f"{recorded.right:.1%}")
+        cells = (f"0 of {standing.total}", *[nothing] * 3, told)
     return f'<tr><th scope="row">{escape(title)}</th>{_cells(cells)}</tr>'
 
 
@@ -171,6 +172,8 @@ def _share(share: Share) -> str:
 def points_of(difference: tuple[float, float, float]) -> str:
     """A difference of shares in percentage points, with its interval."""
     mean, low, high = (100 * value for value in difference)
+    if low == high:  # few questions: an interval of no width would look like certainty
+        return f"{mean:+.1f} <span>({words.ALIKE})</span>"
     return f"{mean:+.1f} <span>({low:+.1f} to {high:+.1f})</span>"
 
 

@@ -64,6 +64,7 @@ MEASURED_HEAD = (
     "Recorded",
 )
 NOTHING_MEASURED = "–"
+ALIKE = "the same in every question"
 SAVE_CSV, SAVE_JSON, SAVE_PNG, SAVE_HTML = (
     "Points (CSV)", "Curve (JSON)", "Picture (PNG)", "Picture and table (HTML)",
 )  # fmt: skip
