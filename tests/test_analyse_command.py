@@ -104,7 +104,7 @@ def test_what_the_model_lacks_is_said_before_it_runs(picture_file, mini_path, ca
 
 def test_an_analysis_with_runs_of_its_own_follows_and_is_checked_first(mini, picture):
     class Alone(Analysis):
-        name = "alone"
+        name, title = "alone", "Alone"
 
         def check(self, vlm, prompt):
             if prompt is None:

@@ -209,7 +209,7 @@ def test_a_score_that_was_never_trained_is_said(ran, prepare, models, monkeypatc
     said = "Score untrained: VisionZip. "
     assert said not in ran.asked["note"]
     monkeypatch.setattr(vlm, "spec", replace(vlm.spec, cls_trained=False))
-    assert said in ran.asked["note"]
+    assert said in prepare(FOUR).asked["note"]
     assert said not in prepare(["random", "fastv"], 8).asked["note"]
     made = prepare(["random", "visionzip"], 8, every=True)
     made.entries[2].refused = "No."  # as if it had refused while it ran

@@ -36,7 +36,7 @@ from visipruner.render.curve import (
 )
 from visipruner.render.curve_chart import SHAPES, STAR, curve_chart, style_of
 from visipruner.render.curve_svg import HIGH, TOP, curve_svg
-from visipruner.ui import controls, curve, curve_parts, curve_words, fields, keeping
+from visipruner.ui import controls, curve, curve_parts, curve_words, fields, keeping, text
 from visipruner.world.questions import SKILLS
 
 
@@ -619,3 +619,13 @@ def test_the_html_stands_alone_and_the_picture_is_svg(recorded, here):
 def test_an_interval_without_a_width_is_no_certainty():
     assert "the same in every question" in curve_parts.points_of((0.0, 0.0, 0.0))
     assert curve_parts.points_of((-0.05, -0.1, 0.0)) == "-5.0 <span>(-10.0 to +0.0)</span>"
+
+
+def test_the_saved_picture_of_one_skill_has_no_stars_of_all(recorded):
+    share = Share(13, 0.5, 0.4, 0.6)
+    here = [Measured(None, text.FULL, share, 0.0, None)]
+    drawn = {"shown": [MAIN], "followed": MAIN}
+    for maker in (curve_parts.png_file, curve_parts.html_file):
+        for skill, stars in ((ALL, True), ("count", False)):
+            file = base64.b64decode(maker(recorded, here, skill=skill, **drawn)["data"]).decode()
+            assert ("measured here</text>" in file) is stars

@@ -21,7 +21,7 @@ from visipruner.errors import Refused
 from visipruner.render import inside as drawing
 from visipruner.render import palette
 from visipruner.sheets import Box, Sheet
-from visipruner.ui import inside, inside_events, running
+from visipruner.ui import inside, inside_events, running, text
 from visipruner.ui.handlers import Form
 
 
@@ -109,7 +109,7 @@ def test_a_stopped_look_leaves_the_model_free_and_untouched(job):
 
 def test_a_refusal_comes_before_anything_runs(job):
     analyses = inside.chosen(["influence", "attention"], {("attention", "head"): "99"})
-    with pytest.raises(Refused, match="head must be from 0"):
+    with pytest.raises(Refused, match="Attention map: head must be from 0"):
         next(look(job.vlm, job.prompt, analyses))
 
 
@@ -126,8 +126,13 @@ def test_the_answer_may_stand_behind_the_prompt(job, monkeypatch):
 
 
 def test_files_hold_what_has_finished(job):
-    made = inside_events.Looked(job.prompt, "asked")
+    facts = {"question": "what?"}
+    made = inside_events.Looked(job.prompt, "asked", facts)
     makers = {inside_events._json_file: "{", inside_events._html_file: "<!doctype html>"}
+    for maker in makers:
+        with pytest.raises(Refused, match=re.escape(text.NO_RESULT)):
+            maker(made)
+    made.found += [e for e in job.look(inside.chosen(["words"], {}), False) if type(e) is tuple]
     for maker, start in makers.items():
         file = maker(made)
         assert base64.b64decode(file["data"]).decode().startswith(start)
@@ -172,4 +177,6 @@ def test_files_name_settings_and_escape_words():
     body = json.loads(drawing.as_json([(_Invented("gentle"), Plain())], {"asked": "x"}))
     assert body["analyses"]["influence"] == {"settings": {"level": "gentle"}, "result": {"a": 1}}
     page = drawing.as_html([(_Invented(), None)], [SHEET], "x")
+    assert page.count("<img") == 2  # all layers, and the one that has words
+    assert "Content-Security-Policy" in page
     assert 'alt="a &quot;b&quot; &lt;c&gt;"' in page and "<h2>Influence map</h2>" in page

@@ -27,9 +27,8 @@ from visipruner.analyses.recipes import (
 )
 from visipruner.engine import prune
 from visipruner.errors import Refused
-from visipruner.evaluation import interview, masked
 from visipruner.layout import TokenLayout
-from visipruner.models.catalogue import VLM, load_vlm
+from visipruner.models.catalogue import VLM
 from visipruner.training.config import FOLDER
 
 needs_weights = pytest.mark.skipif(not (FOLDER / "model.safetensors").exists(), reason="no weights")
@@ -465,29 +464,3 @@ def test_what_cannot_be_analysed_is_refused_in_a_sentence(mini, asked):
 def test_what_a_model_does_not_have_is_refused(mini, asked, analysis, words):
     with pytest.raises(Refused, match=words):
         next(analysis.run(mini, *asked))
-
-
-# -- accuracy on the held-out set
-
-
-@needs_weights
-def test_accuracy_under_masks_is_asked_once_and_drawn(monkeypatch, tmp_path):
-    vlm, store = load_vlm("tiny", device="cpu"), tmp_path / "answers.jsonl"
-    monkeypatch.setattr(interview, "SKILLS", ("count",))
-    monkeypatch.setattr(masked, "block_of", lambda layers: 6)
-    found = masked.accuracy(vlm, 1, store)
-    whole = store.read_text()
-    assert masked.accuracy(vlm, 1, store) == found and store.read_text() == whole
-    assert [(one["first"], one["last"]) for one in found["ranges"]] == [(0, 5), (0, 11), (6, 11)]
-    assert (found["questions"], found["layers"], found["block"]) == (1, 12, 6)
-    assert whole.count('"key"') == 4
-    (tmp_path / masked.FILE).write_text(json.dumps(found))
-    figure = masked.accuracy_figure(masked.recorded(tmp_path))
-    right = [one["right"] for one in found["ranges"]]
-    assert figure.grid.values == [[right[0], right[1]], [None, right[2]]]
-    assert "1 held-out questions" in figure.title
-    assert masked.recorded(tmp_path / "elsewhere") is None
-    for damaged in ("{", "[]", "{}", json.dumps({**found, "ranges": found["ranges"][:1]})):
-        (tmp_path / masked.FILE).write_text(damaged)
-        with pytest.raises(Refused, match=r"masking\.json is damaged"):
-            masked.recorded(tmp_path)

@@ -10,6 +10,7 @@ import torch
 from visipruner.analyses.answered import with_answer
 from visipruner.analyses.base import Analysis, Step
 from visipruner.analyses.observed import Observed, observe
+from visipruner.errors import Refused
 
 
 def together(
@@ -26,7 +27,10 @@ def together(
         Refused: one of them does not fit the model or the prompt; nothing has run then.
     """
     for analysis in analyses:
-        analysis.check(vlm, prompt)
+        try:
+            analysis.check(vlm, prompt)
+        except Refused as error:  # several may have a setting of this name
+            raise Refused(f"{analysis.title}: {error}") from None
     watching = [one for one in analyses if isinstance(one, Observed)]
     if watching:
         with closing(observe(vlm, prompt, features, watching)) as events:
@@ -43,15 +47,15 @@ def together(
 
 
 def look(
-    vlm, prompt, analyses: Sequence[Analysis], answered: bool = False
+    vlm, prompt, analyses: Sequence[Analysis], answered: bool = False, options=None
 ) -> Iterator[Step | tuple[Analysis, object]]:
     """As `together`, from the prompt alone.
 
     Args:
-        answered: put the unpruned model's answer behind the prompt first.
+        answered: put the unpruned model's answer behind the prompt first. options: of this answer.
     """
     with vlm.lock, torch.inference_mode():
         features = vlm.encode(prompt)
     if answered:
-        prompt = with_answer(vlm, prompt, features)
+        prompt = with_answer(vlm, prompt, features, options)
     yield from together(vlm, prompt, features, analyses)

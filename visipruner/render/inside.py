@@ -18,10 +18,12 @@ from visipruner.analyses.base import Analysis, Figure, PatchMap
 from visipruner.render import palette
 from visipruner.render.figure_svg import figure_svg
 from visipruner.render.patch_map import draw_patch_map, layer_picture
+from visipruner.render.report import document
 from visipruner.sheets import Sheet
 
 _HERE = Path(__file__).parent
 EMPTY: dict = {"layers": 0, "maps": [], "figures": []}
+TITLE = "Look inside"
 SIDE = 360  # pixels of a map's longer side
 _DIGITS = 4  # of a number that a patch shows
 _STOPS = 9  # of the colour bar
@@ -114,21 +116,18 @@ def as_json(found: Sequence[tuple[Analysis, object]], facts: dict) -> str:
 
 def as_html(found: Sequence[tuple[Analysis, object]], sheets: Sequence[Sheet], asked: str) -> str:
     """A page of its own with every map, all layers at once, and every figure; no script."""
-    parts = []
+    parts = [f"<h1>{escape(TITLE)}</h1><p>{escape(asked)}</p>"]
     for analysis, result in found:
         parts.append(f"<h2>{escape(analysis.title)}</h2><p>{escape(analysis.question)}</p>")
         for part in analysis.figures(result):
-            if isinstance(part, PatchMap):
-                url, words = _url(draw_patch_map(part, sheets)), escape(part.words, quote=True)
-                parts.append(f'<p><img src="{url}" alt="{words}"></p>')
-            else:
+            if isinstance(part, Figure):
                 parts.append(f"<p>{figure_svg(part)}</p>")
-    return (
-        '<!doctype html><html lang="en"><meta charset="utf-8"><title>Look inside</title><style>'
-        "body{font:16px/1.5 sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}"
-        "img,svg{max-width:100%;height:auto}</style>"
-        f"<h1>Look inside</h1><p>{escape(asked)}</p>{''.join(parts)}</html>\n"
-    )
+                continue
+            worded = [[layer] for layer, words in enumerate(part.told) if any(words)]
+            for layers in (None, *worded):  # words have room on a layer of its own
+                url = _url(draw_patch_map(part, sheets, layers))
+                parts.append(f'<p><img src="{url}" alt="{escape(part.words, quote=True)}"></p>')
+    return document(TITLE, parts)
 
 
 # -- the component

@@ -30,7 +30,7 @@ function mapOf(map) {
 function drawMap(node, map) {
   const picture = node.querySelector(".in-picture"), image = picture.querySelector("img");
   const at = Math.min(layer, map.pictures.length - 1);
-  image.src = map.pictures[at];
+  if (image.getAttribute("src") !== map.pictures[at]) image.src = map.pictures[at];
   image.alt = "";
   picture.setAttribute("aria-label", `${map.title}, layer ${at}. ${map.words}`);
   picture.querySelector(".in-cursor")?.remove();
@@ -140,9 +140,21 @@ function receive(value) {
   element.querySelector(".in-slide").hidden = !follows;
   slider().max = Math.max(0, value.layers - 1);
   slider().value = layer;
-  find("maps").replaceChildren(...value.maps.map(mapOf));
-  find("figures").replaceChildren(...groups.map(figureOf));
+  grow(find("maps"), value.maps, mapOf, (map) => map.title);
+  grow(find("figures"), groups, figureOf, ([figure]) => figure.title);
   draw();
+}
+
+// Add what is new behind what stands there already: that may have the focus.
+function grow(box, items, make, nameOf) {
+  const names = items.map(nameOf), there = [...box.children].map((node) => node.dataset.name);
+  const grown = there.every((name, number) => name === names[number]);
+  if (!grown) box.replaceChildren();
+  for (const item of items.slice(box.children.length)) {
+    const node = make(item);
+    node.dataset.name = nameOf(item);
+    box.append(node);
+  }
 }
 
 slider().addEventListener("input", (event) => { layer = Number(event.target.value); draw(); });

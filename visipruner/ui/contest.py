@@ -22,7 +22,7 @@ from visipruner.inputs import check_number
 from visipruner.levels import Facts
 from visipruner.methods import PruningMethod, VisiPruner
 from visipruner.models import clip
-from visipruner.models.catalogue import check_served
+from visipruner.models.catalogue import ModelSpec, check_served
 from visipruner.render.arena import Shown
 from visipruner.running.results import Answer, Comparison
 from visipruner.tower import needs_clip
@@ -55,6 +55,7 @@ class Contest:
         tokens: the wished budget, mean visual tokens per layer.
         entries: every side, the unpruned baseline first.
         every: whether it runs every method: then one that refuses stops no other.
+        spec: of the model; a saved file must not load the model again.
         comparison: of all sides that ran, as soon as the last one has finished.
     """
 
@@ -62,6 +63,7 @@ class Contest:
     tokens: float
     entries: list[Entry]
     every: bool
+    spec: ModelSpec
     comparison: Comparison | None = field(default=None, repr=False)
 
     @property
@@ -111,7 +113,7 @@ class Contest:
         true = f"{text.TRUE_ANSWER}: {truth.answer}" if truth else ""
         question = f"“{job.prompt.question}”"
         told = [text.ARENA_UNMEASURED] * unmeasured
-        told += handlers.untrained(job.vlm, [entry.side for entry in self.running])
+        told += handlers.untrained(self.spec, [entry.side for entry in self.running])
         said = {"question": question, "words": words, "truth": true, "note": " ".join(told)}
         return {**said, "tokens": self.tokens}
 
@@ -179,7 +181,7 @@ def prepare(models, form: Form, scene, names: Sequence[str], tokens, every: bool
             if not every:
                 raise Refused(sentence) from None
             entries.append(Entry(words, refused=sentence))
-    return Contest(_of_entries(job, entries), float(tokens), entries, every)
+    return Contest(_of_entries(job, entries), float(tokens), entries, every, job.vlm.spec)
 
 
 def in_level(words: str, facts: Facts) -> str:

@@ -252,7 +252,7 @@ def _kept(shown: Shown, key) -> tuple[Standing | None, Sequence[int]]:
 def _draw(shown: Shown, skill, group, follow, kept) -> tuple:
     skill = shown.curve.skill(skill)
     series = parts.shown(shown.curve, group, follow)
-    here = parts.measured(shown.curve, *kept) if skill == ALL else []
+    here = parts.stars(parts.measured(shown.curve, *kept), skill)
     chart = curve_chart(shown.curve, series, skill, follow, here)
     return chart, parts.told_html(shown.curve, series, skill)
 

@@ -62,6 +62,11 @@ def measured(curve: Curve, standing: Standing | None, numbers: Sequence[int]) ->
     return found
 
 
+def stars(here: Sequence[Measured], skill: str) -> Sequence[Measured]:
+    """What the plot of a skill shows of them: they were measured over all skills together."""
+    return here if skill == ALL else ()
+
+
 # -- HTML
 
 
@@ -236,11 +241,12 @@ def json_file(curve: Curve, here: Sequence[Measured], **_) -> dict:
 
 def png_file(curve: Curve, here: Sequence[Measured], **drawn) -> dict:
     """An SVG, which page.js turns into a PNG: no drawing program is needed on the server."""
-    svg = curve_svg(curve, measured=here, **drawn)
+    svg = curve_svg(curve, measured=stars(here, drawn["skill"]), **drawn)
     return file_of("visipruner-curve.png", "image/svg+xml", svg.encode())
 
 
 def html_file(curve: Curve, here: Sequence[Measured], **drawn) -> dict:
-    svg, rows = curve_svg(curve, measured=here, **drawn), csv_rows(curve)
+    svg = curve_svg(curve, measured=stars(here, drawn["skill"]), **drawn)
+    rows = csv_rows(curve)
     page = curve_html(curve, rows, svg, here)
     return file_of("visipruner-curve.html", "text/html", page.encode())

@@ -12,7 +12,7 @@ GROUPS = (
     ("stacks", "stacks"),
     ("all", "all"),
 )
-FOLLOW = "Follow one: thicker, with its 95% intervals"
+FOLLOW = "Follow one, with 95% intervals"
 HOLLOW = (
     "Hollow marks, “score untrained”: these methods score patches by the vision tower's class "
     "token, which was never trained in the layer that they read. Here their points say nothing "

@@ -18,7 +18,7 @@ from visipruner.inputs import clean_question, open_picture
 from visipruner.levels import PRESETS
 from visipruner.methods import PruningMethod
 from visipruner.models import clip
-from visipruner.models.catalogue import VLM, check_served
+from visipruner.models.catalogue import VLM, ModelSpec, check_served
 from visipruner.prompt import Prompt
 from visipruner.running.results import Comparison, Options, Times
 from visipruner.running.runner import Event
@@ -97,7 +97,7 @@ class Job:
 
     def look(self, analyses: Sequence[Analysis], answered: bool) -> Iterator:
         """Analyses of the job's prompt: steps and results, as `analyses.together.look`."""
-        return self.models.look(self.key, self.prompt, analyses, answered)
+        return self.models.look(self.key, self.prompt, analyses, answered, self.options)
 
     def measure(self, turn: int) -> list[list[Times]]:
         """One silent whole answer of each side; `turn` alternates which side runs first."""
@@ -208,13 +208,13 @@ def check(
     prompt = scenes.prepare(vlm, *asked, scene is not None) if bundled else vlm.prepare(*asked)
     visual = prompt.layout.num_visual
     methods = sides_at(vlm, form.sides, form.level, form.semantics, visual, **form.fields)
-    notes = [*prompt.notes, *untrained(vlm, methods)]
+    notes = [*prompt.notes, *untrained(vlm.spec, methods)]
     return Job(models, prompt, methods, options, form, truth, tuple(notes), scene)
 
 
-def untrained(vlm, sides: Sequence[choice.Side]) -> list[str]:
+def untrained(spec: ModelSpec, sides: Sequence[choice.Side]) -> list[str]:
     """A sentence about the methods whose score was never trained in this model; else nothing."""
-    names = vlm.spec.untrained(method for side in sides for method in methods_of(side))
+    names = spec.untrained(method for side in sides for method in methods_of(side))
     return [text.UNTRAINED.format(names=", ".join(names))] if names else []
 
 

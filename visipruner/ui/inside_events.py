@@ -28,11 +28,13 @@ class Looked:
 
     Args:
         asked: the question and the model, in words.
+        facts: the same for the JSON file, and whether the answer stands behind the prompt.
         found: each finished analysis with its result.
     """
 
     prompt: Prompt
     asked: str
+    facts: dict
     found: list[tuple[Analysis, object]] = field(default_factory=list)
 
 
@@ -113,7 +115,9 @@ def _looking(models, model_line, shown, results):
 def _stream(job, analyses, answer: bool, shown, frame: Frame, results) -> Iterator[list]:
     """Each analysis appears as soon as it has finished, those of one run together."""
     title = job.models.titles[job.form.model]
-    made = Looked(job.prompt, words.ASKED.format(question=job.prompt.question, model=title))
+    question = job.prompt.question
+    facts = {"model": title, "question": question, "answer_too": answer}
+    made = Looked(job.prompt, words.ASKED.format(question=question, model=title), facts)
     board = _Board(made, shown, frame, len(job.vlm.parts.layers))
     frame.set(shown.place.state, run_state.SHOWN)
     frame.set(shown.result, results.kept.put(made))
@@ -170,11 +174,18 @@ def _outputs(model_line, shown) -> list:
 # -- files
 
 
+def _check_found(made: Looked):
+    if not made.found:
+        raise Refused(text.NO_RESULT)
+
+
 def _json_file(made: Looked) -> dict:
-    content = drawing.as_json(made.found, {"asked": made.asked})
+    _check_found(made)
+    content = drawing.as_json(made.found, made.facts)
     return file_of("visipruner-inside.json", "application/json", content.encode())
 
 
 def _html_file(made: Looked) -> dict:
+    _check_found(made)
     page = drawing.as_html(made.found, made.prompt.sheets, made.asked)
     return file_of("visipruner-inside.html", "text/html", page.encode())

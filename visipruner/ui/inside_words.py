@@ -1,7 +1,9 @@
 """The words of the view "Look inside"."""
 
 NAMES = "What to look at"
-NAMES_INFO = "All that only watch share one run of the unpruned model. The others run again."
+NAMES_INFO = (
+    "Maps and word lists come from one run of the unpruned model; masks and changes run it again."
+)
 SETTINGS = "Settings of what is chosen"
 SETTING_INFO = "{name}, usually {usual}"
 ANSWER = "With the answer behind the prompt"

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from visipruner.errors import Refused
 from visipruner.ui import text
 
-MOST_RESULTS = 50  # about 2.5 MB each: the model's input, the picture, two traces
+MOST_RESULTS = 50  # some MB each: the model's input, the picture, a trace per side
 MOST_SESSIONS = 50  # about 1 MB each: gradio's copy of every value on a page
 MOST_WAITING = 60  # runs that wait for the model
 MOST_BYTES = 500_000_000  # of pictures on disk; an upload has at most 30 MB

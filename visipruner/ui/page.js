@@ -109,7 +109,7 @@ window.vp = {
     line.textContent = line.textContent.replace(/[\d.]+%/, `${Math.round((100 * tokens) / most)}%`);
   },
 
-  // The same for a lesson, in the lesson's box.
+  // The run's state of a lesson, in the lesson's box.
   lesson(box, state, values = []) {
     const element = document.getElementById(box);
     if (element) element.dataset.run = state;
@@ -141,8 +141,7 @@ window.vp = {
 
   // On a narrow screen the answers stand below the form, so scroll there.
   started(values) {
-    const { view } = document.getElementById("vp-page").dataset;
-    if (["curve", "inside"].includes(view)) vp.view("compare");
+    vp.view("compare"); // Enter in the question also runs from another view
     vp.stopped = false;
     vp.askedBefore = vp.asked;
     vp.form = formKey(values);

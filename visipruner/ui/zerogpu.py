@@ -43,17 +43,17 @@ def runs(models) -> tuple[Callable, Callable, Callable, Callable]:
     def asked_on(key, columns, asking) -> Iterator[tuple[str, dict]]:
         yield from asked_one_by_one(models.get(*key), columns, asking)
 
-    def look_on(key, prompt, analyses, answered) -> Iterator:
-        yield from look(models.get(*key), prompt, analyses, answered)
+    def look_on(key, prompt, analyses, answered, options) -> Iterator:
+        yield from look(models.get(*key), prompt, analyses, answered, options)
 
     if not active():
         return compare_on, measure_on, asked_on, look_on
     import spaces
 
     on_gpu = spaces.GPU(duration=seconds)
-    longest = spaces.GPU(duration=MOST_SECONDS)
-    long = [longest(plainly(asked_on)), longest(plainly(look_on))]
-    return on_gpu(plainly(compare_on)), on_gpu(plainly(measure_on)), *long
+    asked_on_gpu = spaces.GPU(duration=asked_seconds)(plainly(asked_on))
+    look_on_gpu = spaces.GPU(duration=look_seconds)(plainly(look_on))
+    return on_gpu(plainly(compare_on)), on_gpu(plainly(measure_on)), asked_on_gpu, look_on_gpu
 
 
 def seconds(_key, _prompt, methods, options, rounds: int = 1, _turn: int = 0) -> int:
@@ -64,3 +64,13 @@ def seconds(_key, _prompt, methods, options, rounds: int = 1, _turn: int = 0) ->
     """
     answer = 1 + options.max_new_tokens / 20 + (2 * CLOCK_SECONDS if options.clock_rounds else 0)
     return round(min(MOST_SECONDS, 8 + rounds * len(methods) * answer))
+
+
+def asked_seconds(_key, columns, asking) -> int:
+    """The same for questions to the bundled model, whose answers take a tenth of a second."""
+    return round(min(MOST_SECONDS, 8 + 0.2 * len(columns) * len(asking)))
+
+
+def look_seconds(_key, _prompt, analyses, _answered, _options) -> int:
+    """The same for analyses. Masking runs most: some forty times a part of the layers."""
+    return round(min(MOST_SECONDS, 10 + 8 * len(analyses)))
