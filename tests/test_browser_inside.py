@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 
-from browsing import PATIENCE, PHONE, press
+import page_server
+import pytest
+from browsing import PATIENCE, PHONE, press, question
 from playwright.sync_api import Page, expect
 
 from visipruner.analyses import ANALYSES
-from visipruner.ui import inside, inside_words
+from visipruner.ui import inside, inside_words, text
 
 pytest_plugins = ["browsing"]
 LAPTOP = {"viewport": {"width": 1280, "height": 720}}
@@ -94,3 +96,47 @@ def test_a_phone_scrolls_figures_and_not_the_page(visit):
     picture.scroll_into_view_if_needed()
     picture.tap(position={"x": 5, "y": 5})
     expect(page.locator(".in-told").first).to_contain_text("Patch 0")
+
+
+def test_stop_ends_a_wait_and_enter_runs_the_first_view(visit, mini_path):
+    page = visit("?seed=8&view=inside", **LAPTOP)
+    look(page)
+    lock = page_server.models(mini_path).get(page_server.models(mini_path).default).lock
+    with lock:  # another visitor's long answer
+        press(page, inside_words.RUN)
+        status = page.locator(f"{VIEW} .vp-status")
+        expect(status).to_contain_text(text.WAITING, timeout=PATIENCE)
+        page.locator("#vp-inside-stop").click()
+        expect(status).to_contain_text(text.STOPPED, timeout=PATIENCE)
+    look(page)
+    page.locator("#vp-inside-stop").click()  # nothing runs
+    expect(page.locator(f"{VIEW} .vp-status")).to_contain_text("Done")
+    question(page).press("Enter")  # runs the first view, which then is shown
+    expect(page.locator("#vp-view-compare")).to_be_visible()
+    expect(page.locator(".vp-verdict.same, .vp-verdict.different")).to_be_visible(timeout=PATIENCE)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_in_look_inside(visit, scheme):
+    from axe_playwright_python.sync_playwright import Axe
+
+    page = visit("?seed=8&view=inside", color_scheme=scheme, **LAPTOP)
+    page.get_by_label(ANALYSES["tokens"].title, exact=True).check()
+    page.get_by_role("button", name=re.compile(inside_words.SETTINGS)).click()
+    look(page)
+    page.locator(".in-picture").first.click()
+    page.wait_for_timeout(300)  # colours fade
+    faults = Axe().run(page).response["violations"]
+    assert not {one["id"]: [node["html"][:160] for node in one["nodes"]][:4] for one in faults}
+
+
+def test_figures_of_a_layer_follow_the_slider(visit):
+    page = visit("?seed=8&view=inside", **LAPTOP)
+    page.get_by_label(ANALYSES["tokens"].title, exact=True).check()
+    look(page)
+    figure = page.locator(".in-figure", has_text=ANALYSES["tokens"].question)
+    expect(figure).to_have_count(1)
+    expect(figure.locator("svg")).to_contain_text("layer 2")
+    page.locator(".in-slide input").focus()
+    page.keyboard.press("ArrowRight")
+    expect(figure.locator("svg")).to_contain_text("layer 3")

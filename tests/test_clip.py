@@ -27,7 +27,7 @@ from visipruner.running import runner
 from visipruner.running.results import Options
 from visipruner.running.runner import compare, last_event
 from visipruner.tower import Clip
-from visipruner.ui import about, controls, handlers, running
+from visipruner.ui import about, arena_events, contest, controls, handlers, running
 from visipruner.ui.handlers import Form
 from visipruner.ui.store import Models
 
@@ -258,6 +258,28 @@ def test_run_on_the_page_passes_its_methods_on(asked, picture):
     on_fetch = running._fetching(Models(device="cpu"), chosen, results)
     shown = [str(yielded) for yielded in on_fetch()]
     assert len(asked) == 1 and "Downloading CLIP ViT-L/14-336: 1.0 GB" in shown[-1]
+
+
+@pytest.mark.parametrize("every", [False, True])
+def test_the_arena_downloads_clip_for_chosen_methods_only(asked, picture, every):
+    """All methods on a picture must not cost a download that nobody asked for."""
+    given = {"question": QUESTION, "model": "llava-1.5-7b", "picture": picture, "scene": None}
+    names = ("picture_mode", "backend", "precision", "max_new_tokens", "temperature", "draw_seed")
+    given |= {**dict.fromkeys(names, 1), "backend": "sdpa", "precision": "auto"}
+    chosen = SimpleNamespace(form=dict.fromkeys(given))
+    results = SimpleNamespace(forms=SimpleNamespace(put=lambda value: "key"))
+    on_fetch = arena_events._fetching(Models(device="cpu"), chosen, results, every)
+    said = [str(one) for one in on_fetch(*given.values(), ["cdpruner", "random"], 5)]
+    assert len(asked) == (not every)
+    assert ("Downloading CLIP ViT-L/14-336: 1.0 GB" in said[-1]) is not every
+
+
+def test_without_clip_the_arena_refuses_its_method_before_anything_runs(asked, picture):
+    server = Models(device="cpu")
+    form = Form(picture, QUESTION, "llava-1.5-7b")
+    made = contest.prepare(server, form, None, ["random", "cdpruner"], 5, True)
+    assert [bool(entry.refused) for entry in made.entries] == [False, False, True]
+    assert made.entries[2].refused.startswith("CDPruner: ")
 
 
 def test_a_broken_picture_costs_no_download(asked, tmp_path):

@@ -107,6 +107,10 @@ def test_the_time_asked_for_is_short_and_follows_the_work():
 
     assert seconds(1) < seconds(96) < seconds(96, rounds=5) <= zerogpu.MOST_SECONDS < 120
     assert seconds(96) < 30 and seconds(1024, methods=11) == zerogpu.MOST_SECONDS
+    asked = [zerogpu.asked_seconds(None, "ab", range(count)) for count in (13, 130, 10_000)]
+    looked = [zerogpu.look_seconds(None, None, range(count), False, None) for count in (1, 4, 99)]
+    for few, more, most in (asked, looked):
+        assert few < more < most == zerogpu.MOST_SECONDS and few < 30
 
 
 @pytest.mark.skipif(importlib.util.find_spec("spaces") is None, reason="spaces is not installed")
