@@ -48,6 +48,7 @@ def main(arguments: list[str] | None = None, cleaning: contextlib.ExitStack | No
         metavar="PATH",
         help="the path under which a proxy shows the page: /demo for https://example.org/demo/",
     )
+    parser.add_argument("--lesson", metavar="FILE", help="a lesson of your own, as JSON")
     args = parser.parse_args(arguments)
     from visipruner.errors import Refused  # late: --help does not wait for torch
     from visipruner.models.hub import without_proxies
@@ -58,15 +59,18 @@ def main(arguments: list[str] | None = None, cleaning: contextlib.ExitStack | No
         with cleaning or contextlib.ExitStack() as cleaning:
             # Gradio reads its own variables and the proxy variables when it is imported.
             cleaning.enter_context(without_proxies())
+            from visipruner.lesson.reading import BUNDLED, read
             from visipruner.ui.layout import build, launch
             from visipruner.ui.store import Models
             from visipruner.ui.uploads import private_folder
 
+            plan = read(args.lesson or BUNDLED)
             models = Models(args.model_path, args.device)
             cleaning.enter_context(private_folder())
             if line := untested():
                 sys.stderr.write(f"note: {line}\n")
-            launch(build(models), args.host, args.port, models=models, root_path=args.root_path)
+            page = build(models, plan)
+            launch(page, args.host, args.port, models=models, root_path=args.root_path)
     except (Refused, OSError) as error:
         said = str(error).splitlines() or [type(error).__name__]
         sys.stderr.write(f"error: {said[0]}\n")

@@ -44,9 +44,11 @@ ROOMS = [
     "training",
     "evaluation",
     "bench",
+    "lesson",
     "ui",
     "ask",
     "analyse",
+    "handout",
     "__main__",
 ]
 

@@ -19,6 +19,7 @@ from visipruner.versions import untested
 COMMANDS = {
     "ask": ("visipruner.ask", "answer one question about one picture by several methods"),
     "analyse": ("visipruner.analyse", "the paper's analyses of one picture, as files"),
+    "lesson": ("visipruner.handout", "the page's lesson as a file to print"),
     "evaluate": ("visipruner.evaluation.evaluate", "how often the bundled model is right"),
     "tradeoff": ("visipruner.evaluation.tradeoff", "accuracy against FLOPs, every method"),
     "dynamics": (

@@ -32,6 +32,14 @@ def _count(default: int, words: str):
     return setting(default, words, INT, low=0, high=1_000_000)
 
 
+def check_range(first: int, last: int, vlm):
+    """Refuse layers that the model lacks, and ranges out of order."""
+    check_layer("first", first, vlm)
+    check_layer("last", last, vlm)
+    if last < first:
+        raise Refused(f"last must be at least first, {first}, not {last}.")
+
+
 # -- keep or drop patches
 
 
@@ -50,13 +58,18 @@ class Ranked(PruningMethod):
     def select(self, view):
         if view.layer != self.layer:
             return None
-        if self.by == "influence":
-            scores = view.influence().l2
-        else:
-            scores = view.attention_row().mean(0).cpu()[view.visual_rows].tolist()
+        scores = self._scores(view)
         order = sorted(range(len(scores)), key=scores.__getitem__, reverse=self.end == "top")
         stay = order[: self.count] if self.act == "keep" else order[self.count :]
         return view.keep_visual(sorted(stay), "ranked", scores=scores)
+
+    def _scores(self, view) -> list[float]:
+        if self.by == "influence":
+            return view.influence().l2
+        if self.by == "attention":
+            return view.attention_row().mean(0).cpu()[view.visual_rows].tolist()
+        lots = torch.Generator("cpu").manual_seed(0)  # the same draw for every run
+        return torch.rand(len(view.visual_rows), generator=lots, device="cpu").tolist()
 
 
 @dataclass(frozen=True)
@@ -72,7 +85,7 @@ class KeepOrDrop(Intervention):
 
     act: str = _choice("keep", "Keep or drop", "keep", "drop")
     end: str = _choice("top", "Which end of the order", "top", "bottom")
-    by: str = _choice("influence", "Order", "influence", "attention")
+    by: str = _choice("influence", "Order", "influence", "attention", "lot")
     count: int = _count(64, "How many patches")
     layer: int = _layer(4, "After which layer")
 
@@ -82,8 +95,35 @@ class KeepOrDrop(Intervention):
 
     def sides(self, untouched, layout):
         count = min(self.count, layout.num_visual)
-        name = f"{self.act} the {self.end} {count} by {self.by} after layer {self.layer}"
+        which = f"{count} by lot" if self.by == "lot" else f"the {self.end} {count} by {self.by}"
+        name = f"{self.act} {which} after layer {self.layer}"
         return {name: Ranked(self.act, self.end, self.by, count, self.layer)}
+
+
+# -- mask some layers
+
+
+@dataclass(frozen=True)
+class MaskLayers(Intervention):
+    """No text token sees the picture in a range of layers; the patches themselves go on."""
+
+    name: ClassVar[str] = "mask-layers"
+    title: ClassVar[str] = "Mask the picture in some layers"
+    question: ClassVar[str] = "Does the answer miss the picture in these layers?"
+
+    first: int = _layer(0, "First masked layer")
+    last: int = _layer(1, "Last masked layer")
+
+    def check(self, vlm, prompt):
+        super().check(vlm, prompt)
+        check_range(self.first, self.last, vlm)
+
+    def sides(self, untouched, layout):
+        name = f"masked in {layers_in_words(self.first, self.last)}"
+        return {name: Blind(self.first, self.last + 1)}
+
+    def reading(self, side, trace):
+        return unread(present(trace), range(self.first, self.last + 1))
 
 
 # -- merge in shallow layers
@@ -161,10 +201,7 @@ class DropCache(Intervention):
 
     def check(self, vlm, prompt):
         super().check(vlm, prompt)
-        check_layer("first", self.first, vlm)
-        check_layer("last", self.last, vlm)
-        if self.last < self.first:
-            raise Refused(f"last must be at least first, {self.first}, not {self.last}.")
+        check_range(self.first, self.last, vlm)
 
     def sides(self, untouched, layout):
         name = f"no picture in the cache of {layers_in_words(self.first, self.last)}"
@@ -313,5 +350,5 @@ def sinks_of(attention: Tensor, sizes: Tensor, layout, count: int) -> tuple[int,
 
 
 RECIPES: dict[str, type[Intervention]] = {
-    kind.name: kind for kind in (KeepOrDrop, Merge, DropCache, SkipLayer, NoSinks)
+    kind.name: kind for kind in (KeepOrDrop, MaskLayers, Merge, DropCache, SkipLayer, NoSinks)
 }

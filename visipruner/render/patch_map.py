@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
-from PIL import Image, ImageDraw, ImageOps
+from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageOps
 
 from visipruner.analyses.base import PatchMap
 from visipruner.render import palette
@@ -92,9 +93,18 @@ def _coloured(shown: PatchMap, sheet: Sheet, layer: int, size: int, words) -> Im
 
 
 def _dim(picture: Image.Image) -> Image.Image:
-    """In grey, because its colours would mix with the map's, and dark, so that those glow."""
+    """In grey, because its colours would mix with the map's, and dark, so that those glow.
+
+    Outlines are light: things of one brightness would merge with their ground.
+    """
+    picture = picture.convert("RGB")
     grey = ImageOps.autocontrast(ImageOps.grayscale(picture))
-    return grey.point(lambda level: 20 + round(0.45 * level))
+    dark = grey.point(lambda level: 20 + round(0.45 * level))
+    smooth = picture.filter(ImageFilter.GaussianBlur(1.5))
+    bands = smooth.filter(ImageFilter.FIND_EDGES).split()
+    edges = functools.reduce(ImageChops.lighter, bands).point(lambda level: min(210, 4 * level))
+    ImageDraw.Draw(edges).rectangle((0, 0, edges.width - 1, edges.height - 1), outline=0, width=3)
+    return ImageChops.lighter(dark, edges)
 
 
 def _write(drawn: Image.Image, boxes, words: Sequence[str], shares):

@@ -13,6 +13,8 @@ from starlette.middleware import Middleware
 
 from visipruner.choice import MOST_CONTESTANTS
 from visipruner.errors import Refused
+from visipruner.lesson import reading
+from visipruner.lesson.plan import Plan
 from visipruner.render.charts import CHART_CSS
 from visipruner.render.viewer import PatchViewer
 from visipruner.ui import (
@@ -23,6 +25,7 @@ from visipruner.ui import (
     inside,
     inside_events,
     keeping,
+    lesson,
     tabs,
     text,
     views,
@@ -69,7 +72,7 @@ class Results:
 
 
 @dataclass
-class Lesson:
+class Tools:
     """Tools for teaching and sharing, folded away."""
 
     find: gr.Button
@@ -84,8 +87,12 @@ class Lesson:
     client: gr.Code
 
 
-def build(models: Models) -> gr.Blocks:
-    """The whole page, before launch."""
+def build(models: Models, plan: Plan | None = None) -> gr.Blocks:
+    """The whole page, before launch.
+
+    Args:
+        plan: the lesson; None: the page's own.
+    """
     with gr.Blocks(
         title=text.TITLE, fill_width=True, delete_cache=KEEP_FILES, analytics_enabled=False
     ) as page:
@@ -96,17 +103,20 @@ def build(models: Models) -> gr.Blocks:
                     chosen = controls.build(models)
                 with tabs.view(tabs.COMPARE):
                     results = _results()
-                    lesson = _lesson()
+                    tools = _tools()
                 with tabs.view(tabs.INSIDE):
                     looked = inside.build(chosen.inside)
                 with tabs.view(tabs.ARENA):
                     contests = arena.build(chosen.arena)
                 with tabs.view(tabs.CURVE):
                     drawn = curve.build()
-        wiring.connect(page, models, head, chosen, results, lesson)
+                with tabs.view(tabs.LESSON):
+                    taught = lesson.build(plan or reading.read())
+        wiring.connect(page, models, head, chosen, results, tools)
         inside_events.connect(models, head, chosen, looked, results)
         arena_events.connect(page, models, head, chosen, contests, results)
         curve.connect(models, chosen, drawn)
+        lesson.connect(models, chosen, looked, taught)
         page.kept, page.forms = results.kept, results.forms  # `launch` tidies them
         page.load(None, js="() => vp.restore()", api_visibility="private")
     return guarded(page)
@@ -203,7 +213,7 @@ def _intro() -> str:
     return views.intro(text.LEAD, text.HOW, end)
 
 
-def _lesson() -> Lesson:
+def _tools() -> Tools:
     with gr.Accordion(text.TEACHING, open=False):
         gr.Markdown(text.FIND_INFO)
         with gr.Row(elem_classes="vp-tight"):
@@ -228,7 +238,7 @@ def _lesson() -> Lesson:
             )
             for label in (text.COMMAND, text.PYTHON, text.CLIENT)
         )
-    return Lesson(
+    return Tools(
         find=find,
         found=found,
         sweep=sweep,

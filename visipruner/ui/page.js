@@ -20,7 +20,7 @@ window.vp = {
     vp.view(new URLSearchParams(location.search).get("view"));
   },
 
-  // Shows a view: compare, inside, arena or curve. Nothing is asked of the server.
+  // Shows a view, by its name in tabs.py. Nothing is asked of the server.
   view(name) {
     const tabs = [...document.querySelectorAll(".vp-tabs [role=tab]")];
     const chosen = tabs.find((tab) => tab.dataset.view === name) ?? tabs[0];
@@ -212,8 +212,7 @@ window.vp = {
     return [address + "?" + query, script.replace(/Client\("[^"]*"\)/, `Client("${address}")`)];
   },
 
-  async copy(link) {
-    const button = document.getElementById("vp-copy");
+  async copy(link, button = document.getElementById("vp-copy")) {
     try {
       await navigator.clipboard.writeText(link);
     } catch {

@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import gradio as gr
 
-COMPARE, INSIDE, ARENA, CURVE = "compare", "inside", "arena", "curve"
+COMPARE, INSIDE, ARENA, CURVE, LESSON = "compare", "inside", "arena", "curve", "lesson"
 TITLES = {
     COMPARE: "One question",
     INSIDE: "Look inside",
     ARENA: "Arena",
     CURVE: "Cost and accuracy",
+    LESSON: "Lesson",
 }
 
 # Where the head is narrow; each is a part of the title, which stays the tab's name.
-SHORT = {COMPARE: "Question", INSIDE: "Inside", ARENA: "Arena", CURVE: "Accuracy"}
+SHORT = {
+    COMPARE: "Question",
+    INSIDE: "Inside",
+    ARENA: "Arena",
+    CURVE: "Accuracy",
+    LESSON: "Lesson",
+}
 
 # Of a control on the left: it means something in these views only. The style sheet reads them.
 ONLY_COMPARE, ONLY_ARENA, ONLY_INSIDE = "vp-only-compare", "vp-only-arena", "vp-only-inside"

@@ -239,6 +239,9 @@ FIND_INFO = (
 )
 NOTHING_OFFERED = "None of the models in VISIPRUNER_MODELS is on this server's disk."
 NOTHING_TO_FIND = "Without pruning both answers are the same: choose a method first."
+LESSON_PRINT = "The whole lesson to print (HTML)"
+LESSON_STEP = "Step {step} of {steps}"
+LESSON_PRINTED = "The lesson is saved: sheets for the class, what was found, pages for the teacher."
 LESSON_ENDED = "Not finished. Press the button to start anew."
 SEARCHING = "Scene {seed}, {tried} of at most {most}"
 LAST_SAME = "The one before: all said “{answer}”."

@@ -21,14 +21,14 @@ from visipruner.ui.page import MODEL_TURN, PRIVATE, SMALL, UNQUEUED, plainly
 from visipruner.world import sources
 
 
-def connect(page, models, model_line, chosen, results, lesson):
+def connect(page, models, model_line, chosen, results, tools):
     """Connect all events of the page."""
     fetched, run = running.connect(models, model_line, chosen, results)
-    _stopping(chosen, results, [fetched, run, *_lessons(models, chosen, results, lesson)])
+    _stopping(chosen, results, [fetched, run, *_teaching(models, chosen, results, tools)])
     chosen.reset.click(None, js="() => vp.reset()", **PRIVATE)
     choosing.connect(page, models, model_line, chosen, results, run)
     _saving(results)
-    _sharing(chosen, lesson, results, run)
+    _sharing(chosen, tools, results, run)
     gr.api(
         plainly(api.endpoint(models)),
         api_name="compare",
@@ -52,19 +52,19 @@ def _stopping(chosen, results, long: list):
     pressed.then(**stopped, show_progress="hidden", queue=False)  # after late updates
 
 
-# -- lessons
+# -- tools for teaching
 
-PAUSE = 0.25  # seconds between two updates of a lesson
+PAUSE = 0.25  # seconds between two updates of a search, a sweep or a measurement
 
 
-def _lessons(models, chosen, results, lesson) -> list:
+def _teaching(models, chosen, results, tools) -> list:
     c, r = chosen, results
     clocked = [r.medians, r.verdict, *r.cards, r.small, r.result]
-    found = [lesson.found, c.picture, c.scene, c.seed, c.question]
+    found = [tools.found, c.picture, c.scene, c.seed, c.question]
     begun = []
     for button, answer, inputs, outputs in (
-        (lesson.find, _finding(models, c), [c.seed, *c.inputs], found),
-        (lesson.sweep, _sweeping(models, c), c.inputs, [lesson.table]),
+        (tools.find, _finding(models, c), [c.seed, *c.inputs], found),
+        (tools.sweep, _sweeping(models, c), c.inputs, [tools.table]),
         (r.measure, _measuring(r), [r.result], clocked),
     ):
         box = outputs[0]
@@ -138,7 +138,7 @@ def _saving(results):
     running.connect_saves(*saves, results.kept, results.result, results.payload)
 
 
-def _sharing(chosen, lesson, results, run):
+def _sharing(chosen, tools, results, run):
     @plainly
     def on_repeat(key, *values):
         """The code for the last run, even if the form has changed since."""
@@ -152,10 +152,10 @@ def _sharing(chosen, lesson, results, run):
             share.client(form, local),
         )
 
-    outputs = [lesson.link, lesson.python, lesson.command, lesson.client]
-    here = [lesson.link, lesson.client]  # what names this page's address
+    outputs = [tools.link, tools.python, tools.command, tools.client]
+    here = [tools.link, tools.client]  # what names this page's address
     # Before a run the form may be wrong, and what is wrong is said by the queue alone.
-    for event, how in ((lesson.repeat.expand, SMALL), (run.success, UNQUEUED)):
+    for event, how in ((tools.repeat.expand, SMALL), (run.success, UNQUEUED)):
         shown = event(on_repeat, [results.result, *chosen.inputs], outputs, **how)
         shown.success(None, here, here, js="(...words) => vp.here(...words)", **PRIVATE)
-    lesson.copy.click(None, lesson.link, None, js="(link) => vp.copy(link)", **PRIVATE)
+    tools.copy.click(None, tools.link, None, js="(link) => vp.copy(link)", **PRIVATE)
