@@ -510,21 +510,22 @@ def test_stop_leaves_no_promise(visit):
     expect(page.locator("#vp-older")).to_be_visible()
 
 
-def test_a_stopped_lesson_leaves_no_promise(visit):
-    page = visit()
+def test_a_stopped_lesson_leaves_no_promise(visit, mini_path):
+    page, models = visit(), page_server.models(mini_path)
     page.get_by_role("button", name=re.compile(text.TEACHING)).click()
-    press(page, text.FIND)
-    expect(page.locator("progress")).to_have_count(1, timeout=PATIENCE)
-    press(page, text.STOP)
     ended = page.locator(".vp-small", has_text=text.LESSON_ENDED)
-    expect(ended).to_be_visible(timeout=PATIENCE)
-    expect(page.locator("[role=status].vp-unseen")).to_have_text(text.LESSON_ENDED)
-    expect(page.locator("progress")).to_be_hidden()
-    press(page, text.FIND)  # the next search starts clean
-    expect(page.locator("progress")).to_be_visible(timeout=PATIENCE)
-    expect(ended).to_be_hidden()
-    press(page, text.STOP)
-    expect(ended).to_be_visible(timeout=PATIENCE)
+    with models.get(models.default).lock:  # so that no search ends before Stop
+        press(page, text.FIND)
+        expect(page.locator("progress")).to_have_count(1, timeout=PATIENCE)
+        press(page, text.STOP)
+        expect(ended).to_be_visible(timeout=PATIENCE)
+        expect(page.locator("[role=status].vp-unseen")).to_have_text(text.LESSON_ENDED)
+        expect(page.locator("progress")).to_be_hidden()
+        press(page, text.FIND)  # the next search starts clean
+        expect(page.locator("progress")).to_be_visible(timeout=PATIENCE)
+        expect(ended).to_be_hidden()
+        press(page, text.STOP)
+        expect(ended).to_be_visible(timeout=PATIENCE)
 
 
 def test_the_first_failure_of_a_visit_is_said_where_the_answer_would_be(visit):

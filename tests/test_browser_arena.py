@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import re
+import threading
 
 import pytest
 from browsing import PATIENCE, PHONE, SEEN, colours_of, press, question, set_longest_answer
@@ -10,6 +12,7 @@ from playwright.sync_api import Page, expect
 
 from visipruner.choice import brief_title
 from visipruner.evaluation.arena import FIRST, every
+from visipruner.running import runner
 from visipruner.ui import tabs, text
 
 pytest_plugins = ["browsing"]
@@ -177,12 +180,20 @@ def test_all_methods_are_a_sortable_table_and_a_gallery(visit):
     expect(cards(page)).to_have_count(5)
 
 
-def test_stop_keeps_what_has_finished_of_all_methods(visit, tmp_path):
+def test_stop_keeps_what_has_finished_of_all_methods(visit, tmp_path, monkeypatch):
+    answer, turns, stopped = runner._answer, itertools.count(1), threading.Event()
+
+    def three_then_wait(*given):
+        if next(turns) > 3:
+            stopped.wait(60)
+        return answer(*given)
+
+    monkeypatch.setattr(runner, "_answer", three_then_wait)
     page = visit("?seed=8&view=arena", **LAPTOP)
-    set_longest_answer(page, 200)  # this model never ends an answer itself
     press(page, text.ARENA_ALL)
     expect(cards(page).nth(1)).to_be_visible(timeout=PATIENCE)
     page.locator("#vp-arena-stop").click()
+    stopped.set()
     expect(page.locator("#vp-view-arena .vp-status")).to_have_text(text.STOPPED, timeout=PATIENCE)
     expect(page.locator("#vp-view-arena")).to_have_attribute("data-run", "stopped")
     finished = cards(page).count()
@@ -193,17 +204,8 @@ def test_stop_keeps_what_has_finished_of_all_methods(visit, tmp_path):
         press(page, text.SAVE_CSV)
     caught.value.save_as(tmp_path / "arena.csv")
     assert (tmp_path / "arena.csv").read_text().count("\n") == 2 + len(every())
-    set_longest_answer_again(page, 1)
     run(page)  # the next run works
     expect(cards(page)).to_have_count(5)
-
-
-def set_longest_answer_again(page: Page, tokens: int):
-    """As `set_longest_answer`, with the settings unfolded."""
-    box = page.get_by_role("spinbutton", name=re.compile(re.escape(text.MAX_NEW_TOKENS)))
-    box.fill(str(tokens))
-    box.press("Tab")
-    page.wait_for_timeout(300)
 
 
 def test_what_is_wrong_is_said_before_anything_runs(visit):
