@@ -5,7 +5,8 @@ const { steps, quiz, title, about, minutes } = props.lesson;
 const find = (name) => element.querySelector(".le-" + name);
 const END = steps.length; // the quiz stands behind the last step
 const got = [], said = [], places = [], answers = [];
-let at = 0, busy = -1;
+let at = 0, busy = -1, stopped = 0;
+let turn = 0; // each run has its own, so that late news of another is known
 
 function make(name, className, ...parts) {
   const node = document.createElement(name);
@@ -53,9 +54,12 @@ function goOn() {
 
 function reveal() {
   if (busy >= 0 || at >= END || isDone(at)) return;
+  const rest = stopped + 1000 - Date.now(); // the server still cancels what Stop left
+  if (rest > 0) return void setTimeout(reveal, rest);
   busy = at;
   got[at] = { state: "running", doing: "The model starts", rows: [], frames: [], bills: [] };
-  trigger("select", { step: at });
+  turn += 1;
+  trigger("select", { step: at, turn });
   draw();
   scroll();
 }
@@ -63,6 +67,7 @@ function reveal() {
 function stop() {
   if (busy < 0) return;
   document.querySelector("#vp-lesson-stop")?.click();
+  stopped = Date.now();
   end("stopped");
 }
 
@@ -75,7 +80,7 @@ function end(state) {
 
 function receive(value) {
   if (value?.state === "ended") return end("unfinished");
-  if (!value || value.state === "ready" || value.step !== busy) return; // late news of a stopped run
+  if (!value || value.step !== busy || value.turn !== turn) return;
   got[value.step] = value;
   if (value.state !== "running") busy = -1;
   if (value.step === at) draw();

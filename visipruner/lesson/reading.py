@@ -41,6 +41,8 @@ def read(path: str | Path = BUNDLED) -> Plan:
         if path.stat().st_size > MOST_BYTES:
             raise Refused(f"The lesson {shown(path)} is larger than {MOST_BYTES:,} bytes.")
         data = json.loads(path.read_text(encoding="utf-8"))
+    except Refused:  # a ValueError too
+        raise
     except OSError as error:
         raise Refused(f"The lesson {shown(path)} cannot be read: {error.strerror}.") from None
     except (ValueError, RecursionError):

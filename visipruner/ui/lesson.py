@@ -56,7 +56,8 @@ def connect(models, chosen, looked, shown: LessonView):
     """
     board = shown.board
     run = board.select(_revealing(models, shown.plan), None, board, **MODEL_TURN)
-    run.failure(lambda: {"state": "ended"}, None, board, **UNQUEUED)
+    # Not by the server: its answer could come when the next run has begun.
+    run.failure(None, None, board, js='() => ({ state: "ended" })', **PRIVATE)
     printed = shown.save.click(
         _printing(models, shown.plan), None, [shown.status, shown.payload], **MODEL_TURN
     )
@@ -96,16 +97,18 @@ def _revealing(models, plan: Plan):
     @plainly
     def on_reveal(event: gr.EventData):
         """Run a step, and send what it has found so far."""
-        number = _step_of(plan, event)
-        drawing = None
+        number, drawing = _step_of(plan, event), None
+        turn = event._data.get("turn")
+        turn = turn if isinstance(turn, int) else 0
         try:
             for job, shown in handlers.paced(
                 shown_of(models, plan, plan.steps[number]), lambda _: PAUSE
             ):
                 drawing = drawing or Drawing(job.prompt.sheets)
-                yield drawing.value(number, shown)
+                yield {**drawing.value(number, shown), "turn": turn}
         except Refused as error:  # the step says why, and the lesson goes on
-            yield {**Drawing(()).value(number, Shown(str(error))), "state": "refused"}
+            value = Drawing(()).value(number, Shown(str(error)))
+            yield {**value, "state": "refused", "turn": turn}
 
     return on_reveal
 
