@@ -94,7 +94,7 @@ def test_page_and_command_line_say_it(monkeypatch, capsys):
 
     for where in (versions, command):
         monkeypatch.setattr(where, "untested", lambda: "Not tested with this.")
-    monkeypatch.setattr(layout, "build", lambda _: None)
+    monkeypatch.setattr(layout, "build", lambda *_: None)
     monkeypatch.setattr(layout, "launch", stop)
     assert app.main([]) == 1
     assert capsys.readouterr().err == "note: Not tested with this.\nerror: far enough\n"
