@@ -14,7 +14,8 @@ from visipruner.sheets import Sheet
 _LETTERS = "ABCDEF"
 _STYLE = """
 .step { break-inside: avoid; display: flow-root; margin: 0 0 1.6em; }
-.step > img { float: left; width: 190px; margin: 0 1.2em .5em 0; }
+.asked { display: grid; grid-template-columns: 190px 1fr; gap: 1.2em; align-items: start; }
+.asked img { width: 100%; } .asked h2 { margin-top: 0; }
 .choices { list-style: none; padding: 0; } .choices li::before { content: "☐ "; font-size: 1.3em; }
 .many { display: flex; flex-wrap: wrap; gap: .4em; clear: both; }
 .many figure { margin: 0; width: 128px; text-align: center; font-size: .8em; }
@@ -54,9 +55,9 @@ def page_of(plan: Plan, found: Sequence[tuple[Shown, Sequence[Sheet]]], model: s
 def _asking(number: int, step: Step) -> str:
     url = picture_url(step.image())
     return (
-        f'<div class="step"><img src="{url}" alt="The picture of this step.">'
+        f'<div class="step asked"><img src="{url}" alt="The picture of this step."><div>'
         f"<h2>{number}. {escape(step.title)}</h2><p><b>“{escape(step.question)}”</b></p>"
-        f"<p>{escape(step.say)}</p>{_choices(step.predict)}</div>"
+        f"<p>{escape(step.say)}</p>{_choices(step.predict)}</div></div>"
     )
 
 
@@ -125,18 +126,18 @@ def _table(table: Table) -> str:
 
 
 def _pictures(shown: Shown, drawing: Drawing) -> str:
-    """Every place of the slider, small; a step without one, larger."""
-    figures = []
+    """Every place of the slider, small, a row for each side; a step without a slider, larger."""
+    rows: dict[str, list[str]] = {}
     for frame in shown.frames:
         for one in frame.pictures:
             drawn = drawing.picture(one)
             where = f", {shown.slider.lower()} {frame.label}" if shown.slider else ""
-            figures.append(
+            rows.setdefault(one.title, []).append(
                 f'<figure><img src="{drawn["src"]}" alt="{escape(drawn["alt"], quote=True)}">'
                 f"<figcaption>{escape(drawn['title'] + where)}</figcaption></figure>"
             )
-    few = " few" if len(figures) <= 2 else ""
-    return f'<div class="many{few}">{"".join(figures)}</div>' if figures else ""
+    few = "" if shown.slider else " few"
+    return "".join(f'<div class="many{few}">{"".join(row)}</div>' for row in rows.values())
 
 
 def _notes(title: str, one: Prediction, notes: str) -> str:
