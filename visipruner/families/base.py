@@ -7,16 +7,22 @@ draws a model. A new family is one file here and one line in `FAMILIES`.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import AutoProcessor, PreTrainedModel, ProcessorMixin
 
 from visipruner.errors import Refused
+from visipruner.methods.base import PruningMethod
 from visipruner.prompt import Prompt
 from visipruner.tower import Tower
+
+# The whole picture, with a rim where the model needs one; or a square from its middle.
+PAD, CROP = "pad", "crop"
+# What methods may need of a model besides its language model, in words.
+NEEDS = {"tower": "the tower's class token", "grid": "rows and columns of patches without gaps"}
 
 
 @dataclass(frozen=True)
@@ -39,12 +45,11 @@ class Encoded:
 
     outputs: object  # of `get_image_features`
     tower: Tower | None = None  # for methods that read the tower
-    more: Mapping = field(default_factory=dict)  # further arguments of `generate`
 
     @property
     def arguments(self) -> dict:
-        """Arguments of `generate` besides the prompt's tokens and their mask."""
-        return {"mm_encoder_outputs": {"image": self.outputs}, **self.more}
+        """Arguments of `generate` besides `Prompt.asked`."""
+        return {"mm_encoder_outputs": {"image": self.outputs}}
 
 
 class Family:
@@ -54,11 +59,21 @@ class Family:
     kinds: ClassVar[Mapping[str, type[PreTrainedModel]]]  # config.model_type -> the model's class
     processor: ClassVar[type]  # the class that a checkpoint's processor must have
     picture_modes: ClassVar[tuple[str, ...]]  # how a picture is fitted; the default first
-    # What methods may use besides the language model: "tower". For "clip_text" see
+    # What methods may use besides the language model, of NEEDS. For "clip_text" see
     # models/catalogue.py, because it depends on the checkpoint.
     offers: ClassVar[frozenset[str]] = frozenset()
+    lacks: ClassVar[Mapping[str, str]] = {}  # why something of NEEDS is not offered
     renumbers: ClassVar[bool] = True  # may methods renumber places? Only if they are plain numbers
     not_in_4_bit: ClassVar[tuple[str, ...]]  # full names of the modules that stay in 16 bits
+
+    def serves(self, kind: type[PruningMethod]) -> str:
+        """Why models of this family cannot be pruned by a method; empty: they can."""
+        missing = sorted(kind.needs - self.offers - {"clip_text"})
+        if not missing:
+            return ""
+        why = f": {self.lacks[missing[0]]}" if missing[0] in self.lacks else ""
+        what = NEEDS.get(missing[0], missing[0])
+        return f"{kind.name} needs {what}, which {self.title} models do not offer{why}."
 
     def check(self, name: str, config: Mapping):
         """Refuse a model that cannot be pruned, by its config.json alone.
@@ -76,6 +91,10 @@ class Family:
                 f"{name} attends through a sliding window of {str(text['sliding_window'])[:80]} "
                 "tokens; its caches cannot be shortened one by one, so it cannot be pruned."
             )
+
+    def open_processor(self, path: Path) -> ProcessorMixin:
+        """The processor of a folder; a library's error may pass, as in `fit`."""
+        return AutoProcessor.from_pretrained(path, local_files_only=True, trust_remote_code=False)
 
     def fit(self, path: Path, processor, model: PreTrainedModel):
         """Check a checkpoint's processor against its model, and set what its files leave out.

@@ -11,7 +11,7 @@ from PIL import Image, ImageOps
 from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
 from visipruner.errors import Refused
-from visipruner.families.base import Encoded, Family, Parts
+from visipruner.families.base import CROP, PAD, Encoded, Family, Parts
 from visipruner.files import named
 from visipruner.inputs import check_choice, open_picture
 from visipruner.layout import TokenLayout
@@ -26,7 +26,6 @@ SYSTEM = (
     "A chat between a curious user and an artificial intelligence assistant. The assistant gives "
     "helpful, detailed, and polite answers to the user's questions."
 )
-PAD, CROP = "pad", "crop"  # pad to a square, as LLaVA-1.5 was trained; or crop to the middle
 
 
 class Llava(Family):
@@ -35,8 +34,8 @@ class Llava(Family):
     title = "LLaVA-1.5"
     kinds = {"llava": LlavaForConditionalGeneration}
     processor = LlavaProcessor
-    picture_modes = (PAD, CROP)
-    offers = frozenset({"tower"})
+    picture_modes = (PAD, CROP)  # LLaVA-1.5 was trained on padded squares
+    offers = frozenset({"tower", "grid"})
     # Short names would match only lm_head, and the tower would be quantised without an error.
     not_in_4_bit = ("model.vision_tower", "model.multi_modal_projector", "lm_head")
 
@@ -200,6 +199,12 @@ def _set_visual_tokens(path: Path, processor: LlavaProcessor, model: LlavaForCon
             f"(vision_feature_select_strategy is {strategy!r} in config.json), so they cannot be "
             "drawn on the picture."
         )
+    count_like_model(processor, config)
+
+
+def count_like_model(processor, config):
+    """Make a processor count a picture's visual tokens by the model's configuration."""
+    strategy = config.vision_feature_select_strategy
     processor.patch_size = config.vision_config.patch_size
     processor.vision_feature_select_strategy = strategy
     # "default" leaves out the tower's first token, which is then no patch.

@@ -196,12 +196,7 @@ class VLM:
 
         It costs nothing, and does not ask whether CLIP was downloaded.
         """
-        if missing := sorted(kind.needs - self.family.offers - {"clip_text"}):
-            return (
-                f"{kind.name} needs {', '.join(missing)}, which {self.family.title} models do not "
-                "offer."
-            )
-        return self.spec.serves(kind)
+        return self.family.serves(kind) or self.spec.serves(kind)
 
     def load_clip(self):
         """Load CLIP for methods that need it. Never downloads.

@@ -1,0 +1,92 @@
+"""Where each visual token looks, found without a formula.
+
+A picture whose colours are coordinates goes through the true image processor. In a tower whose
+attention adds nothing, the gradients of a visual token show which pixels it reads; their colours
+say where in the picture they lie.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from family_models import MINIS
+from PIL import Image
+
+from visipruner.models.catalogue import load_vlm
+from visipruner.stock import picture_features
+
+SIZES = [(90, 60), (60, 90), (50, 50), (301, 40), (17, 230)]
+INSIDE = 128  # the blue of every pixel; what a processor adds has another
+
+
+def coordinates(width: int, height: int) -> Image.Image:
+    """Red grows from 0 at the left to 255 at the right, green from top to bottom."""
+    x = (np.arange(width) + 0.5) / width * 255
+    y = (np.arange(height) + 0.5) / height * 255
+    red, green = np.broadcast_to(x, (height, width)), np.broadcast_to(y[:, None], (height, width))
+    pixels = np.stack([red, green, np.full((height, width), INSIDE)], -1)
+    return Image.fromarray(pixels.round().astype(np.uint8))
+
+
+@pytest.fixture(scope="module")
+def without_attention(tmp_path_factory):
+    """name -> a loaded miniature whose tower's attention adds nothing; made once."""
+    made = {}
+
+    def get(name):
+        if name not in made:
+            folder = tmp_path_factory.mktemp(name)
+            vlm = made[name] = load_vlm(MINIS[name].save(folder), device="cpu")
+            out = [m for n, m in vlm.parts.tower.named_modules() if n.endswith(MINIS[name].output)]
+            assert out
+            for module in out:
+                torch.nn.init.zeros_(module.weight)
+                torch.nn.init.zeros_(module.bias)
+        return made[name]
+
+    return get
+
+
+def pixels_read(vlm, prompt) -> torch.Tensor:
+    """(visual tokens, ...pixel_values' shape) bool: the numbers that each token depends on."""
+    pixels = prompt.inputs["pixel_values"].clone().requires_grad_()
+    features = picture_features(vlm.model, {**prompt.inputs, "pixel_values": pixels})
+    parts = features.pooler_output
+    tokens = torch.cat([part.flatten(0, -2) for part in parts])
+    weights = torch.randn(tokens.shape[1], generator=torch.Generator().manual_seed(0))
+    read = [
+        torch.autograd.grad(token @ weights, pixels, retain_graph=True)[0] != 0 for token in tokens
+    ]
+    return torch.stack(read)
+
+
+@pytest.mark.parametrize("size", SIZES, ids=str)
+@pytest.mark.parametrize("name", MINIS)
+def test_boxes_are_where_tokens_look(name, size, without_attention):
+    vlm, mini = without_attention(name), MINIS[name]
+    prompt = vlm.prepare(coordinates(*size), "what?")
+    read = pixels_read(vlm, prompt)
+    assert len(read) == prompt.layout.num_visual
+    images = vlm.processor.image_processor
+    colours = mini.channels_last(prompt.inputs["pixel_values"]).double()
+    colours = colours * torch.tensor(images.image_std) + torch.tensor(images.image_mean)
+    boxes = {
+        token: np.array(sheet.boxes[token]) / (size * 2)
+        for sheet in prompt.sheets
+        for token in sheet.placed
+    }
+    for token, where in enumerate(read):
+        seen = colours[mini.channels_last(where).any(-1)]  # (pixels, 3)
+        seen = seen[(seen[:, 2] * 255 - INSIDE).abs() < 12]
+        if token not in boxes:
+            assert not len(seen)  # the end of a line
+            continue
+        low, high = seen[:, :2].min(0).values.numpy(), seen[:, :2].max(0).values.numpy()
+        found, box = np.concatenate([low, high]), boxes[token]
+        # The colour of a pixel is that of its middle; and colours are in 8 bits.
+        model_pixel = np.tile(box[2:] - box[:2], 2) / mini.patch
+        assert (np.abs(found - box) <= 1.3 * model_pixel + 2 / 255).all(), (token, found, box)
+        middle = (box[:2] + box[2:]) / 2
+        error = np.abs(seen[:, :2].mean(0).numpy() - middle)
+        assert (error <= 0.6 * model_pixel[:2] + 1 / 255).all(), (token, middle)
