@@ -31,6 +31,7 @@ ROLES = ("USER:", "ASSISTANT:")
 _MOST_NOTES = 6  # at most this many marks of a question are named one by one
 _HEAD_BYTES = 4096
 _MAGIC = (b"\xff\xd8", b"\x89PNG", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"RIFF")
+_VIDEOS = (b"isom", b"iso2", b"iso4", b"iso5", b"iso6", b"mp41", b"mp42", b"avc1", b"M4V ", b"qt  ")
 _DAMAGED = "This picture is damaged or incomplete; save it again as JPEG or PNG."
 _UNREADABLE = "This picture cannot be read here; save it again as JPEG or PNG."
 _NO_MEMORY = "There is not enough memory to open this picture; make it smaller or try again later."
@@ -118,8 +119,8 @@ def _why_unreadable(head: bytes, stream: BinaryIO) -> str:
 
 
 def _is_video(head: bytes) -> bool:
-    """MP4, QuickTime and their like (but AVIF and HEIC are pictures), WebM or Matroska, AVI?"""
-    mp4 = head[4:8] == b"ftyp" and head[8:12] != b"avif"
+    """MP4, QuickTime, WebM or Matroska, AVI?"""
+    mp4 = head[4:8] == b"ftyp" and head[8:12] in _VIDEOS
     return mp4 or head.startswith(b"\x1aE\xdf\xa3") or (head[:4], head[8:12]) == (b"RIFF", b"AVI ")
 
 
