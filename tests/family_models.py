@@ -16,6 +16,10 @@ from reference import PLAIN
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import (
     CLIPVisionConfig,
+    Idefics3Config,
+    Idefics3ForConditionalGeneration,
+    Idefics3ImageProcessorPil,
+    Idefics3Processor,
     LlamaConfig,
     LlavaNextConfig,
     LlavaNextForConditionalGeneration,
@@ -173,10 +177,63 @@ def llava_next(text, template):
     return make
 
 
+# -- Idefics3, SmolVLM
+
+SMOLVLM = (
+    "<|im_start|>{% for message in messages %}{{message['role'] | capitalize}}"
+    "{% if message['content'][0]['type'] == 'image' %}{{':'}}{% else %}{{': '}}{% endif %}"
+    "{% for line in message['content'] %}{% if line['type'] == 'text' %}{{line['text']}}"
+    "{% elif line['type'] == 'image' %}{{ '<image>' }}{% endif %}{% endfor %}<end_of_utterance>\n"
+    "{% endfor %}{% if add_generation_prompt %}{{ 'Assistant:' }}{% endif %}"
+)
+
+
+def idefics3(text, template, **pictures):
+    def make():
+        marks = ("<fake_token_around_image>", "<image>", "<end_of_utterance>", "<global-img>")
+        tiles = (f"<row_{row}_col_{column}>" for row in range(1, 7) for column in range(1, 7))
+        tokenizer = tokenizer_of(*marks, *tiles, "<|im_start|>", bos=None)
+        processor = Idefics3Processor(
+            image_processor=Idefics3ImageProcessorPil(
+                size={"longest_edge": 84}, max_image_size={"longest_edge": 28}, **pictures
+            ),
+            tokenizer=tokenizer,
+            image_seq_len=4,
+            chat_template=template,
+        )
+        config = Idefics3Config(
+            vision_config=VISION,
+            text_config=text(vocab_size=len(tokenizer), **TEXT),
+            image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
+            scale_factor=2,
+            tie_word_embeddings=False,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+        return Idefics3ForConditionalGeneration(config), processor
+
+    return make
+
+
 MINIS = {
     "next-vicuna": Mini(llava_next(LlamaConfig, VICUNA), SAID + "USER: <image>\nwhat? ASSISTANT:"),
     "next-mistral": Mini(
         llava_next(lambda **sizes: MistralConfig(sliding_window=None, **sizes), MISTRAL),
         "[INST] <image>\nwhat? [/INST]",
+    ),
+    "smolvlm": Mini(
+        idefics3(LlamaConfig, SMOLVLM),
+        "<|im_start|>User:<image>what?<end_of_utterance>\nAssistant:",
+        lacks=frozenset(TOWERS),
+        patch=14,
+    ),
+}
+
+# Other settings of the same classes, which change where visual tokens look.
+VARIANTS = {
+    "smolvlm-one-tile": Mini(
+        idefics3(LlamaConfig, SMOLVLM, do_image_splitting=False),
+        "<|im_start|>User:<image>what?<end_of_utterance>\nAssistant:",
+        lacks=frozenset(TOWERS),
+        patch=14,
     ),
 }

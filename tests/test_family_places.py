@@ -10,13 +10,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from family_models import MINIS
+from family_models import MINIS, VARIANTS
 from PIL import Image
 
 from visipruner.models.catalogue import load_vlm
 from visipruner.stock import picture_features
 
-SIZES = [(90, 60), (60, 90), (50, 50), (301, 40), (17, 230)]
+SIZES = [(90, 60), (60, 90), (50, 50), (301, 40), (60, 230)]
+ALL = {**MINIS, **VARIANTS}
 INSIDE = 128  # the blue of every pixel; what a processor adds has another
 
 
@@ -37,8 +38,8 @@ def without_attention(tmp_path_factory):
     def get(name):
         if name not in made:
             folder = tmp_path_factory.mktemp(name)
-            vlm = made[name] = load_vlm(MINIS[name].save(folder), device="cpu")
-            out = [m for n, m in vlm.parts.tower.named_modules() if n.endswith(MINIS[name].output)]
+            vlm = made[name] = load_vlm(ALL[name].save(folder), device="cpu")
+            out = [m for n, m in vlm.parts.tower.named_modules() if n.endswith(ALL[name].output)]
             assert out
             for module in out:
                 torch.nn.init.zeros_(module.weight)
@@ -62,9 +63,9 @@ def pixels_read(vlm, prompt) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("size", SIZES, ids=str)
-@pytest.mark.parametrize("name", MINIS)
+@pytest.mark.parametrize("name", ALL)
 def test_boxes_are_where_tokens_look(name, size, without_attention):
-    vlm, mini = without_attention(name), MINIS[name]
+    vlm, mini = without_attention(name), ALL[name]
     prompt = vlm.prepare(coordinates(*size), "what?")
     read = pixels_read(vlm, prompt)
     assert len(read) == prompt.layout.num_visual

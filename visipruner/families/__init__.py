@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from visipruner.errors import Refused
 from visipruner.families.base import Encoded, Family, Parts
+from visipruner.families.idefics3 import Idefics3
 from visipruner.families.llava import Llava
 from visipruner.families.llava_next import LlavaNext
 
 FAMILIES: dict[str, Family] = {  # by config.model_type
     "llava": Llava(),
     "llava_next": LlavaNext(),
+    "idefics3": Idefics3(),
 }
 
 

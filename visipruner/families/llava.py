@@ -12,6 +12,7 @@ from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
 from visipruner.errors import Refused
 from visipruner.families.base import CROP, PAD, Encoded, Family, Parts
+from visipruner.families.costs import class_tokens, two_layers_macs, vit_macs
 from visipruner.files import named
 from visipruner.inputs import check_choice, open_picture
 from visipruner.layout import TokenLayout
@@ -224,27 +225,11 @@ def _count_visual(model: LlavaForConditionalGeneration) -> int:
 
 
 def vision_flops(config, pictures: int) -> int:
-    """FLOPs of the vision tower and LLaVA's projector for a number of square pictures.
-
-    The tower is CLIP's or SigLIP's. SigLIP has no class token but may end in a pooling head. A rim
-    outside the whole patches costs nothing.
-    """
+    """FLOPs of the vision tower and LLaVA's projector for a number of square pictures."""
     vision, text = config.vision_config, config.get_text_config()
-    patches, width = (vision.image_size // vision.patch_size) ** 2, vision.hidden_size
-    tokens = patches + class_tokens(vision)
-    dense = 2 * width * vision.intermediate_size
-    macs = patches * vision.num_channels * vision.patch_size**2 * width
-    layer = tokens * (4 * width**2 + dense) + 2 * tokens**2 * width
-    macs += vision.num_hidden_layers * layer
-    if getattr(vision, "vision_use_head", False):  # one query attends to all tokens
-        macs += 2 * (tokens + 1) * width**2 + 2 * tokens * width + dense
-    projected = tokens - (config.vision_feature_select_strategy == "default")
+    tokens = math.prod(patch_grid(config)) + class_tokens(vision)
+    tokens -= config.vision_feature_select_strategy == "default"
     features = config.vision_feature_layer
-    features = 1 if isinstance(features, int) else len(features)
-    macs += projected * (features * width * text.hidden_size + text.hidden_size**2)
-    return 2 * macs * pictures
-
-
-def class_tokens(vision) -> int:
-    """The tower's tokens that are no patch, from its configuration."""
-    return 0 if vision.model_type.startswith("siglip") else 1
+    width = vision.hidden_size * (1 if isinstance(features, int) else len(features))
+    projector = two_layers_macs(tokens, width, text.hidden_size, text.hidden_size)
+    return 2 * (vit_macs(vision) + projector) * pictures

@@ -73,7 +73,7 @@ class Native(Family):
 
     @torch.no_grad()
     def count(self, model: PreTrainedModel, prompt: Prompt) -> int:
-        """Visual tokens that a model on the meta device makes of a prompt's picture."""
+        """Visual tokens that a model makes of a prompt's picture; it may be on the meta device."""
         inputs = {
             # Whole numbers, such as sizes, are read; only the pixels are computed with.
             name: tensor.to("meta") if tensor.is_floating_point() else tensor
