@@ -25,10 +25,18 @@ from transformers import (
     LlavaNextForConditionalGeneration,
     LlavaNextImageProcessorPil,
     LlavaNextProcessor,
+    LlavaOnevisionConfig,
+    LlavaOnevisionForConditionalGeneration,
+    LlavaOnevisionImageProcessorPil,
+    LlavaOnevisionProcessor,
     MistralConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
+    Qwen2Config,
+    SiglipVisionConfig,
 )
+
+from visipruner.stock import without_video
 
 TEXT = {
     "hidden_size": 32,
@@ -37,6 +45,7 @@ TEXT = {
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
     "initializer_range": 0.2,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 1e6},
     "tie_word_embeddings": False,
 }
 VISION = {
@@ -107,6 +116,7 @@ class Mini:
     special: Callable = lambda _ready: PLAIN  # what the reference must know about this family
     output: str = "self_attn.out_proj"  # of the tower's attention
     patch: int = VISION["patch_size"]  # pixels of a visual token's side
+    resampled: bool = False  # does a visual token mix those of neighbouring patches?
     channels_last: Callable = lambda pixels: pixels.movedim(-3, -1)  # of pixel_values
 
     def save(self, folder: Path) -> Path:
@@ -177,6 +187,48 @@ def llava_next(text, template):
     return make
 
 
+# -- LLaVA-OneVision
+
+ONEVISION = (
+    "{% for message in messages %}{{'<|im_start|>' + message['role'] + ' '}}"
+    "{% for content in message['content'] | selectattr('type', 'equalto', 'image') %}"
+    "{{ '<image>' }}{% endfor %}"
+    "{% for content in message['content'] | selectattr('type', 'equalto', 'text') %}"
+    "{{ '\n' + content['text'] }}{% endfor %}{{'<|im_end|>'}}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+
+def onevision(most: int):
+    def make():
+        tokenizer = tokenizer_of("<image>", "<video>", "<|im_start|>", "<|im_end|>", bos=None)
+        # 30 pixels in patches of 7: a rim of two that no patch covers.
+        vision = {**VISION, "image_size": 30}
+        sizes = [[30 * high, 30 * wide] for high in range(1, 4) for wide in range(1, 4)]
+        processor = without_video(LlavaOnevisionProcessor)(
+            image_processor=LlavaOnevisionImageProcessorPil(
+                size={"height": 30, "width": 30}, image_grid_pinpoints=sizes
+            ),
+            tokenizer=tokenizer,
+            num_image_tokens=16,
+            vision_feature_select_strategy="full",
+            vision_aspect_ratio=f"anyres_max_{most}",
+            chat_template=ONEVISION,
+        )
+        config = LlavaOnevisionConfig(
+            vision_config=SiglipVisionConfig(**vision, vision_use_head=False),
+            text_config=Qwen2Config(vocab_size=len(tokenizer), **TEXT),
+            image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
+            video_token_id=tokenizer.convert_tokens_to_ids("<video>"),
+            image_grid_pinpoints=sizes,
+            vision_aspect_ratio=f"anyres_max_{most}",
+            tie_word_embeddings=False,
+        )
+        return LlavaOnevisionForConditionalGeneration(config), processor
+
+    return make
+
+
 # -- Idefics3, SmolVLM
 
 SMOLVLM = (
@@ -220,6 +272,9 @@ MINIS = {
         llava_next(lambda **sizes: MistralConfig(sliding_window=None, **sizes), MISTRAL),
         "[INST] <image>\nwhat? [/INST]",
     ),
+    "onevision": Mini(
+        onevision(9), "<|im_start|>user <image>\nwhat?<|im_end|><|im_start|>assistant\n"
+    ),
     "smolvlm": Mini(
         idefics3(LlamaConfig, SMOLVLM),
         "<|im_start|>User:<image>what?<end_of_utterance>\nAssistant:",
@@ -230,6 +285,7 @@ MINIS = {
 
 # Other settings of the same classes, which change where visual tokens look.
 VARIANTS = {
+    "onevision-resampled": Mini(onevision(3), "", resampled=True),
     "smolvlm-one-tile": Mini(
         idefics3(LlamaConfig, SMOLVLM, do_image_splitting=False),
         "<|im_start|>User:<image>what?<end_of_utterance>\nAssistant:",

@@ -12,6 +12,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterable, Mapping
 from functools import partial
+from pathlib import Path
 
 from torch import Tensor, nn
 from transformers import AttentionInterface
@@ -200,6 +201,17 @@ def picture_features(model: nn.Module, inputs: Mapping[str, Tensor]):
     return model.get_image_features(**given, return_dict=True)
 
 
+def open_without_video(kind: type, path: Path):
+    """A folder's processor without its video processor, which needs torchvision."""
+    return without_video(kind).from_pretrained(path, local_files_only=True, trust_remote_code=False)
+
+
+def without_video(kind: type) -> type:
+    """The same class of processor without a video processor."""
+    parts = classmethod(lambda _: ["image_processor", "tokenizer"])
+    return type(kind.__name__, (kind,), {"get_attributes": parts})
+
+
 def best_canvas(size: tuple[int, int], canvases) -> tuple[int, int]:
     """The canvas (height, width) on which transformers puts a picture of this height and width."""
     return select_best_resolution(size, [tuple(canvas) for canvas in canvases])
@@ -239,6 +251,7 @@ __all__ = [
     "find_decoder",
     "is_growing",
     "missing_part",
+    "open_without_video",
     "output_cache",
     "output_projection",
     "picture_features",
@@ -248,4 +261,5 @@ __all__ = [
     "tower_layers",
     "tower_of",
     "with_cache",
+    "without_video",
 ]

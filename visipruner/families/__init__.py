@@ -7,11 +7,13 @@ from visipruner.families.base import Encoded, Family, Parts
 from visipruner.families.idefics3 import Idefics3
 from visipruner.families.llava import Llava
 from visipruner.families.llava_next import LlavaNext
+from visipruner.families.llava_onevision import LlavaOnevision
 
 FAMILIES: dict[str, Family] = {  # by config.model_type
     "llava": Llava(),
     "llava_next": LlavaNext(),
     "idefics3": Idefics3(),
+    "llava_onevision": LlavaOnevision(),
 }
 
 

@@ -44,11 +44,8 @@ class LlavaNext(Native):
         super().fit(path, processor, model)
 
     def tokens(self, config) -> int:
-        """Of a square picture."""
-        pixels = config.vision_config.image_size
-        canvas = best_canvas((10 * pixels, 10 * pixels), config.image_grid_pinpoints)
-        rows, columns = (edge // pixels * patch_grid(config)[0] for edge in canvas)
-        return math.prod(patch_grid(config)) + rows * (columns + 1)
+        """Of a picture of 640 x 480."""
+        return sum(len(boxes) for _, boxes in self.pieces(config, (640, 480)))
 
     def system(self, processor, own: str | None) -> str:
         return system_sentence(processor, own)
@@ -57,10 +54,18 @@ class LlavaNext(Native):
         return one_blank(prompt_text(processor, question, system), system)
 
     def places(self, config, processor, picture: Image.Image, inputs: Mapping):
-        whole = whole_boxes(config, picture.size, patch_grid(config)[0])
-        lines = canvas_lines(config, picture.size, patch_grid(config)[0])
+        return in_order(picture, self.pieces(config, picture.size)), ()
+
+    def pieces(self, config, size: tuple[int, int]) -> list[tuple[str, list[Box | None]]]:
+        """The names and boxes of the visual tokens of a picture of this width and height."""
+        patches = patch_grid(config)[0]
+        lines = canvas_lines(config, size, patches, self.most_crops(config))
         tiles = [box for line in lines for box in (*line, None)]
-        return in_order(picture, [(WHOLE, whole), (TILES, tiles)]), ()
+        return [(WHOLE, whole_boxes(config, size, patches)), (TILES, tiles)]
+
+    def most_crops(self, config) -> int | None:
+        """Crops whose patches are not resampled; None: any number."""
+        return None
 
     def tower_flops(self, config, prompt) -> int:
         return vision_flops(config, prompt.inputs["pixel_values"].shape[1])
@@ -82,17 +87,20 @@ def check_canvases(path: Path, processor, config):
 
 def whole_boxes(config, size: tuple[int, int], patches: int) -> list[Box]:
     """The boxes of a picture that was squeezed into one crop, whose rim no patch may cover."""
-    vision, side = config.vision_config, config.vision_config.image_size
-    xs, ys = (_edges(range(patches), patches, vision, side, side, edge) for edge in size)
+    lines, side = [(patch, patch + 1) for patch in range(patches)], config.vision_config.image_size
+    xs, ys = (_edges(lines, patches, config.vision_config, (side, side, edge)) for edge in size)
     return [Box(x[0], y[0], x[1], y[1]) for y in ys for x in xs]
 
 
-def canvas_lines(config, size: tuple[int, int], patches: int) -> list[list[Box | None]]:
+def canvas_lines(
+    config, size: tuple[int, int], patches: int, most: int | None = None
+) -> list[list[Box | None]]:
     """The boxes of the crops' patches, line by line, without the lines that the model drops.
 
     Args:
         size: width and height of the picture.
         patches: per side of a crop.
+        most: crops whose patches stay; more are resampled to about as many. None: all stay.
 
     Returns:
         None instead of a box: the patch holds only padding.
@@ -100,31 +108,44 @@ def canvas_lines(config, size: tuple[int, int], patches: int) -> list[list[Box |
     width, height = size
     canvas = best_canvas((height, width), config.image_grid_pinpoints)
     inner = size_on_canvas((height, width), canvas)
-    side = config.vision_config.image_size
-    rows, columns = (edge // side * patches for edge in canvas)
+    vision = config.vision_config
+    rows, columns = (edge // vision.image_size * patches for edge in canvas)
     above = left = 0  # lines of padding that are dropped at both ends, in one direction
     if width / height > columns / rows:
         above = (rows - int(round(height * (columns / width), 7))) // 2
     else:
         left = (columns - int(round(width * (rows / height), 7))) // 2
-    vision = config.vision_config
-    ys = _edges(range(above, rows - above), patches, vision, canvas[0], inner[0], height)
-    xs = _edges(range(left, columns - left), patches, vision, canvas[1], inner[1], width)
+    down, across = rows - 2 * above, columns - 2 * left
+    ratio = math.sqrt(down * across / (most * patches**2)) if most else 1.0
+    ratio = ratio if ratio > 1.1 else 1.0
+    ys = _edges(_parts(above, down, ratio), patches, vision, (canvas[0], inner[0], height))
+    xs = _edges(_parts(left, across, ratio), patches, vision, (canvas[1], inner[1], width))
     return [[box_of(x, y) for x in xs] for y in ys]
 
 
-def _edges(lines, patches: int, vision, canvas: int, inner: int, size: int):
-    """(start, end) in the picture's pixels of each line of patches; equal: only padding.
+def _parts(first: int, count: int, ratio: float) -> list[tuple[float, float]]:
+    """(start, end) of each visual token, in patches: `ratio` times fewer than patches."""
+    parts = int(count // ratio)
+    return [(first + i * count / parts, first + (i + 1) * count / parts) for i in range(parts)]
+
+
+def _edges(parts, patches: int, vision, sizes: tuple[int, int, int]) -> list[tuple[float, float]]:
+    """(start, end) of each part in the picture's pixels; equal: only padding.
 
     Args:
-        canvas, inner: pixels of the canvas and of the picture on it; size: of the picture itself.
+        parts: (start, end) in patches.
+        sizes: pixels of the canvas, of the picture on it, and of the picture itself.
     """
-    found, before = [], (canvas - inner) // 2
-    for line in lines:
-        tile, patch = divmod(line, patches)
-        start = tile * vision.image_size + patch * vision.patch_size
-        ends = (start - before, start + vision.patch_size - before)
-        found.append(tuple(min(max(end, 0), inner) * size / inner for end in ends))
+    canvas, inner, size = sizes
+    before, found = (canvas - inner) // 2, []
+    for start, end in parts:
+        tile = math.floor(start / patches)
+        last = math.ceil(end / patches) - 1  # an end may be the rim of a crop
+        pixels = (
+            one * vision.image_size + (edge - one * patches) * vision.patch_size - before
+            for one, edge in ((tile, start), (last, end))
+        )
+        found.append(tuple(min(max(edge, 0), inner) * size / inner for edge in pixels))
     return found
 
 
