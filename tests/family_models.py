@@ -16,10 +16,14 @@ from reference import PLAIN
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import (
     CLIPVisionConfig,
+    GotOcr2ImageProcessorPil,
     Idefics3Config,
     Idefics3ForConditionalGeneration,
     Idefics3ImageProcessorPil,
     Idefics3Processor,
+    InternVLConfig,
+    InternVLForConditionalGeneration,
+    InternVLProcessor,
     LlamaConfig,
     LlavaNextConfig,
     LlavaNextForConditionalGeneration,
@@ -33,6 +37,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerFast,
     Qwen2Config,
+    Qwen3Config,
     SiglipVisionConfig,
 )
 
@@ -266,6 +271,56 @@ def idefics3(text, template, **pictures):
     return make
 
 
+# -- InternVL
+
+INTERNVL = (
+    "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n'}}"
+    "{% if message['content'] is string %}{{ message['content'] }}{% else %}"
+    "{% for content in message['content'] %}{% if content['type'] == 'image' %}"
+    "{{ '<IMG_CONTEXT>\n' }}{% elif content['type'] == 'text' %}{{ content['text'] }}"
+    "{% endif %}{% endfor %}{% endif %}{{'<|im_end|>\n'}}{% endfor %}"
+    "{% if add_generation_prompt %}{{'<|im_start|>assistant\n' }}{% endif %}"
+)
+
+
+def internvl(text, **pictures):
+    def make():
+        tokenizer = tokenizer_of(
+            "<|im_start|>",
+            "<|im_end|>",
+            bos=None,
+            start_image_token="<img>",
+            end_image_token="</img>",
+            context_image_token="<IMG_CONTEXT>",
+            video_token="<video>",
+        )
+        side = {"height": 28, "width": 28}
+        settings = {"crop_to_patches": True, "max_patches": 6, **pictures}
+        processor = without_video(InternVLProcessor)(
+            image_processor=GotOcr2ImageProcessorPil(size=side, **settings),
+            tokenizer=tokenizer,
+            image_seq_length=4,
+            chat_template=INTERNVL,
+        )
+        sizes = {"image_size": (28, 28), "patch_size": (7, 7), "layer_scale_init_value": 1.0}
+        config = InternVLConfig(
+            vision_config={**VISION, **sizes},
+            text_config=text(vocab_size=len(tokenizer), **TEXT),
+            image_token_id=tokenizer.convert_tokens_to_ids("<IMG_CONTEXT>"),
+            image_seq_length=4,
+            tie_word_embeddings=False,
+        )
+        return InternVLForConditionalGeneration(config), processor
+
+    return make
+
+
+def qwen3(**sizes):
+    return Qwen3Config(head_dim=16, **sizes)
+
+
+IN_INTERNVL = "<|im_start|>user\n<IMG_CONTEXT>\nwhat?<|im_end|>\n<|im_start|>assistant\n"
+
 MINIS = {
     "next-vicuna": Mini(llava_next(LlamaConfig, VICUNA), SAID + "USER: <image>\nwhat? ASSISTANT:"),
     "next-mistral": Mini(
@@ -281,10 +336,30 @@ MINIS = {
         lacks=frozenset(TOWERS),
         patch=14,
     ),
+    "internvl": Mini(
+        internvl(Qwen2Config),
+        IN_INTERNVL,
+        lacks=frozenset(TOWERS),
+        patch=14,
+        output="attention.projection_layer",
+    ),
+    "internvl-qwen3": Mini(
+        internvl(qwen3),
+        IN_INTERNVL,
+        lacks=frozenset(TOWERS),
+        patch=14,
+        output="attention.projection_layer",
+    ),
 }
 
 # Other settings of the same classes, which change where visual tokens look.
 VARIANTS = {
+    "internvl-one-tile": Mini(
+        internvl(Qwen2Config, max_patches=1),
+        "",
+        patch=14,
+        output="attention.projection_layer",
+    ),
     "onevision-resampled": Mini(onevision(3), "", resampled=True),
     "smolvlm-one-tile": Mini(
         idefics3(LlamaConfig, SMOLVLM, do_image_splitting=False),

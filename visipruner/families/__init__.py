@@ -5,6 +5,7 @@ from __future__ import annotations
 from visipruner.errors import Refused
 from visipruner.families.base import Encoded, Family, Parts
 from visipruner.families.idefics3 import Idefics3
+from visipruner.families.internvl import InternVL
 from visipruner.families.llava import Llava
 from visipruner.families.llava_next import LlavaNext
 from visipruner.families.llava_onevision import LlavaOnevision
@@ -14,6 +15,7 @@ FAMILIES: dict[str, Family] = {  # by config.model_type
     "llava_next": LlavaNext(),
     "idefics3": Idefics3(),
     "llava_onevision": LlavaOnevision(),
+    "internvl": InternVL(),
 }
 
 

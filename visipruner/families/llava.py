@@ -12,7 +12,7 @@ from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
 from visipruner.errors import Refused
 from visipruner.families.base import CROP, PAD, Encoded, Family, Parts
-from visipruner.families.costs import class_tokens, two_layers_macs, vit_macs
+from visipruner.families.costs import class_tokens, grid_of, two_layers_macs, vit_macs
 from visipruner.files import named
 from visipruner.inputs import check_choice, open_picture
 from visipruner.layout import TokenLayout
@@ -120,8 +120,7 @@ def system_sentence(processor, own: str | None) -> str:
 
 def patch_grid(config) -> tuple[int, int]:
     """Patches (rows, columns) of a picture."""
-    side = config.vision_config.image_size // config.vision_config.patch_size
-    return side, side
+    return grid_of(config.vision_config)
 
 
 def seen_side(config) -> int:
