@@ -54,8 +54,8 @@ class InternVL(Native):
 
 def square(config) -> Grid:
     """Visual tokens (rows, columns) of a tile."""
-    rows, columns = (round(edge * config.downsample_ratio) for edge in grid_of(config.vision_config))
-    return rows, columns
+    rows, columns = grid_of(config.vision_config)
+    return round(rows * config.downsample_ratio), round(columns * config.downsample_ratio)
 
 
 def best_tiles(size: tuple[int, int], count: int) -> Grid:
