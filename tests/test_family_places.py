@@ -91,5 +91,7 @@ def test_boxes_are_where_tokens_look(name, size, without_attention):
             allowed = 1.3 * np.tile(model_pixel, 2) + 2 / 255
             assert (np.abs(found - box) <= allowed).all(), (token, found, box)
         middle = (box[:2] + box[2:]) / 2
+        # Of a token that mixes patches, the middle is that of their shares.
+        weight = weight if mini.resampled else np.ones_like(weight)
         found = (read * weight[:, None]).sum(0) / weight.sum()
-        assert (np.abs(found - middle) <= 0.8 * model_pixel + 1 / 255).all(), (token, found, middle)
+        assert (np.abs(found - middle) <= 0.6 * model_pixel + 1 / 255).all(), (token, found, middle)

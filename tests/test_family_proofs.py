@@ -6,11 +6,11 @@ The checkpoints are random and of the true classes, loaded from folders like any
 from __future__ import annotations
 
 import json
-from types import SimpleNamespace
 
 import pytest
 import torch
 from family_models import MINIS, picture_of
+from family_ready import STEPS
 from reference import VisiPrunerReference, forward, softmax
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
@@ -29,9 +29,7 @@ from visipruner.running.results import Options
 from visipruner.running.runner import compare, last_event
 from visipruner.stock import TOWER_INPUTS
 
-STEPS = 8
 SHORT = Options(max_new_tokens=2, clock_rounds=0)
-QUESTION = "what?"
 KEEPS = {"none": PruningMethod(), "fastv": FastV(keep=10_000)}
 CUTS = {
     "before layer 0": Random(keep=9),
@@ -48,76 +46,6 @@ VISIPRUNERS = {
         "official", shallow_layers=2, layer_threshold=0.9999, tokens_threshold=0.1
     ),
 }
-
-
-class Ready:
-    """A loaded miniature with a prompt, its features, and what the stock model answers."""
-
-    def __init__(self, name: str, folder):
-        self.mini = MINIS[name]
-        self.vlm = load_vlm(self.mini.save(folder), device="cpu")
-        self.prompt = self.vlm.prepare(picture_of(90, 60), QUESTION)
-        self.features = {}  # by attention: the tower's differs too
-        model, self.layout = self.vlm.model, self.prompt.layout
-        decoder, head = self.vlm.parts.decoder, self.vlm.parts.lm_head
-        self.plain = SimpleNamespace(
-            config=model.config.get_text_config(), model=decoder, lm_head=head
-        )
-        self.special = self.mini.special(self)
-
-    def answer(self, side=None, attention="sdpa"):
-        """(tokens, logits of each, trace); `side` None: the stock model, pictures and all."""
-        model = self.vlm.model
-        model.set_attn_implementation(attention)
-        options = {
-            "max_new_tokens": STEPS,
-            "min_new_tokens": STEPS,
-            "do_sample": False,
-            "return_dict_in_generate": True,
-            "output_logits": True,
-        }
-        try:
-            with torch.no_grad():
-                if side is None:
-                    run, trace = model.generate(**self.prompt.inputs, **options), None
-                else:
-                    if attention not in self.features:
-                        self.features[attention] = self.vlm.encode(self.prompt)
-                    with prune(model, side, self.layout) as trace:
-                        given = {**self.prompt.asked, **self.features[attention].arguments}
-                        run = model.generate(**given, **options)
-        finally:
-            model.set_attn_implementation("sdpa")
-        return run.sequences[0, self.layout.length :], torch.cat(run.logits), trace
-
-    def embeds(self) -> torch.Tensor:
-        """(tokens, width): what enters layer 0 in the stock model."""
-        seen = []
-        handle = self.vlm.parts.layers[0].register_forward_pre_hook(
-            lambda _, args, kwargs: seen.append(args[0] if args else kwargs["hidden_states"]),
-            with_kwargs=True,
-        )
-        with torch.no_grad():
-            self.vlm.model(**self.prompt.inputs)
-        handle.remove()
-        return seen[0][0]
-
-    def of_answer(self, ids) -> torch.Tensor:
-        """(tokens - 1, width): what enters layer 0 for the tokens of an answer but the last."""
-        return self.vlm.model.get_input_embeddings()(ids[:-1]).detach()
-
-
-@pytest.fixture(scope="module")
-def ready(tmp_path_factory):
-    """name -> Ready, made once."""
-    made = {}
-
-    def get(name: str) -> Ready:
-        if name not in made:
-            made[name] = Ready(name, tmp_path_factory.mktemp(name))
-        return made[name]
-
-    return get
 
 
 def close(found, expected):

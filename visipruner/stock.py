@@ -27,6 +27,8 @@ CACHE_NAMES = ("cache", "past_key_values")  # the newest first
 TOWER_INPUTS = frozenset(
     {"pixel_values", "pixel_attention_mask", "image_sizes", "batch_num_images"}
 )
+# Arguments of Qwen3-VL's decoder: features for its first layers, and the tokens that get them.
+ADDED_FEATURES, ADDED_WHERE = "deepstack_visual_embeds", "visual_pos_masks"
 TOWERS = ("vision_tower", "vision_model", "visual")
 PROJECTORS = ("multi_modal_projector", "connector", "visual.merger")
 # Our hooks and counts assume attention between four matrices, then a gated dense network.
@@ -233,6 +235,8 @@ def encoder_layers(tower: nn.Module | None) -> list[nn.Module]:
 
 
 __all__ = [
+    "ADDED_FEATURES",
+    "ADDED_WHERE",
     "CACHE_NAMES",
     "LAYER_PARTS",
     "TOWER_INPUTS",

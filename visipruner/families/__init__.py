@@ -9,6 +9,7 @@ from visipruner.families.internvl import InternVL
 from visipruner.families.llava import Llava
 from visipruner.families.llava_next import LlavaNext
 from visipruner.families.llava_onevision import LlavaOnevision
+from visipruner.families.qwen import Qwen2VL, Qwen3VL, Qwen25VL
 
 FAMILIES: dict[str, Family] = {  # by config.model_type
     "llava": Llava(),
@@ -16,6 +17,9 @@ FAMILIES: dict[str, Family] = {  # by config.model_type
     "idefics3": Idefics3(),
     "llava_onevision": LlavaOnevision(),
     "internvl": InternVL(),
+    "qwen2_vl": Qwen2VL(),
+    "qwen2_5_vl": Qwen25VL(),
+    "qwen3_vl": Qwen3VL(),
 }
 
 

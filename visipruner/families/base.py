@@ -22,7 +22,11 @@ from visipruner.tower import Tower
 # The whole picture, with a rim where the model needs one; or a square from its middle.
 PAD, CROP = "pad", "crop"
 # What methods may need of a model besides its language model, in words.
-NEEDS = {"tower": "the tower's class token", "grid": "rows and columns of patches without gaps"}
+NEEDS = {
+    "tower": "the tower's class token",
+    "grid": "rows and columns of patches without gaps",
+    "places": "positions that are plain numbers, to renumber what stays",
+}
 
 
 @dataclass(frozen=True)
@@ -68,7 +72,8 @@ class Family:
 
     def serves(self, kind: type[PruningMethod]) -> str:
         """Why models of this family cannot be pruned by a method; empty: they can."""
-        missing = sorted(kind.needs - self.offers - {"clip_text"})
+        offers = self.offers | {"clip_text"} | ({"places"} if self.renumbers else set())
+        missing = sorted(kind.needs - offers)
         if not missing:
             return ""
         why = f": {self.lacks[missing[0]]}" if missing[0] in self.lacks else ""

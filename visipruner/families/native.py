@@ -102,6 +102,7 @@ class Native(Family):
         mode = self.picture_modes[0] if mode is None else mode
         check_choice("picture mode", mode, self.picture_modes)
         picture = open_picture(picture)
+        self.check_picture(picture)
         if mode == CROP:
             picture = ImageOps.fit(picture, (min(picture.size),) * 2)
         question, plain, notes = read_question(processor, question, reword)
@@ -110,6 +111,13 @@ class Native(Family):
         sheets, grids = self.places(config, processor, picture, inputs)
         layout = TokenLayout.from_ids(inputs["input_ids"], config.image_token_id).with_grids(grids)
         return Prompt(question, text, inputs, layout, sheets, notes=tuple(notes))
+
+    def check_picture(self, picture: Image.Image):
+        """Refuse a picture that the processor cannot take.
+
+        Raises:
+            Refused: one sentence.
+        """
 
     def text(self, processor, question: str, system: str) -> str:
         """The whole prompt with one picture word."""

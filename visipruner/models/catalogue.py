@@ -168,7 +168,8 @@ class VLM:
         """
         layers = self.model.config.get_text_config().num_hidden_layers
         count = num_visual or self.family.tokens(self.model.config)
-        return Facts(count, layers, self.presets, self.family.grids(self.model.config, count))
+        grids = self.family.grids(self.model.config, count)
+        return Facts(count, layers, self.presets, grids, self.family.renumbers)
 
     def prepare(self, picture, question: str, mode: str | None = None, reword=str) -> Prompt:
         """`Family.prepare` for this model, with the system sentence that it was trained with."""
