@@ -362,7 +362,7 @@ QWEN25_VISION = {
     "intermediate_size": 40,
     "num_heads": 4,
     "patch_size": 7,
-    "window_size": 28,
+    "window_size": 42,
     "fullatt_block_indexes": [1],
 }
 QWEN3_VISION = {

@@ -19,6 +19,7 @@ from visipruner.families import FAMILIES, Encoded, Family, Parts, family_of
 from visipruner.families.base import NEEDS
 from visipruner.inputs import check_choice, open_picture
 from visipruner.layout import TokenLayout
+from visipruner.methods import METHODS
 from visipruner.models.catalogue import load_vlm
 from visipruner.prompt import Prompt, read_question
 from visipruner.render.overlay import draw_survivors, edges_of
@@ -245,3 +246,8 @@ def test_visipruner_runs_on_a_new_family(two, picture):
     method = VisiPruner(shallow_layers=2, layer_threshold=0.9999, relative=True)
     pruned = result(two, picture, method).answers[1]
     assert len(pruned.trace.layers) == 8 and pruned.trace.num_visual == 18
+
+
+@pytest.mark.parametrize("kind", METHODS.values(), ids=METHODS)
+def test_what_methods_need_has_words(kind):
+    assert kind.needs <= {*NEEDS, "clip_text"}

@@ -73,12 +73,11 @@ class Family:
     def serves(self, kind: type[PruningMethod]) -> str:
         """Why models of this family cannot be pruned by a method; empty: they can."""
         offers = self.offers | {"clip_text"} | ({"places"} if self.renumbers else set())
-        missing = sorted(kind.needs - offers)
-        if not missing:
+        missing = next((need for need in NEEDS if need in kind.needs - offers), None)
+        if missing is None:
             return ""
-        why = f": {self.lacks[missing[0]]}" if missing[0] in self.lacks else ""
-        what = NEEDS.get(missing[0], missing[0])
-        return f"{kind.name} needs {what}, which {self.title} models do not offer{why}."
+        why = f": {self.lacks[missing]}" if missing in self.lacks else ""
+        return f"{kind.name} needs {NEEDS[missing]}, which {self.title} models do not offer{why}."
 
     def check(self, name: str, config: Mapping):
         """Refuse a model that cannot be pruned, by its config.json alone.
