@@ -15,6 +15,7 @@ from PIL import Image
 from reference import PLAIN, Special, angles_of
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import (
+    CLIPImageProcessorPil,
     CLIPVisionConfig,
     GotOcr2ImageProcessorPil,
     Idefics3Config,
@@ -33,6 +34,7 @@ from transformers import (
     LlavaOnevisionForConditionalGeneration,
     LlavaOnevisionImageProcessorPil,
     LlavaOnevisionProcessor,
+    LlavaProcessor,
     MistralConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
@@ -49,6 +51,8 @@ from transformers import (
     Qwen3VLForConditionalGeneration,
     Qwen3VLProcessor,
     SiglipVisionConfig,
+    VipLlavaConfig,
+    VipLlavaForConditionalGeneration,
 )
 
 from visipruner.stock import without_video
@@ -131,6 +135,7 @@ class Mini:
     special: Callable = lambda _ready: PLAIN  # what the reference must know about this family
     output: str = "self_attn.out_proj"  # of the tower's attention
     patch: int = VISION["patch_size"]  # pixels of a visual token's side
+    padded: bool = False  # is the picture padded to a square, which is then what the model sees?
     resampled: bool = False  # does a visual token mix those of neighbouring patches?
     channels_last: Callable = lambda pixels: pixels.movedim(-3, -1)  # of pixel_values
 
@@ -200,6 +205,36 @@ def llava_next(text, template):
         return LlavaNextForConditionalGeneration(config), processor
 
     return make
+
+
+# -- ViP-LLaVA
+
+HUMAN = (
+    "{% for message in messages %}{{ '###Human: ' }}"
+    "{% for content in message['content'] | selectattr('type', 'equalto', 'image') %}"
+    "{{ '<image>\n' }}{% endfor %}"
+    "{% for content in message['content'] | selectattr('type', 'equalto', 'text') %}"
+    "{{ content['text'] }}{% endfor %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '###Assistant:' }}{% endif %}"
+)
+
+
+def vipllava():
+    tokenizer = tokenizer_of("<image>")
+    side = {"height": 28, "width": 28}
+    processor = LlavaProcessor(
+        image_processor=CLIPImageProcessorPil(size={"shortest_edge": 28}, crop_size=side),
+        tokenizer=tokenizer,
+        chat_template=HUMAN,
+    )
+    config = VipLlavaConfig(
+        vision_config=CLIPVisionConfig(**VISION),
+        text_config=LlamaConfig(vocab_size=len(tokenizer), **TEXT),
+        image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
+        vision_feature_layer=[-1, -2, 1],
+        tie_word_embeddings=False,
+    )
+    return VipLlavaForConditionalGeneration(config), processor
 
 
 # -- LLaVA-OneVision
@@ -468,6 +503,12 @@ MINIS = {
     "next-mistral": Mini(
         llava_next(lambda **sizes: MistralConfig(sliding_window=None, **sizes), MISTRAL),
         "[INST] <image>\nwhat? [/INST]",
+    ),
+    "vipllava": Mini(
+        vipllava,
+        "###Human: <image>\nwhat?###Assistant:",
+        lacks=frozenset(TOWERS),
+        padded=True,
     ),
     "onevision": Mini(
         onevision(9), "<|im_start|>user <image>\nwhat?<|im_end|><|im_start|>assistant\n"

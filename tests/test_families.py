@@ -15,7 +15,7 @@ from transformers import LlavaConfig, LlavaForConditionalGeneration, LlavaProces
 
 from visipruner import FastV, PruningMethod, SparseVLM, VisionZip, VisiPruner
 from visipruner.errors import Refused
-from visipruner.families import FAMILIES, Encoded, Family, Parts, family_of
+from visipruner.families import FAMILIES, NOT_SERVED, Encoded, Family, Parts, family_of
 from visipruner.families.base import NEEDS
 from visipruner.inputs import check_choice, open_picture
 from visipruner.layout import TokenLayout
@@ -167,6 +167,14 @@ def test_kinds_without_a_family_are_refused_by_name(two_path):
         with pytest.raises(Refused, match=r"^It holds a [^;]{1,90} model; models of") as error:
             family_of(kind, "It")
         assert str(error.value).endswith(".") and "llava (LLaVA-1.5)" in str(error.value)
+
+
+@pytest.mark.parametrize("kind", NOT_SERVED)
+def test_known_kinds_that_are_not_served_are_refused_with_the_reason(kind):
+    assert kind not in FAMILIES
+    with pytest.raises(Refused, match=f"^It holds a '{kind}' model, which [^;]+.*[.]$") as error:
+        family_of(kind, "It")
+    assert len(str(error.value)) < 260
 
 
 @pytest.mark.parametrize("kind", FAMILIES)

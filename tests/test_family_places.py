@@ -17,7 +17,7 @@ from visipruner.models.catalogue import load_vlm
 from visipruner.stock import picture_features
 
 SIZES = [(90, 60), (60, 90), (50, 50), (301, 40), (60, 230)]
-ALL = {**MINIS, **VARIANTS}
+ALL = {name: mini for name, mini in {**MINIS, **VARIANTS}.items() if not mini.padded}
 INSIDE = 128  # the blue of every pixel; what a processor adds has another
 
 

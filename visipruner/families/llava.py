@@ -8,7 +8,11 @@ from pathlib import Path
 
 import torch
 from PIL import Image, ImageOps
-from transformers import LlavaForConditionalGeneration, LlavaProcessor
+from transformers import (
+    LlavaForConditionalGeneration,
+    LlavaProcessor,
+    VipLlavaForConditionalGeneration,
+)
 
 from visipruner.errors import Refused
 from visipruner.families.base import CROP, PAD, Encoded, Family, Parts
@@ -96,6 +100,15 @@ class Llava(Family):
 
     def tower_flops(self, config, prompt: Prompt) -> int:
         return vision_flops(config, len(prompt.inputs["pixel_values"]))
+
+
+class VipLlava(Llava):
+    """ViP-LLaVA: as LLaVA-1.5, but its projector reads five layers of the tower."""
+
+    title = "ViP-LLaVA"
+    kinds = {"vipllava": VipLlavaForConditionalGeneration}
+    offers = frozenset({"grid"})
+    lacks = {"tower": "its projector reads several layers of the tower"}
 
 
 def system_sentence(processor, own: str | None) -> str:
@@ -192,7 +205,7 @@ def _set_visual_tokens(path: Path, processor: LlavaProcessor, model: LlavaForCon
     config = model.config
     patches = math.prod(patch_grid(config))
     visual = _count_visual(model)
-    strategy = config.vision_feature_select_strategy
+    strategy = select_strategy(config)
     if visual != patches:
         raise Refused(
             f"The model in {named(path)} makes {visual} visual tokens of {patches} patches "
@@ -202,9 +215,14 @@ def _set_visual_tokens(path: Path, processor: LlavaProcessor, model: LlavaForCon
     count_like_model(processor, config)
 
 
+def select_strategy(config) -> str:
+    """ "default" leaves out the tower's first token; ViP-LLaVA knows nothing else."""
+    return getattr(config, "vision_feature_select_strategy", "default")
+
+
 def count_like_model(processor, config):
     """Make a processor count a picture's visual tokens by the model's configuration."""
-    strategy = config.vision_feature_select_strategy
+    strategy = select_strategy(config)
     processor.patch_size = config.vision_config.patch_size
     processor.vision_feature_select_strategy = strategy
     # "default" leaves out the tower's first token, which is then no patch.
@@ -227,7 +245,7 @@ def vision_flops(config, pictures: int) -> int:
     """FLOPs of the vision tower and LLaVA's projector for a number of square pictures."""
     vision, text = config.vision_config, config.get_text_config()
     tokens = math.prod(patch_grid(config)) + class_tokens(vision)
-    tokens -= config.vision_feature_select_strategy == "default"
+    tokens -= select_strategy(config) == "default"
     features = config.vision_feature_layer
     width = vision.hidden_size * (1 if isinstance(features, int) else len(features))
     projector = two_layers_macs(tokens, width, text.hidden_size, text.hidden_size)
