@@ -231,7 +231,7 @@ def vipllava():
         vision_config=CLIPVisionConfig(**VISION),
         text_config=LlamaConfig(vocab_size=len(tokenizer), **TEXT),
         image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
-        vision_feature_layer=[-1, -2, 1],
+        vision_feature_layers=[-1, -2, 1],  # its name before 5.24, which still takes it
         tie_word_embeddings=False,
     )
     return VipLlavaForConditionalGeneration(config), processor

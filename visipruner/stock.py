@@ -214,6 +214,13 @@ def without_video(kind: type) -> type:
     return type(kind.__name__, (kind,), {"get_attributes": parts})
 
 
+def feature_layers(config) -> list[int]:
+    """The layers of the vision tower whose outputs the projector reads."""
+    found = getattr(config, "vision_feature_layers", None)  # ViP-LLaVA's, before 5.24
+    found = config.vision_feature_layer if found is None else found
+    return [found] if isinstance(found, int) else list(found)
+
+
 def best_canvas(size: tuple[int, int], canvases) -> tuple[int, int]:
     """The canvas (height, width) on which transformers puts a picture of this height and width."""
     return select_best_resolution(size, [tuple(canvas) for canvas in canvases])
@@ -252,6 +259,7 @@ __all__ = [
     "close_cache",
     "count_features",
     "encoder_layers",
+    "feature_layers",
     "find_decoder",
     "is_growing",
     "missing_part",

@@ -22,7 +22,7 @@ from visipruner.inputs import check_choice, open_picture
 from visipruner.layout import TokenLayout
 from visipruner.prompt import Prompt, encoded, read_question
 from visipruner.sheets import Sheet
-from visipruner.stock import projector_of, tower_of
+from visipruner.stock import feature_layers, projector_of, tower_of
 from visipruner.templates import given_sentence, one_blank, prompt_text
 from visipruner.tower import TowerWatch, noting
 
@@ -246,7 +246,6 @@ def vision_flops(config, pictures: int) -> int:
     vision, text = config.vision_config, config.get_text_config()
     tokens = math.prod(patch_grid(config)) + class_tokens(vision)
     tokens -= select_strategy(config) == "default"
-    features = config.vision_feature_layer
-    width = vision.hidden_size * (1 if isinstance(features, int) else len(features))
+    width = vision.hidden_size * len(feature_layers(config))
     projector = two_layers_macs(tokens, width, text.hidden_size, text.hidden_size)
     return 2 * (vit_macs(vision) + projector) * pictures
