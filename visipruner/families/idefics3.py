@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
+from pathlib import Path
 
 from PIL import Image
 from transformers import Idefics3ForConditionalGeneration, Idefics3Processor
@@ -29,6 +30,10 @@ class Idefics3(Native):
     processor = Idefics3Processor
     offers = frozenset({"grid"})
     not_in_4_bit = ("model.vision_model", "model.connector", "lm_head")
+
+    def fit(self, path: Path, processor: Idefics3Processor, model):
+        processor.image_seq_len = math.prod(square(model.config))
+        super().fit(path, processor, model)
 
     def tokens(self, config) -> int:
         """Of a picture of 4 to 3."""

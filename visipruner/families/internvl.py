@@ -29,6 +29,10 @@ class InternVL(Native):
     def open_processor(self, path: Path) -> InternVLProcessor:
         return open_without_video(InternVLProcessor, path)
 
+    def fit(self, path: Path, processor: InternVLProcessor, model):
+        processor.image_seq_length = math.prod(square(model.config))
+        super().fit(path, processor, model)
+
     def tokens(self, config) -> int:
         """Of a picture of 4 to 3."""
         return TYPICAL * math.prod(square(config))

@@ -28,6 +28,7 @@ from visipruner.templates import given_sentence, prompt_text
 WHOLE, TILES = "whole picture", "in tiles"  # names of sheets
 # A small picture whose sides differ: checkpoints are tried on it before a visitor asks.
 TRIED = (60, 40)
+MANY = 4_000  # visual tokens of a picture, from which on a note says so
 
 Grid = tuple[int, int]
 
@@ -110,6 +111,11 @@ class Native(Family):
         inputs = encoded(processor, picture, text)
         sheets, grids = self.places(config, processor, picture, inputs)
         layout = TokenLayout.from_ids(inputs["input_ids"], config.image_token_id).with_grids(grids)
+        if layout.num_visual > MANY:
+            notes.append(
+                f"This picture becomes {layout.num_visual:,} visual tokens, which takes long and "
+                "much memory; a smaller picture makes fewer."
+            )
         return Prompt(question, text, inputs, layout, sheets, notes=tuple(notes))
 
     def check_picture(self, picture: Image.Image):
