@@ -226,7 +226,7 @@ def load_vlm(
     attention: str = "sdpa",
     on_progress: Callable[[hub.Progress], None] | None = None,
 ) -> VLM:
-    """Load a model of MODELS by name, or any local folder with a LLaVA-1.5-style checkpoint.
+    """Load a model of MODELS by name, or any local folder with a checkpoint of a family.
 
     A hub model that is not on this machine is downloaded first; nothing else is fetched.
 
@@ -293,6 +293,6 @@ def local_spec(path: Path) -> ModelSpec:
     if not os.path.isdir(path):
         raise Refused(
             f"There is no model {shown(path)}: choose one of {', '.join(MODELS)} or name a folder "
-            "with a LLaVA checkpoint."
+            "with a checkpoint."
         )
     return ModelSpec(path.name, path.name, str(path))
