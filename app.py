@@ -38,7 +38,9 @@ def main(arguments: list[str] | None = None, cleaning: contextlib.ExitStack | No
     parser.add_argument("--host", help="address to listen on; 0.0.0.0 serves a classroom")
     parser.add_argument("--port", type=int, help="port; by default the first free one from 7860 on")
     parser.add_argument(
-        "--model-path", metavar="DIR", help="also offer this local LLaVA-1.5-style checkpoint"
+        "--model-path",
+        metavar="DIR",
+        help="also offer this local checkpoint",
     )
     parser.add_argument(
         "--device", help="cpu, cuda or cuda:1; the default is the GPUs if there are any"

@@ -138,6 +138,21 @@ def machine(monkeypatch):
 
 
 @pytest.fixture(scope="session")
+def ready(tmp_path_factory):
+    """name -> a loaded miniature of a family with a prompt (family_ready.py), made once."""
+    from family_ready import Ready
+
+    made = {}
+
+    def get(name: str) -> Ready:
+        if name not in made:
+            made[name] = Ready(name, tmp_path_factory.mktemp(name))
+        return made[name]
+
+    return get
+
+
+@pytest.fixture(scope="session")
 def picture() -> Image.Image:
     """A wide picture that is not blank."""
     return Image.effect_mandelbrot((90, 60), (-2, -1, 1, 1), 50).convert("RGB")

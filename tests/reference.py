@@ -25,27 +25,53 @@ class Outcome:
     l2: dict[int, Tensor] = field(default_factory=dict)
 
 
-def rotate(states: Tensor, theta: float) -> Tensor:
-    """RoPE by its definition: rotate pairs (i, i + d/2) by position * theta^(-2i/d)."""
-    tokens, width = states.shape[-2:]
-    angles = torch.arange(tokens)[:, None] * theta ** (-torch.arange(0, width, 2) / width)
+@dataclass(frozen=True)
+class Special:
+    """What some families add to a Llama.
+
+    Args:
+        angles: (tokens, head width / 2): RoPE's angles, where positions are not 0, 1, 2, ...
+        added: (features, width) per layer, added to the visual tokens of its output.
+        visual: the positions of the visual tokens.
+    """
+
+    angles: Tensor | None = None
+    added: tuple[Tensor, ...] = ()
+    visual: tuple[int, ...] = ()
+
+
+PLAIN = Special()
+
+
+def angles_of(places: Tensor, width: int, theta: float) -> Tensor:
+    """RoPE by its definition: (tokens, width / 2) angles, place * theta^(-2i/width)."""
+    return places[:, None] * theta ** (-torch.arange(0, width, 2) / width)
+
+
+def rotate(states: Tensor, angles: Tensor) -> Tensor:
+    """Rotate pairs (i, i + d/2) of (..., tokens, d)."""
+    width = states.shape[-1]
     cos, sin = angles.cos(), angles.sin()
     first, second = states[..., : width // 2], states[..., width // 2 :]
     return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
 
 
-def weights_and_values(layer, hidden: Tensor, config):
+def weights_and_values(layer, hidden: Tensor, config, angles: Tensor | None = None):
     """Scores before the mask (heads, tokens, tokens) and values (heads, tokens, head width)."""
     attention, tokens = layer.self_attn, hidden.shape[0]
     normed = layer.input_layernorm(hidden)
     groups = config.num_attention_heads // config.num_key_value_heads
 
-    def heads(projection):
-        return projection(normed).view(tokens, -1, attention.head_dim).transpose(0, 1)
+    def heads(projection, norm=None):
+        states = projection(normed).view(tokens, -1, attention.head_dim)
+        return (states if norm is None else norm(states)).transpose(0, 1)
 
-    theta = config.rope_parameters["rope_theta"]
-    query = rotate(heads(attention.q_proj), theta)
-    key = rotate(heads(attention.k_proj), theta).repeat_interleave(groups, 0)
+    if angles is None:
+        theta = config.rope_parameters["rope_theta"]
+        angles = angles_of(torch.arange(tokens), attention.head_dim, theta)
+    norms = (getattr(attention, name, None) for name in ("q_norm", "k_norm"))  # Qwen3 has them
+    query, key = map(heads, (attention.q_proj, attention.k_proj), norms)
+    query, key = rotate(query, angles), rotate(key, angles).repeat_interleave(groups, 0)
     value = heads(attention.v_proj).repeat_interleave(groups, 0)
     return query @ key.transpose(1, 2) / attention.head_dim**0.5, value
 
@@ -71,7 +97,7 @@ def influence(weights: Tensor, value: Tensor, last: int, tested: list[int]):
 
 
 @torch.no_grad()
-def forward(model, embeds: Tensor, rule, present, after_layer=None) -> Outcome:
+def forward(model, embeds: Tensor, rule, present, after_layer=None, special=PLAIN) -> Outcome:
     """Run all tokens through all layers; dropped tokens are masked.
 
     Args:
@@ -79,18 +105,22 @@ def forward(model, embeds: Tensor, rule, present, after_layer=None) -> Outcome:
         rule: (layer, scores, visible) -> softmaxed weights (heads, tokens, tokens), edits made.
         present: (layer, tokens) -> bool (tokens, tokens): the columns that each row may still see.
         after_layer: (layer, weights, value) called with every layer's attention.
+        special: what this family adds to a Llama.
     """
     config, tokens = model.config, embeds.shape[0]
     causal = torch.ones(tokens, tokens, dtype=torch.bool).tril()
     outcome, hidden = Outcome(embeds, []), embeds
     for index, layer in enumerate(model.model.layers):
-        scores, value = weights_and_values(layer, hidden, config)
+        angles = special.angles if special.angles is None else special.angles[:tokens]
+        scores, value = weights_and_values(layer, hidden, config, angles)
         weights = rule(index, scores, causal & present(index, tokens))
         if after_layer is not None:
             after_layer(index, weights, value)
         attended = (weights @ value).transpose(0, 1).flatten(1)
         hidden = hidden + layer.self_attn.o_proj(attended)
         hidden = hidden + layer.mlp(layer.post_attention_layernorm(hidden))
+        if index < len(special.added):
+            hidden[list(special.visual)] += special.added[index]
         outcome.hidden.append(hidden)
     outcome.logits = model.lm_head(model.model.norm(hidden))
     return outcome
@@ -104,8 +134,8 @@ def softmax(scores: Tensor, visible: Tensor) -> Tensor:
 class VisiPrunerReference:
     """arXiv 2510.17205, as published code (official) and as text (paper), on full matrices."""
 
-    def __init__(self, model, layout, method):
-        self.model, self.layout, self.method = model, layout, method
+    def __init__(self, model, layout, method, special=PLAIN):
+        self.model, self.layout, self.method, self.special = model, layout, method, special
         self.layers = len(model.model.layers)
 
     def run(self, prompt: Tensor, decoded: Tensor) -> Outcome:
@@ -115,9 +145,9 @@ class VisiPrunerReference:
             prompt: (tokens, width); decoded: (steps, width), the embeddings of generated tokens.
         """
         self.decided = Outcome(prompt, [])
-        forward(self.model, prompt, self.rule, self.present, self.decide)
+        forward(self.model, prompt, self.rule, self.present, self.decide, self.special)
         everything = torch.cat([prompt, decoded])
-        outcome = forward(self.model, everything, self.rule, self.present)
+        outcome = forward(self.model, everything, self.rule, self.present, special=self.special)
         for name in ("filtering_layer", "exit_layer", "kept", "calm", "cos", "l2"):
             setattr(outcome, name, getattr(self.decided, name))
         return outcome

@@ -178,7 +178,7 @@ def test_a_budget_that_a_method_cannot_have_is_refused_before_anything_runs(
 def test_a_method_that_the_family_cannot_serve_is_named(prepare, models, monkeypatch):
     vlm = models.get(models.default)
     monkeypatch.setattr(type(vlm.family), "offers", frozenset())
-    with pytest.raises(Refused, match=r"^VisionZip: visionzip needs tower, which"):
+    with pytest.raises(Refused, match=r"^VisionZip: visionzip needs the tower"):
         prepare(["random", "visionzip"])
     made = prepare(["random", "visionzip"], every=True)
     assert [bool(entry.refused) for entry in made.entries] == [False, False, True]

@@ -15,7 +15,7 @@ from visipruner.levels import Facts, nearest_to
 LLAVA = Facts(576, 32)
 MINI = Facts(40, 8, grids=((5, 8),))
 # This file's models have no vision tower; test_matrix.py has one.
-TOWERLESS = [name for name, kind in METHODS.items() if not kind.needs]
+TOWERLESS = [name for name, kind in METHODS.items() if not kind.needs & {"tower", "clip_text"}]
 BUDGETED = [name for name in TOWERLESS if name not in ("none", "visipruner")]
 PICTURE = replace(LAYOUTS["one picture"], grids=MINI.grids)
 

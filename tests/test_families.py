@@ -15,9 +15,11 @@ from transformers import LlavaConfig, LlavaForConditionalGeneration, LlavaProces
 
 from visipruner import FastV, PruningMethod, SparseVLM, VisionZip, VisiPruner
 from visipruner.errors import Refused
-from visipruner.families import FAMILIES, Encoded, Family, Parts, family_of
+from visipruner.families import FAMILIES, NOT_SERVED, Encoded, Family, Parts, family_of
+from visipruner.families.base import NEEDS
 from visipruner.inputs import check_choice, open_picture
 from visipruner.layout import TokenLayout
+from visipruner.methods import METHODS
 from visipruner.models.catalogue import load_vlm
 from visipruner.prompt import Prompt, read_question
 from visipruner.render.overlay import draw_survivors, edges_of
@@ -144,9 +146,9 @@ def test_a_new_family_runs_and_is_drawn(two, picture):
 
 
 def test_a_method_that_needs_what_a_family_lacks_is_refused(two, picture):
-    with pytest.raises(Refused, match="visionzip needs tower, which TwoSheets models do not offer"):
+    with pytest.raises(Refused, match="visionzip needs the tower's class token, which TwoSheets"):
         result(two, picture, VisionZip())
-    with pytest.raises(Refused, match="sparsevlm renumbers tokens, which this model cannot take"):
+    with pytest.raises(Refused, match=r"sparsevlm needs positions that are plain numbers, .* Two"):
         result(two, picture, SparseVLM())
 
 
@@ -159,12 +161,20 @@ def test_a_family_says_how_a_picture_is_made_to_fit(two, mini, picture):
 
 
 def test_kinds_without_a_family_are_refused_by_name(two_path):
-    with pytest.raises(Refused, match=r"holds a .two_sheets. model; .* llava \(LLaVA-1.5\)\.$"):
+    with pytest.raises(Refused, match=r"holds a .two_sheets. model; .* llava \(LLaVA-1.5\), "):
         load_vlm(two_path, device="cpu")
     for kind in (None, 5, ["llava"], "llava" * 100):
         with pytest.raises(Refused, match=r"^It holds a [^;]{1,90} model; models of") as error:
             family_of(kind, "It")
-        assert str(error.value).endswith("llava (LLaVA-1.5).")
+        assert str(error.value).endswith(".") and "llava (LLaVA-1.5)" in str(error.value)
+
+
+@pytest.mark.parametrize("kind", NOT_SERVED)
+def test_known_kinds_that_are_not_served_are_refused_with_the_reason(kind):
+    assert kind not in FAMILIES
+    with pytest.raises(Refused, match=f"^It holds a '{kind}' model, which [^;]+.*[.]$") as error:
+        family_of(kind, "It")
+    assert len(str(error.value)) < 260
 
 
 @pytest.mark.parametrize("kind", FAMILIES)
@@ -172,7 +182,7 @@ def test_every_family_says_what_it_is(kind):
     family = FAMILIES[kind]
     assert family.kinds[kind].config_class.model_type == kind
     assert family.title and family.picture_modes and family.not_in_4_bit
-    assert family.offers <= {"tower"}
+    assert family.offers <= set(NEEDS) and set(family.lacks) <= set(NEEDS)
 
 
 def test_a_sliding_window_is_refused_before_weights_are_read():
@@ -244,3 +254,8 @@ def test_visipruner_runs_on_a_new_family(two, picture):
     method = VisiPruner(shallow_layers=2, layer_threshold=0.9999, relative=True)
     pruned = result(two, picture, method).answers[1]
     assert len(pruned.trace.layers) == 8 and pruned.trace.num_visual == 18
+
+
+@pytest.mark.parametrize("kind", METHODS.values(), ids=METHODS)
+def test_what_methods_need_has_words(kind):
+    assert kind.needs <= {*NEEDS, "clip_text"}

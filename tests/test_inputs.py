@@ -307,8 +307,13 @@ def test_nothing_given():
 
 
 def test_wrong_types():
-    for source in ([1], {"path": "x"}, 3, 2.5, object(), open_picture, True):
+    for source in ({"path": "x"}, 3, 2.5, object(), open_picture, True):
         assert refusal(source).startswith("A picture must be a file, not ")
+
+
+def test_several_pictures_are_refused_by_number():
+    for source in ([], [picture(8, 8)] * 2, ("a.png", "b.png")):
+        assert refusal(source).startswith(f"One question takes one picture here, not {len(source)}")
 
 
 def test_missing_file_and_folder(tmp_path):
@@ -385,9 +390,11 @@ def test_formats_off_the_list_are_not_even_tried(kind):
         (b"%PDF-1.7\n", "PDF files cannot be read here"),
         (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "HEIC pictures cannot be read here; save it as"),
         (b"\0\0\0\x18ftypmif1\0\0\0\0mif1heic", "HEIC pictures cannot be read here; save it as"),
-        (b"\0\0\0\x18ftypmp42\0\0\0\0isom", "This file is not a picture"),
+        (b"\0\0\0\x18ftypmp42\0\0\0\0isom", "Videos cannot be read here"),
+        (b"\x1aE\xdf\xa3\x01\0\0\0", "Videos cannot be read here"),
+        (b"RIFF\0\0\0\0AVI LIST", "Videos cannot be read here"),
     ],
-    ids=["svg", "pdf", "heic", "heif", "video"],
+    ids=["svg", "pdf", "heic", "heif", "mp4", "webm", "avi"],
 )
 def test_well_known_kinds_are_named(data, start):
     assert refusal(data).startswith(start)

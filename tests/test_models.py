@@ -286,8 +286,8 @@ def with_config(mini_path, tmp_path, change):
 
 
 def test_a_kind_that_no_family_serves_is_refused_by_its_name(mini_path, tmp_path):
-    folder = with_config(mini_path, tmp_path, lambda c: c.update(model_type="llava_next"))
-    with says(r"holds a .llava_next. model; models of these kinds .* llava \(LLaVA-1.5\)\.$"):
+    folder = with_config(mini_path, tmp_path, lambda c: c.update(model_type="idefics2"))
+    with says(r"holds a .idefics2. model; models of these kinds .* llava \(LLaVA-1.5\), .*\.$"):
         load_vlm(folder)
 
 

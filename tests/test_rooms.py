@@ -27,6 +27,7 @@ ROOMS = [
     "view",
     "block",
     "cutting",
+    "special",
     "decoders",
     "methods",
     "observing",

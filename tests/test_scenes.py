@@ -75,6 +75,8 @@ def test_what_stays_is_counted_against_the_whole_picture():
     assert said([5], owner=[-1] * 5 + [40] + [-1] * 570)
     assert said([5], owner=[40] * 6 + [-1] * 570) == ""  # five were merged into patch 5
     assert said([5], grids=()) == said([5], grids=((27, 27),)) == ""
+    # Tiles and the whole picture, or a grid that is no square: patches are no cells of the scene.
+    assert said([5], grids=((12, 12),) * 4) == said([5], grids=((8, 72),)) == ""
 
 
 @pytest.mark.parametrize("one_word", [True, False])

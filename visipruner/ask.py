@@ -31,7 +31,9 @@ def add_options(ask: argparse.ArgumentParser):
     ask.add_argument("question", help="a question about it")
     ask.add_argument("--model", default="tiny", help=f"one of: {', '.join(MODELS)}")
     ask.add_argument(
-        "--model-path", metavar="DIR", help="a local LLaVA-1.5-style checkpoint instead"
+        "--model-path",
+        metavar="DIR",
+        help="a local checkpoint instead of a family in models/NOTES.md",
     )
     _add_side_options(ask)
     _add_run_options(ask)

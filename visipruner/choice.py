@@ -19,6 +19,7 @@ from visipruner.methods.base import BEFORE
 from visipruner.methods.visipruner import SEMANTICS, check_presets
 
 MOST_CONTESTANTS = 4  # more sides are hard to compare at a glance
+RENUMBER = "renumber"  # the field of methods that may renumber what stays (methods/base.py)
 MOST_SYSTEM = 2_000  # characters of a checkpoint's own system sentence
 Side = PruningMethod | tuple[PruningMethod, ...]  # a method, or a stack of them
 
@@ -130,6 +131,8 @@ def _one(kind: type[PruningMethod], wish: Wish, facts: Facts, given: dict) -> Pr
     else:
         level = level_number("balanced") if wish.level is None else wish.level
         method = kind.at_level(level, facts, given)
+    if not facts.renumbers and RENUMBER in known:
+        given = {RENUMBER: False, **given}  # who asks for it by name is refused by the engine
     if not given:
         return method
     values = {name: getattr(method, name) for name in known}

@@ -39,6 +39,7 @@ from visipruner.errors import Refused
 from visipruner.layout import Rows, TokenLayout
 from visipruner.methods.base import PruningMethod
 from visipruner.observing import Audience, Observer, all_rows
+from visipruner.special import COUNTED_HERE, Added, Axes
 from visipruner.stock import (
     attention_backend,
     cache_of,
@@ -158,6 +159,8 @@ class Run:
         self.started = False
         self.left_early = False  # was another thread inside the model when the block ended?
         self.changed = False  # whether the cache differs from the unpruned model's
+        self.axes: Axes | None = None  # None: positions are plain numbers
+        self.added: Added | None = None  # features that the model adds between layers
         self.steps = 0
         self.computed: list[Rows] = []  # per layer
         self.waiting: dict[int, Waiting] = {}  # layer -> tokens that enter before it
@@ -234,6 +237,7 @@ class Run:
             self.tower_watch.remove()
         self.fitted.clear()
         self.waiting.clear()
+        self.added = None
         if self.changed and self.cache is not None:
             close_cache(self.cache, CACHE_IS_PRUNED)
         self.cache = None
@@ -274,9 +278,10 @@ class Run:
             if self.model is self.decoder:
                 check_call(self.model, self.layout, args, kwargs)
             self._check_prompt(length, kwargs)
+            kwargs, self.added = Added.out_of(kwargs, self.layout)
             self.turn.begin()
             self.started = True
-            return None
+            return args, kwargs
         if length != 1 or not self.trace.complete or cache_of(kwargs) is not self.cache:
             raise Refused(
                 "One `with prune(...)` is for one prompt: after its prefill, only one token "
@@ -287,7 +292,10 @@ class Run:
             self._change_to_decoding()
         # Stock code counts from layer 0's cache, which may be shorter than the prompt.
         position = self.layout.length + self.steps
-        position_ids = torch.full((1, 1), position, device=tokens.device)
+        if self.axes is None:
+            position_ids = torch.full((1, 1), position, device=tokens.device)
+        else:
+            position_ids = self.axes.of_step(self.steps, position, tokens.device)
         self.trace.decode_positions.append(position)
         self.steps += 1
         return args, {**kwargs, "position_ids": position_ids, "attention_mask": None}
@@ -308,8 +316,10 @@ class Run:
         if isinstance(mask, Tensor) and (mask.dim() != 2 or not bool(mask.all())):
             raise Refused("prune() needs a prompt without padding and without a mask of its own.")
         places = kwargs.get("position_ids")
-        if isinstance(places, Tensor) and places.tolist() != [list(range(length))]:
-            raise Refused("prune() counts positions itself: from 0, without a gap.")
+        if isinstance(places, Tensor) and places.dim() == 3:
+            self.axes = Axes.of(places, length)
+        elif isinstance(places, Tensor) and places.tolist() != [list(range(length))]:
+            raise Refused(COUNTED_HERE)
 
     def after_forward(self, _index, _decoder, _args, _kwargs, output):
         """Also called after a failed pass; `output` may then be None."""
@@ -387,10 +397,10 @@ class Run:
         cos, sin = kwargs["position_embeddings"]
         if cos.device not in self.fitted:  # each device of a model needs its own copy
             place = self.rows.place.to(cos.device, non_blocking=True)  # else the host would wait
-            if self.rows.next_place > cos.shape[1]:  # the method made tokens
+            if self.rows.next_place > cos.shape[-2]:  # the method made tokens
                 turns = self.decoder.rotary_emb(cos, place[None])
             else:
-                turns = cos.index_select(1, place), sin.index_select(1, place)
+                turns = cos.index_select(-2, place), sin.index_select(-2, place)
             fitted = {"position_embeddings": turns, "position_ids": place[None]}
             fitted["attention_mask"] = _causal(kwargs.get("attention_mask"), len(place))
             self.fitted[cos.device] = fitted
@@ -474,7 +484,9 @@ class Run:
         self._end_watch()
         if watch is not None and watch.query is None:
             raise not_watched(self.model)
-        selections = []
+        selections, given_hidden = [], hidden
+        if self.added is not None:
+            hidden = self.added.after(index, hidden, self.rows)
         given = {"hidden": hidden, "turns": self.turns, "cache": self.cache.layers[index]}
         if self._is_asked_after(record):
             for member in self.members:
@@ -485,6 +497,8 @@ class Run:
             self.audience.observe(self._view_fields, index, record, watch, **given)
         is_last = index == len(self.layers) - 1
         output = self._go_on(selections, index, hidden, is_last)
+        if output is None and hidden is not given_hidden:
+            output = hidden
         if is_last:
             self._finish_prefill()
         if self.on_layer is not None:
@@ -542,8 +556,7 @@ class Run:
         Args:
             hidden: None after the last layer, where rows stay as they are.
         """
-        if selection.compact and not self.renumbers:
-            raise Refused(f"{member.method.name} renumbers tokens, which this model cannot take.")
+        self._check_selection(selection, after_layer, member.method.name)
         carried = carry_out(selection, self.rows, self.layout, member.method.name)
         before = self.owners.owner
         owner = self.owners.follow(selection, carried.rows)
@@ -566,6 +579,16 @@ class Run:
         if carried.changed:
             self._go_on_with(carried.rows)
         return carried, hidden
+
+    def _check_selection(self, selection: Selection, after_layer: int, name: str):
+        if selection.compact and (not self.renumbers or self.axes is not None):
+            raise Refused(f"{name} renumbers tokens, which this model cannot take.")
+        mixes = selection.hidden is not None or selection.enter is not None
+        if mixes and self.added is not None and self.added.after_more_than(after_layer):
+            raise Refused(
+                f"{name} merges visual tokens or lets them enter late, but this model adds "
+                "features to each of them after its first layers."
+            )
 
     def _note(self, member, after_layer, stage, rows: Rows, owner, scores=None):
         patches = rows.patches[rows.patches >= 0].tolist()

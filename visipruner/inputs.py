@@ -31,6 +31,7 @@ ROLES = ("USER:", "ASSISTANT:")
 _MOST_NOTES = 6  # at most this many marks of a question are named one by one
 _HEAD_BYTES = 4096
 _MAGIC = (b"\xff\xd8", b"\x89PNG", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"RIFF")
+_VIDEOS = (b"isom", b"iso2", b"iso4", b"iso5", b"iso6", b"mp41", b"mp42", b"avc1", b"M4V ", b"qt  ")
 _DAMAGED = "This picture is damaged or incomplete; save it again as JPEG or PNG."
 _UNREADABLE = "This picture cannot be read here; save it again as JPEG or PNG."
 _NO_MEMORY = "There is not enough memory to open this picture; make it smaller or try again later."
@@ -68,6 +69,8 @@ def open_picture(source) -> Image.Image:
             stream = _open_file(Path(source))
         except OSError:  # no permission to read it, or the name is too long
             raise Refused("This file cannot be opened; check its name and rights.") from None
+    elif isinstance(source, (list, tuple)):
+        raise Refused(f"One question takes one picture here, not {len(source)}; choose one.")
     else:
         raise Refused(f"A picture must be a file, not {_shown(source)}.")
     with stream, _open_stream(stream) as image:
@@ -101,6 +104,8 @@ def _why_unreadable(head: bytes, stream: BinaryIO) -> str:
         return "This picture file is empty; choose another file."
     if head[4:8] == b"ftyp" and head[8:11] in (b"hei", b"hev", b"mif", b"msf"):
         return "HEIC pictures cannot be read here; save it as JPEG or PNG."
+    if _is_video(head):
+        return "Videos cannot be read here; choose one picture, such as a frame saved as PNG."
     if b"<svg" in head.lower():
         return "SVG drawings cannot be read here; save it as PNG."
     if head.startswith(b"%PDF"):
@@ -111,6 +116,12 @@ def _why_unreadable(head: bytes, stream: BinaryIO) -> str:
         "This file is not a picture that can be read here; "
         f"choose a {', '.join(FORMATS[:-1])} or {FORMATS[-1]} file."
     )
+
+
+def _is_video(head: bytes) -> bool:
+    """MP4, QuickTime, WebM or Matroska, AVI?"""
+    mp4 = head[4:8] == b"ftyp" and head[8:12] in _VIDEOS
+    return mp4 or head.startswith(b"\x1aE\xdf\xa3") or (head[:4], head[8:12]) == (b"RIFF", b"AVI ")
 
 
 def _openers_words(head: bytes, stream: BinaryIO) -> str:

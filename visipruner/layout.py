@@ -108,6 +108,14 @@ class TokenLayout:
             grids = (grid,) * pictures
         return cls(len(ids), to_ranges(visual), grids, tuple(ids.tolist()))
 
+    def with_grids(self, grids: Iterable[tuple[int, int]]) -> TokenLayout:
+        """The same prompt, with (rows, columns) of patches for each picture.
+
+        Raises:
+            Refused: the grids do not fit the visual tokens.
+        """
+        return TokenLayout(self.length, self.spans, tuple(grids), self.ids)
+
     @property
     def num_visual(self) -> int:
         return len(self.visual)

@@ -27,6 +27,7 @@ class Facts:
     layers: int
     presets: Mapping | None = None  # the checkpoint's own settings, by method semantics
     grids: tuple[tuple[int, int], ...] = ()  # (rows, columns) of patches, one per picture
+    renumbers: bool = True  # may methods renumber what stays?
 
     def scaled(self, layer: int, of: int = PUBLISHED_LAYERS) -> int:
         """A layer published for a model of `of` layers, scaled to this model."""

@@ -12,6 +12,7 @@ from visipruner.errors import Refused
 from visipruner.inputs import clean_question, literal
 from visipruner.layout import TokenLayout
 from visipruner.sheets import Sheet
+from visipruner.stock import TOWER_INPUTS
 from visipruner.templates import picture_word
 
 
@@ -32,6 +33,11 @@ class Prompt:
     def seen(self) -> Image.Image:
         """The picture as the model sees it; the first if it sees several."""
         return self.sheets[0].picture
+
+    @property
+    def asked(self) -> dict[str, torch.Tensor]:
+        """The inputs that go to `generate`; those for the vision tower alone are left out."""
+        return {name: tensor for name, tensor in self.inputs.items() if name not in TOWER_INPUTS}
 
 
 def read_question(
@@ -78,4 +84,4 @@ def encoded(processor, picture: Image.Image, text: str) -> dict[str, torch.Tenso
     """The model's inputs. If the template prints the first token, no second one is added."""
     first = processor.tokenizer.bos_token
     more = {"add_special_tokens": False} if first and text.startswith(first) else {}
-    return dict(processor(images=picture, text=text, return_tensors="pt", **more))
+    return dict(processor(images=[picture], text=text, return_tensors="pt", **more))

@@ -10,16 +10,27 @@ Any file may import what transformers exports at its top level and describes in 
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterable, Mapping
 from functools import partial
+from pathlib import Path
 
 from torch import Tensor, nn
 from transformers import AttentionInterface
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 from transformers.generation.streamers import BaseStreamer
+from transformers.image_processing_utils import select_best_resolution
 
 from visipruner.errors import Refused
 
 CACHE_NAMES = ("cache", "past_key_values")  # the newest first
+# What a processor makes for the vision tower alone; all its other outputs go to `generate`.
+TOWER_INPUTS = frozenset(
+    {"pixel_values", "pixel_attention_mask", "image_sizes", "batch_num_images"}
+)
+# Arguments of Qwen3-VL's decoder: features for its first layers, and the tokens that get them.
+ADDED_FEATURES, ADDED_WHERE = "deepstack_visual_embeds", "visual_pos_masks"
+TOWERS = ("vision_tower", "vision_model", "visual")
+PROJECTORS = ("multi_modal_projector", "connector", "visual.merger")
 # Our hooks and counts assume attention between four matrices, then a gated dense network.
 LAYER_PARTS = (
     *(f"self_attn.{part}_proj" for part in "qkvo"),
@@ -39,15 +50,15 @@ def missing_part(decoder: nn.Module) -> str | None:
         return "no stack of layers with rotary positions"
     for layer in decoder.layers:
         for part in LAYER_PARTS:
-            if not _has(layer, part):
+            if _part(layer, part) is None:
                 return f"a layer without {part}"
     return None
 
 
-def _has(module: nn.Module, path: str) -> bool:
+def _part(module: nn.Module, path: str) -> nn.Module | None:
     for name in path.split("."):
         module = getattr(module, name, None)
-    return module is not None
+    return module
 
 
 def output_projection(layer: nn.Module) -> nn.Module:
@@ -163,18 +174,62 @@ class OtherAttention:
 
 def projector_of(model: nn.Module) -> nn.Module | None:
     """The module that turns the vision tower's features into embeddings; None: no such module."""
-    inner = getattr(model, "model", model)
-    return getattr(inner, "multi_modal_projector", None)
+    return _first(model, PROJECTORS)
 
 
 def tower_of(model: nn.Module) -> nn.Module | None:
-    """A LLaVA's vision tower; None: the model has none under this name."""
-    return getattr(getattr(model, "model", model), "vision_tower", None)
+    """A model's vision tower; None: it has none under a name that is known here."""
+    return _first(model, TOWERS)
+
+
+def _first(model: nn.Module, paths: Iterable[str]) -> nn.Module | None:
+    """The first part of a whole model that exists."""
+    inner = getattr(model, "model", model)
+    return next((part for part in (_part(inner, path) for path in paths) if part is not None), None)
 
 
 def tower_layers(model: nn.Module) -> list[nn.Module]:
     """The layers of a model's vision tower; empty: no tower, or a tower of an unknown kind."""
     return encoder_layers(tower_of(model))
+
+
+def picture_features(model: nn.Module, inputs: Mapping[str, Tensor]):
+    """What `generate` takes as an encoded picture, from a processor's outputs.
+
+    Each kind of model takes some of these outputs. The result may hold more than the embeddings.
+    """
+    takes = inspect.signature(model.get_image_features).parameters
+    given = {name: tensor for name, tensor in inputs.items() if name in takes}
+    return model.get_image_features(**given, return_dict=True)
+
+
+def open_without_video(kind: type, path: Path):
+    """A folder's processor without its video processor, which needs torchvision."""
+    return without_video(kind).from_pretrained(path, local_files_only=True, trust_remote_code=False)
+
+
+def without_video(kind: type) -> type:
+    """The same class of processor without a video processor."""
+    parts = classmethod(lambda _: ["image_processor", "tokenizer"])
+    return type(kind.__name__, (kind,), {"get_attributes": parts})
+
+
+def feature_layers(config) -> list[int]:
+    """The layers of the vision tower whose outputs the projector reads."""
+    found = getattr(config, "vision_feature_layers", None)  # ViP-LLaVA's, before 5.24
+    found = config.vision_feature_layer if found is None else found
+    return [found] if isinstance(found, int) else list(found)
+
+
+def best_canvas(size: tuple[int, int], canvases) -> tuple[int, int]:
+    """The canvas (height, width) on which transformers puts a picture of this height and width."""
+    return select_best_resolution(size, [tuple(canvas) for canvas in canvases])
+
+
+def count_features(features) -> int:
+    """The number of embeddings in the result of `picture_features`."""
+    parts = features.pooler_output
+    return sum(part.shape[:-1].numel() for part in parts)
 
 
 def encoder_layers(tower: nn.Module | None) -> list[nn.Module]:
@@ -187,8 +242,11 @@ def encoder_layers(tower: nn.Module | None) -> list[nn.Module]:
 
 
 __all__ = [
+    "ADDED_FEATURES",
+    "ADDED_WHERE",
     "CACHE_NAMES",
     "LAYER_PARTS",
+    "TOWER_INPUTS",
     "AttentionInterface",
     "BaseStreamer",
     "Cache",
@@ -196,18 +254,24 @@ __all__ = [
     "DynamicLayer",
     "OtherAttention",
     "attention_backend",
+    "best_canvas",
     "cache_of",
     "close_cache",
+    "count_features",
     "encoder_layers",
+    "feature_layers",
     "find_decoder",
     "is_growing",
     "missing_part",
+    "open_without_video",
     "output_cache",
     "output_projection",
+    "picture_features",
     "projector_of",
     "rotated",
     "run_layer",
     "tower_layers",
     "tower_of",
     "with_cache",
+    "without_video",
 ]

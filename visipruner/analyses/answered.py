@@ -33,5 +33,15 @@ def with_answer(vlm, prompt: Prompt, features: Encoded, options: Options | None 
     if (ids[layout.length :] == vlm.model.config.image_token_id).any():
         raise Refused("The answer holds the token of a picture, so it cannot stand in a prompt.")
     longer = TokenLayout(len(ids), layout.spans, layout.grids, tuple(ids.tolist()))
-    asked = {"input_ids": ids[None], "attention_mask": torch.ones_like(ids)[None]}
+    asked = {
+        name: _longer(tensor, layout.length, len(ids)) for name, tensor in prompt.asked.items()
+    }
+    asked |= {"input_ids": ids[None], "attention_mask": torch.ones_like(ids)[None]}
     return replace(prompt, inputs={**prompt.inputs, **asked}, layout=longer)
+
+
+def _longer(tensor: torch.Tensor, length: int, wanted: int) -> torch.Tensor:
+    """An input with a number for each token, such as its kind, for more tokens: 0 means text."""
+    if tensor.shape != (1, length):
+        return tensor
+    return torch.nn.functional.pad(tensor, (0, wanted - length))

@@ -59,8 +59,7 @@ def ask(
         settled(vlm.model, settings),
     ):
         run = vlm.model.generate(
-            input_ids=prompt.inputs["input_ids"].to(vlm.device),
-            attention_mask=prompt.inputs["attention_mask"].to(vlm.device),
+            **{name: tensor.to(vlm.device) for name, tensor in prompt.asked.items()},
             **features.arguments,
             generation_config=settings,
             streamer=_Beats(beat),

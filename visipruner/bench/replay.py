@@ -222,6 +222,10 @@ NOT_REPLAYED = (
     "Replay serves neither late entry nor methods that ask for the next layer or for several "
     "queries; prune() does."
 )
+NOT_PLAIN = (
+    "Replay takes models with plain positions that add nothing between their layers; prune() takes "
+    "others too."
+)
 
 
 class _Caught:
@@ -295,6 +299,8 @@ class _ReplayedRun(Run):
         """Run all layers on (1, tokens, width); returns the surviving rows."""
         self.cache = cache
         self._check_cache()
+        if self.axes is not None or self.added is not None:
+            raise Refused(NOT_PLAIN)
         given = {"position_embeddings": position_embeddings}
         hidden = self._apply_encode(hidden)
         if self.waiting:

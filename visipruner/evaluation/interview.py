@@ -68,7 +68,7 @@ def ask(vlm: VLM, method: Side, prompt: Prompt, features) -> tuple[str, PruningT
     """The greedy answer under a method; `features` come from `vlm.encode`."""
     with prune(vlm.model, method, prompt.layout, tower=features.tower) as trace:
         tokens = vlm.model.generate(
-            input_ids=prompt.inputs["input_ids"].to(vlm.device),
+            **{name: tensor.to(vlm.device) for name, tensor in prompt.asked.items()},
             **features.arguments,
             max_new_tokens=MOST_TOKENS,
             do_sample=False,

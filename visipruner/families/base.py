@@ -7,16 +7,26 @@ draws a model. A new family is one file here and one line in `FAMILIES`.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import AutoProcessor, PreTrainedModel, ProcessorMixin
 
 from visipruner.errors import Refused
+from visipruner.methods.base import PruningMethod
 from visipruner.prompt import Prompt
 from visipruner.tower import Tower
+
+# The whole picture, with a rim where the model needs one; or a square from its middle.
+PAD, CROP = "pad", "crop"
+# What methods may need of a model besides its language model, in words.
+NEEDS = {
+    "tower": "the tower's class token",
+    "grid": "rows and columns of patches without gaps",
+    "places": "positions that are plain numbers, to renumber what stays",
+}
 
 
 @dataclass(frozen=True)
@@ -39,12 +49,11 @@ class Encoded:
 
     outputs: object  # of `get_image_features`
     tower: Tower | None = None  # for methods that read the tower
-    more: Mapping = field(default_factory=dict)  # further arguments of `generate`
 
     @property
     def arguments(self) -> dict:
-        """Arguments of `generate` besides the prompt's tokens and their mask."""
-        return {"mm_encoder_outputs": {"image": self.outputs}, **self.more}
+        """Arguments of `generate` besides `Prompt.asked`."""
+        return {"mm_encoder_outputs": {"image": self.outputs}}
 
 
 class Family:
@@ -54,11 +63,21 @@ class Family:
     kinds: ClassVar[Mapping[str, type[PreTrainedModel]]]  # config.model_type -> the model's class
     processor: ClassVar[type]  # the class that a checkpoint's processor must have
     picture_modes: ClassVar[tuple[str, ...]]  # how a picture is fitted; the default first
-    # What methods may use besides the language model: "tower". For "clip_text" see
+    # What methods may use besides the language model, of NEEDS. For "clip_text" see
     # models/catalogue.py, because it depends on the checkpoint.
     offers: ClassVar[frozenset[str]] = frozenset()
+    lacks: ClassVar[Mapping[str, str]] = {}  # why something of NEEDS is not offered
     renumbers: ClassVar[bool] = True  # may methods renumber places? Only if they are plain numbers
     not_in_4_bit: ClassVar[tuple[str, ...]]  # full names of the modules that stay in 16 bits
+
+    def serves(self, kind: type[PruningMethod]) -> str:
+        """Why models of this family cannot be pruned by a method; empty: they can."""
+        offers = self.offers | {"clip_text"} | ({"places"} if self.renumbers else set())
+        missing = next((need for need in NEEDS if need in kind.needs - offers), None)
+        if missing is None:
+            return ""
+        why = f": {self.lacks[missing]}" if missing in self.lacks else ""
+        return f"{kind.name} needs {NEEDS[missing]}, which {self.title} models do not offer{why}."
 
     def check(self, name: str, config: Mapping):
         """Refuse a model that cannot be pruned, by its config.json alone.
@@ -76,6 +95,10 @@ class Family:
                 f"{name} attends through a sliding window of {str(text['sliding_window'])[:80]} "
                 "tokens; its caches cannot be shortened one by one, so it cannot be pruned."
             )
+
+    def open_processor(self, path: Path) -> ProcessorMixin:
+        """The processor of a folder; a library's error may pass, as in `fit`."""
+        return AutoProcessor.from_pretrained(path, local_files_only=True, trust_remote_code=False)
 
     def fit(self, path: Path, processor, model: PreTrainedModel):
         """Check a checkpoint's processor against its model, and set what its files leave out.

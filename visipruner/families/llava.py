@@ -8,16 +8,21 @@ from pathlib import Path
 
 import torch
 from PIL import Image, ImageOps
-from transformers import LlavaForConditionalGeneration, LlavaProcessor
+from transformers import (
+    LlavaForConditionalGeneration,
+    LlavaProcessor,
+    VipLlavaForConditionalGeneration,
+)
 
 from visipruner.errors import Refused
-from visipruner.families.base import Encoded, Family, Parts
+from visipruner.families.base import CROP, PAD, Encoded, Family, Parts
+from visipruner.families.costs import class_tokens, grid_of, two_layers_macs, vit_macs
 from visipruner.files import named
 from visipruner.inputs import check_choice, open_picture
 from visipruner.layout import TokenLayout
 from visipruner.prompt import Prompt, encoded, read_question
 from visipruner.sheets import Sheet
-from visipruner.stock import projector_of, tower_of
+from visipruner.stock import feature_layers, projector_of, tower_of
 from visipruner.templates import given_sentence, one_blank, prompt_text
 from visipruner.tower import TowerWatch, noting
 
@@ -26,7 +31,6 @@ SYSTEM = (
     "A chat between a curious user and an artificial intelligence assistant. The assistant gives "
     "helpful, detailed, and polite answers to the user's questions."
 )
-PAD, CROP = "pad", "crop"  # pad to a square, as LLaVA-1.5 was trained; or crop to the middle
 
 
 class Llava(Family):
@@ -35,8 +39,8 @@ class Llava(Family):
     title = "LLaVA-1.5"
     kinds = {"llava": LlavaForConditionalGeneration}
     processor = LlavaProcessor
-    picture_modes = (PAD, CROP)
-    offers = frozenset({"tower"})
+    picture_modes = (PAD, CROP)  # LLaVA-1.5 was trained on padded squares
+    offers = frozenset({"tower", "grid"})
     # Short names would match only lm_head, and the tower would be quantised without an error.
     not_in_4_bit = ("model.vision_tower", "model.multi_modal_projector", "lm_head")
 
@@ -98,6 +102,15 @@ class Llava(Family):
         return vision_flops(config, len(prompt.inputs["pixel_values"]))
 
 
+class VipLlava(Llava):
+    """ViP-LLaVA: as LLaVA-1.5, but its projector reads five layers of the tower."""
+
+    title = "ViP-LLaVA"
+    kinds = {"vipllava": VipLlavaForConditionalGeneration}
+    offers = frozenset({"grid"})
+    lacks = {"tower": "its projector reads several layers of the tower"}
+
+
 def system_sentence(processor, own: str | None) -> str:
     """The system sentence before the question; empty: none.
 
@@ -120,8 +133,7 @@ def system_sentence(processor, own: str | None) -> str:
 
 def patch_grid(config) -> tuple[int, int]:
     """Patches (rows, columns) of a picture."""
-    side = config.vision_config.image_size // config.vision_config.patch_size
-    return side, side
+    return grid_of(config.vision_config)
 
 
 def seen_side(config) -> int:
@@ -193,13 +205,24 @@ def _set_visual_tokens(path: Path, processor: LlavaProcessor, model: LlavaForCon
     config = model.config
     patches = math.prod(patch_grid(config))
     visual = _count_visual(model)
-    strategy = config.vision_feature_select_strategy
+    strategy = select_strategy(config)
     if visual != patches:
         raise Refused(
             f"The model in {named(path)} makes {visual} visual tokens of {patches} patches "
             f"(vision_feature_select_strategy is {strategy!r} in config.json), so they cannot be "
             "drawn on the picture."
         )
+    count_like_model(processor, config)
+
+
+def select_strategy(config) -> str:
+    """ "default" leaves out the tower's first token; ViP-LLaVA knows nothing else."""
+    return getattr(config, "vision_feature_select_strategy", "default")
+
+
+def count_like_model(processor, config):
+    """Make a processor count a picture's visual tokens by the model's configuration."""
+    strategy = select_strategy(config)
     processor.patch_size = config.vision_config.patch_size
     processor.vision_feature_select_strategy = strategy
     # "default" leaves out the tower's first token, which is then no patch.
@@ -219,27 +242,10 @@ def _count_visual(model: LlavaForConditionalGeneration) -> int:
 
 
 def vision_flops(config, pictures: int) -> int:
-    """FLOPs of the vision tower and LLaVA's projector for a number of square pictures.
-
-    The tower is CLIP's or SigLIP's. SigLIP has no class token but may end in a pooling head. A rim
-    outside the whole patches costs nothing.
-    """
+    """FLOPs of the vision tower and LLaVA's projector for a number of square pictures."""
     vision, text = config.vision_config, config.get_text_config()
-    patches, width = (vision.image_size // vision.patch_size) ** 2, vision.hidden_size
-    tokens = patches + class_tokens(vision)
-    dense = 2 * width * vision.intermediate_size
-    macs = patches * vision.num_channels * vision.patch_size**2 * width
-    layer = tokens * (4 * width**2 + dense) + 2 * tokens**2 * width
-    macs += vision.num_hidden_layers * layer
-    if getattr(vision, "vision_use_head", False):  # one query attends to all tokens
-        macs += 2 * (tokens + 1) * width**2 + 2 * tokens * width + dense
-    projected = tokens - (config.vision_feature_select_strategy == "default")
-    features = config.vision_feature_layer
-    features = 1 if isinstance(features, int) else len(features)
-    macs += projected * (features * width * text.hidden_size + text.hidden_size**2)
-    return 2 * macs * pictures
-
-
-def class_tokens(vision) -> int:
-    """The tower's tokens that are no patch, from its configuration."""
-    return 0 if vision.model_type.startswith("siglip") else 1
+    tokens = math.prod(patch_grid(config)) + class_tokens(vision)
+    tokens -= select_strategy(config) == "default"
+    width = vision.hidden_size * len(feature_layers(config))
+    projector = two_layers_macs(tokens, width, text.hidden_size, text.hidden_size)
+    return 2 * (vit_macs(vision) + projector) * pictures

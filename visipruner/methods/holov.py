@@ -55,7 +55,7 @@ class HoloV(PruningMethod):
     rule: ClassVar[str] = "a quota per run of patches; within it, attention of CLIP's class token"
     where: ClassVar[str] = BEFORE
     whole: ClassVar[bool] = True
-    needs: ClassVar[frozenset[str]] = frozenset({"tower"})
+    needs: ClassVar[frozenset[str]] = frozenset({"tower", "places"})
     stage_words: ClassVar[Mapping[str, str]] = {"holov": "Kept by quota"}
 
     keep: int = setting(64, "Patches that stay", INT, low=0, high=1_000_000)

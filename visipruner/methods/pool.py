@@ -42,6 +42,7 @@ class Pool(PruningMethod):
     rule: ClassVar[str] = "the mean of square blocks of patches, before the language model"
     where: ClassVar[str] = BEFORE
     whole: ClassVar[bool] = True
+    needs: ClassVar[frozenset[str]] = frozenset({"grid"})
     stage_words: ClassVar[Mapping[str, str]] = {"pool": "Averaged"}
 
     side: int = setting(3, "Patches per side of a block", INT, low=1, high=10_000)

@@ -46,6 +46,7 @@ class SparseVLM(PruningMethod):
     rule: ClassVar[str] = (
         "attention of the words that rate, after three layers; dropped ones merged"
     )
+    needs: ClassVar[frozenset[str]] = frozenset({"places"})
     stage_words: ClassVar[Mapping[str, str]] = {"sparsevlm": "Kept and merged"}
     # Tokens of 576 that stay after each layer, at the published budgets.
     table: ClassVar[tuple] = (
@@ -183,6 +184,7 @@ class SparseVLMPlus(SparseVLM):
     name: ClassVar[str] = "sparsevlm_plus"
     title: ClassVar[str] = "SparseVLM+: the same, freed of place, without merging"
     rule: ClassVar[str] = "as SparseVLM, its attention freed of place, the strongest heads alone"
+    needs: ClassVar[frozenset[str]] = frozenset()
     stage_words: ClassVar[Mapping[str, str]] = {"sparsevlm_plus": "Highest rated"}
     table: ClassVar[tuple] = (
         (576, 576, 576),

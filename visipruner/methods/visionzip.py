@@ -44,7 +44,7 @@ class VisionZip(PruningMethod):
     )
     where: ClassVar[str] = BEFORE
     whole: ClassVar[bool] = True
-    needs: ClassVar[frozenset[str]] = frozenset({"tower"})
+    needs: ClassVar[frozenset[str]] = frozenset({"tower", "places"})
     stage_words: ClassVar[Mapping[str, str]] = {"visionzip": "Kept and merged"}
 
     dominant: int = setting(54, "Dominant tokens, CLS among them", INT, low=1, high=1_000_000)

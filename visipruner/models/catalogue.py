@@ -168,7 +168,8 @@ class VLM:
         """
         layers = self.model.config.get_text_config().num_hidden_layers
         count = num_visual or self.family.tokens(self.model.config)
-        return Facts(count, layers, self.presets, self.family.grids(self.model.config, count))
+        grids = self.family.grids(self.model.config, count)
+        return Facts(count, layers, self.presets, grids, self.family.renumbers)
 
     def prepare(self, picture, question: str, mode: str | None = None, reword=str) -> Prompt:
         """`Family.prepare` for this model, with the system sentence that it was trained with."""
@@ -196,12 +197,7 @@ class VLM:
 
         It costs nothing, and does not ask whether CLIP was downloaded.
         """
-        if missing := sorted(kind.needs - self.family.offers - {"clip_text"}):
-            return (
-                f"{kind.name} needs {', '.join(missing)}, which {self.family.title} models do not "
-                "offer."
-            )
-        return self.spec.serves(kind)
+        return self.family.serves(kind) or self.spec.serves(kind)
 
     def load_clip(self):
         """Load CLIP for methods that need it. Never downloads.
@@ -230,7 +226,7 @@ def load_vlm(
     attention: str = "sdpa",
     on_progress: Callable[[hub.Progress], None] | None = None,
 ) -> VLM:
-    """Load a model of MODELS by name, or any local folder with a LLaVA-1.5-style checkpoint.
+    """Load a model of MODELS by name, or any local folder with a checkpoint of a family.
 
     A hub model that is not on this machine is downloaded first; nothing else is fetched.
 
@@ -297,6 +293,6 @@ def local_spec(path: Path) -> ModelSpec:
     if not os.path.isdir(path):
         raise Refused(
             f"There is no model {shown(path)}: choose one of {', '.join(MODELS)} or name a folder "
-            "with a LLaVA checkpoint."
+            "with a checkpoint."
         )
     return ModelSpec(path.name, path.name, str(path))

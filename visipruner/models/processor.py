@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from PIL import Image
-from transformers import AutoProcessor, PreTrainedModel, ProcessorMixin
+from transformers import PreTrainedModel, ProcessorMixin
 
 from visipruner.errors import Refused
 from visipruner.families import Family
@@ -24,9 +24,7 @@ def load_processor(path: Path, model: PreTrainedModel, family: Family) -> Proces
         Refused: one sentence.
     """
     try:
-        processor = AutoProcessor.from_pretrained(
-            path, local_files_only=True, trust_remote_code=False
-        )
+        processor = family.open_processor(path)
     except Exception as error:
         raise why(path, error) from None
     if not isinstance(processor, family.processor):

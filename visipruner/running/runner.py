@@ -269,8 +269,7 @@ def generate(vlm: VLM, prompt: Prompt, features: Encoded, options: Options, stre
     settings = configuration(vlm.model, options.max_new_tokens, options.temperature)
     with settled(vlm.model, settings):
         return vlm.model.generate(
-            input_ids=prompt.inputs["input_ids"].to(vlm.device),
-            attention_mask=prompt.inputs["attention_mask"].to(vlm.device),
+            **{name: tensor.to(vlm.device) for name, tensor in prompt.asked.items()},
             **features.arguments,
             generation_config=settings,
             streamer=streamer,

@@ -32,8 +32,9 @@ def what_stays(source, comparison: Comparison, bundled: bool, side: int = -1) ->
     shown, answer = sources.scene(source), comparison.answers[side]
     trace = answer.trace
     cut = next(iter(trace.drops), None)
-    grid = next(iter(comparison.prompt.layout.grids), None)
-    if cut is None or not cut.kept or grid is None or shown.side % grid[0]:
+    layout = comparison.prompt.layout
+    grid = layout.grids[0] if len(layout.grids) == 1 else (0, 1)  # several: no patch by patch map
+    if cut is None or not cut.kept or grid[0] != grid[1] or shown.side % grid[0]:
         return ""
     carried = {patch for patch, owner in enumerate(cut.owner) if owner != NOBODY}
     if carried - set(cut.kept):
