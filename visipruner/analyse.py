@@ -53,7 +53,7 @@ def add_options(parser: argparse.ArgumentParser):
     parser.add_argument(
         "--model-path",
         metavar="DIR",
-        help="a local checkpoint instead of a family in models/NOTES.md",
+        help="a local checkpoint instead, of a family in models/NOTES.md",
     )
     parser.add_argument("--picture-mode", default="pad", help=f"one of: {', '.join(PICTURE_MODES)}")
     parser.add_argument("--device", help="cpu or cuda; the default is a GPU if there is one")

@@ -33,7 +33,7 @@ def add_options(ask: argparse.ArgumentParser):
     ask.add_argument(
         "--model-path",
         metavar="DIR",
-        help="a local checkpoint instead of a family in models/NOTES.md",
+        help="a local checkpoint instead, of a family in models/NOTES.md",
     )
     _add_side_options(ask)
     _add_run_options(ask)
