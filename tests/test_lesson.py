@@ -6,6 +6,7 @@ import copy
 import json
 import re
 from contextlib import closing
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -20,9 +21,10 @@ from visipruner.layout import TokenLayout
 from visipruner.lesson import handout, reading
 from visipruner.lesson.bill import LLAVA_7B, prefill_flops
 from visipruner.lesson.draw import Drawing, plan_value
-from visipruner.lesson.plan import Contestant, Slider
-from visipruner.lesson.play import Frame, Row, Shown, sides_of
+from visipruner.lesson.plan import Contestant, Show, Slider
+from visipruner.lesson.play import Frame, Row, Shown, _table, play, sides_of
 from visipruner.methods import PruningMethod, Schedule
+from visipruner.running.results import Times
 from visipruner.ui import lesson as view
 from visipruner.ui.store import Models
 
@@ -393,3 +395,68 @@ def test_try_it_fills_the_form_with_the_step(plan):
     assert picture.size == plan.steps[0].image().size
     *_, names = view._applying(plan)(event(step=3))
     assert names == ["masking", "mask-layers"]
+
+
+# -- small things
+
+
+def test_sides_without_a_known_answer_are_compared_with_the_full_model(models, plan):
+    step = replace(plan.steps[3], question="is this a nice picture? answer in one word.")
+    job = view.job_of(models, plan, step)
+    assert job.truth is None
+    *_, shown = play(job, step, None)
+    assert [row.right for row in shown.rows] == [None] * 4
+    assert shown.rows[0].same is None
+    full = shown.rows[0].answer.casefold()
+    assert [row.same for row in shown.rows[1:]] == [
+        row.answer.casefold() == full for row in shown.rows[1:]
+    ]
+    *_, shown = play(view.job_of(models, plan, plan.steps[3]), plan.steps[3], None)
+    assert [row.same for row in shown.rows] == [None, True, False, True]
+
+
+def test_at_most_two_pictures_stand_side_by_side(models, plan):
+    sides = tuple(
+        Contestant(name, recipe="keep-or-drop", set={"by": by, "count": 8})
+        for name, by in (("a", "influence"), ("b", "attention"), ("c", "lot"))
+    )
+    step = replace(plan.steps[3], show=Show(sides))
+    *_, shown = play(view.job_of(models, plan, step), step, None)
+    assert [one.title for one in shown.frames[0].pictures] == ["a", "b"]
+
+
+def test_the_clocks_are_medians_of_rounds_and_each_row_is_its_own(models, plan):
+    step = plan.steps[6]
+    jobs, measured = [], []
+
+    def job_of(question=None):
+        job = view.job_of(models, plan, step, question)
+        measure = models.measure
+        object.__setattr__(job, "models", SimpleNamespace(**vars(models), get=models.get))
+        job.models.measure = lambda *given: measured.append(given[-1]) or measure(*given)
+        jobs.append(job)
+        return job
+
+    states = [copy.copy(shown) for shown in play(job_of(), step, job_of)]
+    assert measured == [0, 1, 2, 3, 4] * 2
+    assert [job.prompt.question for job in jobs] == [step.question, step.show.longer]
+    first, whole = states[-1].table.rows[2:]
+    assert first[0] == "measured: first word"
+    assert whole[0] == "measured: all"
+
+    def times(first_token: float, total: float) -> Times:
+        return Times(1.0, 2.0, first_token, 3.0, total)
+
+    full, pruned = (
+        SimpleNamespace(text="a b", times=one, counts=SimpleNamespace(
+            paper_macs=macs, executed=SimpleNamespace(prefill=flops)))
+        for one, macs, flops in ((times(8, 30), 90, 40), (times(4, 20), 10, 20))
+    )  # fmt: skip
+    table = _table([SimpleNamespace(answers=(full, pruned))])
+    assert [row[1] for row in table.rows] == ["9.00×", "2.00×", "2.00×", "1.50×"]
+    assert table.head == ("", "2 words")
+
+
+def test_the_board_knows_a_step_that_still_runs():
+    assert Drawing(()).value(0, Shown("half"))["state"] == "running"
+    assert Drawing(()).value(0, Shown(""))["state"] == "done"
