@@ -9,7 +9,8 @@ import json
 
 import pytest
 import torch
-from family_models import MINIS, picture_of
+from family_models import MINIS
+from family_parts import picture_of
 from family_ready import STEPS
 from reference import VisiPrunerReference, forward, softmax
 from torch.nn.attention import SDPBackend, sdpa_kernel
