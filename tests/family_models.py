@@ -6,14 +6,8 @@ is our own: one token for each byte, and the marks of the family.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
-
-import torch
-from PIL import Image
-from reference import PLAIN, Special, angles_of
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+from family_parts import TEXT, TOWERS, VISION, Mini, tokenizer_of
+from family_qwen import QWENS
 from transformers import (
     CLIPImageProcessorPil,
     CLIPVisionConfig,
@@ -36,20 +30,8 @@ from transformers import (
     LlavaOnevisionProcessor,
     LlavaProcessor,
     MistralConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerFast,
-    Qwen2_5_VLConfig,
-    Qwen2_5_VLForConditionalGeneration,
-    Qwen2_5_VLProcessor,
     Qwen2Config,
-    Qwen2VLConfig,
-    Qwen2VLForConditionalGeneration,
-    Qwen2VLImageProcessorPil,
-    Qwen2VLProcessor,
     Qwen3Config,
-    Qwen3VLConfig,
-    Qwen3VLForConditionalGeneration,
-    Qwen3VLProcessor,
     SiglipVisionConfig,
     VipLlavaConfig,
     VipLlavaForConditionalGeneration,
@@ -57,95 +39,7 @@ from transformers import (
 
 from visipruner.stock import without_video
 
-TEXT = {
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 6,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "initializer_range": 0.2,
-    "rope_parameters": {"rope_type": "default", "rope_theta": 1e6},
-    "tie_word_embeddings": False,
-}
-VISION = {
-    "hidden_size": 32,
-    "intermediate_size": 40,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "image_size": 28,
-    "patch_size": 7,
-}
-TOWERS = ("visionzip", "vispruner", "holov", "cdpruner")  # methods that read a CLIP tower
 CANVASES = [[28, 56], [56, 28], [56, 56]]
-
-
-def picture_of(width: int, height: int) -> Image.Image:
-    """A picture that is not blank."""
-    return Image.effect_mandelbrot((width, height), (-2, -1, 1, 1), 50).convert("RGB")
-
-
-def tokenizer_of(*marks: str, bos: str | None = "<s>", **named: str) -> PreTrainedTokenizerFast:
-    """One token per byte, then the marks.
-
-    Args:
-        bos: put before every text; None: nothing is.
-        named: further marks by the name that a processor asks for.
-    """
-    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    core = Tokenizer(models.BPE({letter: i for i, letter in enumerate(letters)}, merges=[]))
-    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    core.decoder = decoders.ByteLevel()
-    first = {"bos_token": bos} if bos else {}
-    made = PreTrainedTokenizerFast(
-        tokenizer_object=core,
-        eos_token="</s>",
-        pad_token="<pad>",
-        **({"extra_special_tokens": named} if named else {}),
-        **first,
-    )
-    made.add_tokens([mark for mark in marks if mark not in made.get_vocab()], special_tokens=True)
-    if bos:
-        ids = [(bos, made.convert_tokens_to_ids(bos))]
-        made._tokenizer.post_processor = processors.TemplateProcessing(
-            single=f"{bos} $A", special_tokens=ids
-        )
-    return made
-
-
-def finished(model: PreTrainedModel, tokenizer) -> PreTrainedModel:
-    """Biases that matter, and no answer that ends early or names a mark."""
-    for module in model.modules():
-        if getattr(module, "bias", None) is not None and isinstance(module.bias, torch.Tensor):
-            torch.nn.init.normal_(module.bias, std=0.1)
-    marks = list(tokenizer.added_tokens_decoder)
-    with torch.no_grad():
-        model.get_output_embeddings().weight[marks] = 0
-    model.generation_config.eos_token_id = tokenizer.eos_token_id
-    model.generation_config.pad_token_id = tokenizer.pad_token_id
-    return model.eval()
-
-
-@dataclass(frozen=True)
-class Mini:
-    """A miniature: how to make it, and what its prompts look like."""
-
-    make: Callable[[], tuple[PreTrainedModel, object]]  # (model, processor)
-    prompt: str  # the whole prompt for "what?", with one picture's word
-    lacks: frozenset = frozenset({*TOWERS, "pool"})  # methods that it does not take
-    special: Callable = lambda _ready: PLAIN  # what the reference must know about this family
-    output: str = "self_attn.out_proj"  # of the tower's attention
-    patch: int = VISION["patch_size"]  # pixels of a visual token's side
-    padded: bool = False  # is the picture padded to a square, which is then what the model sees?
-    resampled: bool = False  # does a visual token mix those of neighbouring patches?
-    channels_last: Callable = lambda pixels: pixels.movedim(-3, -1)  # of pixel_values
-
-    def save(self, folder: Path) -> Path:
-        """Write a checkpoint folder."""
-        torch.manual_seed(5)
-        model, processor = self.make()
-        finished(model, processor.tokenizer).save_pretrained(folder)
-        processor.save_pretrained(folder)
-        return folder
 
 
 # -- LLaVA-NeXT
@@ -364,138 +258,6 @@ def qwen3(**sizes):
     return Qwen3Config(head_dim=16, **sizes)
 
 
-# -- Qwen-VL
-
-QWEN = (
-    "{% for message in messages %}SYSTEM<|im_start|>{{ message['role'] }}\n"
-    "{% if message['content'] is string %}{{ message['content'] }}<|im_end|>\n{% else %}"
-    "{% for content in message['content'] %}{% if content['type'] == 'image' %}"
-    "<|vision_start|><|image_pad|><|vision_end|>{% elif 'text' in content %}"
-    "{{ content['text'] }}{% endif %}{% endfor %}<|im_end|>\n{% endif %}{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
-HELPFUL = (
-    "{% if loop.first and message['role'] != 'system' %}<|im_start|>system\n"
-    "You are a helpful assistant.<|im_end|>\n{% endif %}"
-)
-ASKED_QWEN = (
-    "<|im_start|>user\n<|vision_start|><|image_pad|><|vision_end|>what?<|im_end|>\n"
-    "<|im_start|>assistant\n"
-)
-QWEN2_VISION = {
-    "depth": 2,
-    "embed_dim": 32,
-    "hidden_size": 32,
-    "mlp_ratio": 2,
-    "num_heads": 4,
-    "patch_size": 7,
-}
-QWEN25_VISION = {
-    "depth": 3,
-    "hidden_size": 32,
-    "out_hidden_size": 32,
-    "intermediate_size": 40,
-    "num_heads": 4,
-    "patch_size": 7,
-    "window_size": 42,
-    "fullatt_block_indexes": [1],
-}
-QWEN3_VISION = {
-    "depth": 4,
-    "hidden_size": 32,
-    "out_hidden_size": 32,
-    "intermediate_size": 40,
-    "num_heads": 4,
-    "patch_size": 7,
-    "num_position_embeddings": 64,
-    "deepstack_visual_indexes": [0, 1, 3],
-}
-
-
-def qwen(model, config, processor, vision, system="", **text):
-    def make():
-        marks = [f"<|{name}|>" for name in ("im_start", "im_end", "image_pad", "video_pad")]
-        tokenizer = tokenizer_of(*marks, "<|vision_start|>", "<|vision_end|>", bos=None)
-        made = without_video(processor)(
-            image_processor=Qwen2VLImageProcessorPil(
-                patch_size=7, size={"shortest_edge": 14 * 14 * 4, "longest_edge": 14 * 14 * 70}
-            ),
-            tokenizer=tokenizer,
-            chat_template=QWEN.replace("SYSTEM", system),
-        )
-        ids = tokenizer.convert_tokens_to_ids
-        theta = {"rope_type": "default", "rope_theta": 1e6}
-        section = {"mrope_section": text.get("section", [2, 1, 1])}
-        more = {name: value for name, value in text.items() if name != "section"}
-        sizes = {**TEXT, "rope_parameters": {**theta, **section}, **more}
-        whole = config(
-            vision_config=vision,
-            text_config={**sizes, "vocab_size": len(tokenizer)},
-            image_token_id=ids("<|image_pad|>"),
-            video_token_id=ids("<|video_pad|>"),
-            vision_start_token_id=ids("<|vision_start|>"),
-            vision_end_token_id=ids("<|vision_end|>"),
-            tie_word_embeddings=False,
-        )
-        return model(whole), made
-
-    return make
-
-
-def qwen_special(axis_of):
-    """What the reference must know: places of three dimensions, by their definition; DeepStack.
-
-    Args:
-        axis_of: (frequency, section) -> 0, 1, 2: which of time, row and column turns it.
-    """
-
-    def special(ready) -> Special:
-        (start, stop), *more = ready.layout.spans
-        assert not more
-        _, rows, columns = (ready.prompt.inputs["image_grid_thw"][0] // 2).tolist()
-        after = start + max(rows, columns)
-        cells = [
-            (start, start + row, start + column) for row in range(rows) for column in range(columns)
-        ]
-        before, later = range(start), range(after, after + ready.layout.length - stop + 50)
-        places = torch.tensor([(i, i, i) for i in before] + cells + [(i, i, i) for i in later])
-        config = ready.plain.config
-        width = (
-            getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        )
-        theta, section = (config.rope_parameters[n] for n in ("rope_theta", "mrope_section"))
-        by_axis = [angles_of(places[:, axis], width, theta) for axis in range(3)]
-        chosen = [by_axis[axis_of(k, section)][:, k] for k in range(width // 2)]
-        outputs = ready.vlm.encode(ready.prompt).outputs
-        added = getattr(outputs, "deepstack_features", None) or ()
-        added = tuple(part if torch.is_tensor(part) else torch.cat(part) for part in added)
-        return Special(torch.stack(chosen, 1), added, ready.layout.visual)
-
-    return special
-
-
-def in_sections(frequency: int, section: list[int]) -> int:
-    return 0 if frequency < section[0] else 1 if frequency < section[0] + section[1] else 2
-
-
-def in_turn(frequency: int, section: list[int]) -> int:
-    axis = frequency % 3
-    return axis if axis and frequency < 3 * section[axis] else 0
-
-
-def of_qwen(make, prompt, axis_of) -> Mini:
-    return Mini(
-        make,
-        prompt,
-        lacks=frozenset({*TOWERS, "pool", "sparsevlm"}),
-        special=qwen_special(axis_of),
-        output="attn.proj",
-        patch=14,
-        channels_last=lambda pixels: pixels.view(-1, 3, 2, 7, 7).movedim(1, -1),
-    )
-
-
-IN_QWEN = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n" + ASKED_QWEN
 IN_INTERNVL = "<|im_start|>user\n<IMG_CONTEXT>\nwhat?<|im_end|>\n<|im_start|>assistant\n"
 
 MINIS = {
@@ -533,36 +295,7 @@ MINIS = {
         patch=14,
         output="attention.projection_layer",
     ),
-    "qwen2-vl": of_qwen(
-        qwen(
-            Qwen2VLForConditionalGeneration, Qwen2VLConfig, Qwen2VLProcessor, QWEN2_VISION, HELPFUL
-        ),
-        IN_QWEN,
-        in_sections,
-    ),
-    "qwen2.5-vl": of_qwen(
-        qwen(
-            Qwen2_5_VLForConditionalGeneration,
-            Qwen2_5_VLConfig,
-            Qwen2_5_VLProcessor,
-            QWEN25_VISION,
-            HELPFUL,
-        ),
-        IN_QWEN,
-        in_sections,
-    ),
-    "qwen3-vl": of_qwen(
-        qwen(
-            Qwen3VLForConditionalGeneration,
-            Qwen3VLConfig,
-            Qwen3VLProcessor,
-            QWEN3_VISION,
-            head_dim=16,
-            section=[4, 2, 2],
-        ),
-        ASKED_QWEN,
-        in_turn,
-    ),
+    **QWENS,
 }
 
 # Other settings of the same classes, which change where visual tokens look.

@@ -5,7 +5,8 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import torch
-from family_models import MINIS, picture_of
+from family_models import MINIS
+from family_parts import picture_of
 
 from visipruner import prune
 from visipruner.models.catalogue import load_vlm

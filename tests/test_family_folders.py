@@ -6,7 +6,7 @@ import json
 import shutil
 
 import pytest
-from family_models import picture_of
+from family_parts import picture_of
 
 from visipruner.errors import Refused
 from visipruner.families import native

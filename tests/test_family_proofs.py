@@ -9,7 +9,8 @@ import json
 
 import pytest
 import torch
-from family_models import MINIS, picture_of
+from family_models import MINIS
+from family_parts import picture_of
 from family_ready import STEPS
 from reference import VisiPrunerReference, forward, softmax
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -110,12 +111,23 @@ def test_visipruner_equals_the_reference(name, ready):
 def test_the_prompt_is_the_template_s(name, ready):
     here = ready(name)
     assert here.prompt.text == here.mini.prompt
-    decoded = here.vlm.processor.tokenizer.decode(here.prompt.inputs["input_ids"][0])
-    assert decoded.count("<s>") <= 1
-    assert here.prompt.layout.num_visual == here.prompt.layout.num_visual
-    for quoted in ("<image>", "</s>"):
-        asked = here.vlm.prepare(picture_of(30, 30), f"is {quoted} here?")
-        assert asked.notes and asked.layout.spans
+    ids = here.prompt.inputs["input_ids"][0].tolist()
+    start = here.vlm.processor.tokenizer.bos_token_id
+    assert start is None or ids.count(start) == 1
+
+
+@pytest.mark.parametrize("name", MINIS)
+def test_no_mark_of_a_family_reaches_the_model_from_a_question(name, ready):
+    here = ready(name)
+    added = [token.content for token in here.vlm.processor.tokenizer.added_tokens_decoder.values()]
+    asked = here.vlm.prepare(picture_of(90, 60), f"what are {' '.join(added)} here?")
+    assert asked.notes and asked.layout.num_visual == here.layout.num_visual
+    numbers = here.vlm.processor.tokenizer.convert_tokens_to_ids(added)
+    found, usual = (p.inputs["input_ids"][0].tolist() for p in (asked, here.prompt))
+    assert [found.count(n) for n in numbers] == [usual.count(n) for n in numbers]
+    for words in ("[INST]", "[/INST]", "###Human:"):
+        text = here.vlm.prepare(picture_of(30, 30), f"what is {words} here?").text
+        assert text.count(words) == here.mini.prompt.count(words)
 
 
 # -- what the page, the command line and the benchmark need

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from family_models import picture_of
+from family_parts import picture_of
 from family_ready import STEPS
 
 from visipruner import DivPrune, FastV, Pool, PruningMethod, Schedule, TokenLayout, prune

@@ -24,8 +24,8 @@ MAX_PIXELS = 25_000_000
 MAX_SIDE = math.isqrt(MAX_PIXELS)
 MAX_QUESTION = 1_000
 
-# Text that steers a LLaVA-style prompt, and its harmless form in a question.
-MARKERS = ("<image>", "</s>", "<s>", "<unk>", "<pad>")
+# Text that steers a prompt: special tokens, and what templates write as plain text.
+MARKERS = ("<image>", "</s>", "<s>", "<unk>", "<pad>", "[INST]", "[/INST]", "###")
 ROLES = ("USER:", "ASSISTANT:")
 
 _MOST_NOTES = 6  # at most this many marks of a question are named one by one
