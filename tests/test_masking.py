@@ -20,6 +20,7 @@ from visipruner.analyses.recipes import (
     Forget,
     Hide,
     KeepOrDrop,
+    MaskLayers,
     Merge,
     NoSinks,
     SkipLayer,
@@ -326,6 +327,27 @@ def test_the_order_by_influence_is_the_tests(mini, asked):
     assert kept == sorted(l2.topk(5).indices.tolist())
 
 
+def test_a_lot_draws_the_same_patches_in_every_layer(mini, asked):
+    drawn = []
+    for layer in (1, 3):
+        found = run(mini, asked, KeepOrDrop(4, "keep", "top", "lot", 5, layer))
+        assert found.names[1] == f"keep 5 by lot after layer {layer}"
+        drawn.append([patch for patch, value in enumerate(found.read[0][5]) if value])
+    assert drawn[0] == drawn[1]
+    assert len(drawn[0]) == 5
+    assert drawn[0] != [0, 1, 2, 3, 4]
+
+
+def test_masked_layers_are_both_ends_and_all_between(mini, asked):
+    prompt, _ = asked
+    usual = reference(mini, prompt, text_to_visual(prompt, 0, 0))[0]
+    other = reference(mini, prompt, text_to_visual(prompt, 2, 5))[0]
+    found = run(mini, asked, MaskLayers(4, 2, 4))
+    assert found.names[1] == "masked in layers 2 to 4"
+    assert found.kl == (0, pytest.approx(kl(usual[-1], other[-1]), rel=1e-3))
+    assert [row[0] for row in found.read[0]] == [1, 1, 0, 0, 0, 1, 1, 1]
+
+
 @pytest.mark.parametrize("act", ["keep", "drop"])
 def test_a_count_above_the_pictures_is_all_of_it(mini, asked, act):
     found = run(mini, asked, KeepOrDrop(4, act, count=1000))
@@ -458,6 +480,8 @@ def test_what_cannot_be_analysed_is_refused_in_a_sentence(mini, asked):
         (Merge(layers=9), "layers must be a whole number from 1 to 8, not 9"),
         (DropCache(first=0, last=8), "last must be a whole number from 0 to 7, not 8"),
         (DropCache(first=3, last=1), "last must be at least first, 3, not 1"),
+        (MaskLayers(first=8), "first must be a whole number from 0 to 7, not 8"),
+        (MaskLayers(first=3, last=2), "last must be at least first, 3, not 2"),
         (SkipLayer(layer=8), "layer must be a whole number from 0 to 7, not 8"),
     ],
 )
