@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -351,3 +351,26 @@ def check_dropping_equals_masking(model, inputs, layout):
             handle.remove()
         model.set_attn_implementation(backend)
         assert (logits - masked).abs().max() < 2e-5 * masked.abs().max()
+
+
+def two_pictures(vlm, prompt):
+    """The prompt as if its picture were two, with text between them; see `Embedded`."""
+    start, stop = prompt.layout.spans[0]
+    layout = TokenLayout(prompt.layout.length, ((start, start + 6), (start + 9, stop)))
+    ids = prompt.inputs["input_ids"].clone()
+    ids[0, start + 6 : start + 9] = vlm.processor.tokenizer.convert_tokens_to_ids("red")
+    return replace(prompt, layout=layout, inputs={**prompt.inputs, "input_ids": ids})
+
+
+class Embedded:
+    """Embeddings instead of a picture's features: any token may count as visual."""
+
+    tower = None
+
+    def __init__(self, vlm, prompt):
+        ids = prompt.inputs["input_ids"]
+        states = vlm.model.get_input_embeddings()(ids).detach().clone()
+        visual = list(prompt.layout.visual)
+        generator = torch.Generator().manual_seed(7)
+        states[0, visual] = torch.randn(len(visual), states.shape[-1], generator=generator)
+        self.arguments = {"inputs_embeds": states}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import xml.etree.ElementTree as ElementTree
 
@@ -253,6 +254,21 @@ def test_bars_stand_on_zero_side_by_side_and_a_mark_between_them():
 def test_an_axis_of_bars_begins_at_zero():
     svg = figure_svg(Figure("T", "W.", series=[Series("a", (0, 1), (5.0, 6.0), kind="bars")]))
     assert all(sum(numbers_of(bar, "y", "height")) == 380 for bar in parts_of(svg, "rect")[1:])
+
+
+def test_marks_on_one_place_share_a_line_and_names_stand_below_each_other():
+    marks = {"late": 8, "filter": 5, "begins": 5, "ends": 6}
+    svg = figure_svg(Figure("T", "W.", series=[Series("a", (0, 8), (0.0, 1.0))], marks=marks))
+    lines = [part for part in parts_of(svg, "path") if "stroke-dasharray" in part.attrib]
+    names = [part for part in parts_of(svg, "text") if "paint-order" in part.attrib]
+    assert len(lines) == 3 and len({line.attrib["d"] for line in lines}) == 3
+    assert [hover_of(name) for name in names] == ["filter, begins", "ends", "late"]
+    heights = [float(name.attrib["y"]) for name in names]
+    assert all(below - above >= 18 for above, below in itertools.pairwise(heights))
+    for name, line in zip(names, lines, strict=True):
+        place = float(line.attrib["d"][1:].split()[0])
+        assert abs(float(name.attrib["x"]) - place) < 8
+        assert (name.attrib["text-anchor"] == "end") == (place > 700)
 
 
 def test_every_point_has_its_own_hover_text():

@@ -710,15 +710,15 @@ def test_dark_and_projector(visit):
         "parseFloat(getComputedStyle(document.querySelector('.vp-verdict h2')).fontSize)"
     )
     assert size >= 48
-    check_charts(page, [450, 450, 630])
+    check_charts(page, [450, 450, 750])
     for width in (1440, 1280):  # several times, and in another window
         page.set_viewport_size({"width": width, "height": 800})
         press(page, text.PROJECTOR)
-        check_charts(page, [300, 300, 420])
+        check_charts(page, [300, 300, 500])
         press(page, text.PROJECTOR)
-        check_charts(page, [450, 450, 630])
+        check_charts(page, [450, 450, 750])
     run(page)
-    check_charts(page, [450, 450, 630])
+    check_charts(page, [450, 450, 750])
     layer = page.get_by_label("Layer", exact=True)
     before = layer.input_value()
     page.locator("body").press("PageUp" if before != "0" else "PageDown")  # a presenter's remote
@@ -841,7 +841,7 @@ def check_charts(page: Page, heights: list[int]):
             const drawn = chart.querySelector(".main-svg").getBoundingClientRect();
             const room = chart.parentElement.getBoundingClientRect();
             return height === heights[i] && Math.round(drawn.height) === heights[i]
-                && font.size === (heights[i] > 420 || heights[i] === 450 ? 21 : 14)
+                && font.size === ([450, 750].includes(heights[i]) ? 21 : 14)
                 && Math.abs(drawn.width - room.width) < 2 && Math.abs(width - room.width) < 2;
         });
     }"""

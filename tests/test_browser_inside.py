@@ -51,24 +51,6 @@ def test_maps_share_one_slider_and_a_patch(visit):
         assert len(figure.get_attribute("aria-label")) > 20
 
 
-def test_every_analysis_is_shown_and_saved(visit, tmp_path):
-    page = visit("?seed=8&view=inside", **LAPTOP)
-    for kind in ANALYSES.values():
-        box = page.get_by_label(kind.title, exact=True)
-        if not box.is_checked():
-            box.check()
-    look(page)
-    titles = page.locator(".in-figure h3, .in-map h3").all_inner_texts()
-    assert set(titles) >= {
-        k.title for n, k in ANALYSES.items() if n in ("lens", "heads", "masking")
-    }
-    for name, start in ((inside_words.SAVE_JSON, b"{"), (inside_words.SAVE_HTML, b"<!doctype")):
-        with page.expect_download(timeout=PATIENCE) as download:
-            press(page, name)
-        download.value.save_as(tmp_path / "file")
-        assert (tmp_path / "file").read_bytes().startswith(start)
-
-
 def test_settings_follow_what_is_chosen_and_refusals_are_sentences(visit):
     page = visit("?seed=8&view=inside", **LAPTOP)
     page.get_by_role("button", name=re.compile(inside_words.SETTINGS)).click()

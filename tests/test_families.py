@@ -14,6 +14,13 @@ from PIL import Image
 from transformers import LlavaConfig, LlavaForConditionalGeneration, LlavaProcessor
 
 from visipruner import FastV, PruningMethod, SparseVLM, VisionZip, VisiPruner
+from visipruner.analyses.base import Step
+from visipruner.analyses.influence import InfluenceMap
+from visipruner.analyses.masked_answers import masked_answers
+from visipruner.analyses.masking import RangeMasking
+from visipruner.analyses.recipes import KeepOrDrop
+from visipruner.analyses.together import look
+from visipruner.analyses.words import WordsOnPatches
 from visipruner.errors import Refused
 from visipruner.families import FAMILIES, NOT_SERVED, Encoded, Family, Parts, family_of
 from visipruner.families.base import NEEDS
@@ -22,6 +29,7 @@ from visipruner.layout import TokenLayout
 from visipruner.methods import METHODS
 from visipruner.models.catalogue import load_vlm
 from visipruner.prompt import Prompt, read_question
+from visipruner.render import inside
 from visipruner.render.overlay import draw_survivors, edges_of
 from visipruner.render.report import report_html
 from visipruner.render.values import pack_boxes, viewer_value
@@ -143,6 +151,28 @@ def test_a_new_family_runs_and_is_drawn(two, picture):
     for number in (0, 1):
         assert page.count(f'<image id="vp-seen{number}"') == 1
         assert page.count(f'href="#vp-seen{number}"') == 2  # one stage for each of two sides
+
+
+def test_look_inside_shows_the_patches_of_both_pictures(two, picture):
+    prompt = two.prepare(picture, "what?")
+    analyses = [InfluenceMap(), WordsOnPatches(), RangeMasking(), KeepOrDrop(layer=3, count=2)]
+    found = [event for event in look(two, prompt, analyses) if not isinstance(event, Step)]
+    assert len(found) == 4
+    maps = [m for event in found for m in inside.one(*event, prompt.sheets)["maps"]]
+    assert len(maps) >= 3
+    for shown in maps:
+        assert {len(row) for row in shown["values"]} == {18}
+        assert [box[0] for box in shown["boxes"]] == [*range(8), *range(9, 17)]
+        assert "2 of 18 visual tokens look at no place" in shown["words"]
+        whole, half = shown["boxes"][:8], shown["boxes"][8:]  # 360 x 240 pixels and 270 x 360
+        assert max(box[3] for box in whole) < 0.57 < min(box[1] for box in half)
+        assert max(box[4] for box in whole) < 0.67 and half[-1][3:] == [1, 1]
+
+
+def test_many_masked_answers_need_plain_positions(two, picture):
+    prompt = two.prepare(picture, "what?")
+    with pytest.raises(Refused, match="TwoSheets models cannot answer under many masks at once"):
+        masked_answers(two, prompt, two.encode(prompt), [(0, 3)], 4)
 
 
 def test_a_method_that_needs_what_a_family_lacks_is_refused(two, picture):

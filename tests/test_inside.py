@@ -14,13 +14,13 @@ import torch
 from PIL import Image
 
 from visipruner.analyses import ANALYSES, answered
-from visipruner.analyses.base import Figure, PatchMap, Series, Step
+from visipruner.analyses.base import Figure, Grid, PatchMap, Series, Step
 from visipruner.analyses.influence import InfluenceMap
 from visipruner.analyses.together import look
 from visipruner.errors import Refused
 from visipruner.render import inside as drawing
 from visipruner.render import palette
-from visipruner.sheets import Box, Sheet
+from visipruner.sheets import Box, Sheet, grid_boxes
 from visipruner.ui import inside, inside_events, running, text
 from visipruner.ui.handlers import Form
 
@@ -165,8 +165,59 @@ def test_a_map_keeps_boxes_numbers_scale_and_words():
     assert [first, last] == ["#{:02x}{:02x}{:02x}".format(*palette.heat(s)) for s in (0, 1)]
     assert shown["told"] == [["", "", ""], ["a", "b", "c"]]
     assert figure["layer"] == 4 and figure["title"] == "F"
-    two = drawing.one(_Invented(), None, [SHEET, SHEET])["maps"][0]
-    assert two["boxes"] == []  # side by side they lie elsewhere
+
+
+def test_boxes_of_several_pictures_lie_on_all_of_them_side_by_side():
+    class Two(InfluenceMap):
+        def figures(self, result):
+            return [PatchMap("T", "unit", ((0.0, 1.0, 0.5, 0.25),), (0.0, 1.0), "W.")]
+
+    none = (None, None)
+    sheets = [
+        Sheet("wide", Image.new("RGB", (80, 40), "white"), (*grid_boxes((80, 40), 1, 2), *none)),
+        Sheet("high", Image.new("RGB", (30, 60), "white"), (*none, *grid_boxes((30, 60), 2, 1))),
+    ]
+    [shown] = drawing.one(Two(), None, sheets)["maps"]
+    picture = Image.open(io.BytesIO(base64.b64decode(shown["pictures"][0].partition(",")[2])))
+    side, gap = drawing.SIDE, 6
+    wide = side + gap + side // 2
+    assert picture.size == (wide, side)
+    half = pytest.approx([0, side / 2 / wide, 0.5], abs=1e-4)  # token, left edge, foot
+    assert [shown["boxes"][1][0] - 1, shown["boxes"][1][1], shown["boxes"][1][4]] == half
+    assert shown["boxes"][3] == pytest.approx([3, (side + gap) / wide, 0.5, 1, 1], abs=1e-4)
+    for token, left, top, right, bottom in shown["boxes"]:
+        middle = round((left + right) / 2 * wide), round((top + bottom) / 2 * side)
+        value = shown["values"][0][token]
+        mixed = [(20 + 0.45 * 255) * (1 - part) + part * one
+                 for part in [0.35 + 0.53 * value] for one in palette.heat(value)]  # fmt: skip
+        assert picture.getpixel(middle)[:3] == pytest.approx(mixed, abs=12)
+    assert picture.getpixel((side + gap // 2, 5))[3] == 0  # no paper between them
+
+
+def test_figures_of_the_page_follow_its_theme_and_saved_ones_are_light():
+    figure = Figure(
+        *("T", "Words."),
+        series=(Series("s", (0, 1), (1.0, 2.0)), Series("b", (0, 1), (1.0, 2.0), kind="bars")),
+        marks={"exit": 1},
+    )
+    grid = Grid(("r",), ("a", "b"), ((0.0, 1.0),), (0.0, 1.0), (("in", "it"),))
+
+    class Drawn(InfluenceMap):
+        def figures(self, result):
+            return [figure, Figure("G", "Words.", "x", "y", grid=grid)]
+
+    for shown in drawing.one(Drawn(), None, [SHEET])["figures"]:
+        svg = shown["svg"]
+        inks = set(re.findall(r'<text [^>]*fill="([^"]*)"', svg))
+        assert inks <= {"currentColor", palette.on_heat(0), palette.on_heat(1)}
+        assert "currentColor" in inks and 'height="100%"' not in svg
+        edges = set(re.findall(r'stroke="([^"]*)"', svg))
+        assert not edges & {palette.INK, palette.PAPER, "#ddd"}
+        assert re.search(r'<rect width="900" height="\d+" fill="none"/>', svg)
+    page = drawing.as_html([(Drawn(), None)], [SHEET], "x")
+    for own in ("currentColor", "var(--ground)", "var(--line)"):
+        assert own not in page.partition("<h1>")[2]
+    assert f'fill="{palette.PAPER}"' in page and f'fill="{palette.INK}"' in page
 
 
 def test_files_name_settings_and_escape_words():

@@ -6,14 +6,15 @@ from dataclasses import replace
 
 import pytest
 import torch
-from support import answer, eager, relative, state_of
+from support import Embedded, answer, eager, relative, state_of, two_pictures
 
-from visipruner.analyses import masking
+from visipruner.analyses import ranges as room
 from visipruner.analyses.asking import ask, divergence
 from visipruner.analyses.base import PatchMap, Step
 from visipruner.analyses.blind import Blind
 from visipruner.analyses.interventions import Intervened
-from visipruner.analyses.masking import Masked, RangeMasking, block_of, ranges_of, stages_of
+from visipruner.analyses.masking import Masked, RangeMasking
+from visipruner.analyses.ranges import block_of, ranges_of, stages_of
 from visipruner.analyses.recipes import (
     RECIPES,
     DropCache,
@@ -164,32 +165,14 @@ def test_masking_all_layers_equals_a_prompt_without_the_picture(mini, asked, fou
     assert found.cost[0, LAYERS - 1] == pytest.approx(kl(usual, other), rel=1e-3)
 
 
-def test_two_pictures_are_masked_as_one_by_one(mini, asked, picture):
+def test_two_pictures_are_masked_as_one_by_one(mini, asked):
     """Text between pictures is masked too, and the second picture's tokens read that text."""
     prompt, _ = asked
-    start, stop = prompt.layout.spans[0]
-    layout = TokenLayout(prompt.layout.length, ((start, start + 6), (start + 9, stop)))
-    ids = prompt.inputs["input_ids"].clone()
-    ids[0, start + 6 : start + 9] = mini.processor.tokenizer.convert_tokens_to_ids("red")
-    cut = replace(prompt, layout=layout, inputs={**prompt.inputs, "input_ids": ids})
-    features = _Embedded(mini, cut)
+    cut = two_pictures(mini, prompt)
+    features = Embedded(mini, cut)
     found = last(RangeMasking().run(mini, cut, features))
     assert max(found.kl) > 0.01
     check_against_own_runs(mini, cut, features, found, [(0, 3), (2, 2), (0, LAYERS - 1)])
-
-
-class _Embedded:
-    """Embeddings instead of a picture's features: any token may count as visual."""
-
-    tower = None
-
-    def __init__(self, vlm, prompt):
-        ids = prompt.inputs["input_ids"]
-        states = vlm.model.get_input_embeddings()(ids).detach().clone()
-        visual = list(prompt.layout.visual)
-        generator = torch.Generator().manual_seed(7)
-        states[0, visual] = torch.randn(len(visual), states.shape[-1], generator=generator)
-        self.arguments = {"inputs_embeds": states}
 
 
 def test_large_models_are_masked_in_blocks(mini, asked, found, monkeypatch):
@@ -203,8 +186,8 @@ def test_large_models_are_masked_in_blocks(mini, asked, found, monkeypatch):
         assert [b - a for (_, a), (_, b) in itertools.pairwise(rows)][:-1] == [block_of(layers)] * (
             len(rows) - 2
         )
-    monkeypatch.setattr(masking, "ALL_RANGES", 4)
-    monkeypatch.setattr(masking, "MOST_RANGES", 6)  # three blocks of 3, 3 and 2 layers
+    monkeypatch.setattr(room, "ALL_RANGES", 4)
+    monkeypatch.setattr(room, "MOST_RANGES", 6)  # three blocks of 3, 3 and 2 layers
     blocks = last(RangeMasking().run(mini, *asked))
     assert blocks.block == 3
     assert blocks.ranges == ((0, 2), (0, 5), (0, 7), (3, 5), (3, 7), (6, 7))

@@ -4,6 +4,11 @@
     python -m visipruner analyse attention PICTURE "QUESTION" --set head=3 token=-2 --out DIR
 
 Writes NAME.json, a figure as SVG, and a map of patches as PNG. "all" is every analysis.
+
+    python -m visipruner analyse masking --set heldout --write
+
+Masks every range of layers while the bundled model answers held-out questions: how many are right?
+Stop and go on at will. --write records it beside the weights, for all who look at the masking.
 """
 
 from __future__ import annotations
@@ -19,9 +24,21 @@ from pathlib import Path
 from visipruner.ask import is_scene, model_of, scene_picture, stay_quiet_and_offline, tell_progress
 from visipruner.errors import Refused, quoted, short
 from visipruner.files import check_place, print_whole, shown, write_whole
-from visipruner.inputs import check_choice, clean_question, open_picture
+from visipruner.inputs import check_choice, check_number, clean_question, open_picture
 
 ALL = "all"
+HELDOUT = "heldout"
+
+
+class _Set(argparse.Action):
+    """The options of --set. Held-out questions need no picture and question."""
+
+    asked: Sequence[argparse.Action] = ()
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        setattr(namespace, self.dest, [*getattr(namespace, self.dest), *values])
+        for one in self.asked:
+            one.required = one.required and HELDOUT not in values
 
 
 def add_options(parser: argparse.ArgumentParser):
@@ -31,19 +48,21 @@ def add_options(parser: argparse.ArgumentParser):
     from visipruner.models.loading import PRECISIONS
 
     parser.add_argument("names", nargs="+", metavar="NAME", help=f"{', '.join(ANALYSES)}, or all")
-    parser.add_argument(
+    picture = parser.add_argument(
         "picture", help="a picture file (JPEG, PNG, WEBP, GIF, BMP, TIFF, AVIF), or scene:NUMBER"
     )
-    parser.add_argument("question", help="a question about it")
+    question = parser.add_argument("question", help="a question about it")
     parser.add_argument("--out", metavar="DIR", default=".", help="where the files go")
-    parser.add_argument(
+    given = parser.add_argument(
         "--set",
         nargs="+",
-        action="extend",
+        action=_Set,
         default=[],
         metavar="OPTION=VALUE",
-        help="an option of the analyses that have it, or of one: NAME.OPTION=VALUE",
+        help="an option of the analyses that have it, or of one: NAME.OPTION=VALUE; or heldout, "
+        "instead of picture and question",
     )
+    given.asked = (picture, question)
     parser.add_argument(
         "--answer",
         action="store_true",
@@ -58,12 +77,20 @@ def add_options(parser: argparse.ArgumentParser):
     parser.add_argument("--picture-mode", default="pad", help=f"one of: {', '.join(PICTURE_MODES)}")
     parser.add_argument("--device", help="cpu or cuda; the default is a GPU if there is one")
     parser.add_argument("--precision", default="auto", help=f"one of: {', '.join(PRECISIONS)}")
+    heldout = parser.add_argument_group("of --set heldout")
+    heldout.add_argument("--questions", type=int, help="per skill; else 45")
+    heldout.add_argument("--write", action="store_true", help="record it beside the weights")
+    heldout.add_argument("--store", type=Path, help="where answers are kept; else by the weights")
 
 
 def run(args):
     """Analyse, write the files, and print what the figures say."""
     if find_spec("visipruner.ui") is None:
         raise Refused("This command runs from a clone of the repository; pip installs the engine.")
+    if HELDOUT in args.set:
+        return _heldout(args)
+    if args.write or args.store or args.questions is not None:
+        raise Refused(f"--questions, --write and --store are for --set {HELDOUT}.")
     from visipruner.analyses.answered import with_answer
     from visipruner.analyses.base import Step
     from visipruner.analyses.together import together
@@ -93,6 +120,43 @@ def run(args):
             continue
         analysis, result = event
         print_whole("\n".join(write(folder, analysis, result, prompt.sheets, facts)))
+
+
+def _heldout(args):
+    """Ask the held-out questions under every mask, and print what the accuracies say."""
+    from visipruner.analyses.base import Step
+    from visipruner.analyses.recorded import FILE, recorded_figure
+    from visipruner.evaluation import masked
+    from visipruner.models.catalogue import load_vlm
+
+    _check_heldout(args, masked.MASKING)
+    if args.store:
+        check_place(args.store)
+    count = masked.USUAL if args.questions is None else args.questions
+    check_number("--questions", count, 1, masked.MOST, integer=True)
+    stay_quiet_and_offline()
+    vlm = load_vlm(model_of(args), device=args.device, precision=args.precision)
+    folder = Path(vlm.spec.path)
+    if args.write:
+        check_place(folder / FILE)
+    for event in masked.accuracy(vlm, count, args.store or masked.store_of(folder)):
+        if isinstance(event, Step):
+            _tell_step(event)
+    if args.write:  # first, because printing may fail, and the work must not be lost
+        masked.write(vlm, folder, event)
+    figure = recorded_figure(event)
+    print_whole(f"{figure.title}\n{figure.words}")
+
+
+def _check_heldout(args, name: str):
+    """Raise `Refused` where held-out questions do not fit the rest of a command line."""
+    if args.names != [name] or args.picture is not None or args.set != [HELDOUT]:
+        raise Refused(
+            f"Held-out questions are asked by “{name} --set {HELDOUT}”, without a picture, a "
+            "question, other analyses or other options of --set."
+        )
+    if args.model != "tiny":
+        raise Refused("The held-out questions are about the bundled model's world: no --model.")
 
 
 def chosen(names: Sequence[str], pairs: Sequence[str]) -> list:

@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from visipruner.analyses.asking import ask, divergence
-from visipruner.analyses.base import Analysis, Figure, Grid, Series, Step
+from visipruner.analyses.base import Analysis, Figure, Series, Step
 from visipruner.analyses.observed import Result, check_visual, word_of
+from visipruner.analyses.ranges import (
+    FLOOR,
+    block_of,
+    layers_in_words,
+    ranges_of,
+    stages_in_words,
+    stages_of,
+    triangle,
+)
+from visipruner.analyses.recorded import Recorded, recorded_figure, recorded_of
 from visipruner.analyses.rerun import Rerun, check_rerun
 from visipruner.choice import method_at
 from visipruner.levels import PRESETS
 from visipruner.running.stream import stream
 from visipruner.settings import CHOICE, check_settings, setting
-
-ALL_RANGES = 16  # a model with at most so many layers runs every range
-MOST_RANGES = 45  # of a model with more layers: those of nine blocks
-SHARE = 0.8  # of what masking all layers costs
-# Nats. Below it no stage is named: by Pinsker's inequality no probability of the first word moved
-# by more than sqrt(0.02 / 2), which is 10 points, even with the picture masked in all layers.
-FLOOR = 0.02
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,7 @@ class Masked(Result):
         words: per range: the greedy first word.
         word: the unmasked one.
         level: of VisiPruner, which ran beside; its filtering and exit layer, or None.
+        recorded: how often this model is right under these masks, if that was measured.
     """
 
     layers: int
@@ -49,6 +53,7 @@ class Masked(Result):
     level: str
     filtering_layer: int | None
     exit_layer: int | None
+    recorded: Recorded | None = None
 
     @property
     def cost(self) -> dict[tuple[int, int], float]:
@@ -62,48 +67,14 @@ class Masked(Result):
     def to_json(self) -> dict:
         """As the base, and the stages."""
         stages = {name: list(one) for name, one in self.stages.items()}
-        return super().to_json() | {"stages": stages}
+        recorded = self.recorded and self.recorded.to_json()
+        return super().to_json() | {"stages": stages, "recorded": recorded}
 
     @classmethod
     def from_json(cls, data: dict) -> Masked:
-        return super().from_json({k: value for k, value in data.items() if k != "stages"})
-
-
-def stages_of(cost: Mapping[tuple[int, int], float]) -> dict[str, tuple[int, int]]:
-    """Name the stages by what masking costs: {"middle": (first, last), ...}.
-
-    The middle stage is the shortest range whose masking costs at least `SHARE` of what masking all
-    layers costs; of equally short ones, the one that costs most. Shallow layers come before it and
-    deep ones after it; a stage without layers is not named. Empty: masking all layers costs less
-    than `FLOOR`, so the answer does not need the picture.
-
-    Args:
-        cost: per range (first, last) of layers, both included; among them that of all layers.
-    """
-    end = max(last for _, last in cost)
-    whole = cost[0, end]
-    if whole < FLOOR:
-        return {}
-    enough = [one for one, lost in cost.items() if lost >= SHARE * whole]
-    first, last = min(enough, key=lambda one: (one[1] - one[0], -cost[one]))
-    found = {"shallow": (0, first - 1), "middle": (first, last), "deep": (last + 1, end)}
-    return {name: one for name, one in found.items() if one[0] <= one[1]}
-
-
-def block_of(layers: int) -> int:
-    """How many layers are masked together, so that a large model has at most `MOST_RANGES`."""
-    if layers <= ALL_RANGES:
-        return 1
-    blocks = 1
-    while (blocks + 1) * (blocks + 2) // 2 <= MOST_RANGES:
-        blocks += 1
-    return -(-layers // blocks)
-
-
-def ranges_of(layers: int, block: int = 1) -> list[tuple[int, int]]:
-    """All ranges (first, last) of whole blocks, both included; the last block may be shorter."""
-    starts = range(0, layers, block)
-    return [(a, min(b + block, layers) - 1) for a in starts for b in starts if a <= b]
+        given = {k: value for k, value in data.items() if k not in ("stages", "recorded")}
+        recorded = data.get("recorded")
+        return replace(super().from_json(given), recorded=recorded and Recorded.from_json(recorded))
 
 
 @dataclass(frozen=True)
@@ -131,11 +102,12 @@ class RangeMasking(Analysis):
 
     def run(self, vlm, prompt, features) -> Iterator[Step | Masked]:
         self.check(vlm, prompt)
-        layers, found = len(vlm.parts.layers), []
+        layers, recorded, found = len(vlm.parts.layers), recorded_of(vlm), []
         total = 2 + len(ranges_of(layers, block_of(layers)))
 
         def work(emit):
-            found.append(self._mask(vlm, prompt, features, emit, total))
+            masked = self._mask(vlm, prompt, features, emit, total)
+            found.append(replace(masked, recorded=recorded))
 
         yield from stream(work, vlm.lock, Step(0, total))
         yield found[0]
@@ -157,7 +129,8 @@ class RangeMasking(Analysis):
         return Masked(layers, block, *zip(*rows, strict=True), word, self.level, *acted)
 
     def figures(self, result: Masked) -> list[Figure]:
-        return [_triangle(result), _curves(result)]
+        recorded = [recorded_figure(result.recorded)] if result.recorded else []
+        return [_triangle(result), *recorded, _curves(result)]
 
 
 def masked_words(usual: Rerun, block: int = 1) -> Iterator[tuple[tuple[int, int], object]]:
@@ -177,26 +150,6 @@ def masked_words(usual: Rerun, block: int = 1) -> Iterator[tuple[tuple[int, int]
 
 
 # -- figures
-
-
-def triangle(values: Mapping, words: Mapping, scale: tuple[float, float]) -> Grid:
-    """A grid of ranges: rows by the first masked layer, columns by the last one.
-
-    Args:
-        values, words: by (first, last).
-    """
-    firsts, lasts = (sorted({one[side] for one in values}) for side in (0, 1))
-    return Grid(
-        [str(first) for first in firsts],
-        [str(last) for last in lasts],
-        [[values.get((first, last)) for last in lasts] for first in firsts],
-        scale,
-        [[words.get((first, last), "") for last in lasts] for first in firsts],
-    )
-
-
-def layers_in_words(first: int, last: int) -> str:
-    return f"layer {first}" if first == last else f"layers {first} to {last}"
 
 
 def _triangle(result: Masked) -> Figure:
@@ -251,8 +204,7 @@ def _stages_in_words(result: Masked) -> str:
             f"(KL {whole:.2g}). The first word of a sentence often does not need it: ask for one "
             "word."
         )
-    named = [f"{name}, {layers_in_words(*one)}" for name, one in result.stages.items()]
-    return f"Stages on this picture: {'; '.join(named)}."
+    return f"Stages on this picture: {stages_in_words(result.stages)}."
 
 
 def _blocks_in_words(result: Masked) -> str:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from visipruner.analyses.blind import Blind
 from visipruner.analyses.interventions import Intervention, check_layer, present, unread
-from visipruner.analyses.masking import layers_in_words
+from visipruner.analyses.ranges import layers_in_words
 from visipruner.attention import Span, attention_row
 from visipruner.errors import Refused
 from visipruner.inputs import check_number

@@ -1,4 +1,5 @@
-"""Measure: python -m visipruner.bench [--quick] [--methods] [--json FILE] [--markdown FILE]
+"""Measure: python -m visipruner.bench [--quick] [--methods | --observers] [--json FILE]
+                                    [--markdown FILE]
 
 Every scenario runs all contestants in turn, round after round, in one process after a warm-up. The
 report has medians and quartiles of the rounds, and ratios of medians against the dense model.
@@ -6,6 +7,9 @@ Nothing else should run on the machine. `--contestants` and `--measure` split a 
 
 --methods measures every method and some stacks at one budget instead, on a whole model with its
 vision tower: speed-up against FLOP ratio, the method's own cost, the cache. Names split it.
+
+--observers measures watching instead: a prefill with each observer of "Look inside" on all layers
+and, for the bundled model, the seconds of each whole analysis and of all together.
 """
 
 from __future__ import annotations
@@ -22,6 +26,7 @@ from visipruner.bench.comparing import run_comparisons, run_presets
 from visipruner.bench.contestants import MEASURES, NAMES, contestants
 from visipruner.bench.every_method import BUDGET, run_methods, wishes
 from visipruner.bench.floor import roofline
+from visipruner.bench.observers import run_observers
 from visipruner.bench.report import machine, markdown
 from visipruner.bench.scenarios import SHAPES, VISUAL, Scenario, dtype_of, scenario
 from visipruner.bench.whole import whole
@@ -75,6 +80,7 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument(
         "--budget", default=None, help=f"of --methods: TOKENS or a share (default: {BUDGET})"
     )
+    options.add_argument("--observers", action="store_true", help="the cost of watching")
     options.add_argument("--compare", action="store_true", help="also time presets and comparisons")
     options.add_argument("--rounds", type=int, default=9)
     options.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -116,19 +122,23 @@ def check(args):
 
 
 def _check_methods(args):
-    if args.methods is None:
-        if args.budget is not None:
-            raise Refused("--budget is for --methods.")
+    if args.methods is None and args.budget is not None:
+        raise Refused("--budget is for --methods.")
+    if args.methods is not None and args.observers:
+        raise Refused("--methods and --observers are two measurements: name one.")
+    if args.methods is None and not args.observers:
         return
+    option = "--observers" if args.observers else "--methods"
     others = {
         "--visual": args.visual != [VISUAL],
         "--contestants": args.contestants is not None,
         "--measure": tuple(args.measure) != MEASURES,
     }
-    for option, is_given in others.items():
+    for other, is_given in others.items():
         if is_given:
-            raise Refused(f"--methods measures whole methods on one picture: leave out {option}.")
-    wishes(args.methods, args.budget or BUDGET)
+            raise Refused(f"{option} measures whole models on one picture: leave out {other}.")
+    if args.methods is not None:
+        wishes(args.methods, args.budget or BUDGET)
 
 
 def measure(args):
@@ -147,7 +157,9 @@ def measure(args):
         "request": REQUEST,
         "scenarios": [],
     }
-    if args.methods is None:
+    if args.observers:
+        report["observers"] = list(_measured_observers(args, rounds, precision))
+    elif args.methods is None:
         report["scenarios"] = list(_measured_scenarios(args, rounds, precision))
     else:
         report["methods"] = list(_measured_methods(args, rounds, precision))
@@ -179,6 +191,12 @@ def _measured_methods(args, rounds: int, precision: str) -> Iterator[dict]:
         print(f"{name}, every method at {budget}", file=sys.stderr, flush=True)
         where = whole(name, args.device, precision)
         yield run_methods(where, wishes(args.methods, budget), rounds, budget)
+
+
+def _measured_observers(args, rounds: int, precision: str) -> Iterator[dict]:
+    for name in args.scenario:
+        print(f"{name}, observers", file=sys.stderr, flush=True)
+        yield run_observers(whole(name, args.device, precision), rounds)
 
 
 if __name__ == "__main__":

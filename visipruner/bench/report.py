@@ -69,6 +69,8 @@ def markdown(report: dict) -> str:
     lines += _peaks(report["scenarios"])
     for entry in report.get("methods", ()):
         lines += _methods(entry)
+    for entry in report.get("observers", ()):
+        lines += _observers(entry)
     if report.get("presets"):
         lines += _presets(report["presets"])
     if report.get("comparisons"):
@@ -183,6 +185,25 @@ def _method_cells(r: dict) -> list[str]:
         _number(r["own_flops"], 3, 1e-9),
         _number(r["kv_bytes"], 2, 1e-6),
     ]
+
+
+def _observers(entry: dict) -> list[str]:
+    """Prefills that are watched, then whole analyses if there are some."""
+    lines = [
+        f"\n**{entry['name']}**, watched on all layers, {entry['visual']} visual of "
+        f"{entry['tokens']} tokens, picture encoded before\n",
+        "| observer | prefill ms (quartiles) | over the stock model's |",
+        "|---|---|---|",
+    ]
+    for r in entry["watched"]:
+        took = _ms(r["prefill_s"]) + _spread(r["prefill_s"])
+        lines.append(f"| {r['name']} | {took} | {_number(r['over_plain'])} |")
+    if entry["analyses"]:
+        lines += ["\n| analysis | seconds (quartiles) |", "|---|---|"]
+    for r in entry["analyses"]:
+        low, middle, high = (r["seconds"][q] for q in ("q1", "median", "q3"))
+        lines.append(f"| {r['name']} | {middle:.2f} ({low:.2f}-{high:.2f}) |")
+    return lines
 
 
 def _presets(rows: list[dict]) -> list[str]:

@@ -25,6 +25,7 @@ from visipruner.flops import ModelShape, executed
 from visipruner.inputs import check_number
 from visipruner.methods import PruningMethod
 from visipruner.models.catalogue import VLM, load_vlm
+from visipruner.models.checkpoint import fingerprint
 from visipruner.prompt import Prompt
 from visipruner.tower import needs_tower
 from visipruner.trace import PruningTrace
@@ -206,11 +207,6 @@ def _read(store: Path) -> dict[str, dict]:
 def share_cut(rows: list[dict], full: list[dict]) -> float:
     """The share of executed prefill FLOPs that the rows save compared with the unpruned ones."""
     return 1 - sum(row["flops"] for row in rows) / sum(row["flops"] for row in full)
-
-
-def fingerprint(folder: Path) -> str:
-    """A name for the weights in a folder."""
-    return hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()[:12]
 
 
 def store_of(folder: Path) -> Path:

@@ -128,6 +128,19 @@ def weight_files(path: Path) -> list[Path]:
     return parts
 
 
+def fingerprint(folder: Path) -> str:
+    """A name for the weights in a folder.
+
+    Raises:
+        Refused: see `weight_files`.
+    """
+    found = hashlib.sha256()
+    for file in weight_files(folder):
+        with file.open("rb") as stream:
+            hashlib.file_digest(stream, lambda: found)
+    return found.hexdigest()[:12]
+
+
 def count_numbers(path: Path) -> list[int]:
     """The number of elements of each weight tensor in a folder, from the file headers.
 

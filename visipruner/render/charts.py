@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from textwrap import wrap
+
 import plotly.graph_objects as go
 
 from visipruner.render import palette
@@ -26,6 +28,8 @@ CHART_CSS = """
 .js-plotly-plot .gridlayer path { stroke: var(--border-color-primary) !important; }
 """
 
+
+_NARROW = 46  # letters of a subtitle that fit on a phone
 
 # Each function takes a `results.Comparison`; each side is a line with the side's name.
 
@@ -56,15 +60,22 @@ def influence_chart(comparison) -> go.Figure:
     axes = {
         "xaxis": {"anchor": "y", "showticklabels": False, "matches": "x2"},
         "xaxis2": {"anchor": "y2", "title": {"text": "layer"}},
-        "yaxis": {**log, "domain": [0.56, 1], "title": {"text": "1 − cosine"}},
-        "yaxis2": {
-            **log,
-            "domain": [0, 0.44],
-            "title": {"text": "L2 ÷ ‖output‖" if relative else "L2"},
-        },
+        "yaxis": {**log, "domain": [0.58, 1]},
+        "yaxis2": {**log, "domain": [0, 0.42]},
     }
-    title = "The strongest patch of each layer"
-    return figure(data, title, axes, untested, height=420, shapes=shapes)
+    above = {"yaxis": "1 − cosine", "yaxis2": "L2 ÷ ‖output‖" if relative else "L2"}
+    annotations = [_above(axes[axis]["domain"][1], words) for axis, words in above.items()]
+    title, note = "The strongest patch of each layer", "<br>".join(wrap(untested, _NARROW))
+    more = {"shapes": shapes, "annotations": annotations, "height": 500}
+    made = figure(data, title, axes, note, margin={"l": 56, "r": 16, "t": 120, "b": 64}, **more)
+    # At the top, so that a second line of the subtitle has room.
+    return made.update_layout(title={"y": 1, "yanchor": "top", "pad": {"l": 12, "t": 14}})
+
+
+def _above(place: float, words: str) -> dict:
+    """An axis title above its axis: beside it, two of them collide on a phone."""
+    at = {"xref": "paper", "yref": "paper", "x": 0, "y": place, "xanchor": "left"}
+    return {"text": words, "yanchor": "bottom", "yshift": 2, "showarrow": False, **at}
 
 
 def _tested(comparison) -> list[tuple[dict, str, str]]:

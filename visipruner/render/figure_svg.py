@@ -1,15 +1,15 @@
-"""A Figure of an analysis as one SVG picture, dark on white; it holds everything."""
+"""A Figure of an analysis as one SVG picture; a saved one is dark on white and holds everything."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from html import escape
+from itertools import groupby
 
 from visipruner.analyses.base import Figure, Series
-from visipruner.render import palette
 from visipruner.render.curve_chart import COLOURS, SHAPES
-from visipruner.render.grid_svg import grid_parts
+from visipruner.render.grid_svg import PRINTED, Look, grid_parts
 
 WIDE, HIGH = 900, 380  # the whole picture, and the plot with its top margin
 LEFT, RIGHT, TOP = 76, 24, 70
@@ -17,24 +17,29 @@ LINE = 20  # pixels of a line of text
 _PER_LINE = 118  # letters
 _DASHES = ("", "9 5", "2 4", "9 4 2 4")
 _TICKS = 6
+_LETTER = 7.6  # pixels at most of an average letter
 
 
-def figure_svg(figure: Figure) -> str:
-    """The title, the plot or the grid, a legend, and the words."""
-    parts = [_text(LEFT, 26, figure.title, "start", 'font-weight="bold" font-size="18"')]
+def figure_svg(figure: Figure, look: Look = PRINTED) -> str:
+    """The title, the plot or the grid, a legend, and the words.
+
+    Args:
+        look: `ON_PAGE` follows the theme of the page that the picture is part of.
+    """
+    parts = [look.text(LEFT, 26, figure.title, "start", 'font-weight="bold" font-size="18"')]
     if figure.grid is not None:
-        drawn, bottom = grid_parts(figure, WIDE, TOP - 20)
+        drawn, bottom = grid_parts(figure, WIDE, TOP - 20, look)
     else:
-        drawn, bottom = _plot(figure)
+        drawn, bottom = _plot(figure, look)
     parts += drawn
     for line in _lines(figure.words):
         bottom += LINE
-        parts.append(_text(24, bottom, line, "start"))
+        parts.append(look.text(24, bottom, line, "start"))
     high, words = bottom + 16, escape(figure.words, quote=True)
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDE} {high:.0f}" width="{WIDE}" '
         f'height="{high:.0f}" role="img" aria-label="{words}" font-family="sans-serif" '
-        f'font-size="14"><rect width="{WIDE}" height="{high:.0f}" fill="{palette.PAPER}"/>'
+        f'font-size="14"><rect width="{WIDE}" height="{high:.0f}" fill="{look.paper}"/>'
         f"{''.join(parts)}</svg>\n"
     )
 
@@ -61,16 +66,16 @@ class _Axes:
     def y(self, value: float) -> float:
         return HIGH - (HIGH - TOP) * (value - self.ys[0]) / (self.ys[-1] - self.ys[0])
 
-    def drawn(self, figure: Figure) -> list[str]:
+    def drawn(self, figure: Figure, look: Look) -> list[str]:
         parts = []
         for value in self.ys:
             y = self.y(value)
-            parts.append(f'<path d="M{LEFT} {y:.1f}H{WIDE - RIGHT}" stroke="#ddd"/>')
-            parts.append(_text(LEFT - 8, y + 5, f"{value:.6g}", "end"))
+            parts.append(f'<path d="M{LEFT} {y:.1f}H{WIDE - RIGHT}" stroke="{look.line}"/>')
+            parts.append(look.text(LEFT - 8, y + 5, f"{value:.6g}", "end"))
         for value in self.xs:
-            parts.append(_text(self.x(value), HIGH + 20, f"{value:.6g}"))
-        parts.append(_text((LEFT + WIDE - RIGHT) / 2, HIGH + 42, figure.x_title))
-        parts.append(_text(LEFT, TOP - 14, figure.y_title, "start"))
+            parts.append(look.text(self.x(value), HIGH + 20, f"{value:.6g}"))
+        parts.append(look.text((LEFT + WIDE - RIGHT) / 2, HIGH + 42, figure.x_title))
+        parts.append(look.text(LEFT, TOP - 14, figure.y_title, "start"))
         return parts
 
 
@@ -88,31 +93,41 @@ def ticks(values: Sequence[float], whole: bool = False) -> list[float]:
     return [round(number * step, 12) for number in range(first, last + 1)]
 
 
-def _plot(figure: Figure) -> tuple[list[str], float]:
+def _plot(figure: Figure, look: Look) -> tuple[list[str], float]:
     """The axes with all series, and where they end."""
     axes = _Axes(figure)
-    parts, dots = axes.drawn(figure), 0
+    parts, dots = axes.drawn(figure, look), 0
     for number, series in enumerate(figure.series):
-        parts += _series(axes, series, number, len(figure.series))
-    for number, (name, x) in enumerate(figure.marks.items()):
-        dashed = 'stroke-width="2" stroke-dasharray="5 4"'
-        place, y = axes.x(x), TOP + 14 + LINE * number
-        parts.append(f'<path d="M{place:.1f} {TOP}V{HIGH}" stroke="{palette.INK}" {dashed}/>')
-        end = place > WIDE - 200
-        parts.append(_text(place + (-6 if end else 6), y, name, "end" if end else "start"))
+        parts += _series(axes, series, number, len(figure.series), look)
+    parts += _places(axes, figure, look)
     bottom = HIGH + 48
     if len(figure.series) > 1:
         for number, series in enumerate(figure.series):
             row, column = divmod(number, 2)
             x, y = LEFT + 20 + column * (WIDE - LEFT) / 2, HIGH + 68 + 24 * row
-            parts.append(_mark(x, y, number, series))
-            parts.append(_text(x + 18, y + 5, series.name, "start"))
+            parts.append(_mark(x, y, number, series, look))
+            parts.append(look.text(x + 18, y + 5, series.name, "start"))
             dots = max(dots, y)
         bottom = dots + 12
     return parts, bottom
 
 
-def _series(axes: _Axes, series: Series, number: int, of: int) -> list[str]:
+def _places(axes: _Axes, figure: Figure, look: Look) -> list[str]:
+    """A dashed line with its name at each mark; marks on one place share a line."""
+    parts, marks = [], sorted(figure.marks.items(), key=lambda mark: mark[1])
+    for number, (x, here) in enumerate(groupby(marks, lambda mark: mark[1])):
+        name, place = ", ".join(name for name, _ in here), axes.x(x)
+        dashed = 'stroke-width="2" stroke-dasharray="5 4"'
+        parts.append(f'<path d="M{place:.1f} {TOP}V{HIGH}" stroke="{look.ink}" {dashed}/>')
+        end = place > WIDE - LEFT - _LETTER * len(name)
+        # A rim, so that no curve or line strikes the name through.
+        rim = f'stroke="{look.ground}" stroke-width="5" paint-order="stroke"'
+        y = TOP + 14 + LINE * number
+        parts.append(look.text(place + (-6 if end else 6), y, name, "end" if end else "start", rim))
+    return parts
+
+
+def _series(axes: _Axes, series: Series, number: int, of: int, look: Look) -> list[str]:
     words = series.words or [""] * len(series.x)
     points = [
         (axes.x(x), axes.y(y), word)
@@ -120,9 +135,9 @@ def _series(axes: _Axes, series: Series, number: int, of: int) -> list[str]:
         if y is not None
     ]
     if series.kind == "bars":
-        return _bars(axes, points, number, of)
+        return _bars(axes, points, number, of, look)
     parts = [_line(axes, series, number)] if series.kind == "line" else []
-    return parts + [_mark(x, y, number, series, word) for x, y, word in points]
+    return parts + [_mark(x, y, number, series, look, word) for x, y, word in points]
 
 
 def _line(axes: _Axes, series: Series, number: int) -> str:
@@ -139,7 +154,7 @@ def _line(axes: _Axes, series: Series, number: int) -> str:
     return f'<path d="{path}" fill="none" stroke="{_colour(number)}" stroke-width="2.5"{dashed}/>'
 
 
-def _bars(axes: _Axes, points, number: int, of: int) -> list[str]:
+def _bars(axes: _Axes, points, number: int, of: int, look: Look) -> list[str]:
     wide, floor = 0.8 * axes.step / of, axes.y(0)
     parts = []
     for x, y, word in points:
@@ -147,17 +162,17 @@ def _bars(axes: _Axes, points, number: int, of: int) -> list[str]:
         top, high = min(y, floor), abs(floor - y)
         parts.append(
             f'<rect x="{left:.1f}" y="{top:.1f}" width="{wide:.1f}" height="{high:.1f}" '
-            f'fill="{_colour(number)}" stroke="{palette.INK}">{_hover(word)}</rect>'
+            f'fill="{_colour(number)}" stroke="{look.ink}">{_hover(word)}</rect>'
         )
     return parts
 
 
-def _mark(x: float, y: float, number: int, series: Series, word: str = "") -> str:
+def _mark(x: float, y: float, number: int, series: Series, look: Look, word: str = "") -> str:
     shape = SHAPES[number % len(SHAPES)][1]
     small = "scale(0.6)" if len(series.x) > 60 and series.kind == "dots" else ""
     return (
         f'<path transform="translate({x:.1f} {y:.1f}) {small}" d="{shape}" '
-        f'fill="{_colour(number)}" stroke="{palette.PAPER}" stroke-width="0.7">'
+        f'fill="{_colour(number)}" stroke="{look.ground}" stroke-width="0.7">'
         f"{_hover(word)}</path>"
     )
 
@@ -168,13 +183,6 @@ def _colour(number: int) -> str:
 
 def _hover(word: str) -> str:
     return f"<title>{escape(word)}</title>" if word else ""
-
-
-def _text(x: float, y: float, words: str, anchor: str = "middle", more: str = "") -> str:
-    return (
-        f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" fill="{palette.INK}" {more}>'
-        f"{escape(words)}</text>"
-    )
 
 
 def _lines(words: str) -> list[str]:

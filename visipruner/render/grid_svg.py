@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from html import escape
 from itertools import groupby
 
@@ -16,26 +17,55 @@ _MOST_NAMES = 24  # beside rows, and below columns
 _MOST_HOVERS = 1_500  # cells with a hover text each; a larger grid would become a large file
 
 
-def grid_parts(figure: Figure, wide: int, top: float) -> tuple[list[str], float]:
+@dataclass(frozen=True)
+class Look:
+    """Colours of all that is no data.
+
+    Args:
+        ink: of words and edges. line: of the lines behind the data.
+        paper: what the picture fills itself with. ground: what is seen behind the data.
+    """
+
+    ink: str
+    line: str
+    paper: str
+    ground: str
+
+    def text(
+        self, x: float, y: float, words: str, anchor: str = "middle", more: str = "", fill: str = ""
+    ) -> str:
+        """Words in ink, or in another colour."""
+        return (
+            f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" fill="{fill or self.ink}" '
+            f"{more}>{escape(words)}</text>"
+        )
+
+
+PRINTED = Look(palette.INK, "#ddd", palette.PAPER, palette.PAPER)
+# The page's own colours; inside.css says what --ground and --line are.
+ON_PAGE = Look("currentColor", "var(--line)", "none", "var(--ground)")
+
+
+def grid_parts(figure: Figure, wide: int, top: float, look: Look) -> tuple[list[str], float]:
     """The elements of a grid that is `wide` pixels wide, and where they end."""
     grid = figure.grid
     longest = max((len(name) for name in _some(grid.rows).values()), default=0)
     left = 24 + (LINE if figure.y_title else 0) + _LETTER * longest
     cell = (wide - left - BAR - 16) / max(1, len(grid.columns))
     high = min(max(LEAST_ROW, cell), MOST_ROW)
-    parts = _cells(grid, left, top, cell, high)
+    parts = _cells(grid, left, top, cell, high, look)
     bottom = top + high * len(grid.rows)
-    parts += _row_names(grid, left, top, high)
-    names, bottom = _column_names(grid, left, bottom, cell)
+    parts += _row_names(grid, left, top, high, look)
+    names, bottom = _column_names(grid, left, bottom, cell, look)
     parts += names
-    parts += _bar(grid, wide - BAR, top, high * len(grid.rows))
+    parts += _bar(grid, wide - BAR, top, high * len(grid.rows), look)
     if figure.x_title:
         bottom += LINE
-        parts.append(_text(left + cell * len(grid.columns) / 2, bottom, figure.x_title))
+        parts.append(look.text(left + cell * len(grid.columns) / 2, bottom, figure.x_title))
     if figure.y_title:
         middle = top + high * len(grid.rows) / 2
         turn = f'transform="rotate(-90 18 {middle:.1f})"'
-        parts.append(_text(18, middle, figure.y_title, "middle", turn))
+        parts.append(look.text(18, middle, figure.y_title, "middle", turn))
     return parts, bottom + 8
 
 
@@ -53,7 +83,7 @@ def _share(grid: Grid, value: float) -> float:
     return (value - low) / (high - low) if high > low else 0.0
 
 
-def _cells(grid: Grid, left: float, top: float, wide: float, high: float) -> list[str]:
+def _cells(grid: Grid, left: float, top: float, wide: float, high: float, look: Look) -> list[str]:
     """Equal neighbours become one rectangle, unless every cell has its own hover text."""
     few = len(grid.rows) * len(grid.columns) <= _MOST_HOVERS
     parts = ['<g shape-rendering="crispEdges">']
@@ -72,21 +102,21 @@ def _cells(grid: Grid, left: float, top: float, wide: float, high: float) -> lis
             )
     parts.append("</g>")
     if few and grid.words and high >= 16:
-        parts += _words(grid, left, top, wide, high)
+        parts += _words(grid, left, top, wide, high, look)
     return parts
 
 
-def _words(grid: Grid, left: float, top: float, wide: float, high: float) -> list[str]:
+def _words(grid: Grid, left: float, top: float, wide: float, high: float, look: Look) -> list[str]:
     """The first line of each cell's words, if all of them fit."""
     first = [[word.partition("\n")[0] for word in row] for row in grid.words]
     if max((len(word) for row in first for word in row), default=0) * _LETTER > wide:
         return []
     return [
-        _text(
+        look.text(
             left + wide * (column + 0.5),
             top + high * (row + 0.5) + 5,
             word,
-            colour=palette.on_heat(_share(grid, grid.values[row][column])),
+            fill=palette.on_heat(_share(grid, grid.values[row][column])),
         )
         for row, line in enumerate(first)
         for column, word in enumerate(line)
@@ -94,29 +124,31 @@ def _words(grid: Grid, left: float, top: float, wide: float, high: float) -> lis
     ]
 
 
-def _row_names(grid: Grid, left: float, top: float, high: float) -> list[str]:
+def _row_names(grid: Grid, left: float, top: float, high: float, look: Look) -> list[str]:
     return [
-        _text(left - 8, top + high * (row + 0.5) + 5, name, "end")
+        look.text(left - 8, top + high * (row + 0.5) + 5, name, "end")
         for row, name in _some(grid.rows).items()
     ]
 
 
-def _column_names(grid: Grid, left: float, top: float, wide: float) -> tuple[list[str], float]:
+def _column_names(
+    grid: Grid, left: float, top: float, wide: float, look: Look
+) -> tuple[list[str], float]:
     names = _some(grid.columns)
     longest = _LETTER * max(map(len, names.values()), default=0)
     room = wide * (min(b for b in names if b) if len(names) > 1 else 1)
     middles = {column: left + wide * (column + 0.5) for column in names}
     if longest <= room:
-        return [_text(middles[c], top + LINE, name) for c, name in names.items()], top + LINE
+        return [look.text(middles[c], top + LINE, name) for c, name in names.items()], top + LINE
     parts = []
     for column, name in names.items():
         x = middles[column] + 5
         turn = f'transform="rotate(-90 {x:.1f} {top + 6:.1f})"'
-        parts.append(_text(x, top + 6, name, "end", turn))
+        parts.append(look.text(x, top + 6, name, "end", turn))
     return parts, top + longest + 6
 
 
-def _bar(grid: Grid, left: float, top: float, high: float) -> list[str]:
+def _bar(grid: Grid, left: float, top: float, high: float, look: Look) -> list[str]:
     """The colours from the highest value down, with five numbers."""
     steps, high = 40, max(high, 90)
     parts = [
@@ -128,23 +160,9 @@ def _bar(grid: Grid, left: float, top: float, high: float) -> list[str]:
     low, most = grid.scale
     for number in range(5):
         value = most + (low - most) * number / 4
-        parts.append(_text(left + 22, top + 5 + high * number / 4, f"{value:.3g}", "start"))
+        parts.append(look.text(left + 22, top + 5 + high * number / 4, f"{value:.3g}", "start"))
     return parts
 
 
 def _hover(word: str) -> str:
     return f"<title>{escape(word)}</title>" if word else ""
-
-
-def _text(
-    x: float,
-    y: float,
-    words: str,
-    anchor: str = "middle",
-    more: str = "",
-    colour: str = palette.INK,
-) -> str:
-    return (
-        f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" fill="{colour}" {more}>'
-        f"{escape(words)}</text>"
-    )

@@ -17,7 +17,8 @@ from PIL import Image
 from visipruner.analyses.base import Analysis, Figure, PatchMap
 from visipruner.render import palette
 from visipruner.render.figure_svg import figure_svg
-from visipruner.render.patch_map import draw_patch_map, layer_picture
+from visipruner.render.grid_svg import ON_PAGE
+from visipruner.render.patch_map import draw_patch_map, layer_boxes, layer_picture, told_of
 from visipruner.render.report import document
 from visipruner.sheets import Sheet
 
@@ -35,7 +36,7 @@ def one(analysis: Analysis, result, sheets: Sequence[Sheet]) -> dict:
     head = {"analysis": analysis.title, "question": analysis.question}
     maps = [head | _map(part, sheets) for part in drawn if isinstance(part, PatchMap)]
     figures = [
-        head | {"title": part.title, "layer": part.layer, "svg": figure_svg(part)}
+        head | {"title": part.title, "layer": part.layer, "svg": figure_svg(part, ON_PAGE)}
         for part in drawn
         if isinstance(part, Figure)
     ]
@@ -63,7 +64,7 @@ def _map(part: PatchMap, sheets: Sequence[Sheet]) -> dict:
     return {
         "title": part.title,
         "unit": part.unit,
-        "words": part.words,
+        "words": told_of(part, sheets),
         "low": f"{low:.3g}",
         "high": f"{high:.3g}",
         "colours": [
@@ -83,17 +84,9 @@ def _map(part: PatchMap, sheets: Sequence[Sheet]) -> dict:
 
 
 def _boxes(sheets: Sequence[Sheet]) -> list:
-    """Left, top, right, bottom of each visual token as shares of the picture; [] of several."""
-    if len(sheets) != 1:
-        return []  # sheets stand side by side, with gaps
-    [sheet] = sheets
-    wide, high = sheet.picture.size
-    placed = {token: sheet.boxes[token] for token in sheet.placed}
-    return [
-        [token, round(left / wide, 5), round(top / high, 5), round(right / wide, 5),
-         round(bottom / high, 5)]
-        for token, (left, top, right, bottom) in placed.items()
-    ]  # fmt: skip
+    """Left, top, right, bottom of each placed token as shares of the drawn picture."""
+    placed = layer_boxes(sheets, SIDE).items()
+    return [[token, *(round(share, 5) for share in box)] for token, box in placed]
 
 
 def _url(picture: Image.Image, kind: str = "WEBP") -> str:

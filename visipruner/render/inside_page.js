@@ -96,7 +96,16 @@ function draw() {
   find("layer").textContent = `${layer} of 0–${shown.layers - 1}`;
   slider().setAttribute("aria-valuetext", `layer ${layer}`);
   [...find("maps").children].forEach((node, number) => drawMap(node, shown.maps[number]));
-  [...find("figures").children].forEach((node, number) => drawFigure(node, groups[number]));
+  [...find("figures").children].forEach((node, number) => {
+    drawFigure(node, groups[number]);
+    node.classList.toggle("in-first", isFirst(number));
+  });
+}
+
+// Is it the first of an analysis' several figures? Those stand beside each other.
+function isFirst(number) {
+  const name = (at) => groups[at]?.[0].analysis;
+  return name(number - 1) !== name(number) && name(number + 1) === name(number);
 }
 
 // A figure alone, or the figures of an analysis that has one per layer.

@@ -6,6 +6,7 @@ import contextlib
 import functools
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
+from itertools import accumulate
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
@@ -16,7 +17,7 @@ from visipruner.sheets import Sheet
 from visipruner.trace import PruningTrace
 
 _SIZE = 420  # pixels of a panel's longer side
-_MARGIN, _GAP = 24, 6
+_MARGIN, GAP = 24, 6
 _PER_ROW = 4
 _VEIL = 0.66  # share of ink over a dropped patch
 
@@ -100,15 +101,22 @@ def _panel(sheets: Sequence[Sheet], name: str, kept: Collection[int]) -> Image.I
     return panel
 
 
-def beside(pictures: Sequence[Image.Image]) -> Image.Image:
-    """Several pictures in a row, with a narrow gap between them."""
-    width = sum(picture.width + _GAP for picture in pictures) - _GAP
-    row = Image.new("RGB", (width, max(p.height for p in pictures)), palette.PAPER)
-    left = 0
-    for picture in pictures:
+def beside(pictures: Sequence[Image.Image], clear: bool = False) -> Image.Image:
+    """Several pictures in a row, with a narrow gap between them.
+
+    Args:
+        clear: what no picture covers is transparent, and not paper.
+    """
+    size = sum(p.width + GAP for p in pictures) - GAP, max(p.height for p in pictures)
+    row = Image.new("RGBA", size) if clear else Image.new("RGB", size, palette.PAPER)
+    for picture, left in zip(pictures, lefts(pictures), strict=True):
         row.paste(picture, (left, 0))
-        left += picture.width + _GAP
     return row
+
+
+def lefts(pictures: Sequence[Image.Image]) -> list[int]:
+    """Where each picture of `beside` begins, in pixels."""
+    return [0, *accumulate(picture.width + GAP for picture in pictures[:-1])]
 
 
 def veiled(sheet: Sheet, kept: Collection[int]) -> Image.Image:

@@ -9,7 +9,8 @@ from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageOps
 
 from visipruner.analyses.base import PatchMap
 from visipruner.render import palette
-from visipruner.render.overlay import beside, font_of, rows_of, text_block, veil
+from visipruner.render.overlay import beside, font_of, lefts, rows_of, text_block, veil
+from visipruner.render.words import describe_unplaced
 from visipruner.sheets import Sheet
 
 SIZE, WORD_SIZE = 220, 1100  # pixels of a picture's longer side, without words and with them
@@ -36,7 +37,7 @@ def draw_patch_map(
     rows = rows_of(cells, per_row)
     width = rows[0].width
     head = text_block(shown.title, width, 26, palette.INK)
-    foot = text_block(shown.words, width, 18, palette.INK)
+    foot = text_block(told_of(shown, sheets), width, 18, palette.INK)
     parts = [head, *rows, _bar(shown, width), foot]
     paper = Image.new("RGB", (width, sum(part.height for part in parts) + _MARGIN), palette.PAPER)
     top = _MARGIN // 2
@@ -46,9 +47,31 @@ def draw_patch_map(
     return paper
 
 
+def told_of(shown: PatchMap, sheets: Sequence[Sheet]) -> str:
+    """What the map says, and which of its numbers no picture can show."""
+    count = len(shown.values[0]) if shown.values else 0
+    return " ".join(filter(None, [shown.words, describe_unplaced(sheets, count)]))
+
+
 def layer_picture(shown: PatchMap, sheets: Sequence[Sheet], layer: int, size: int) -> Image.Image:
-    """One layer of a map, without words, every sheet `size` pixels long."""
-    return beside([_coloured(shown, sheet, layer, size, None) for sheet in sheets])
+    """One layer of a map, without words, every sheet `size` pixels long; clear between sheets."""
+    drawn = [_coloured(shown, sheet, layer, size, None) for sheet in sheets]
+    return beside(drawn, clear=True) if len(drawn) > 1 else drawn[0]
+
+
+def layer_boxes(sheets: Sequence[Sheet], size: int) -> dict[int, tuple[float, ...]]:
+    """Left, top, right and bottom of each placed token, as shares of `layer_picture`."""
+    drawn = [_fitted(sheet.picture, size) for sheet in sheets]
+    wide, high = beside(drawn).size
+    found = {}
+    for sheet, picture, start in zip(sheets, drawn, lefts(drawn), strict=True):
+        ratio = picture.width / sheet.picture.width, picture.height / sheet.picture.height
+        for token in sheet.placed:
+            left, top, right, bottom = sheet.boxes[token]
+            across = [(start + x * ratio[0]) / wide for x in (left, right)]
+            down = [y * ratio[1] / high for y in (top, bottom)]
+            found[token] = (across[0], down[0], across[1], down[1])
+    return dict(sorted(found.items()))
 
 
 def _panel(shown: PatchMap, sheets, layer: int, size: int, told: bool) -> Image.Image:

@@ -116,9 +116,19 @@ class Story extends Places {
     return this.known;
   }
 
+  // The layers whose patches have colours in a mode, ascending.
+  coloured(mode) {
+    return this.layers.map((_, layer) => layer).filter((layer) => this.heat(layer, mode));
+  }
+
+  // Why no layer has colours; empty: some have.
+  whyPlain() {
+    if (this.kind !== "done") return "Colours come when the answer is there.";
+    return this.modes().length < 2 ? "No influence was tested in this run, so there are no colours." : "";
+  }
+
   findModes() {
-    const layers = this.layers.map((_, layer) => layer);
-    const some = (mode) => this.kind === "done" && layers.some((layer) => this.heat(layer, mode));
+    const some = (mode) => this.kind === "done" && this.coloured(mode).length > 0;
     const run = some("run");
     return ["picture", ...(run ? ["run"] : some("scores") ? ["scores"] : []),
       ...(some("probe") ? ["probe"] : [])];
@@ -258,6 +268,15 @@ class Story extends Places {
     return `The picture as the model sees it${grid}. Layer ${layer}: ` +
       `${record.visual} of ${this.length} visual tokens are left${few}.`;
   }
+}
+
+// "layer 3", "layers 3, 5 to 8 and 11".
+function layersText(layers) {
+  const spans = joined(layers.map((layer) => [layer, layer + 1]));
+  const names = spans.flatMap(([from, to]) => (to - from > 2 ? [`${from} to ${to - 1}`]
+    : to - from === 2 ? [`${from}`, `${from + 1}`] : [`${from}`]));
+  const last = names.pop(), all = names.length ? `${names.join(", ")} and ${last}` : last;
+  return `${layers.length === 1 ? "layer" : "layers"} ${all}`;
 }
 
 function cosineText(change) {

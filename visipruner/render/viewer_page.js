@@ -3,7 +3,9 @@
 
 const find = (name) => element.querySelector(".pv-" + name);
 const painter = new Painter(find("canvas"), PALETTE);
-const view = { layer: 0, mode: "picture", cursor: -1, hover: -1, fading: null, progress: 1 };
+const view = {
+  layer: 0, mode: "picture", asked: false, cursor: -1, hover: -1, fading: null, progress: 1,
+};
 const calm = window.matchMedia("(prefers-reduced-motion: reduce)");
 const PLAY_MS = 900, FADE_MS = 350;
 let story = new Story({}, LOG_RANGE);
@@ -34,6 +36,7 @@ function receive(value) {
     view.layer = Math.min(value.first || 0, Math.max(0, story.layers.length - 1));
   }
   view.fading = null;
+  view.asked &&= value.kind === "live";
   build();
   refresh();
 }
@@ -44,6 +47,7 @@ function go(layer, fade) {
   const last = Math.max(0, story.layers.length - 1), before = story.present(view.layer);
   const forward = layer > view.layer;
   view.layer = Math.min(Math.max(layer, 0), last);
+  view.asked = false;
   view.fading = fade && forward && !calm.matches ? before : null;
   if (view.fading) fadeIn();
   refresh();
@@ -124,7 +128,7 @@ function onKey(event) {
   }
   if (event.key === "Escape" && view.cursor >= 0) { choose(-1); used = true; }
   if (!used && event.key === " " && !control) { play(); used = true; }
-  if (!used && event.key === "h" && !find("modes").hidden) { nextMode(); used = true; }
+  if (!used && event.key === "h" && shown.kind !== "empty") { nextMode(); used = true; }
   if (used) { event.preventDefault(); event.stopPropagation(); }
 }
 
@@ -138,6 +142,7 @@ function startPatch() {
 
 function nextMode() {
   const modes = story.modes();
+  view.asked = true; // from now on the picture says why it has no colours
   setMode(modes[(modes.indexOf(view.mode) + 1) % modes.length]);
 }
 

@@ -150,6 +150,8 @@ function waitingText(record) {
 
 function refreshHeat() {
   const heat = view.mode === "picture" ? null : story.heat(view.layer, view.mode);
+  const plain = view.mode === "picture" ? view.asked && story.whyPlain() : !heat && plainText();
+  find("plain").textContent = plain || "";
   find("legend").hidden = view.mode === "picture";
   if (view.mode === "picture") return;
   find("heatnote").textContent = heatText(heat);
@@ -163,11 +165,20 @@ function refreshHeat() {
   find("ticks").replaceChildren(...ticks(heat.scale));
 }
 
-function heatText(heat) {
+// Of a layer without colours: why, and which layers have some.
+function plainText() {
   const where = `${view.mode === "probe" ? "Full model" : "This run"}, layer ${view.layer}: `;
-  if (!heat && view.mode === "scores") return where + "the method chose nothing after this layer.";
+  const others = layersText(story.coloured(view.mode));
+  if (view.mode === "scores") {
+    return `${where}the method chose nothing after this layer. It chose after ${others}.`;
+  }
   const why = view.mode === "run" ? story.whyUntested(view.layer) : "";
-  if (!heat) return `${where}not tested${why}.`;
+  return `${where}not tested${why}. Influence was tested in ${others}.`;
+}
+
+function heatText(heat) {
+  if (!heat) return plainText();
+  const where = `${view.mode === "probe" ? "Full model" : "This run"}, layer ${view.layer}: `;
   if (view.mode === "scores") return where + "the score by which the method chose.";
   return where + "how far the last word's attention output turns when one patch is left out " +
     "(1 − cosine). One scale for all layers.";

@@ -335,6 +335,39 @@ function fitCharts() {
   }).observe(document.body, { subtree: true, childList: true, attributeFilter: ["class"] });
 }
 
+// Says in "data-above" and "data-below" where the form can be scrolled; the style sheet shows it.
+function hintScrolling() {
+  const form = () => document.querySelector(".vp-inputs");
+  const hint = () => {
+    const column = form();
+    if (!column) return;
+    const below = column.scrollHeight - column.clientHeight - column.scrollTop;
+    column.toggleAttribute("data-above", column.scrollTop > 4);
+    column.toggleAttribute("data-below", below > 4);
+    // Below the head the form reaches beyond the window.
+    const hidden = Math.max(0, column.getBoundingClientRect().bottom - window.innerHeight);
+    column.style.setProperty("--hidden", `${hidden}px`);
+  };
+  window.addEventListener("scroll", hint, { passive: true });
+  window.addEventListener("resize", hint);
+  const watch = (column) => {
+    column.addEventListener("scroll", hint, { passive: true });
+    const sizes = new ResizeObserver(hint);
+    const all = () => {
+      sizes.disconnect();
+      for (const one of [column, ...column.children]) sizes.observe(one); // it tells sizes now, too
+    };
+    new MutationObserver(all).observe(column, { childList: true });
+    all();
+  };
+  const built = new MutationObserver(() => {
+    if (!form()) return;
+    built.disconnect();
+    watch(form());
+  });
+  built.observe(document.body, { subtree: true, childList: true });
+}
+
 // Gradio's menus open when Tab or Shift is pressed in them, and stay open when the focus leaves.
 function closeMenus() {
   const inMenu = (event) => event.target.matches?.("input[role=combobox]");
@@ -386,6 +419,7 @@ function ready() {
   watchPicture();
   showModes();
   fitCharts();
+  hintScrolling();
 }
 
 if (document.readyState === "loading") document.addEventListener("DOMContentLoaded", ready);
