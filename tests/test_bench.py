@@ -351,3 +351,10 @@ def test_a_link_stays_and_its_file_is_written(tmp_path):
 def test_unknown_scenarios_are_refused():
     with pytest.raises(ValueError, match=r"llama-0\.6b"):
         scenario("huge", 576, "cpu", "float32")
+
+
+def test_help_names_every_default(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["--help"])
+    assert ended.value.code == 0
+    assert "share (default: 25%)" in " ".join(capsys.readouterr().out.split())

@@ -78,7 +78,9 @@ def parser() -> argparse.ArgumentParser:
         "--methods", nargs="*", metavar="NAME", help="every method at one budget, or these"
     )
     options.add_argument(
-        "--budget", default=None, help=f"of --methods: TOKENS or a share (default: {BUDGET})"
+        "--budget",
+        default=None,
+        help=f"of --methods: TOKENS or a share (default: {BUDGET.replace('%', '%%')})",
     )
     options.add_argument("--observers", action="store_true", help="the cost of watching")
     options.add_argument("--compare", action="store_true", help="also time presets and comparisons")
