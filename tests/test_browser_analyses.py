@@ -30,6 +30,7 @@ SHOWN = {
     "heads": (0, 1, r"The surest is “.+” of head \d in layer \d"),
     "masking": (0, 3, r"Stages on this picture: .*middle, layer"),
     "keep-or-drop": (1, 0, r"keep the top 16 by influence after layer 4: .*KL of the first word"),
+    "mask-layers": (1, 0, r"masked in layers 0 to 1: .*KL of the first word"),
     "merge": (2, 0, r"merged into patch 0, layers 0 to 1: .*KL of the first word"),
     "drop-cache": (1, 0, r"no picture in the cache of layer 0: .*KL of the first word"),
     "skip-layer": (2, 0, r"picture masked in layer 4: .*KL of the first word"),
