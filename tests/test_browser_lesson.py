@@ -60,6 +60,14 @@ def test_a_presenter_plays_a_step_with_keys_alone(visit):
     expect(page.locator(".le-told li")).to_have_count(3)  # what was revealed stays
 
 
+def test_a_clicker_works_at_once_after_the_tab_was_chosen(visit):
+    page = visit("", **LAPTOP)
+    page.get_by_role("tab", name=tabs.TITLES[tabs.LESSON]).click()
+    page.keyboard.press("PageDown")
+    wait_for(page)
+    assert answers(page) == ["5", "2"]
+
+
 def test_the_slider_moves_by_arrows_and_by_cells(visit):
     page = open_step(visit, 6)
     reveal(page)

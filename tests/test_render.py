@@ -377,7 +377,7 @@ def test_influence_chart_leaves_untested_layers_empty(comparison):
             assert value == pytest.approx(1 - min(record.influence.cos))
         else:
             assert value is None
-    assert "layers 0 to 2" in figure.layout.title.subtitle.text
+    assert "layers 0 to 2" in figure.layout.title.subtitle.text.replace("<br>", " ")
     names = {line.name for line in figure.data}
     assert {"full model", "filter: cosine below 0.995", "stays: L2 from 0.2"} <= names
 

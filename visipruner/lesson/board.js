@@ -319,10 +319,12 @@ function onKey(event) {
   if (document.getElementById("vp-page")?.dataset.view !== "lesson") return;
   if (event.altKey || event.ctrlKey || event.metaKey || event.defaultPrevented) return;
   const { target } = event;
-  const typing = target.matches?.("textarea, select, input:not([type=range]), [role=tab]");
+  const typing = target.matches?.("textarea, select, input:not([type=range])");
+  // A press on the tab "Lesson" leaves the focus there; these keys are the tab's own.
+  const switching = target.matches?.("[role=tab]") && /^Arrow|^Enter$|^ $/.test(event.key);
   const sliding = target.matches?.("input[type=range]");
   const pressing = target.matches?.("button, a, summary");
-  if (typing) return;
+  if (typing || switching) return;
   const digit = /^[1-9]$/.test(event.key) ? Number(event.key) - 1 : -1;
   if (event.key === "PageDown" || (event.key === "ArrowRight" && !sliding)) goOn();
   else if (event.key === "PageUp" || (event.key === "ArrowLeft" && !sliding)) go(at - 1);
