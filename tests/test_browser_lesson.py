@@ -68,6 +68,15 @@ def test_a_clicker_works_at_once_after_the_tab_was_chosen(visit):
     assert answers(page) == ["5", "2"]
 
 
+def test_the_next_step_may_begin_just_as_one_has_ended(visit):
+    page = open_step(visit, 1)
+    for step in PLAN.steps[:3]:
+        page.keyboard.press("PageDown")
+        wait_for(page)
+        expect(page.locator(".le-title")).to_have_text(step.title)
+        page.keyboard.press("PageDown")
+
+
 def test_the_slider_moves_by_arrows_and_by_cells(visit):
     page = open_step(visit, 6)
     reveal(page)

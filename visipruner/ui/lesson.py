@@ -55,7 +55,10 @@ def connect(models, chosen, looked, shown: LessonView):
         chosen, looked: the free page's form, and the view "Look inside": a step can fill both.
     """
     board = shown.board
-    run = board.select(_revealing(models, shown.plan), None, board, **MODEL_TURN)
+    # "multiple": else gradio drops a step that begins just as the one before has ended. The board
+    # itself asks for one at a time.
+    how = {**MODEL_TURN, "trigger_mode": "multiple"}
+    run = board.select(_revealing(models, shown.plan), None, board, **how)
     # Not by the server: its answer could come when the next run has begun.
     run.failure(None, None, board, js='() => ({ state: "ended" })', **PRIVATE)
     printed = shown.save.click(
