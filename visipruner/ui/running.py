@@ -239,7 +239,7 @@ def connect(models, model_line, chosen, results) -> tuple:
         _fetching(models, chosen, results),
         chosen.inputs,
         [*stood, results.asked],
-        js="(...values) => { vp.started(values); return values; }",
+        js="(...values) => { vp.started(values); return vp.rested(values); }",
         concurrency_limit=None,
         **PRIVATE,
     )

@@ -68,7 +68,8 @@ def _teaching(models, chosen, results, tools) -> list:
         (r.measure, _measuring(r), [r.result], clocked),
     ):
         box = outputs[0]
-        begins = f'(...values) => vp.lesson("{box.elem_id}", "{run_state.SHOWN}", values)'
+        lit = f'vp.lesson("{box.elem_id}", "{run_state.SHOWN}", values)'
+        begins = f"(...values) => vp.rested({lit})"
         ends = f'() => vp.lesson("{box.elem_id}", "{run_state.UNFINISHED}")'
         event = button.click(
             answer, inputs, outputs, js=begins, show_progress_on=[box], **MODEL_TURN
