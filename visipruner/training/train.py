@@ -157,7 +157,7 @@ def run(options: argparse.Namespace):
     stages, to, presets = STAGES, FOLDER, {"system": SYSTEM}
     if aligned:
         stages, schedule = _aligned_stages(learner, options)
-        to, presets = options.to or ALIGNED_FOLDER, presets | {"schedule": schedule}
+        to, presets = options.to or ALIGNED_FOLDER, dict(presets, schedule=schedule)
     if options.stage not in (*stages, "export", "all"):
         raise Refused(f"The {options.recipe} recipe has no stage {options.stage}.")
     for name in [*stages, "export"] if options.stage == "all" else [options.stage]:
