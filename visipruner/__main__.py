@@ -80,9 +80,16 @@ def parse(arguments: list[str]) -> tuple[ModuleType, argparse.Namespace]:
         prog=f"python -m visipruner {name}",
         description=command.__doc__,
         formatter_class=_Help,
+        allow_abbrev=not hasattr(command, "check_more"),
     )
     command.add_options(parser)
-    return command, parser.parse_args(arguments[1:])
+    if not hasattr(command, "check_more"):
+        return command, parser.parse_args(arguments[1:])
+    options, more = parser.parse_known_args(arguments[1:])  # more: flags of another program
+    if more and (wrong := command.check_more(options, more)):
+        parser.error(wrong)
+    options.more = more
+    return command, options
 
 
 class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):

@@ -126,11 +126,23 @@ def add_options(parser: argparse.ArgumentParser):
     add_common(parser)
     parser.add_argument("--quick", action="store_true", help=f"{QUICK} per skill, unpruned only")
     parser.add_argument("--questions", type=int, help="per skill and set, another number")
+    parser.add_argument("--tasks", help="benchmarks of lmms-eval, by comma; takes its flags too")
+    parser.add_argument("--methods", nargs="+", default=["none"], metavar="METHOD")
     parser.add_argument("--write", action="store_true", help="put the table beside the weights")
+
+
+def check_more(options: argparse.Namespace, more: list[str]) -> str:
+    """What is wrong with flags that this command does not know; those of lmms-eval are its own."""
+    return "" if options.tasks else f"unrecognized arguments: {' '.join(more)}"
 
 
 def run(options: argparse.Namespace):
     """Run the command."""
+    if options.tasks:
+        from visipruner.evaluation import lmms
+
+        lmms.run(options, options.more)
+        return
     vlm, store = open_model(options)
     count = options.questions or (QUICK if options.quick else FULL)
     table = summary(interview(vlm, columns(vlm, not options.quick), SETS, count, store))
