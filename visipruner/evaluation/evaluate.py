@@ -11,12 +11,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 from pathlib import Path
 
-import torch
-
 from visipruner.choice import method_at
+from visipruner.evaluation.intervals import paired_difference, wilson
 from visipruner.evaluation.interview import FORMS, add_common, interview, open_model, share_cut
 from visipruner.files import write_whole
 from visipruner.levels import PRESETS
@@ -29,7 +27,6 @@ QUICK, FULL = 20, 300  # questions per skill and set
 UNPRUNED = "unpruned"
 # Each skill; all answers in one requested form (a description has one form only); everything.
 GROUPS = (*SKILLS, *FORMS, "all")
-Z = 1.96  # for 95%
 MARK = "<!-- results -->"  # the model card's table stands between two of these
 
 
@@ -39,22 +36,6 @@ def columns(vlm: VLM, presets: bool) -> dict[str, PruningMethod]:
     if presets:
         found |= {name: method_at(vlm, "visipruner", name) for name in PRESETS}
     return found
-
-
-def wilson(right: float, count: int) -> tuple[float, float]:
-    """95% interval of a share; conservative for shares of facts."""
-    share, z2 = right / count, Z**2 / count
-    middle = (share + z2 / 2) / (1 + z2)
-    half = Z * math.sqrt(share * (1 - share) / count + z2 / (4 * count)) / (1 + z2)
-    return middle - half, middle + half
-
-
-def paired_difference(first: list[float], second: list[float]) -> tuple[float, float, float]:
-    """Mean of second - first over the same questions, and its 95% interval."""
-    differences = torch.tensor(second, dtype=torch.float64) - torch.tensor(first)
-    half = Z * differences.std().item() / math.sqrt(len(first)) if len(first) > 1 else math.inf
-    mean = differences.mean().item()
-    return mean, mean - half, mean + half
 
 
 def summary(rows: list[dict]) -> list[dict]:
