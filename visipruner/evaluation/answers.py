@@ -17,16 +17,23 @@ from visipruner.files import check_place, shown
 PATIENCE = 20  # seconds to wait while another process writes
 
 
+class NotKept(Refused):
+    """The file cannot be read or written, or the disk is full."""
+
+
 class Answers(MutableMapping):
     """Key -> answer, in a file of SQLite. Close it at the end.
 
+    Args:
+        written: answers that were added by this object.
+
     Raises:
-        Refused: one sentence: the file cannot be read or written, or the disk is full.
+        NotKept: one sentence.
     """
 
     def __init__(self, path: Path):
         check_place(path)
-        self.path = path
+        self.path, self.written = path, 0
         with self._said():
             self._file = sqlite3.connect(path, timeout=PATIENCE, isolation_level=None)
             self._file.execute(
@@ -45,6 +52,7 @@ class Answers(MutableMapping):
         with self._said():
             row = key, json.dumps(answer)
             self._file.execute("INSERT OR REPLACE INTO answers VALUES (?, ?)", row)
+        self.written += 1
 
     def __delitem__(self, key: str):
         with self._said():
@@ -70,7 +78,7 @@ class Answers(MutableMapping):
         try:
             yield
         except sqlite3.Error as error:
-            raise Refused(self._why(error)) from None
+            raise NotKept(self._why(error)) from None
 
     def _why(self, error: sqlite3.Error) -> str:
         code = getattr(error, "sqlite_errorcode", None)

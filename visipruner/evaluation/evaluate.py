@@ -5,6 +5,12 @@
 
 Two sets: scenes from seeds outside the training, and scenes of colour-shape pairs outside it.
 Decoding is greedy. A description's score is its share of right facts.
+
+    python -m visipruner evaluate --jsonl FILE --model MODEL --methods visipruner fastv@64
+
+Questions of your own to any model: one JSON object a line with picture (relative to the file),
+question and, if known, answer or answers, and tags. Writes how often each method is right, and how
+often it says the same as the unpruned model, per tag. Stop and go on at will.
 """
 
 from __future__ import annotations
@@ -14,6 +20,7 @@ import json
 from pathlib import Path
 
 from visipruner.choice import method_at
+from visipruner.evaluation import own_command
 from visipruner.evaluation.intervals import paired_difference, wilson
 from visipruner.evaluation.interview import FORMS, add_common, interview, open_model, share_cut
 from visipruner.files import write_whole
@@ -105,6 +112,7 @@ def write_results(folder: Path, table: list[dict]) -> None:
 def add_options(parser: argparse.ArgumentParser):
     """Add the command's options."""
     add_common(parser)
+    own_command.add_options(parser)
     parser.add_argument("--quick", action="store_true", help=f"{QUICK} per skill, unpruned only")
     parser.add_argument("--questions", type=int, help="per skill and set, another number")
     parser.add_argument("--write", action="store_true", help="put the table beside the weights")
@@ -112,6 +120,8 @@ def add_options(parser: argparse.ArgumentParser):
 
 def run(options: argparse.Namespace):
     """Run the command."""
+    if options.jsonl:
+        return own_command.run(options)
     vlm, store = open_model(options)
     count = options.questions or (QUICK if options.quick else FULL)
     table = summary(interview(vlm, columns(vlm, not options.quick), SETS, count, store))
