@@ -14,6 +14,7 @@ from visipruner.__main__ import main
 from visipruner.engine import prune
 from visipruner.errors import Refused
 from visipruner.evaluation import lmms, lmms_session, lmms_table
+from visipruner.evaluation.answers import Answers
 from visipruner.evaluation.lmms_session import Session, cut, options_of
 from visipruner.models.catalogue import load_vlm
 from visipruner.models.checkpoint import fingerprint
@@ -33,8 +34,8 @@ def tiny():
     return load_vlm(FOLDER, device="cpu")
 
 
-def session(tiny, folder, **more) -> Session:
-    return Session(tiny, NAMES, folder, fingerprint(FOLDER), **more)
+def session(tiny, folder) -> Session:
+    return Session(tiny, NAMES, Answers(folder / "answers.db"), fingerprint(FOLDER))
 
 
 def test_a_row_is_what_the_engine_says_of_the_verbatim_prompt(tiny, tmp_path):
@@ -58,27 +59,23 @@ def test_a_row_is_what_the_engine_says_of_the_verbatim_prompt(tiny, tmp_path):
 
 def test_a_second_run_finds_every_answer_and_computes_none(tiny, tmp_path, monkeypatch):
     first = [session(tiny, tmp_path).answer(c, [PICTURE], ASKED, GREEDY) for c in (0, 1)]
-    with open(tmp_path / "answers-0.jsonl", "a") as file:
-        file.write('\n{"key": "half a line')  # killed while writing
     monkeypatch.setattr(lmms_session, "compare", lambda *_: pytest.fail("asked again"))
-    again = session(tiny, tmp_path, rank=1)  # another process reads all files
+    again = session(tiny, tmp_path)
     assert [again.answer(c, [PICTURE], ASKED, GREEDY) for c in (0, 1)] == first
     with pytest.raises(pytest.fail.Exception, match="asked again"):
         again.answer(0, [PICTURE], ASKED, GREEDY | {"max_new_tokens": 9})
 
 
-def test_a_full_disk_is_said_and_loses_nothing(tiny, tmp_path, monkeypatch):
+def test_a_full_disk_is_said_and_loses_nothing(tiny, tmp_path):
     asked = session(tiny, tmp_path)
     asked.answer(0, [PICTURE], ASKED, GREEDY)
-    before = asked.store.read_text()
-
-    def full(*_, **__):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(lmms_session, "open", full, raising=False)
-    with pytest.raises(Refused, match=r"answers-0\.jsonl: No space left .* run the same command"):
-        asked.answer(0, [PICTURE], "what colour is the star?", GREEDY)
-    assert asked.store.read_text() == before
+    kept = list(asked.store)
+    asked.store._file.execute("PRAGMA max_page_count = 1")  # SQLite then says that it is full
+    long = GREEDY | {"max_new_tokens": 60}
+    with pytest.raises(Refused, match=r"disk is full: the last answer .* same command goes on"):
+        for number in range(40):
+            asked.answer(0, [PICTURE], f"describe the picture. {number} " + "again " * 90, long)
+    assert set(kept) <= set(session(tiny, tmp_path).store)
 
 
 @pytest.mark.parametrize(
@@ -94,7 +91,7 @@ def test_a_full_disk_is_said_and_loses_nothing(tiny, tmp_path, monkeypatch):
 def test_what_cannot_be_served_is_refused(tiny, tmp_path, pictures, context, settings, says):
     with pytest.raises(Refused, match=says):
         session(tiny, tmp_path).answer(0, pictures, context, settings)
-    assert not (tmp_path / "answers-0.jsonl").exists()
+    assert not session(tiny, tmp_path).store
 
 
 def test_generation_settings_are_read_as_tasks_write_them():
@@ -151,8 +148,8 @@ def test_without_lmms_eval_one_sentence_says_how_to_get_it(capsys):
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["--methods", "random", "none"], "The first of --methods is none"),
-        (["--methods", "none", "nonsense"], "nonsense"),
+        (["--methods", "nonsense"], "nonsense"),
+        (["--jsonl", "x.jsonl"], "two evaluations"),
         (["--use_cache", "x"], "--use_cache is not taken here"),
         (["--model_args=a=b"], "--model_args is not taken here"),
     ],
@@ -235,10 +232,10 @@ class TestWhole:
         samples = list((drawn / "six").rglob("*samples_pope.jsonl"))
         line = json.loads(samples[0].read_text().splitlines()[0])
         assert len(samples) == 3 and len(line["token_counts"][0]["visual_tokens"]) == 12
-        kept = (drawn / "six" / "answers" / "answers-0.jsonl").read_bytes()
+        kept = dict(Answers(drawn / "six" / "answers.db"))
         again = evaluate(drawn, *words, "--limit", "4", "--output_path", "six")
         assert again.returncode == 0 and untimed(drawn / "six") == found
-        assert (drawn / "six" / "answers" / "answers-0.jsonl").read_bytes() == kept
+        assert dict(Answers(drawn / "six" / "answers.db")) == kept  # with their milliseconds
 
     def test_two_processes_say_what_one_says(self, drawn):
         words = ["--methods", "none", "visipruner:gentle", "--tasks", "pope,gqa", "--limit", "5"]
@@ -247,8 +244,6 @@ class TestWhole:
         two = evaluate(drawn, *words, "--output_path", "two", launch=LAUNCH.split())
         assert two.returncode == 0, two.stderr[-3000:]
         assert untimed(drawn / "one") == untimed(drawn / "two")
-        stores = sorted((drawn / "two" / "answers").iterdir())
-        assert [path.name for path in stores] == ["answers-0.jsonl", "answers-1.jsonl"]
 
     def test_a_failing_process_ends_all_with_status_1(self, drawn):
         words = ["--tasks", "pope", "--output_path", "broken", "--limit", "4"]

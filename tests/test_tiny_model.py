@@ -16,7 +16,8 @@ from visipruner.errors import Refused
 from visipruner.evaluation import calibrate
 from visipruner.evaluation.calibrate import choose, table
 from visipruner.evaluation.dynamics import Watch, kept
-from visipruner.evaluation.evaluate import UNPRUNED, paired_difference, summary, wilson
+from visipruner.evaluation.evaluate import UNPRUNED, summary
+from visipruner.evaluation.intervals import paired_difference, wilson
 from visipruner.evaluation.interview import FORMS, ask, form_of, interview, questions
 from visipruner.levels import PRESETS, Facts
 from visipruner.methods import FastV, PruningMethod, Schedule, VisiPruner

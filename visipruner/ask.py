@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,6 +17,7 @@ from pathlib import Path
 from visipruner.errors import Refused, quoted, short
 from visipruner.files import check_place, print_whole, same_file, write_whole
 from visipruner.inputs import check_choice, check_number, clean_question, open_picture
+from visipruner.models.console import stay_quiet_and_offline, tell_progress
 
 
 def add_options(ask: argparse.ArgumentParser):
@@ -128,17 +128,6 @@ def run(args):
     if args.json:  # first, because printing may fail, and the work must not be lost
         write_whole(Path(args.json), json.dumps(result, indent=1))
     print_whole(describe(comparison))
-
-
-def stay_quiet_and_offline():
-    """Only the download process may go online (visipruner/models/hub.py)."""
-    from huggingface_hub import constants
-    from transformers.utils import logging
-
-    # The package is already imported, too late for environment variables.
-    constants.HF_HUB_OFFLINE = True
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
 
 
 def _checked(args) -> tuple:
@@ -254,12 +243,6 @@ def _side(name: str, answer) -> list[str]:
         f"  formula    {counters.line(answer, counters.FORMULA)}",
         f"  measured   {measured} ({describe_clocks(answer.times)})",
     ]
-
-
-def tell_progress(progress):
-    """Print the download's progress. Ctrl-C ends it; the next try continues from there."""
-    done, total = progress.done / 1e9, progress.total / 1e9
-    print(f"downloading: {done:.1f} of {total:.1f} GB", file=sys.stderr)
 
 
 def _field(pair: str) -> tuple[str, object]:

@@ -10,15 +10,24 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from importlib import metadata
 from pathlib import Path
 
-from visipruner.choice import parse_sides
+from visipruner.choice import kinds_of
 from visipruner.errors import Refused
 from visipruner.evaluation import lmms_table
+from visipruner.evaluation.answers import Answers
+from visipruner.evaluation.own_command import (
+    STORE,
+    USUAL,
+    check_reading,
+    columns_of,
+    model_of,
+    open_own,
+)
 from visipruner.files import write_whole
-from visipruner.models.catalogue import load_vlm, spec_of
+from visipruner.models.catalogue import check_served, spec_of
 from visipruner.models.checkpoint import fingerprint
 
 PINNED = "0.7.3"  # its saved samples' layout is no promise
@@ -54,10 +63,6 @@ def check(options: argparse.Namespace, more: list[str]):
     for flag in more:
         if why := OURS.get(flag.partition("=")[0]):
             raise Refused(f"{flag.partition('=')[0]} is not taken here: {why}.")
-    if options.methods[0] != "none":
-        raise Refused("The first of --methods is none: all others are compared with it.")
-    if len(options.methods) > 1:
-        parse_sides(options.methods)
 
 
 def run(options: argparse.Namespace, more: list[str]):
@@ -72,22 +77,30 @@ def run(options: argparse.Namespace, more: list[str]):
     check(options, more)
     rank = int(os.environ.get("RANK", 0))
     out = Path(_given(more, "--output_path") or OUT)
+    check_reading(options)
+    names, model = columns_of(options.methods or USUAL), model_of(options.model)
+    kinds = kinds_of(names)
+    check_served(spec_of(model), kinds)
+    options.device = _device(options)
+    out.mkdir(parents=True, exist_ok=True)
     from visipruner.evaluation.lmms_model import register, serving
     from visipruner.evaluation.lmms_session import Session
 
-    vlm = load_vlm(options.model, device=_device(more))
-    weights = fingerprint(spec_of(options.model).find())
+    vlm = open_own(options, model, kinds)
+    check_served(vlm, kinds)
+    weights = fingerprint(spec_of(model).find())
     register()
     results = []
-    with serving(Session(vlm, options.methods, out / "answers", weights, rank)):
-        for column, name in enumerate(options.methods):
-            results.append(_one(column, name, options.tasks, out, more))
+    with closing(Answers(options.store or out / STORE)) as store:
+        with serving(Session(vlm, names, store, weights)):
+            for column, name in enumerate(names):
+                results.append(_one(column, name, options.tasks, out, more))
     if rank:
         return  # lmms-eval gathers everything in process 0
-    tables = lmms_table.tables(dict(zip(options.methods, results, strict=True)))
+    tables = lmms_table.tables(dict(zip(names, results, strict=True)))
     text = lmms_table.as_markdown(tables)
     print(text)
-    facts = {"model": str(options.model), "precision": vlm.precision, "lmms_eval": PINNED}
+    facts = {"model": str(model), "precision": vlm.precision, "lmms_eval": PINNED}
     write_whole(out / "visipruner.json", lmms_table.as_json(tables, facts))
     write_whole(out / "visipruner.md", text + "\n")
     print(f"saved in {out}")
@@ -133,12 +146,11 @@ def _given(more: list[str], flag: str) -> str | None:
     return found
 
 
-def _device(more: list[str]) -> str | None:
+def _device(options: argparse.Namespace) -> str | None:
     """Where the model goes: --device, or this process's own GPU."""
     import torch
 
-    asked = _given(more, "--device")
-    if asked or not torch.cuda.is_available():
-        return asked
+    if options.device or not torch.cuda.is_available():
+        return options.device
     processes = int(os.environ.get("WORLD_SIZE", 1))
     return f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if processes > 1 else None

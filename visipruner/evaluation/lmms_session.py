@@ -1,4 +1,4 @@
-"""Answers to benchmark questions by several methods, kept in a file, so that a run resumes.
+"""Answers to benchmark questions by several methods, kept in a store, so that a run resumes.
 
 The first column that asks a question answers it for all columns: the picture is encoded once, and
 the methods' clocks stand under the same load. The others find their answers in the store.
@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Mapping, MutableMapping
 
 import torch
 from PIL import Image
 
 from visipruner.choice import Side, methods_of, name_of, settings_of_side, sides_at
 from visipruner.errors import Refused
-from visipruner.evaluation.interview import _read as read_store
 from visipruner.evaluation.interview import rule_hash
 from visipruner.models.catalogue import VLM
 from visipruner.prompt import Prompt
@@ -25,7 +23,6 @@ from visipruner.running.runner import compare, last_event
 
 DEFAULT_TOKENS = 128  # for tasks that name no limit, such as TextVQA
 MOST_TOKENS = 1024
-BASELINE = "none"
 
 
 class Session:
@@ -33,18 +30,12 @@ class Session:
 
     Args:
         words: methods or stacks as on the command line, `none` first.
-        folder: where each process keeps its own file of answers; all files there are read.
-        rank: number of this process.
+        store: key -> row; every process of a run may write to it.
         weights: a name for the weights (`checkpoint.fingerprint`).
     """
 
-    def __init__(self, vlm: VLM, words: list[str], folder: Path, weights: str, rank: int = 0):
-        self.vlm, self.names, self.weights = vlm, words, weights
-        folder.mkdir(parents=True, exist_ok=True)
-        self.store = folder / f"answers-{rank}.jsonl"
-        self.done: dict[str, dict] = {}
-        for path in sorted(folder.glob("answers-*.jsonl")):
-            self.done |= read_store(path)
+    def __init__(self, vlm: VLM, words: list[str], store: MutableMapping[str, dict], weights: str):
+        self.vlm, self.names, self.store, self.weights = vlm, words, store, weights
 
     @property
     def device(self) -> torch.device:
@@ -67,11 +58,13 @@ class Session:
         prompt = self._prompt(picture, context)
         sides = sides_at(self.vlm, self.names, "balanced", "paper", prompt.layout.num_visual)
         keys = [self._key(side, picture, context, options) for side in sides]
-        if keys[column] not in self.done:
+        row = self.store.get(keys[column])
+        if row is None:
             compared = compare(self.vlm, prompt, sides, options)
             answers = last_event(compared).comparison.answers
-            self._keep(dict(zip(keys, map(row_of, answers), strict=True)))
-        row = self.done[keys[column]]
+            rows = dict(zip(keys, map(row_of, answers), strict=True))
+            self.store.update(rows)
+            row = rows[keys[column]]
         return row | {"text": cut(row["text"], settings.get("until"))}
 
     def _prompt(self, picture: Image.Image, context: str) -> Prompt:
@@ -87,18 +80,6 @@ class Session:
         method = [name_of(side), settings_of_side(side), rules]
         asked = [seen, picture.size, context, options.max_new_tokens, options.temperature]
         return json.dumps([self.weights, self.vlm.precision, *method, *asked])
-
-    def _keep(self, rows: dict[str, dict]):
-        self.done |= rows
-        lines = "".join("\n" + json.dumps({"key": key, **row}) for key, row in rows.items())
-        try:
-            with open(self.store, "a", encoding="utf-8") as file:
-                file.write(lines)
-        except OSError as error:
-            raise Refused(
-                f"an answer could not be kept in {self.store.name}: {error.strerror}. What was "
-                "kept stays; make room and run the same command again."
-            ) from None
 
 
 def options_of(settings: Mapping) -> Options:

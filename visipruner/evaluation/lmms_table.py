@@ -6,7 +6,7 @@ import json
 import statistics
 from collections.abc import Mapping
 
-from visipruner.evaluation.evaluate import paired_difference
+from visipruner.evaluation.intervals import paired_difference
 
 NO_SCORE = "this task gives no score per question"
 
