@@ -26,7 +26,7 @@ from visipruner.evaluation.own_command import (
     model_of,
     open_own,
 )
-from visipruner.files import write_whole
+from visipruner.files import shown, write_whole
 from visipruner.models.catalogue import check_served, spec_of
 from visipruner.models.checkpoint import fingerprint
 
@@ -82,7 +82,7 @@ def run(options: argparse.Namespace, more: list[str]):
     kinds = kinds_of(names)
     check_served(spec_of(model), kinds)
     options.device = _device(options)
-    out.mkdir(parents=True, exist_ok=True)
+    _make(out)
     from visipruner.evaluation.lmms_model import register, serving
     from visipruner.evaluation.lmms_session import Session
 
@@ -104,6 +104,13 @@ def run(options: argparse.Namespace, more: list[str]):
     write_whole(out / "visipruner.json", lmms_table.as_json(tables, facts))
     write_whole(out / "visipruner.md", text + "\n")
     print(f"saved in {out}")
+
+
+def _make(out: Path):
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise Refused(f"The folder {shown(out)} cannot be made: {error.strerror}.") from None
 
 
 def _one(column: int, name: str, tasks: str, out: Path, more: list[str]) -> tuple:
