@@ -212,8 +212,17 @@ def main(repo: str, snapshot=snapshot_download, patterns: Sequence[str] = PATTER
 def _sentence(repo: str, error: Exception) -> str:
     """One sentence about what went wrong, for a person who only wants the model."""
     kinds = {kind.__name__ for kind in type(error).__mro__}
+    if "GatedRepoError" in kinds:
+        return (
+            f"{repo} is gated: agree to its terms on its page on the hub, and set HF_TOKEN to a "
+            "token of that account."
+        )
     if "RepositoryNotFoundError" in kinds:
-        return f"The hub has no {repo}, or hides it: set HF_TOKEN to a token that may read it."
+        return (
+            f"The hub has no {repo}, or hides it: set HF_TOKEN to a token that may read it. If it "
+            "has another name by now, put its folder into VISIPRUNER_MODEL_DIR as "
+            f"{repo.split('/')[-1]}."
+        )
     if isinstance(error, OSError) and error.errno == 28:
         return (
             f"The disk is full, so {repo} was not downloaded completely: make room and try again."

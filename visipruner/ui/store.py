@@ -12,8 +12,9 @@ from visipruner.errors import Refused
 from visipruner.inputs import check_choice
 from visipruner.methods import PruningMethod
 from visipruner.models import clip, hub, loading, memory
-from visipruner.models.catalogue import MODELS, VLM, ModelSpec, check_served, load_vlm, menu
+from visipruner.models.catalogue import MODELS, VLM, ModelSpec, check_served, load_vlm
 from visipruner.models.loading import PRECISIONS
+from visipruner.models.specs import menu
 from visipruner.tower import needs_clip
 from visipruner.ui import text, zerogpu
 
