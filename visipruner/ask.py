@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,6 +17,7 @@ from pathlib import Path
 from visipruner.errors import Refused, quoted, short
 from visipruner.files import check_place, print_whole, same_file, write_whole
 from visipruner.inputs import check_choice, check_number, clean_question, open_picture
+from visipruner.telling import Telling
 
 
 def add_options(ask: argparse.ArgumentParser):
@@ -109,16 +109,18 @@ def run(args):
     stay_quiet_and_offline()
     # Check all that is possible before a model is fetched or loaded.
     options, picture, overrides = _checked(args)
-    vlm = load_vlm(
-        model_of(args),
-        device=args.device,
-        precision=args.precision,
-        attention=args.attention,
-        on_progress=tell_progress,
-    )
-    if needs_clip(_kinds(args)):
-        clip.fetch(tell_progress)
-    comparison = _compared(args, vlm, picture, options, overrides)
+    with Telling("loading the model") as telling:
+        vlm = load_vlm(
+            model_of(args),
+            device=args.device,
+            precision=args.precision,
+            attention=args.attention,
+            on_progress=telling.download,
+        )
+        if needs_clip(_kinds(args)):
+            clip.fetch(telling.download)
+        telling.say("encoding the picture")
+        comparison = _compared(args, vlm, picture, options, overrides, telling)
     result = comparison.to_json()
     if args.rounds > 1:
         result["medians"] = [answer["times"] for answer in result["answers"]]
@@ -190,10 +192,10 @@ def _kinds(args) -> list:
     return kinds_of(args.methods or [args.method])
 
 
-def _compared(args, vlm, picture, options, overrides):
+def _compared(args, vlm, picture, options, overrides, telling: Telling):
     """The `results.Comparison`, with medians if --rounds asks for them."""
     from visipruner.choice import sides_at
-    from visipruner.running.runner import compare, last_event, measure
+    from visipruner.running.runner import compare, measure
     from visipruner.ui import scenes
 
     asked = picture, args.question, args.picture_mode
@@ -202,9 +204,11 @@ def _compared(args, vlm, picture, options, overrides):
     words = tuple(args.methods or ("none", args.method))
     visual = prompt.layout.num_visual
     sides = sides_at(vlm, words, args.level, args.semantics, visual, **overrides)
-    comparison = last_event(compare(vlm, prompt, sides, options)).comparison
-    comparison = replace(comparison, words=words)
+    for event in compare(vlm, prompt, sides, options):
+        telling.event(event)
+    comparison = replace(event.comparison, words=words)
     if args.rounds > 1:
+        telling.say(f"{args.rounds} silent rounds")
         comparison = comparison.clocked(measure(vlm, prompt, sides, options, args.rounds))
     return comparison
 
@@ -254,12 +258,6 @@ def _side(name: str, answer) -> list[str]:
         f"  formula    {counters.line(answer, counters.FORMULA)}",
         f"  measured   {measured} ({describe_clocks(answer.times)})",
     ]
-
-
-def tell_progress(progress):
-    """Print the download's progress. Ctrl-C ends it; the next try continues from there."""
-    done, total = progress.done / 1e9, progress.total / 1e9
-    print(f"downloading: {done:.1f} of {total:.1f} GB", file=sys.stderr)
 
 
 def _field(pair: str) -> tuple[str, object]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import queue
 import shutil
 import subprocess
 import sys
@@ -32,6 +33,7 @@ if __package__:  # the child runs without the package, and never raises Refused
 
 PATTERNS = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt")  # no pickles, no pictures
 HEARTBEAT = 0.5  # seconds between two reports, also when nothing moves
+SILENCE = 1.0  # the longest, while the child starts
 _KEPT = "VISIPRUNER_NO_PROXY"  # what no_proxy was before this process ignored all proxies
 _UNREACHABLE = (
     "The hub cannot be reached, so {repo} was not downloaded: connect this machine to the network, "
@@ -88,17 +90,40 @@ def download(repo: str, size: int, patterns: Sequence[str] = PATTERNS) -> Iterat
         env=_environment(),
     )
     try:
-        for line in child.stdout:
-            message = json.loads(line)
+        progress = Progress(0, size)
+        for line in _lines(child.stdout):
+            message = json.loads(line) if line else {}
             if "error" in message:
                 raise Refused(message["error"])
-            yield Progress(message["done"], max(message["total"], size))
+            if message:
+                progress = Progress(message["done"], max(message["total"], size))
+            yield progress
         if child.wait():
             raise Refused(f"The download of {repo} broke off; try again to go on from there.")
     finally:
-        child.terminate()
+        child.terminate()  # so its output ends, and with it the thread that reads it
         child.wait()
-        child.stdout.close()
+
+
+def _lines(stream) -> Iterator[str]:
+    """The lines of a child's output; an empty one after every second without any."""
+    lines: queue.SimpleQueue = queue.SimpleQueue()
+
+    def read():
+        with stream:
+            for line in stream:
+                lines.put(line)
+        lines.put(None)
+
+    threading.Thread(target=read, daemon=True).start()
+    while True:
+        try:
+            line = lines.get(timeout=SILENCE)
+        except queue.Empty:
+            line = ""
+        if line is None:
+            return
+        yield line
 
 
 @contextmanager
