@@ -90,7 +90,7 @@ def test_loading_ticks_on_the_page(mini_path, monkeypatch):
 
 def test_a_download_speaks_while_its_child_is_silent(monkeypatch):
     monkeypatch.setattr(hub, "SILENCE", 0.05)
-    monkeypatch.setattr(hub, "_check_disk", lambda *_: None)
+    monkeypatch.setattr(hub, "check_disk", lambda *_: None)
     child = 'import time; time.sleep(0.4); print(\'{"done": 5, "total": 9}\', flush=True)'
     monkeypatch.setattr(hub, "_command", lambda *_: [hub.sys.executable, "-c", child])
     seen = list(hub.download("a/b", 9))

@@ -171,16 +171,30 @@ def load_vlm(
         path = spec.find()
         if path is None:
             raise Refused(f"{spec.repo} was downloaded, but is not complete; try again.")
-    family = loading.check_checkpoint(path)
-    processor = load_processor(path, loading.build_empty(path), family)
-    presets = read_presets(path)
-    placement = loading.place(spec.title, size_in_16_bit(path), device, precision)
+    processor, presets, placement = checked(spec, path, device, precision)
     loaded = loading.load_model(path, placement, attention)
     found = replace(spec, path=str(path))
     vlm = VLM(found, loaded, processor, placement.precision, presets)
     try_prompt(path, vlm)
     _ = vlm.devices  # cached now: other threads of a ZeroGPU Space see all of it on the CPU
     return vlm
+
+
+def checked(
+    spec: ModelSpec, path: Path, device: str | None, precision: str
+) -> tuple[object, dict | None, loading.Placement]:
+    """Check all of a folder that can be checked without reading its weights.
+
+    Returns:
+        Its processor, its presets, and where the model goes.
+
+    Raises:
+        Refused: one sentence.
+    """
+    family = loading.check_checkpoint(path)
+    processor = load_processor(path, loading.build_empty(path), family)
+    presets = read_presets(path)
+    return processor, presets, loading.place(spec.title, size_in_16_bit(path), device, precision)
 
 
 def check_served(model: ModelSpec | VLM, kinds: Iterable[type[PruningMethod]]):

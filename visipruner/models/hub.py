@@ -81,7 +81,7 @@ def download(repo: str, size: int, patterns: Sequence[str] = PATTERNS) -> Iterat
     Raises:
         Refused: one sentence: no room on the disk, no network, or no such checkpoint.
     """
-    _check_disk(repo, size)
+    check_disk(repo, size)
     child = subprocess.Popen(
         _command(repo, *patterns),
         stdout=subprocess.PIPE,
@@ -160,11 +160,22 @@ def _command(repo: str, *patterns: str) -> list[str]:
     return [sys.executable, "-P", __file__, repo, *patterns]
 
 
-def _check_disk(repo: str, size: int):
+def free_disk() -> int:
+    """Free bytes of the disk that downloads go to."""
+    return shutil.disk_usage(_cache_folder()).free
+
+
+def _cache_folder() -> Path:
+    """The hub's cache, or the folder in which it will be made."""
     folder = Path(constants.HF_HUB_CACHE)
     while not os.path.exists(folder):  # unlike Path.exists(), False for a closed folder
         folder = folder.parent
-    free = shutil.disk_usage(folder).free
+    return folder
+
+
+def check_disk(repo: str, size: int):
+    folder = _cache_folder()
+    free = free_disk()
     cached = repo_folder_name(repo_id=repo, repo_type="model")
     here = (Path(constants.HF_HUB_CACHE) / cached / "blobs").glob("*")  # whole files and parts
     left = size - sum(map(_size_of, here))
