@@ -15,8 +15,8 @@ from visipruner.models import hub
 from visipruner.running import stream as streaming
 from visipruner.running.results import Options
 from visipruner.running.runner import Event, compare
+from visipruner.running.telling import Telling
 from visipruner.running.ticking import ticking
-from visipruner.telling import Telling
 from visipruner.ui import handlers, running, store, text, views
 from visipruner.ui.store import Models
 

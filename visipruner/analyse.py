@@ -25,7 +25,7 @@ from visipruner.ask import is_scene, model_of, scene_picture, stay_quiet_and_off
 from visipruner.errors import Refused, quoted, short
 from visipruner.files import check_place, print_whole, shown, write_whole
 from visipruner.inputs import check_choice, check_number, clean_question, open_picture
-from visipruner.telling import Telling
+from visipruner.running.telling import Telling
 
 ALL = "all"
 HELDOUT = "heldout"

@@ -17,7 +17,7 @@ from pathlib import Path
 from visipruner.errors import Refused, quoted, short
 from visipruner.files import check_place, print_whole, same_file, write_whole
 from visipruner.inputs import check_choice, check_number, clean_question, open_picture
-from visipruner.telling import Telling
+from visipruner.running.telling import Telling
 
 
 def add_options(ask: argparse.ArgumentParser):
