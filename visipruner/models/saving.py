@@ -18,19 +18,30 @@ TEXT = (35, 40)  # tokens before and after the picture: a short question to LLaV
 
 @dataclass(frozen=True)
 class Saving:
-    """The picture's share of the prefill's FLOPs, from 0 to 1.
+    """FLOPs of an unpruned prompt about one picture, and the picture's share of them.
 
     No method saves more: the text remains, even if no visual token enters the first layer.
 
     Args:
         visual: visual tokens of one picture, 640 x 480 if their number depends on it.
-        language: the share within the language model.
-        whole: the same FLOPs as a share of vision tower, projector and language model together.
+        tower: of the vision tower with its projector.
+        full, text: of the language model's prefill, with the picture and without it.
     """
 
     visual: int
-    language: float
-    whole: float
+    tower: int
+    full: int
+    text: int
+
+    @property
+    def language(self) -> float:
+        """The picture's share within the language model, from 0 to 1."""
+        return (self.full - self.text) / self.full
+
+    @property
+    def whole(self) -> float:
+        """The same FLOPs as a share of vision tower and language model together."""
+        return (self.full - self.text) / (self.full + self.tower)
 
 
 def saving(config) -> Saving:
@@ -38,8 +49,7 @@ def saving(config) -> Saving:
     shape, prompt = ModelShape.of(config), sample_prompt(config)
     full, text = (prefill_flops(shape, tokens) for tokens in (prompt.layout.length, sum(TEXT)))
     tower = family_of(config.model_type).tower_flops(config, prompt)
-    visual = prompt.layout.num_visual
-    return Saving(visual, (full - text) / full, (full - text) / (full + tower))
+    return Saving(prompt.layout.num_visual, tower, full, text)
 
 
 @cache
