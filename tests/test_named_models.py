@@ -182,3 +182,13 @@ def test_this_processor_is_read_without_an_error(monkeypatch, tmp_path):
 def test_a_local_folder_has_no_licence_to_say(mini_path):
     server = Models(str(mini_path), device="cpu")
     assert about.of_model(server, server.default) == ""
+
+
+def test_the_table_in_the_notes_is_computed():
+    notes = (specs.ROOT / "visipruner" / "models" / "NOTES.md").read_text()
+    for name in ON_HUB:
+        spec, found = MODELS[name], saving_of(name)
+        need = memory.gigabytes(memory.needed(spec.size, "bfloat16"))
+        share = f"{found.language:.0%}, {found.whole:.0%}"
+        row = f"| {spec.download_size} | {need} | {found.visual:,} | {share} | {spec.licence} |"
+        assert f"| `{name}` {row}" in notes

@@ -6,6 +6,7 @@ import io
 import re
 import threading
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -15,7 +16,7 @@ from visipruner.models import hub
 from visipruner.running import stream as streaming
 from visipruner.running.results import Options
 from visipruner.running.runner import Event, compare
-from visipruner.running.telling import Telling
+from visipruner.running.telling import Telling, before_download
 from visipruner.running.ticking import ticking
 from visipruner.ui import handlers, running, store, text, views
 from visipruner.ui.store import Models
@@ -130,6 +131,16 @@ def test_nobody_at_the_other_end_is_no_error(monkeypatch):
     telling = Telling("loading", every=0.02)
     telling._write("words")
     assert telling.words == "loading"
+
+
+def test_a_command_says_size_and_licence_before_a_download(monkeypatch, capsys, machine):
+    machine(main=12)
+    monkeypatch.setattr(hub, "find", lambda repo: None)
+    before_download("smolvlm-256m", None)
+    before_download("tiny", None)
+    before_download(Path("smolvlm-256m"), None)
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and said.startswith("SmolVLM 256M: 0.5 GB to download; Apache-2")
 
 
 def test_events_of_a_run_are_words():

@@ -25,7 +25,7 @@ from visipruner.ask import is_scene, model_of, scene_picture, stay_quiet_and_off
 from visipruner.errors import Refused, quoted, short
 from visipruner.files import check_place, print_whole, shown, write_whole
 from visipruner.inputs import check_choice, check_number, clean_question, open_picture
-from visipruner.running.telling import Telling
+from visipruner.running.telling import Telling, before_download
 
 ALL = "all"
 HELDOUT = "heldout"
@@ -105,6 +105,7 @@ def run(args):
     picture = scene_picture(args.picture) if is_scene(args) else open_picture(args.picture)
     clean_question(args.question)
     check_choice("picture mode", args.picture_mode, PICTURE_MODES)
+    before_download(model_of(args), args.device)
     with Telling("loading the model") as telling:
         vlm = load_vlm(
             model_of(args),

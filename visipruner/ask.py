@@ -17,7 +17,7 @@ from pathlib import Path
 from visipruner.errors import Refused, quoted, short
 from visipruner.files import check_place, print_whole, same_file, write_whole
 from visipruner.inputs import check_choice, check_number, clean_question, open_picture
-from visipruner.running.telling import Telling
+from visipruner.running.telling import Telling, before_download
 
 
 def add_options(ask: argparse.ArgumentParser):
@@ -109,6 +109,7 @@ def run(args):
     stay_quiet_and_offline()
     # Check all that is possible before a model is fetched or loaded.
     options, picture, overrides = _checked(args)
+    before_download(model_of(args), args.device)
     with Telling("loading the model") as telling:
         vlm = load_vlm(
             model_of(args),

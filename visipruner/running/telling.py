@@ -65,6 +65,20 @@ class Telling:
             sys.stderr.flush()
 
 
+def before_download(model, device: str | None):
+    """Say what a model of the hub takes and may save, if it is not on this machine.
+
+    Args:
+        model: as `load_vlm` takes it.
+    """
+    from visipruner.models.described import described  # late: this file waits for no torch
+    from visipruner.models.specs import MODELS
+
+    spec = MODELS.get(model)
+    if spec and not spec.find():
+        sys.stderr.write(f"{spec.title}: {' '.join(described(spec, device))}\n")
+
+
 _WORDS = {
     "waiting": "waiting",
     "encoded": "picture encoded",
