@@ -50,6 +50,7 @@ ROOMS = [
     "ask",
     "analyse",
     "handout",
+    "doctor",
     "__main__",
 ]
 

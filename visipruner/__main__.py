@@ -17,6 +17,7 @@ from visipruner.versions import untested
 
 # Each module has `add_options(parser)` and `run(options)`; only the named command is imported.
 COMMANDS = {
+    "doctor": ("visipruner.doctor", "what is installed, what would fit, what is missing"),
     "ask": ("visipruner.ask", "answer one question about one picture by several methods"),
     "analyse": ("visipruner.analyse", "the paper's analyses of one picture, as files"),
     "lesson": ("visipruner.handout", "the page's lesson as a file to print"),
@@ -40,13 +41,17 @@ class Parser(argparse.ArgumentParser):
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a command. Returns 0; 2 after one sentence about bad input; 1 after a bug of ours."""
+    """Run a command.
+
+    Returns 0, or what the command says; 2 after one sentence about bad input; 1 after a bug of
+    ours.
+    """
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
         command, options = parse(arguments)
-        if line := untested():
+        if (line := untested()) and command.__name__ != COMMANDS["doctor"][0]:  # it says so
             print(f"note: {line}", file=sys.stderr)
-        command.run(options)
+        return command.run(options) or 0
     except Refused as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -55,7 +60,6 @@ def main(arguments: list[str] | None = None) -> int:
     except Exception as error:  # a bug of this program: its text helps only developers
         print(f"Something went wrong; {_report(error)}.", file=sys.stderr)
         return 1
-    return 0
 
 
 def parse(arguments: list[str]) -> tuple[ModuleType, argparse.Namespace]:
@@ -73,7 +77,7 @@ def parse(arguments: list[str]) -> tuple[ModuleType, argparse.Namespace]:
     )
     parser.add_argument("command", choices=COMMANDS, metavar="COMMAND", help="one of these:")
     name = parser.parse_args(arguments[:1]).command
-    if find_spec("visipruner.ui") is None:
+    if name != "doctor" and find_spec("visipruner.ui") is None:
         raise Refused("This command runs from a clone of the repository; pip installs the engine.")
     command = import_module(COMMANDS[name][0])
     parser = Parser(

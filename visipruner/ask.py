@@ -17,7 +17,8 @@ from pathlib import Path
 from visipruner.errors import Refused, quoted, short
 from visipruner.files import check_place, print_whole, same_file, write_whole
 from visipruner.inputs import check_choice, check_number, clean_question, open_picture
-from visipruner.models.console import stay_quiet_and_offline, tell_progress
+from visipruner.models.console import stay_quiet_and_offline
+from visipruner.running.telling import Telling, before_download
 
 
 def add_options(ask: argparse.ArgumentParser):
@@ -109,16 +110,19 @@ def run(args):
     stay_quiet_and_offline()
     # Check all that is possible before a model is fetched or loaded.
     options, picture, overrides = _checked(args)
-    vlm = load_vlm(
-        model_of(args),
-        device=args.device,
-        precision=args.precision,
-        attention=args.attention,
-        on_progress=tell_progress,
-    )
-    if needs_clip(_kinds(args)):
-        clip.fetch(tell_progress)
-    comparison = _compared(args, vlm, picture, options, overrides)
+    before_download(model_of(args), args.device)
+    with Telling("loading the model") as telling:
+        vlm = load_vlm(
+            model_of(args),
+            device=args.device,
+            precision=args.precision,
+            attention=args.attention,
+            on_progress=telling.download,
+        )
+        if needs_clip(_kinds(args)):
+            clip.fetch(telling.download)
+        telling.say("encoding the picture")
+        comparison = _compared(args, vlm, picture, options, overrides, telling)
     result = comparison.to_json()
     if args.rounds > 1:
         result["medians"] = [answer["times"] for answer in result["answers"]]
@@ -179,10 +183,10 @@ def _kinds(args) -> list:
     return kinds_of(args.methods or [args.method])
 
 
-def _compared(args, vlm, picture, options, overrides):
+def _compared(args, vlm, picture, options, overrides, telling: Telling):
     """The `results.Comparison`, with medians if --rounds asks for them."""
     from visipruner.choice import sides_at
-    from visipruner.running.runner import compare, last_event, measure
+    from visipruner.running.runner import compare, measure
     from visipruner.ui import scenes
 
     asked = picture, args.question, args.picture_mode
@@ -191,9 +195,11 @@ def _compared(args, vlm, picture, options, overrides):
     words = tuple(args.methods or ("none", args.method))
     visual = prompt.layout.num_visual
     sides = sides_at(vlm, words, args.level, args.semantics, visual, **overrides)
-    comparison = last_event(compare(vlm, prompt, sides, options)).comparison
-    comparison = replace(comparison, words=words)
+    for event in compare(vlm, prompt, sides, options):
+        telling.event(event)
+    comparison = replace(event.comparison, words=words)
     if args.rounds > 1:
+        telling.say(f"{args.rounds} silent rounds")
         comparison = comparison.clocked(measure(vlm, prompt, sides, options, args.rounds))
     return comparison
 

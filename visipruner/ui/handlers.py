@@ -142,12 +142,15 @@ class Progress:
     now: int = 0  # index of the side that runs
     probed: int = 0
     comparison: Comparison | None = None
+    since: float = field(default_factory=time.monotonic)
 
     def __post_init__(self):
         self.sides = self.sides or [Side() for _ in self.methods]
 
     def take(self, event: Event):
         """Record one event."""
+        if event.kind == "tick":
+            return
         self.news = event.kind
         if event.comparison:
             self.comparison = event.comparison

@@ -193,6 +193,12 @@ def fetched(models, form: Form, kinds, key: str) -> Iterator[tuple]:
             yield views.says(sentence, text.FETCHING), gr.skip(), gr.skip()
 
 
+def loading(models, form: Form) -> Iterator[str]:
+    """Load the form's model; yields the status line, with the seconds that it takes."""
+    for seconds in models.load(form.model, form.backend, form.precision):
+        yield views.says(text.LOADING + views.ticked(seconds), text.LOADING)
+
+
 def _answering(models, model_line, chosen, results):
     @plainly
     def on_run(before, key):
@@ -206,8 +212,8 @@ def _answering(models, model_line, chosen, results):
         frame = showing.frame
         try:
             form, scene = results.forms.take(key)
-            if not models.is_ready(form.model, form.backend, form.precision):
-                frame.set(results.status, views.says(text.LOADING, text.LOADING))
+            for line in loading(models, form):
+                frame.set(results.status, line)
                 yield frame.take()
             job, ended = job_of(models, form, scene), run_state.FAILED
             results.kept.drop(before)

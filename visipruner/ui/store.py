@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import closing
@@ -12,8 +13,10 @@ from visipruner.errors import Refused
 from visipruner.inputs import check_choice
 from visipruner.methods import PruningMethod
 from visipruner.models import clip, hub, loading, memory
-from visipruner.models.catalogue import MODELS, VLM, ModelSpec, check_served, load_vlm, menu
+from visipruner.models.catalogue import MODELS, VLM, ModelSpec, check_served, load_vlm
 from visipruner.models.loading import PRECISIONS
+from visipruner.models.specs import menu
+from visipruner.running.ticking import ticking
 from visipruner.tower import needs_clip
 from visipruner.ui import text, zerogpu
 
@@ -126,6 +129,15 @@ class Models:
             self._loaded.move_to_end(key)
             return self._loaded[key]
 
+    def load(self, name: str, backend: str, precision: str) -> Iterator[float]:
+        """Load the model as `get` does; yields the seconds so far, at once and every second.
+
+        Nothing is yielded if it is in memory already.
+        """
+        if not self.is_ready(name, backend, precision):
+            yield 0.0
+            yield from ticking(lambda: self.get(name, backend, precision))
+
     def _add(self, key: tuple[str, str, str]):
         name, backend, precision = key
         spec = MODELS.get(self.paths[name])
@@ -149,13 +161,15 @@ class Models:
 
 
 def _sentences(title: str, downloaded: Iterator[hub.Progress]) -> Iterator[str]:
+    start = time.monotonic()
     with closing(downloaded):
         for progress in downloaded:
-            yield text.DOWNLOADING.format(
+            sentence = text.DOWNLOADING.format(
                 title=title,
                 done=memory.gigabytes(progress.done),
                 total=memory.gigabytes(progress.total),
             )
+            yield sentence + text.SECONDS.format(seconds=time.monotonic() - start)
 
 
 def _title(spec: ModelSpec) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from html import escape
@@ -51,17 +52,29 @@ def named(comparison: Comparison) -> Comparison:
 
 def status(progress: Progress) -> str:
     """The status in one line; screen readers hear it when the stage changes."""
+    line, stage = _stage(progress)
+    if not stage:
+        return says(line, kind="done")
+    return says(line + ticked(time.monotonic() - progress.since), stage)
+
+
+def ticked(seconds: float) -> str:
+    """The end of a busy line: it shows that the work goes on."""
+    return text.SECONDS.format(seconds=seconds) if seconds >= 1 else ""
+
+
+def _stage(progress: Progress) -> tuple[str, str]:
+    """(line, stage) of a run; the stage of a finished one is empty."""
     side, name = progress.sides[progress.now], names(progress.methods)[progress.now]
     if progress.comparison:
-        done = text.DONE.format(verdict=agreement(progress.comparison) + ".")
-        return says(done, kind="done")
+        return text.DONE.format(verdict=agreement(progress.comparison) + "."), ""
     if progress.probed:
         line = text.PROBING.format(layer=progress.probed, layers=progress.layers)
-        return says(line, "probing")
+        return line, "probing"
     if progress.news == "clocked":
-        return says(text.CLOCKING, "clocking")
+        return text.CLOCKING, "clocking"
     if side.text:
-        return says(text.WRITING.format(side=name), f"writing {progress.now}")
+        return text.WRITING.format(side=name), f"writing {progress.now}"
     if side.records:
         record = side.records[-1]
         line = text.LAYERS.format(
@@ -70,8 +83,8 @@ def status(progress: Progress) -> str:
             layers=progress.layers,
             visual=record.visual_tokens,
         )
-        return says(line, f"reading {progress.now}")
-    return says(text.WAITING if progress.news == "waiting" else text.READING, "waiting")
+        return line, f"reading {progress.now}"
+    return text.WAITING if progress.news == "waiting" else text.READING, "waiting"
 
 
 def says(line: str, busy: str = "", kind: str = "still") -> str:
