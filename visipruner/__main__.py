@@ -18,6 +18,7 @@ from visipruner.versions import untested
 # Each module has `add_options(parser)` and `run(options)`; only the named command is imported.
 COMMANDS = {
     "ask": ("visipruner.ask", "answer one question about one picture by several methods"),
+    "show": ("visipruner.show", "a saved run again: words, report, overlays; no model"),
     "analyse": ("visipruner.analyse", "the paper's analyses of one picture, as files"),
     "lesson": ("visipruner.handout", "the page's lesson as a file to print"),
     "evaluate": ("visipruner.evaluation.evaluate", "how often the bundled model is right"),
