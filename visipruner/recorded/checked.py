@@ -135,6 +135,8 @@ def _range(low, high) -> str:
 
 def _clean(words: str) -> str:
     """Without control characters but tabs and line ends, and without halves of letters."""
+    if words.isascii() and words.isprintable():  # quick also for a picture
+        return words
     kept = ("\n", "\t")
     return "".join(
         c if c in kept or unicodedata.category(c) not in ("Cc", "Cs") else "\ufffd" for c in words

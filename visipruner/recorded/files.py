@@ -9,6 +9,7 @@ from visipruner.errors import Refused
 from visipruner.files import shown
 
 MOST_BYTES = 100_000_000
+MOST_VALUES = 6_000_000
 MOST_PARTS = 300_000  # lists and objects: each costs far more memory than its two brackets
 
 
@@ -43,8 +44,9 @@ def read(content: bytes) -> dict:
         raise Refused(f"This file has more than {MOST_BYTES // 10**6} MB, so it is no saved run.")
     if not content.strip():
         raise Refused("This file is empty.")
-    if content.count(b"[") + content.count(b"{") > MOST_PARTS:
-        raise Refused("This file has more lists and objects than any saved run.")
+    parts = content.count(b"[") + content.count(b"{")
+    if parts > MOST_PARTS or content.count(b",") > MOST_VALUES:
+        raise Refused("This file holds more values than any saved run.")
     try:
         value = json.loads(content.decode("utf-8-sig"), parse_constant=_refuse)
     except Refused:

@@ -10,7 +10,7 @@ from visipruner.errors import Refused
 from visipruner.recorded.files import read, read_file
 from visipruner.recorded.runs import Run, read_run
 
-NOT_WHOLE = "This is an arena that was stopped before its comparison was complete, so there is none to open."
+NOT_WHOLE = "This arena was stopped before its comparison was complete, so there is none to open."
 NO_RUN = (
     "This file is {what}, which does not open here: a saved run is of one question, or an arena."
 )

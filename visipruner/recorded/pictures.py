@@ -9,7 +9,7 @@ import io
 from PIL import Image
 
 from visipruner.errors import Refused
-from visipruner.inputs import MAX_PIXELS, open_picture
+from visipruner.inputs import open_picture
 from visipruner.layout import TokenLayout
 from visipruner.prompt import Prompt
 from visipruner.recorded.checked import Node, same_length
@@ -21,6 +21,7 @@ NO_PLACES = (
 )
 _PNG = "data:image/png;base64,"
 _MOST_SHEETS = 200
+_MOST_PIXELS = 10_000_000  # of all sheets; a large picture in tiles has half of it
 _MOST_LETTERS = 60_000_000  # of a picture in base64
 _BLANK, _PATCH = "#d3d7dd", 24  # a patch of a picture that was not saved: colour, pixels
 
@@ -53,8 +54,8 @@ def read_sheets(node: Node, num_visual: int) -> tuple[Sheet, ...]:
     for one in node.each(_MOST_SHEETS, least=1):
         sheet = _sheet(one, num_visual)
         pixels += sheet.picture.width * sheet.picture.height
-        if pixels > MAX_PIXELS:
-            raise node.refuse(f"pictures of at most {MAX_PIXELS:,} pixels in all")
+        if pixels > _MOST_PIXELS:
+            raise node.refuse(f"pictures of at most {_MOST_PIXELS:,} pixels in all")
         if placed.intersection(sheet.placed):
             raise node.refuse("sheets on which no token has two places")
         placed.update(sheet.placed)

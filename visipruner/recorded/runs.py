@@ -8,22 +8,19 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from visipruner.errors import Refused
-from visipruner.flops import ExecutedFlops
 from visipruner.inputs import MAX_QUESTION
 from visipruner.layout import TokenLayout
 from visipruner.prompt import Prompt
+from visipruner.recorded.answers import MOST_SIDES, read_answers, read_probe
 from visipruner.recorded.checked import Node, same_length
 from visipruner.recorded.pictures import blank_sheets, read_sheets, seen_json
-from visipruner.recorded.traces import MOST_STEPS, read_trace
-from visipruner.running.results import FILE_VERSION, Answer, Comparison, Counts, Times
+from visipruner.running.results import FILE_VERSION, Answer, Comparison
 from visipruner.trace import PruningTrace
 
-MOST_SIDES = 40
 MACHINE = ("model", "device", "threads", "dtype", "attention", "python", "torch", "transformers")
 NOT_SAVED = "not saved"
 NO_DATE = "The date was not saved with this run."
 _NAME = re.compile(r"[\w .,:;+@%()/-]{1,300}")  # of a side; charts would read tags in it
-_MOST_MS = 1e12
 _MOST_NOTES = 100
 
 
@@ -62,11 +59,16 @@ class Run:
     missing: tuple[str, ...] = ()
 
     @property
+    def when(self) -> str:
+        """The day and minute with a blank before; "" if the file does not say it."""
+        date = self.comparison.date
+        return f" {datetime.fromisoformat(date):%Y-%m-%d %H:%M}" if date else ""
+
+    @property
     def label(self) -> str:
         """That nothing of this was measured here; when and where it was."""
-        date, machine = self.comparison.date, self.comparison.machine
-        when = f" {datetime.fromisoformat(date):%Y-%m-%d %H:%M}" if date else ""
-        line = f"Recorded{when} on {machine['device']}, with {machine['model']}"
+        machine = self.comparison.machine
+        line = f"Recorded{self.when} on {machine['device']}, with {machine['model']}"
         line = f"{line}. Opened from a file: nothing of it was computed or measured here."
         return " ".join([line, *self.missing])
 
@@ -110,9 +112,8 @@ def read_run(data: dict) -> Run:
     _check_version(node)
     date = _date(node.find("date"))
     missing += [] if date else [NO_DATE]
-    answers = [_answer(one) for one in node.get("answers").each(MOST_SIDES, least=2)]
-    _check_together(node, answers)
-    probe = (found := node.find("probe")) and _probe(found, answers[0].trace)
+    answers = read_answers(node)
+    probe = read_probe(node.find("probe"), answers[0].trace)
     prompt, said = _prompt(node, answers[0].trace)
     words = _names(node)
     machine = _machine(node.find("machine"))
@@ -216,71 +217,3 @@ def _truth(node: Node | None, answers: Sequence[Answer]) -> Truth | None:
             raise facts.refuse("pairs: right facts, all facts")
     found = {answer.text: pair for answer, pair in zip(answers, pairs, strict=True)}
     return Truth(node.get("answer").words(5_000), found)
-
-
-# -- answers
-
-
-def _answer(node: Node) -> Answer:
-    trace = read_trace(node.get("trace"))
-    tokens = node.get("tokens").wholes(0, 10**9, MOST_STEPS)
-    times, counts = _times(node.get("times")), _counts(node.get("counts"), len(trace.layers))
-    return Answer(node.get("text").words(), tokens, times, counts, trace)
-
-
-def _times(node: Node) -> Times:
-    fixed = {name: node.get(name).number(0, _MOST_MS) for name in ("vision", "prefill", "total")}
-    first = node.get("first_token").number(1e-9, _MOST_MS)
-    token = node.find("per_token")
-    rounds, whole = node.find("rounds"), node.find("whole")
-    firsts = node.find("first_tokens")
-    return Times(
-        **fixed,
-        first_token=first,
-        per_token=None if token is None else token.number(0, _MOST_MS),
-        rounds=0 if rounds is None else rounds.whole(0, 1000),
-        first_tokens=() if firsts is None else tuple(firsts.numbers(0, _MOST_MS, 1000)),
-        whole=False if whole is None else whole.flag(),
-    )
-
-
-def _counts(node: Node, layers: int) -> Counts:
-    executed, per_layer = node.get("executed"), node.get("executed_per_layer")
-    peak = node.find("peak_bytes")
-    found = Counts(
-        ExecutedFlops(
-            executed.get("prefill").whole(1),
-            executed.get("probe").whole(),
-            executed.get("decode").whole(),
-        ),
-        [one.whole() for one in per_layer.each(layers)],
-        node.get("vision").whole(),
-        node.get("paper_macs").whole(),
-        node.get("attention_paper").number(0, 1e6),
-        node.get("attention_executed").number(0, 1e6),
-        node.get("kv_bytes").whole(),
-        None if peak is None else peak.whole(),
-    )
-    same_length(found.executed_per_layer, range(layers), per_layer)
-    return found
-
-
-def _probe(node: Node, first: PruningTrace) -> PruningTrace:
-    trace = read_trace(node)
-    _check_same_prompt(node, trace, first)
-    return trace
-
-
-def _check_together(node: Node, answers: Sequence[Answer]):
-    """Refuse answers that cannot be compared: of several prompts, or with unequal clocks."""
-    first = answers[0]
-    for one, answer in zip(node.get("answers").each(MOST_SIDES), answers, strict=True):
-        _check_same_prompt(one, answer.trace, first.trace)
-        if len(answer.times.first_tokens) != len(first.times.first_tokens):
-            raise one.get("times").refuse("of as many rounds as the first answer's")
-
-
-def _check_same_prompt(node: Node, trace: PruningTrace, first: PruningTrace):
-    facts = [(t.length, t.spans, t.grids, len(t.layers)) for t in (trace, first)]
-    if facts[0] != facts[1]:
-        raise Refused(f"This saved run is damaged: {node.place} is of another prompt or model.")

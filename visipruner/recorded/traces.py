@@ -147,8 +147,8 @@ def _stories(node: Node) -> dict:
     """The stories of a stack; or what files held that were written before there were stacks."""
     if stories := node.find("stories"):
         return {"stories": [_story(one) for one in stories.each(len(METHODS), least=1)]}
-    old = {name: None for name in ("calm_layers", "attention_free_layers")}
-    old |= {name: one.plain() for name in old if (one := node.find(name))}
+    others = ("calm_layers", "attention_free_layers")
+    old = {name: one.plain() for name in others if (one := node.find(name))}
     name = _method(node.get("method"))
     return {
         "method": name,
