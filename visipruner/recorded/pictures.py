@@ -67,6 +67,8 @@ def _sheet(node: Node, num_visual: int) -> Sheet:
     tokens = node.get("tokens").wholes(0, num_visual - 1, num_visual)
     places = node.get("boxes").each(num_visual)
     same_length(places, tokens, node.get("boxes"))
+    if len(set(tokens)) != len(tokens):
+        raise node.get("tokens").refuse("a list without a token twice")
     boxes: list[Box | None] = [None] * num_visual
     for token, place in zip(tokens, places, strict=True):
         edges = place.numbers(0, 1e6, 4)

@@ -68,7 +68,7 @@ class Run:
     def label(self) -> str:
         """That nothing of this was measured here; when and where it was."""
         machine = self.comparison.machine
-        line = f"Recorded{self.when} on {machine['device']}, with {machine['model']}"
+        line = f"Recorded{self.when} on {machine['device']} with the model “{machine['model']}”"
         line = f"{line}. Opened from a file: nothing of it was computed or measured here."
         return " ".join([line, *self.missing])
 

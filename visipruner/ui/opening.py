@@ -14,9 +14,9 @@ from visipruner.recorded.runs import Run
 from visipruner.render.values import viewer_value
 from visipruner.ui import opening_words as words
 from visipruner.ui import run_state, running, views
-from visipruner.ui.page import PRIVATE, UNQUEUED, browser_value, file_input, plainly
+from visipruner.ui.page import PRIVATE, SMALL, browser_value, file_input, plainly
 
-READING = {**PRIVATE, "concurrency_limit": 2}  # a large file takes a second of a core
+READING = {**SMALL, "concurrency_limit": 2}  # a large file takes a second of a core
 
 
 @dataclass
@@ -48,15 +48,15 @@ def connect(model_line, chosen, results, opening: Opening, stop: dict):
     Args:
         stop: of the event that stops what runs, as the button Stop has it.
     """
-    taken = opening.file.upload(
-        _reading(results), opening.file, [opening.said, opening.read], **READING
-    )
-    stopped = taken.success(**stop)
+    read = [opening.said, opening.read]
+    opening.file.upload(_reading(results), opening.file, read, **READING)
+    # Not `success`: gradio cancels nothing in an event that follows another one.
+    stopped = opening.read.change(**stop)
     shown = stopped.then(
         _showing(model_line, chosen, results),
         [opening.read, results.result],
         running.outputs_of(model_line, chosen, results),
-        **{**UNQUEUED, "queue": True, "concurrency_limit": 2},
+        **READING,
     )
     shown.success(None, js="() => vp.opened()", **PRIVATE)
     return shown
@@ -70,7 +70,7 @@ def _reading(results):
             run = opened(Path(path))
             check_fits(run)
         except Refused as error:
-            yield views.says(str(error)), None
+            yield views.says(str(error)), gr.skip()
             raise
         name = short(Path(path).name)
         yield views.says(words.OPENED.format(name=name, when=run.when)), results.kept.put(run)
