@@ -19,6 +19,7 @@ from visipruner.versions import untested
 COMMANDS = {
     "doctor": ("visipruner.doctor", "what is installed, what would fit, what is missing"),
     "ask": ("visipruner.ask", "answer one question about one picture by several methods"),
+    "show": ("visipruner.show", "a saved run again: words, report, overlays; no model"),
     "analyse": ("visipruner.analyse", "the paper's analyses of one picture, as files"),
     "lesson": ("visipruner.handout", "the page's lesson as a file to print"),
     "evaluate": ("visipruner.evaluation.evaluate", "how often the bundled model is right"),

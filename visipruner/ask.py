@@ -105,6 +105,7 @@ def run(args):
         raise Refused("This command runs from a clone of the repository; pip installs the engine.")
     from visipruner.models import clip
     from visipruner.models.catalogue import load_vlm
+    from visipruner.recorded.runs import with_picture
     from visipruner.tower import needs_clip
 
     stay_quiet_and_offline()
@@ -123,7 +124,7 @@ def run(args):
             clip.fetch(telling.download)
         telling.say("encoding the picture")
         comparison = _compared(args, vlm, picture, options, overrides, telling)
-    result = comparison.to_json()
+    result = with_picture(comparison.to_json(), comparison.prompt)
     if args.rounds > 1:
         result["medians"] = [answer["times"] for answer in result["answers"]]
     if args.json == "-":

@@ -40,6 +40,7 @@ from visipruner.running.clocks import (
     memory_mark,
     memory_peak,
     milliseconds,
+    moment,
     now,
     prefill_clock,
 )
@@ -110,7 +111,8 @@ def compare(
         answers = _clocked(vlm, prompt, methods, options, answers, emit)
         probe = _probe(vlm, prompt, encoded[0], emit) if options.probe else None
         vlm.runs += 1
-        emit(Event("compared", comparison=Comparison(prompt, answers, probe, machine(vlm))))
+        made = Comparison(prompt, answers, probe, machine(vlm), date=moment())
+        emit(Event("compared", comparison=made))
 
     return stream(work, vlm.lock, Event("waiting"), Event("tick") if ticks else None)
 

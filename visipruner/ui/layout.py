@@ -26,6 +26,7 @@ from visipruner.ui import (
     inside_events,
     keeping,
     lesson,
+    opening,
     tabs,
     text,
     views,
@@ -104,6 +105,7 @@ def build(models: Models, plan: Plan | None = None) -> gr.Blocks:
                 with tabs.view(tabs.COMPARE):
                     results = _results()
                     tools = _tools()
+                    opened = opening.build()
                 with tabs.view(tabs.INSIDE):
                     looked = inside.build(chosen.inside)
                 with tabs.view(tabs.ARENA):
@@ -112,7 +114,7 @@ def build(models: Models, plan: Plan | None = None) -> gr.Blocks:
                     drawn = curve.build()
                 with tabs.view(tabs.LESSON):
                     taught = lesson.build(plan or reading.read())
-        wiring.connect(page, models, head, chosen, results, tools)
+        wiring.connect(page, models, head, chosen, results, tools, opened)
         inside_events.connect(models, head, chosen, looked, results)
         arena_events.connect(page, models, head, chosen, contests, results)
         curve.connect(models, chosen, drawn)

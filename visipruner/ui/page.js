@@ -162,6 +162,13 @@ window.vp = {
     if (outputs?.getBoundingClientRect().top > window.innerHeight * 0.6) vp.show(".vp-outputs");
   },
 
+  // A run from a file answers no form, so no change of the form makes it older.
+  opened() {
+    vp.asked = vp.askedBefore = undefined;
+    vp.showOlder();
+    vp.show(".vp-outputs");
+  },
+
   save(file) {
     if (!file) return;
     const bytes = Uint8Array.from(atob(file.data), (letter) => letter.charCodeAt(0));

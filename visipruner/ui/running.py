@@ -102,17 +102,20 @@ class Showing:
 
     def _drawn(self, comparison) -> list:
         """The plots come last, because only they take time to draw."""
-        frame, results = self.frame, self.results
-        comparison = views.named(comparison)
-        frame.set(results.charts, gr.update(visible=True))
-        drawings = (charts.tokens_chart, charts.flops_chart, charts.influence_chart)
-        sentences = (describe_tokens, describe_flops, describe_influence)
-        for plot, told, draw, describe in zip(
-            results.plots, results.told, drawings, sentences, strict=True
-        ):
-            frame.set(plot, draw(comparison))
-            frame.set(told, views.told(describe_all(describe, comparison)))
-        return frame.take()
+        set_charts(self.frame, self.results, views.named(comparison))
+        return self.frame.take()
+
+
+def set_charts(frame: Frame, results, comparison):
+    """Draw the charts and what they say to screen readers."""
+    frame.set(results.charts, gr.update(visible=True))
+    drawings = (charts.tokens_chart, charts.flops_chart, charts.influence_chart)
+    sentences = (describe_tokens, describe_flops, describe_influence)
+    for plot, told, draw, describe in zip(
+        results.plots, results.told, drawings, sentences, strict=True
+    ):
+        frame.set(plot, draw(comparison))
+        frame.set(told, views.told(describe_all(describe, comparison)))
 
 
 def outputs_of(model_line, chosen, results) -> list:

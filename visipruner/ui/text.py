@@ -184,6 +184,7 @@ BROKEN = "Something went wrong on the server, and it has been noted there. Pleas
 BAD_REQUEST = "This request cannot be read: {what}"
 TOO_FEW = "some of its values are missing."
 NOT_UPLOADED = "the picture must be uploaded first."
+NO_FILE = "No file was given; choose one first."
 WRONG_KIND = "a value is of the wrong kind."
 A_VALUE = "A value"
 TYPED_TOO_LONG = "“{name}” has {length:,} characters; at most {most} can be read."

@@ -118,6 +118,20 @@ def asked(job: Job, leveled: bool = True) -> str:
     return f'<p class="vp-asked">{escape(line)}</p>'
 
 
+def recorded(run) -> str:
+    """What a run from a file answered, and that it is recorded: a `recorded.runs.Run`."""
+    comparison = run.comparison
+    titles = [brief_title(answer.trace.method) for answer in comparison.answers[1:]]
+    asked = text.ASKED.format(
+        question=comparison.prompt.question,
+        method=", ".join(titles),
+        level="",
+        model=comparison.machine["model"],
+    )
+    label = f'<p class="vp-recorded">{escape(run.label)}</p>'
+    return f'<p class="vp-asked">{escape(asked)}</p>{label}'
+
+
 def _level(job: Job) -> str:
     """The level and the preset that equals it: a checkpoint may have only a few settings."""
     number, preset = level_number(job.form.level), job.preset_of(job.methods[1])
@@ -438,8 +452,12 @@ def table_head(*names: str) -> str:
 # -- all counters
 
 
-def counters(comparison: Comparison) -> str:
-    """Every counter and time, side by side, each with its kind; folded away."""
+def counters(comparison: Comparison, label: str = "") -> str:
+    """Every counter and time, side by side, each with its kind; folded away.
+
+    Args:
+        label: of a run from a file: that it is recorded, where and when.
+    """
     how, rows = how_often(comparison.answers[-1].times), []
     sides = names_of_sides(comparison)
     for row in ROWS:
@@ -456,17 +474,22 @@ def counters(comparison: Comparison) -> str:
         for source, meaning in text.MARKS.items()
     )
     return (
-        f'{small_print(comparison)}<details class="vp-more"><summary>{text.COUNTERS_HEAD}</summary>'
+        f'{small_print(comparison, label)}<details class="vp-more">'
+        f"<summary>{text.COUNTERS_HEAD}</summary>"
         f'<table class="vp-table vp-counters"><thead><tr>{head}</tr></thead>'
         f"<tbody>{''.join(rows)}</tbody></table>{marks}</details>"
     )
 
 
-def small_print(comparison: Comparison) -> str:
+def small_print(comparison: Comparison, label: str = "") -> str:
     times = comparison.answers[-1].times
     medians = text.CLOCKS_WHOLE if times.whole else text.CLOCKS_MEDIAN
     clocks = medians.format(rounds=times.rounds) if times.rounds else text.CLOCKS_ONCE
     line = text.MACHINE.format(**comparison.machine, clocks=clocks)
+    return small(f"{label} {line}".strip())
+
+
+def small(line: str) -> str:
     return f'<p class="vp-small">{escape(line)}</p>'
 
 
