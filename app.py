@@ -51,6 +51,7 @@ def main(arguments: list[str] | None = None, cleaning: contextlib.ExitStack | No
         help="the path under which a proxy shows the page: /demo for https://example.org/demo/",
     )
     parser.add_argument("--lesson", metavar="FILE", help="a lesson of your own, as JSON")
+    parser.add_argument("--presets", metavar="FILE", help="VisiPruner's levels, from `calibrate`")
     args = parser.parse_args(arguments)
     from visipruner.errors import Refused  # late: --help does not wait for torch
     from visipruner.models.hub import without_proxies
@@ -67,7 +68,7 @@ def main(arguments: list[str] | None = None, cleaning: contextlib.ExitStack | No
             from visipruner.ui.uploads import private_folder
 
             plan = read(args.lesson or BUNDLED)
-            models = Models(args.model_path, args.device)
+            models = Models(args.model_path, args.device, args.presets)
             cleaning.enter_context(private_folder())
             if line := untested():
                 sys.stderr.write(f"note: {line}\n")

@@ -35,6 +35,7 @@ def add_options(ask: argparse.ArgumentParser):
         metavar="DIR",
         help="a local checkpoint instead, of a family in models/NOTES.md",
     )
+    ask.add_argument("--presets", metavar="FILE", help="VisiPruner's levels, from `calibrate`")
     _add_side_options(ask)
     _add_run_options(ask)
 
@@ -115,6 +116,7 @@ def run(args):
         precision=args.precision,
         attention=args.attention,
         on_progress=tell_progress,
+        presets=Path(args.presets) if args.presets else None,
     )
     if needs_clip(_kinds(args)):
         clip.fetch(tell_progress)
@@ -182,6 +184,7 @@ def _kinds(args) -> list:
 def _compared(args, vlm, picture, options, overrides):
     """The `results.Comparison`, with medians if --rounds asks for them."""
     from visipruner.choice import sides_at
+    from visipruner.models.presets import uncalibrated
     from visipruner.running.runner import compare, last_event, measure
     from visipruner.ui import scenes
 
@@ -191,6 +194,8 @@ def _compared(args, vlm, picture, options, overrides):
     words = tuple(args.methods or ("none", args.method))
     visual = prompt.layout.num_visual
     sides = sides_at(vlm, words, args.level, args.semantics, visual, **overrides)
+    if said := uncalibrated(vlm, sides):
+        prompt = replace(prompt, notes=(*prompt.notes, said))
     comparison = last_event(compare(vlm, prompt, sides, options)).comparison
     comparison = replace(comparison, words=words)
     if args.rounds > 1:

@@ -29,6 +29,7 @@ from visipruner.models import clip
 from visipruner.models.catalogue import MODELS, VLM, check_served, load_vlm, spec_of
 from visipruner.models.console import stay_quiet_and_offline, tell_progress
 from visipruner.models.loading import PRECISIONS
+from visipruner.models.presets import uncalibrated
 from visipruner.running.clocks import machine
 from visipruner.tower import needs_clip
 from visipruner.training.config import FOLDER
@@ -56,6 +57,9 @@ def add_options(parser: argparse.ArgumentParser):
         f"baseline {BASELINE} comes first by itself",
     )
     group.add_argument("--out", type=Path, metavar="DIR", help="where the results go")
+    group.add_argument(
+        "--presets", type=Path, metavar="FILE", help="VisiPruner's levels, from `calibrate`"
+    )
     add_reading(group)
 
 
@@ -86,8 +90,9 @@ def run(options: argparse.Namespace):
     vlm = open_own(options, model, kinds)
     check_served(vlm, kinds)
     columns = {one: Wished(one) for one in words}
-    for side in columns.values():
-        side.made(vlm)  # a wrong wish must fail now
+    # A wrong wish must fail now.
+    if said := uncalibrated(vlm, [side.made(vlm) for side in columns.values()]):
+        _say(f"note: {said}")
     skip = options.bad_lines == "skip"
     with closing(Answers(options.store or folder / STORE)) as store:
         asking = Asking(vlm, columns, options.jsonl, store, options.max_new_tokens, skip)
@@ -173,7 +178,11 @@ def open_own(options: argparse.Namespace, model: str | Path, kinds) -> VLM:
     stay_quiet_and_offline()
     torch.set_num_threads(options.threads)
     vlm = load_vlm(
-        model, device=options.device, precision=options.precision, on_progress=tell_progress
+        model,
+        device=options.device,
+        precision=options.precision,
+        on_progress=tell_progress,
+        presets=getattr(options, "presets", None),
     )
     if needs_clip(kinds):
         clip.fetch(tell_progress)

@@ -23,6 +23,7 @@ from visipruner.methods import PruningMethod
 from visipruner.models import clip, hub, loading
 from visipruner.models.checkpoint import size_in_16_bit
 from visipruner.models.memory import gigabytes
+from visipruner.models.presets import check_made_for, find_presets
 from visipruner.models.processor import load_processor, try_prompt
 from visipruner.prompt import Prompt
 from visipruner.tower import Clip, needs_tower
@@ -225,6 +226,7 @@ def load_vlm(
     precision: str = "auto",
     attention: str = "sdpa",
     on_progress: Callable[[hub.Progress], None] | None = None,
+    presets: Path | None = None,
 ) -> VLM:
     """Load a model of MODELS by name, or any local folder with a checkpoint of a family.
 
@@ -238,6 +240,7 @@ def load_vlm(
             "float32", "bfloat16", "float16"; "4-bit" is NF4 by bitsandbytes.
         attention: the backend of transformers, "sdpa" or "eager".
         on_progress: called during a download; an exception that it raises cancels the download.
+        presets: a file with VisiPruner's levels for it; None: as models/presets.py says.
 
     Raises:
         Refused: one plain sentence that says what is missing and what is needed.
@@ -256,12 +259,15 @@ def load_vlm(
         if path is None:
             raise Refused(f"{spec.repo} was downloaded, but is not complete; try again.")
     family = loading.check_checkpoint(path)
-    processor = load_processor(path, loading.build_empty(path), family)
-    presets = read_presets(path)
+    empty = loading.build_empty(path)
+    processor = load_processor(path, empty, family)
+    levels = find_presets(spec.name, read_presets(path), presets)
+    layers = empty.config.get_text_config().num_hidden_layers
+    check_made_for(levels, empty.config.model_type, layers, spec.title)
     placement = loading.place(spec.title, size_in_16_bit(path), device, precision)
     loaded = loading.load_model(path, placement, attention)
     found = replace(spec, path=str(path))
-    vlm = VLM(found, loaded, processor, placement.precision, presets)
+    vlm = VLM(found, loaded, processor, placement.precision, levels)
     try_prompt(path, vlm)
     _ = vlm.devices  # cached now: other threads of a ZeroGPU Space see all of it on the CPU
     return vlm
