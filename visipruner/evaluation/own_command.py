@@ -92,7 +92,7 @@ def run(options: argparse.Namespace):
     columns = {one: Wished(one) for one in words}
     # A wrong wish must fail now.
     if said := uncalibrated(vlm, [side.made(vlm) for side in columns.values()]):
-        _say(f"note: {said}")
+        say(f"note: {said}")
     skip = options.bad_lines == "skip"
     with closing(Answers(options.store or folder / STORE)) as store:
         asking = Asking(vlm, columns, options.jsonl, store, options.max_new_tokens, skip)
@@ -145,21 +145,22 @@ def survey(options: argparse.Namespace) -> jsonl.Survey:
         nonlocal told
         told += 1
         if told <= TOLD:
-            _say(f"left out: {bad.of(options.jsonl)}")
+            say(f"left out: {bad.of(options.jsonl)}")
 
     found = jsonl.survey(options.jsonl, skip if options.bad_lines == "skip" else None)
     if told > TOLD:
-        _say(f"left out: {told - TOLD:,} more lines")
+        say(f"left out: {told - TOLD:,} more lines")
     if found.unused:
         named = ", ".join(f"{name!r:.60}" for name in found.unused)
-        _say(f"note: fields that are not used: {named}")
+        say(f"note: fields that are not used: {named}")
     unknown = found.questions - found.labelled
     if unknown:
-        _say(f"note: {unknown:,} of {found.questions:,} questions have no known answer")
+        say(f"note: {unknown:,} of {found.questions:,} questions have no known answer")
     return found
 
 
-def _say(line: str):
+def say(line: str):
+    """Tell the user what is no result."""
     sys.stderr.write(f"{line}\n")
 
 
@@ -207,18 +208,25 @@ def ask_all(asking: Asking, found: jsonl.Survey, folder: Path):
                 progress.step(told.asked)
         part.replace(folder / ANSWERS)
     except KeyboardInterrupt:
-        _say(
-            f"\nstopped: {progress.line()}; what is answered is kept, and the same command goes on"
-        )
+        say(f"\nstopped: {progress.line()}; what is answered is kept, and the same command goes on")
         raise
     except OSError as error:
         raise Refused(
             f"{shown(part)} could not be written: {error.strerror}. All answers are kept; the "
             "same command goes on."
         ) from None
+    say_left_out(asking, found)
     if not progress.done:
         raise Refused(f"No question of {shown(asking.file)} could be asked.")
     return _results(asking, table), gallery
+
+
+def say_left_out(asking: Asking, found: jsonl.Survey):
+    """Say which questions proved unusable only when they were asked."""
+    known = found.skipped
+    if asking.skipped > known:
+        last = asking.bad[-1].of(asking.file)
+        say(f"left out while asking: {asking.skipped - known:,} more, such as: {last}")
 
 
 def _answered(told: Told, file: Path) -> dict:
