@@ -14,8 +14,10 @@ from PIL import Image
 from visipruner import Refused
 from visipruner.__main__ import main
 from visipruner.choice import method_at
-from visipruner.evaluation import calibrate_own, interview, own_command
-from visipruner.evaluation.calibrate_own import spread, write_questions
+from visipruner.evaluation import interview, own_command
+from visipruner.evaluation.calibrate_own import spread
+from visipruner.evaluation.candidates import LOSSES, best_of_each_layer, candidates, choose_by_loss
+from visipruner.evaluation.general import GENERAL, write_questions
 from visipruner.levels import PRESETS
 from visipruner.models.catalogue import load_vlm
 from visipruner.models.presets import model_named_in, uncalibrated
@@ -122,6 +124,20 @@ def test_labels_may_decide(calibrate, pictures, tmp_path):
     assert model_named_in(out) == NAME
 
 
+def test_a_level_saves_most_of_those_that_lose_no_more_than_it_may():
+    made = {}
+    for number, method in enumerate(candidates("paper", (1, 2, 3))):
+        # The later the layer, the less is cut and lost; within a layer, the first is best.
+        right = 0.9 - 0.1 * (3 - method.first_tested) ** 2 - 0.001 * (number % 6)
+        made[method] = {"right": right, "flops_cut": 0.7 - 0.2 * method.first_tested}
+    tried = list(made.items())
+    assert len(best_of_each_layer(tried)) == 2 * 3
+    chosen = choose_by_loss(tried, 0.9)
+    assert [chosen[name][0].first_tested for name in LOSSES] == [3, 3, 2]
+    lost = choose_by_loss(tried, 1.5)  # none is good enough: the least bad, for every level
+    assert {pair[1]["right"] for pair in lost.values()} == {0.9}
+
+
 def test_questions_are_spread_over_the_file():
     for count, total in ((1, 7), (3, 10), (7, 7), (20, 10_000)):
         taken = [number for number in range(total) if spread(count, total)(number)]
@@ -136,7 +152,7 @@ def test_every_picture_is_asked_the_general_questions(pictures, tmp_path):
     asked = [json.loads(line) for line in path.read_text().splitlines()]
     names = list(dict.fromkeys(Path(one["picture"]).name for one in asked))
     assert names == ["a.png", "d.jpg", "c.PNG"]
-    assert len(asked) == len(names) * len(calibrate_own.GENERAL)
+    assert len(asked) == len(names) * len(GENERAL)
     with pytest.raises(Refused, match="no folder"):
         write_questions(tmp_path / "none", path)
     (tmp_path / "empty").mkdir()

@@ -1,6 +1,7 @@
 """`calibrate MODEL`: VisiPruner's levels for any model, on pictures of one's own.
 
-Two rounds: every candidate answers a few questions, then the best of each preset many more. The
+Two rounds: every candidate answers a few questions, then the best of each tested layer many more.
+A level is the finalist that saves most and loses no more answers than candidates.LOSSES allows. The
 questions are spread evenly over the file.
 """
 
@@ -9,26 +10,30 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
-import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-
-from PIL import Image
 
 from visipruner.choice import read_presets
 from visipruner.errors import Refused
 from visipruner.evaluation import own_command
 from visipruner.evaluation.answers import Answers
-from visipruner.evaluation.candidates import GOALS, candidates, choose, shortlist, table
+from visipruner.evaluation.candidates import (
+    LOSSES,
+    best_of_each_layer,
+    candidates,
+    choose_by_loss,
+    table,
+)
+from visipruner.evaluation.general import write_questions
 from visipruner.evaluation.jsonl import Survey
 from visipruner.evaluation.own import Asking
 from visipruner.evaluation.own_command import BASELINE
 from visipruner.evaluation.progress import Progress
 from visipruner.evaluation.tallies import Table
 from visipruner.files import check_place, print_whole, shown, write_whole
-from visipruner.inputs import FORMATS, check_choice, check_number, check_picture
+from visipruner.inputs import check_choice, check_number
 from visipruner.methods import PruningMethod, VisiPruner
 from visipruner.methods.visipruner import SEMANTICS
 from visipruner.models.catalogue import VLM, check_served, spec_of
@@ -40,17 +45,8 @@ from visipruner.versions import __version__
 FIRST, FINAL = 20, 200  # questions: to every candidate, then to the finalists
 BY = {"agreement": "same", "labels": "right"}  # what is best -> its figure in a tally
 # Where to look for a filtering layer from, as shares of the layers: from a fifth, where LLaVA-1.5
-# begins (7 of 32), to seven tenths, behind which little can be saved.
-TESTED = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
-# Asked of each picture. Short answers: a long one differs by a word without meaning another thing.
-PLEA = "Answer the question using a single word or phrase."
-GENERAL = (
-    "What is the main thing in this picture?",
-    "Which colour is the main thing?",
-    "How many things are in this picture?",
-    "Where in the picture is the main thing?",
-    "Is this indoors or outdoors?",
-)
+# begins (7 of 32), to four fifths, behind which little can be saved.
+TESTED = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
 FIGURES = ("right", "right_low", "right_high", "same", "same_low", "same_high", "flops_cut")
 
 
@@ -143,49 +139,6 @@ def _plan(options: argparse.Namespace) -> Plan:
     return Plan(model, spec.name, out, folder, options.jsonl, found, left_out)
 
 
-def write_questions(pictures: Path, path: Path) -> int:
-    """Write the general questions about every picture in a folder, and those below it.
-
-    Returns:
-        How many pictures cannot be read; each is named.
-
-    Raises:
-        Refused: there is none, or the file cannot be written.
-    """
-    if not pictures.is_dir():
-        raise Refused(f"There is no folder {shown(pictures)} with pictures.")
-    count, left_out, part = 0, 0, path.with_suffix(".part")
-    try:
-        with open(part, "w", encoding="utf-8") as file:
-            for picture in _pictures(pictures):
-                try:
-                    check_picture(picture)
-                except Refused as error:
-                    own_command.say(f"left out: {shown(picture)}: {error}")
-                    left_out += 1
-                    continue
-                count += 1
-                for question in GENERAL:
-                    asked = {"picture": str(picture.absolute()), "question": f"{question} {PLEA}"}
-                    file.write(json.dumps(asked) + "\n")
-        part.replace(path)
-    except OSError as error:
-        raise Refused(f"{shown(path)} could not be written: {error.strerror}.") from None
-    if not count:
-        raise Refused(f"{shown(pictures)} has no pictures; {', '.join(FORMATS)} are read.")
-    return left_out
-
-
-def _pictures(folder: Path) -> Iterator[Path]:
-    """Every picture file, in order."""
-    endings = {end for end, kind in Image.registered_extensions().items() if kind in FORMATS}
-    for place, folders, names in os.walk(folder):
-        folders.sort()
-        for name in sorted(names):
-            if os.path.splitext(name)[1].lower() in endings:
-                yield Path(place, name)
-
-
 def spread(count: int, total: int) -> Callable[[int], bool]:
     """Which of `total` numbers to take, so that `count` are spread evenly."""
     return lambda number: (number + 1) * count // total > number * count // total
@@ -201,7 +154,6 @@ class _Rounds:
         self.options, self.plan, self.vlm, self.store = options, plan, vlm, store
         self.questions = 0  # to the finalists
         self.skipped = 0
-        self.measured: dict[str, dict] = {}
 
     def settings(self, semantics: str) -> dict:
         """The presets' settings, as levels.py reads them."""
@@ -214,12 +166,15 @@ class _Rounds:
             measured = self._measure(methods, count, told)
             full = measured.pop(BASELINE)
             tried = [(method, measured[str(method)]) for method in methods]
-            methods = shortlist(tried)
-        chosen = choose(tried)
+            methods = best_of_each_layer(tried)
+        chosen = choose_by_loss(tried, full["right"])
         self.questions = full["questions"]
         found = table(chosen, full["tokens"])
         found["measured"] = {
-            name: {"questions": result["questions"]}
+            name: {
+                "questions": result["questions"],
+                "lost": _rounded(full["right"] - result["right"]),
+            }
             | {key: _rounded(result["figures"][key]) for key in FIGURES}
             for name, (_, result) in chosen.items()
         }
@@ -260,6 +215,12 @@ class _Rounds:
         }
 
 
+def _figures(result: Mapping, full: float) -> dict:
+    """What a file says of a preset."""
+    found = {"questions": result["questions"], "lost": _rounded(full - result["right"])}
+    return found | {key: _rounded(result["figures"][key]) for key in FIGURES}
+
+
 def _rounded(value: float | None) -> float | None:
     return None if value is None else round(value, 4)
 
@@ -274,6 +235,7 @@ def _made(options, plan: Plan, vlm: VLM, rounds: _Rounds) -> dict:
         "layers": vlm.facts().layers,
         "weights": fingerprint(Path(vlm.spec.path)),
         "questions": rounds.questions,
+        "may_lose": LOSSES,
         "first_round": min(options.questions, plan.found.questions),
         "left_out": plan.left_out + rounds.skipped,
         "file": options.pictures.name if options.pictures else plan.jsonl.name,
@@ -296,10 +258,10 @@ def _lines(presets: Mapping, plan: Plan, by: str, found_alone: bool) -> list[str
         for name, found in presets[semantics]["measured"].items():
             share = f"{found[key]:.1%} ({found[f'{key}_low']:.1%} to {found[f'{key}_high']:.1%})"
             word = "the same answers as unpruned" if by == "agreement" else "right"
-            short = "" if found["flops_cut"] >= GOALS[name] else f", its goal is {GOALS[name]:.0%}"
+            short = "" if found["lost"] <= LOSSES[name] else f", more lost than {LOSSES[name]:.0%}"
             lines.append(
-                f"{semantics}, {name}: {found['flops_cut']:.1%} of the prefill FLOPs cut{short}; "
-                f"{share} {word}, {found['questions']:,} questions"
+                f"{semantics}, {name}: {found['flops_cut']:.1%} of the prefill FLOPs cut; "
+                f"{share} {word}{short}, {found['questions']:,} questions"
             )
     used = "" if found_alone else f"; use it with --presets {plan.out}"
     return [*lines, f"written: {shown(plan.out)}{used}"]

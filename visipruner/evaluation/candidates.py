@@ -1,7 +1,8 @@
 """Settings of VisiPruner to try, and which of them become gentle, balanced and aggressive.
 
-A preset is the most accurate candidate that cuts enough executed prefill FLOPs, but fewer than the
-next preset must cut.
+The bundled model's presets follow GOALS: the most accurate candidate that cuts enough executed
+prefill FLOPs, but fewer than the next preset must cut. Of another model nobody knows how much can
+be cut, so its presets follow LOSSES: the candidate that cuts most and loses no more answers.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from visipruner.methods import VisiPruner
 
 # The share of FLOPs that a preset must cut.
 GOALS = {"gentle": 0.15, "balanced": 0.4, "aggressive": 0.55}
+# The share of answers that a preset may lose: that differ from the unpruned model's, or are wrong.
+LOSSES = {"gentle": 0.02, "balanced": 0.05, "aggressive": 0.15}
 # The model has no layers that use vision as a sink only (dynamics.py), so no stage edits any.
 STAGES = ("middle", "deep")
 # Each word that the model writes reads the picture again in the lower layers: they keep the cache.
@@ -23,6 +26,7 @@ COSINES = (0.995, 0.999)
 SHARES = (0.01, 0.03, 0.15)
 EXIT = 0.999
 FINALISTS = 4  # per preset
+FINALISTS_PER_LAYER = 2  # by loss
 
 
 def candidates(semantics: str, tested: Sequence[int] = FIRST_TESTED) -> list[VisiPruner]:
@@ -58,6 +62,38 @@ def choose(tried: list[tuple[VisiPruner, dict]]) -> dict[str, tuple[VisiPruner, 
         enough = enough or [max(below, key=lambda pair: pair[1]["flops_cut"])]
         chosen[name] = max(enough, key=lambda pair: (pair[1]["right"], pair[1]["flops_cut"]))
     return chosen
+
+
+def choose_by_loss(
+    tried: list[tuple[VisiPruner, dict]], full: float
+) -> dict[str, tuple[VisiPruner, dict]]:
+    """For each preset the candidate that cuts most and loses no more than the preset may.
+
+    If none does, the one that loses least.
+
+    Args:
+        full: what the unpruned model reaches.
+    """
+    chosen = {}
+    for name, loss in LOSSES.items():
+        # A hair's breadth, because 1 - 0.95 is not 0.05.
+        enough = [pair for pair in tried if pair[1]["right"] >= full - loss - 1e-9]
+        best = max(tried, key=lambda pair: (pair[1]["right"], pair[1]["flops_cut"]))
+        chosen[name] = max(enough or [best], key=lambda pair: pair[1]["flops_cut"])
+    return chosen
+
+
+def best_of_each_layer(tried: list[tuple[VisiPruner, dict]]) -> list[VisiPruner]:
+    """The FINALISTS_PER_LAYER best candidates of every tested layer.
+
+    The layer decides most about cut and loss, and few questions cannot tell neighbours apart.
+    """
+    found = []
+    for layer in dict.fromkeys(method.first_tested for method, _ in tried):
+        mine = [pair for pair in tried if pair[0].first_tested == layer]
+        mine.sort(key=lambda pair: (pair[1]["right"], pair[1]["flops_cut"]), reverse=True)
+        found += [method for method, _ in mine[:FINALISTS_PER_LAYER]]
+    return found
 
 
 def shortlist(tried: list[tuple[VisiPruner, dict]]) -> list[VisiPruner]:
