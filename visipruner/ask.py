@@ -36,6 +36,7 @@ def add_options(ask: argparse.ArgumentParser):
         metavar="DIR",
         help="a local checkpoint instead, of a family in models/NOTES.md",
     )
+    ask.add_argument("--presets", metavar="FILE", help="VisiPruner's levels, from `calibrate`")
     _add_side_options(ask)
     _add_run_options(ask)
 
@@ -119,6 +120,7 @@ def run(args):
             precision=args.precision,
             attention=args.attention,
             on_progress=telling.download,
+            presets=Path(args.presets) if args.presets else None,
         )
         if needs_clip(_kinds(args)):
             clip.fetch(telling.download)
@@ -187,6 +189,7 @@ def _kinds(args) -> list:
 def _compared(args, vlm, picture, options, overrides, telling: Telling):
     """The `results.Comparison`, with medians if --rounds asks for them."""
     from visipruner.choice import sides_at
+    from visipruner.models.presets import uncalibrated
     from visipruner.running.runner import compare, measure
     from visipruner.ui import scenes
 
@@ -196,6 +199,8 @@ def _compared(args, vlm, picture, options, overrides, telling: Telling):
     words = tuple(args.methods or ("none", args.method))
     visual = prompt.layout.num_visual
     sides = sides_at(vlm, words, args.level, args.semantics, visual, **overrides)
+    if said := uncalibrated(vlm, sides):
+        prompt = replace(prompt, notes=(*prompt.notes, said))
     for event in compare(vlm, prompt, sides, options):
         telling.event(event)
     comparison = replace(event.comparison, words=words)

@@ -19,11 +19,11 @@ import psutil
 import torch
 
 from visipruner import versions
-from visipruner.ask import stay_quiet_and_offline
 from visipruner.errors import Refused
 from visipruner.files import print_whole
 from visipruner.inputs import check_choice
 from visipruner.models import catalogue, cpu, hub, loading, memory
+from visipruner.models.console import stay_quiet_and_offline
 from visipruner.models.memory import gigabytes
 from visipruner.models.specs import MODELS, ModelSpec
 

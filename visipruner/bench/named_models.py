@@ -24,7 +24,6 @@ import torch
 import transformers
 from transformers import AutoModelForImageTextToText
 
-from visipruner.ask import stay_quiet_and_offline
 from visipruner.bench.scenarios import FULL_LAYERS, timetable
 from visipruner.bench.timing import seconds
 from visipruner.choice import Side
@@ -36,6 +35,7 @@ from visipruner.inputs import check_choice
 from visipruner.methods import PruningMethod
 from visipruner.models import cpu, loading, memory
 from visipruner.models.catalogue import VLM
+from visipruner.models.console import stay_quiet_and_offline
 from visipruner.models.memory import gigabytes
 from visipruner.models.saving import sample_prompt, saving_of
 from visipruner.models.shapes import SHAPES, config_of

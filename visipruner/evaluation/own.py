@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -77,6 +77,8 @@ class Asking:
     Args:
         columns: the baseline first.
         skip: leave out a line that cannot be asked; else it is refused.
+        wanted: whether to ask the question with this number, from 0, of those in the file.
+        on_answer: called after every answer; true: the model was asked.
         bad: the first lines that were left out; `skipped` counts all.
     """
 
@@ -86,6 +88,8 @@ class Asking:
     store: Answers
     most: int
     skip: bool = False
+    wanted: Callable[[int], bool] = lambda number: True
+    on_answer: Callable[[bool], object] = lambda asked: None
     bad: list[Bad] = field(default_factory=list)
     skipped: int = 0
 
@@ -96,7 +100,8 @@ class Asking:
             Refused: a line, without `skip`; its number is named. What was answered is kept.
         """
         weights = fingerprint(Path(self.vlm.spec.path))
-        for line in jsonl.read(self.file, self._leave_out if self.skip else None):
+        lines = jsonl.read(self.file, self._leave_out if self.skip else None)
+        for line in (line for number, line in enumerate(lines) if self.wanted(number)):
             before = self.store.written
             try:
                 rows = self._rows(Own(line, weights, self.most))
@@ -111,8 +116,12 @@ class Asking:
             yield Told(line, rows, self.store.written > before)
 
     def _rows(self, one: Own) -> dict[str, dict]:
-        answers = asked_one_by_one(self.vlm, self.columns, [one], self.store, self.most)
-        return {row["column"]: row for _, row in answers}
+        rows, before = {}, self.store.written
+        for _, row in asked_one_by_one(self.vlm, self.columns, [one], self.store, self.most):
+            rows[row["column"]] = row
+            self.on_answer(self.store.written > before)
+            before = self.store.written
+        return rows
 
     def _leave_out(self, bad: Bad):
         self.skipped += 1

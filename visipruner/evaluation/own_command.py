@@ -29,6 +29,7 @@ from visipruner.models import clip
 from visipruner.models.catalogue import MODELS, VLM, check_served, load_vlm, spec_of
 from visipruner.models.console import stay_quiet_and_offline, tell_progress
 from visipruner.models.loading import PRECISIONS
+from visipruner.models.presets import uncalibrated
 from visipruner.running.clocks import machine
 from visipruner.tower import needs_clip
 from visipruner.training.config import FOLDER
@@ -56,6 +57,9 @@ def add_options(parser: argparse.ArgumentParser):
         f"baseline {BASELINE} comes first by itself",
     )
     group.add_argument("--out", type=Path, metavar="DIR", help="where the results go")
+    group.add_argument(
+        "--presets", type=Path, metavar="FILE", help="VisiPruner's levels, from `calibrate`"
+    )
     add_reading(group)
 
 
@@ -86,8 +90,9 @@ def run(options: argparse.Namespace):
     vlm = open_own(options, model, kinds)
     check_served(vlm, kinds)
     columns = {one: Wished(one) for one in words}
-    for side in columns.values():
-        side.made(vlm)  # a wrong wish must fail now
+    # A wrong wish must fail now.
+    if said := uncalibrated(vlm, [side.made(vlm) for side in columns.values()]):
+        say(f"note: {said}")
     skip = options.bad_lines == "skip"
     with closing(Answers(options.store or folder / STORE)) as store:
         asking = Asking(vlm, columns, options.jsonl, store, options.max_new_tokens, skip)
@@ -140,21 +145,22 @@ def survey(options: argparse.Namespace) -> jsonl.Survey:
         nonlocal told
         told += 1
         if told <= TOLD:
-            _say(f"left out: {bad.of(options.jsonl)}")
+            say(f"left out: {bad.of(options.jsonl)}")
 
     found = jsonl.survey(options.jsonl, skip if options.bad_lines == "skip" else None)
     if told > TOLD:
-        _say(f"left out: {told - TOLD:,} more lines")
+        say(f"left out: {told - TOLD:,} more lines")
     if found.unused:
         named = ", ".join(f"{name!r:.60}" for name in found.unused)
-        _say(f"note: fields that are not used: {named}")
+        say(f"note: fields that are not used: {named}")
     unknown = found.questions - found.labelled
     if unknown:
-        _say(f"note: {unknown:,} of {found.questions:,} questions have no known answer")
+        say(f"note: {unknown:,} of {found.questions:,} questions have no known answer")
     return found
 
 
-def _say(line: str):
+def say(line: str):
+    """Tell the user what is no result."""
     sys.stderr.write(f"{line}\n")
 
 
@@ -173,7 +179,11 @@ def open_own(options: argparse.Namespace, model: str | Path, kinds) -> VLM:
     stay_quiet_and_offline()
     torch.set_num_threads(options.threads)
     vlm = load_vlm(
-        model, device=options.device, precision=options.precision, on_progress=tell_progress
+        model,
+        device=options.device,
+        precision=options.precision,
+        on_progress=tell_progress,
+        presets=getattr(options, "presets", None),
     )
     if needs_clip(kinds):
         clip.fetch(tell_progress)
@@ -198,18 +208,25 @@ def ask_all(asking: Asking, found: jsonl.Survey, folder: Path):
                 progress.step(told.asked)
         part.replace(folder / ANSWERS)
     except KeyboardInterrupt:
-        _say(
-            f"\nstopped: {progress.line()}; what is answered is kept, and the same command goes on"
-        )
+        say(f"\nstopped: {progress.line()}; what is answered is kept, and the same command goes on")
         raise
     except OSError as error:
         raise Refused(
             f"{shown(part)} could not be written: {error.strerror}. All answers are kept; the "
             "same command goes on."
         ) from None
+    say_left_out(asking, found)
     if not progress.done:
         raise Refused(f"No question of {shown(asking.file)} could be asked.")
     return _results(asking, table), gallery
+
+
+def say_left_out(asking: Asking, found: jsonl.Survey):
+    """Say which questions proved unusable only when they were asked."""
+    known = found.skipped
+    if asking.skipped > known:
+        last = asking.bad[-1].of(asking.file)
+        say(f"left out while asking: {asking.skipped - known:,} more, such as: {last}")
 
 
 def _answered(told: Told, file: Path) -> dict:

@@ -21,6 +21,7 @@ from visipruner.levels import Facts
 from visipruner.methods import PruningMethod
 from visipruner.models import clip, hub, loading
 from visipruner.models.checkpoint import size_in_16_bit
+from visipruner.models.presets import check_made_for, find_presets
 from visipruner.models.processor import load_processor, try_prompt
 from visipruner.models.specs import ASSETS, MODELS, ModelSpec
 from visipruner.prompt import Prompt
@@ -140,6 +141,7 @@ def load_vlm(
     precision: str = "auto",
     attention: str = "sdpa",
     on_progress: Callable[[hub.Progress], None] | None = None,
+    presets: Path | None = None,
 ) -> VLM:
     """Load a model of MODELS by name, or any local folder with a checkpoint of a family.
 
@@ -154,6 +156,7 @@ def load_vlm(
             by bitsandbytes.
         attention: the backend of transformers, "sdpa" or "eager".
         on_progress: called during a download; an exception that it raises cancels the download.
+        presets: a file with VisiPruner's levels for it; None: as models/presets.py says.
 
     Raises:
         Refused: one plain sentence that says what is missing and what is needed.
@@ -171,19 +174,26 @@ def load_vlm(
         path = spec.find()
         if path is None:
             raise Refused(f"{spec.repo} was downloaded, but is not complete; try again.")
-    processor, presets, placement = checked(spec, path, device, precision)
+    processor, levels, placement = checked(spec, path, device, precision, presets)
     loaded = loading.load_model(path, placement, attention)
     found = replace(spec, path=str(path))
-    vlm = VLM(found, loaded, processor, placement.precision, presets)
+    vlm = VLM(found, loaded, processor, placement.precision, levels)
     try_prompt(path, vlm)
     _ = vlm.devices  # cached now: other threads of a ZeroGPU Space see all of it on the CPU
     return vlm
 
 
 def checked(
-    spec: ModelSpec, path: Path, device: str | None, precision: str
+    spec: ModelSpec,
+    path: Path,
+    device: str | None,
+    precision: str,
+    presets: Path | None = None,
 ) -> tuple[object, dict | None, loading.Placement]:
     """Check all of a folder that can be checked without reading its weights.
+
+    Args:
+        presets: a file with VisiPruner's levels for it; None: as models/presets.py says.
 
     Returns:
         Its processor, its presets, and where the model goes.
@@ -192,9 +202,12 @@ def checked(
         Refused: one sentence.
     """
     family = loading.check_checkpoint(path)
-    processor = load_processor(path, loading.build_empty(path), family)
-    presets = read_presets(path)
-    return processor, presets, loading.place(spec.title, size_in_16_bit(path), device, precision)
+    empty = loading.build_empty(path)
+    processor = load_processor(path, empty, family)
+    levels = find_presets(spec.name, read_presets(path), presets)
+    layers = empty.config.get_text_config().num_hidden_layers
+    check_made_for(levels, empty.config.model_type, layers, spec.title)
+    return processor, levels, loading.place(spec.title, size_in_16_bit(path), device, precision)
 
 
 def check_served(model: ModelSpec | VLM, kinds: Iterable[type[PruningMethod]]):

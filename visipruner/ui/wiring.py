@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gradio as gr
 
+from visipruner.inputs import open_picture
 from visipruner.models.catalogue import MODELS
 from visipruner.recorded.runs import Run
 from visipruner.ui import (
@@ -68,11 +69,15 @@ def _teaching(models, chosen, results, tools) -> list:
     clocked = [r.medians, r.verdict, *r.cards, r.small, r.result]
     found = [tools.found, c.picture, c.scene, c.seed, c.question]
     begun = []
-    for button, answer, inputs, outputs in (
+    tasks = [
         (tools.find, _finding(models, c), [c.seed, *c.inputs], found),
         (tools.sweep, _sweeping(models, c), c.inputs, [tools.table]),
         (r.measure, _measuring(r), [r.result], clocked),
-    ):
+    ]
+    if tools.own:
+        asked, own = [tools.place, *c.inputs], [*found, tools.place]
+        tasks.append((tools.find_own, _finding_own(models, c, tools.own), asked, own))
+    for button, answer, inputs, outputs in tasks:
         box = outputs[0]
         lit = f'vp.lesson("{box.elem_id}", "{run_state.SHOWN}", values)'
         begins = f"(...values) => vp.rested({lit})"
@@ -96,6 +101,22 @@ def _finding(models, chosen):
         yield shown, sources.picture(state.seed), state.seed, state.seed, state.question
 
     return on_find
+
+
+def _finding_own(models, chosen, own):
+    @plainly
+    def on_find_own(place, *values):
+        form, _ = chosen.read(values)
+        for state in _paced(teaching.search_own(models, form, own, place)):
+            shown = teaching.search_html(state)
+            yield shown, *[gr.skip()] * 5
+        place = str(state.seed)  # the next search goes on from here
+        if not state.found:
+            yield shown, *[gr.skip()] * 4, place
+            return
+        yield shown, open_picture(state.line.picture), None, None, state.question, place
+
+    return on_find_own
 
 
 def _sweeping(models, chosen):
