@@ -4,6 +4,7 @@ import copy
 import itertools
 import json
 import random
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -13,7 +14,7 @@ from visipruner.__main__ import main
 from visipruner.analyses.blind import Blind
 from visipruner.choice import method_at, read_presets
 from visipruner.errors import Refused
-from visipruner.evaluation import calibrate
+from visipruner.evaluation import calibrate, typical
 from visipruner.evaluation.calibrate import choose, table
 from visipruner.evaluation.dynamics import Watch, kept
 from visipruner.evaluation.evaluate import UNPRUNED, summary
@@ -354,21 +355,40 @@ def test_analyses_see_what_they_say(bundled):
 
 
 @needs_weights
-def test_the_pages_examples_are_what_the_readme_says(bundled):
-    """Right unpruned and with VisiPruner's presets; with one word, more on things than usual."""
-    usual = json.loads((FOLDER / "dynamics.json").read_text())["kept"]
-    usual = next(x for x in usual if (x["asked for"], x["kept by"]) == ("one word", "balanced"))
-    for seed, asked in examples.chosen():
+def test_the_pages_examples_are_what_their_file_says(bundled):
+    """Each plays its role, from the middle of what pruning keeps."""
+    file = json.loads(examples.FILE.read_text())
+    assert len({seed for seed, _ in examples.chosen()}) == len(typical.ROLES)
+    method = {name: method_at(bundled, "visipruner", name) for name in PRESETS}
+    for (seed, asked), role, line in zip(
+        examples.chosen(), typical.ROLES, file["examples"], strict=True
+    ):
         prompt, truth = bundled.prepare(sources.picture(seed), asked), sources.truth(seed, asked)
-        features, kept_by = bundled.encode(prompt), {}
-        for name in (None, *PRESETS):
-            method = method_at(bundled, "visipruner", name) if name else PruningMethod()
-            answer, trace = ask(bundled, method, prompt, features)
-            assert truth.fits(answer), (seed, name)
-            kept_by[name] = trace.cuts[0].kept if trace.cuts else []
-        if truth.question.short:
-            shows = thing_of_patches(sources.scene(seed), 14) != BACKGROUND
-            assert shows[kept_by["balanced"]].mean() > usual["on things"]
+        assert truth.question.skill == role.skill and line["shows"] == role.shows
+        features = bundled.encode(prompt)
+        assert truth.fits(ask(bundled, PruningMethod(), prompt, features)[0])
+        said = {name: ask(bundled, one, prompt, features) for name, one in method.items()}
+        answer, trace = said["balanced"]
+        shows = thing_of_patches(sources.scene(seed), 14) != BACKGROUND
+        share = shows[list(trace.cuts[0].kept)].mean()
+        assert share == pytest.approx(line["on_things"])
+        assert share == pytest.approx(file["of"]["kept patches on things"], abs=0.1)
+        run = typical.Run(seed, role.skill, True, truth.fits(answer), share, trace.exit_layer)
+        assert role.fits(run)
+        assert not run.right or all(truth.fits(answer) for answer, _ in said.values())
+
+
+def test_examples_are_the_nearest_to_the_mean_that_play_their_roles():
+    def made(scene, skill, share, right=True, left=None):
+        return typical.Run(scene, skill, True, right, share, left)
+
+    runs = [made(n, skill, 0.5 + n / 100) for skill in typical.SKILLS[:4] for n in range(5)]
+    runs += [made(7, "shape", 0.52), made(8, "shape", 0.9, left=9), made(9, "count", 0.4, False)]
+    runs += [made(10, "count", 0.52), made(11, "colour", None), replace(runs[2], full_right=False)]
+    picked = typical.choose(runs, lambda run: run.scene != 1)
+    assert [run.skill for run in picked] == list(typical.SKILLS)
+    assert len({run.scene for run in picked}) == 6 and 1 not in {run.scene for run in picked}
+    assert picked[4].scene == 8 and picked[5].scene == 9
 
 
 @needs_weights
@@ -421,4 +441,5 @@ def test_a_sweep_runs_each_of_its_settings_once(bundled):
     form = handlers.Form(sources.picture(seed), asked, options=options)
     *_, state = teaching.sweep(handlers.check(models, form, scene=seed))
     assert state.levels == ["0.1 to 0.3 (gentle)", "0.4 to 0.6 (balanced)", "0.7 to 1 (aggressive)"]
-    assert len(state.answers) == 4 and {a.text for a in state.answers.values()} == {"6"}
+    truth = sources.truth(seed, asked)
+    assert len(state.answers) == 4 and all(truth.fits(a.text) for a in state.answers.values())

@@ -28,6 +28,7 @@ COMMANDS = {
         "visipruner.evaluation.dynamics",
         "what the layers of the bundled model do with vision",
     ),
+    "examples": ("visipruner.evaluation.typical", "choose the examples of the page, by a rule"),
     "calibrate": ("visipruner.evaluation.calibrate", "VisiPruner's presets for the bundled model"),
     "train": ("visipruner.training.train", "train the bundled model"),
 }

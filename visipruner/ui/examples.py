@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 from html import escape
 
 import gradio as gr
@@ -11,17 +12,10 @@ from visipruner.render.values import picture_uri
 from visipruner.ui import text
 from visipruner.world import sources
 from visipruner.world.questions import asked_for
+from visipruner.world.scenes import ASSETS
 
-# (scene number, skill, whether it asks for one word). Chosen because they are clear, differ from
-# each other, and VisiPruner's presets answer them right.
-CHOSEN = (
-    (47, "two_digits", True),
-    (49, "place", True),
-    (7, "colour", True),
-    (73, "count_kind", True),
-    (66, "colour", False),
-    (46, "relation", False),
-)
+# Chosen by a rule from the middle of what pruning does (evaluation/typical.py), first one first.
+FILE = ASSETS / "tiny-llava" / "examples.json"
 
 _ON_LOAD = """
 element.addEventListener("click", (event) => {
@@ -35,10 +29,15 @@ element.addEventListener("click", (event) => {
 def chosen() -> tuple[tuple[int, str], ...]:
     """(scene number, question) of every example."""
     found = []
-    for seed, skill, one_word in CHOSEN:
-        known = next(q for q in sources.questions(seed) if q.skill == skill)
-        found.append((seed, asked_for(known, one_word).text))
+    for line in json.loads(FILE.read_text())["examples"]:
+        known = next(q for q in sources.questions(line["scene"]) if q.skill == line["skill"])
+        found.append((line["scene"], asked_for(known, True).text))
     return tuple(found)
+
+
+def shown() -> list[str]:
+    """What each example shows, in words."""
+    return [line["shows"] for line in json.loads(FILE.read_text())["examples"]]
 
 
 def strip() -> gr.HTML:
@@ -50,9 +49,11 @@ def strip() -> gr.HTML:
 @functools.cache
 def _buttons() -> str:
     found = []
-    for number, (seed, question) in enumerate(chosen()):
+    for number, ((seed, question), shows) in enumerate(zip(chosen(), shown(), strict=True)):
         uri = picture_uri(sources.picture(seed), 96)
-        label = escape(text.EXAMPLE.format(number=number + 1, question=question), quote=True)
+        label = escape(
+            text.EXAMPLE.format(number=number + 1, question=question, shows=shows), quote=True
+        )
         found.append(
             f'<button type="button" data-number="{number}" title="{label}">'
             f'<img src="{uri}" alt="{label}" width="96" height="96"></button>'
