@@ -106,7 +106,7 @@ def run(args):
         raise Refused("This command runs from a clone of the repository; pip installs the engine.")
     from visipruner.models import clip
     from visipruner.models.catalogue import load_vlm
-    from visipruner.recorded.runs import with_picture
+    from visipruner.recorded.runs import as_text, with_picture
     from visipruner.tower import needs_clip
 
     stay_quiet_and_offline()
@@ -133,7 +133,7 @@ def run(args):
         print_whole(json.dumps(result, indent=1))
         return
     if args.json:  # first, because printing may fail, and the work must not be lost
-        write_whole(Path(args.json), json.dumps(result, indent=1))
+        write_whole(Path(args.json), as_text(result))
     print_whole(describe(comparison))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -97,6 +98,11 @@ def file_of(run) -> dict:
 def with_picture(body: dict, prompt: Prompt) -> dict:
     """A saved run that also holds what the model saw, so that it can be drawn without the model."""
     return {**body, "seen": seen_json(prompt)}
+
+
+def as_text(body: dict) -> str:
+    """A file's content, without blanks: a large model's run must stay below the page's limit."""
+    return json.dumps(body, separators=(",", ":"))
 
 
 # -- reading

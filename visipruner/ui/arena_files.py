@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import io
-import json
 
 from visipruner.choice import settings_of_side
 from visipruner.errors import Refused
-from visipruner.recorded.runs import with_picture
+from visipruner.recorded.runs import as_text, with_picture
 from visipruner.render import arena
 from visipruner.render.arena_files import arena_report, side_by_side
 from visipruner.render.values import viewer_start
@@ -72,8 +71,7 @@ def csv_file(made: Contest) -> dict:
 
 def json_file(made: Contest) -> dict:
     body = with_picture(as_json(made), made.job.prompt)
-    content = json.dumps(body, indent=1).encode()
-    return file_of("arena.json", "application/json", content)
+    return file_of("arena.json", "application/json", as_text(body).encode())
 
 
 def png_file(made: Contest) -> dict:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import json
 from dataclasses import asdict, dataclass
 
 from PIL import Image
@@ -83,7 +82,7 @@ def as_json(result: Result | runs.Run) -> dict:
 def json_file(result: Result | runs.Run) -> dict:
     """The data and the picture: recorded/ opens it again without the model."""
     body = runs.with_picture(as_json(result), result.comparison.prompt)
-    return file_of("visipruner.json", "application/json", json.dumps(body, indent=1).encode())
+    return file_of("visipruner.json", "application/json", runs.as_text(body).encode())
 
 
 def png_file(result: Result | runs.Run) -> dict:

@@ -51,7 +51,7 @@ def connect(model_line, chosen, results, opening: Opening, stop: dict):
     read = [opening.said, opening.read]
     opening.file.upload(_reading(results), opening.file, read, **READING)
     # Not `success`: gradio cancels nothing in an event that follows another one.
-    stopped = opening.read.change(**stop)
+    stopped = opening.read.change(**{**stop, "js": "(state) => vp.replace(state)"})
     shown = stopped.then(
         _showing(model_line, chosen, results),
         [opening.read, results.result],
@@ -65,15 +65,17 @@ def connect(model_line, chosen, results, opening: Opening, stop: dict):
 def _reading(results):
     @plainly
     def on_read(path):
-        """Read a file, and keep its run; a refusal stays on the page, near the button."""
+        """Read a file, and keep its run; a refusal stays on the page, near the button.
+
+        It is no error of gradio's: those show the tags that a sentence may quote from the file.
+        """
         try:
             run = opened(Path(path))
             check_fits(run)
         except Refused as error:
-            yield views.says(str(error)), gr.skip()
-            raise
+            return views.says(str(error)), gr.skip()
         name = short(Path(path).name)
-        yield views.says(words.OPENED.format(name=name, when=run.when)), results.kept.put(run)
+        return views.says(words.OPENED.format(name=name, when=run.when)), results.kept.put(run)
 
     return on_read
 

@@ -58,9 +58,16 @@ window.vp = {
     return vp.ended(state);
   },
 
+  // A saved run takes the place of what runs, which then says nothing of its end.
+  replace(state) {
+    vp.replaced = true;
+    return vp.stop(state);
+  },
+
   // The run ended without a result.
   unfinished(state) {
     vp.ended(state);
+    if (vp.replaced) return "done";
     return vp.stopped && isBusy(state) ? "stopped" : state;
   },
 
@@ -153,7 +160,7 @@ window.vp = {
   // On a narrow screen the answers stand below the form, so scroll there.
   started(values) {
     vp.view("compare"); // Enter in the question also runs from another view
-    vp.stopped = false;
+    vp.stopped = vp.replaced = false;
     vp.askedBefore = vp.asked;
     vp.form = formKey(values);
     vp.asked = { form: vp.form, picture: shownPicture() };
