@@ -3,9 +3,10 @@
     python -m visipruner calibrate MODEL --pictures DIR    or --jsonl FILE
 
 For any model, a name of the menu or a folder: by how often it says the same as without pruning, or,
-with --by labels, by how often it is right. Pictures are asked a few general questions; the lines of
-a file are as in `evaluate`. Writes MODEL.presets.json, which page and commands take with --presets,
-or by themselves where it lies in VISIPRUNER_MODEL_DIR. Stop and go on at will.
+with --by labels, by how often it is right. A level is the setting that saves most and loses at most
+2%, 5% or 15% of the answers. Pictures are asked a few general questions (evaluation/general.py);
+the lines of a file are as in `evaluate`. Writes MODEL.presets.json, which page and commands take
+with --presets, or by themselves where it lies in VISIPRUNER_MODEL_DIR. Stop and go on at will.
 
     python -m visipruner calibrate
     python -m visipruner calibrate --budgets   only measure the tokens of the presets there are
