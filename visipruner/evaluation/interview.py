@@ -21,7 +21,7 @@ import torch
 from visipruner.choice import Side, methods_of, name_of, settings_of_side
 from visipruner.engine import prune
 from visipruner.files import check_place
-from visipruner.flops import ModelShape, executed
+from visipruner.flops import ModelShape, dense, executed
 from visipruner.inputs import check_number
 from visipruner.methods import PruningMethod
 from visipruner.models.catalogue import VLM, load_vlm
@@ -67,7 +67,7 @@ def all_methods(columns: dict[str, Side]) -> list[PruningMethod]:
 @torch.inference_mode()
 def ask(vlm: VLM, method: Side, prompt: Prompt, features) -> tuple[str, PruningTrace]:
     """The greedy answer under a method; `features` come from `vlm.encode`."""
-    with prune(vlm.model, method, prompt.layout, tower=features.tower) as trace:
+    with prune(vlm.model, vlm.stack(method), prompt.layout, tower=features.tower) as trace:
         tokens = vlm.model.generate(
             **{name: tensor.to(vlm.device) for name, tensor in prompt.asked.items()},
             **features.arguments,
@@ -138,6 +138,7 @@ def asked_one_by_one(
                     said, trace = ask(vlm, method, prompt, features)
                 done[key] = {
                     "flops": executed(shape, trace).prefill,
+                    **({"dense": dense(shape, trace)} if vlm.schedule else {}),
                     "filtered": trace.filtering_layer,
                     "left": trace.exit_layer,
                     "tokens": [record.visual_tokens for record in trace.layers],
@@ -179,6 +180,7 @@ def interview(
 
 def _key(vlm: VLM, where: dict, asked: Question, method: Side) -> str:
     """All that an answer depends on, except the weights, which name the store, and the engine."""
+    method = vlm.stack(method)
     rules = [rule_hash(type(one)) for one in methods_of(method)]
     parts = [*where.values(), asked.text, vlm.precision, name_of(method), settings_of_side(method)]
     return json.dumps([*parts, rules])
@@ -205,8 +207,12 @@ def _read(store: Path) -> dict[str, dict]:
 
 
 def share_cut(rows: list[dict], full: list[dict]) -> float:
-    """The share of executed prefill FLOPs that the rows save compared with the unpruned ones."""
-    return 1 - sum(row["flops"] for row in rows) / sum(row["flops"] for row in full)
+    """The share of executed prefill FLOPs that the rows save compared with the unpruned ones.
+
+    Of a model with a schedule of its own: compared with all tokens in all layers.
+    """
+    whole = sum(row.get("dense", row["flops"]) for row in full)
+    return 1 - sum(row["flops"] for row in rows) / whole
 
 
 def store_of(folder: Path) -> Path:
