@@ -108,8 +108,8 @@ def run(args):
         model_of(args), device=args.device, precision=args.precision, on_progress=tell_progress
     )
     asked = picture, args.question, args.picture_mode
-    bundled = args.model == "tiny" and not args.model_path
-    prompt = scenes.prepare(vlm, *asked, is_scene(args)) if bundled else vlm.prepare(*asked)
+    drawn = vlm.spec.drawn
+    prompt = scenes.prepare(vlm, *asked, is_scene(args)) if drawn else vlm.prepare(*asked)
     features = vlm.encode(prompt)
     if args.answer:
         prompt = with_answer(vlm, prompt, features)
@@ -150,13 +150,19 @@ def _heldout(args):
 
 def _check_heldout(args, name: str):
     """Raise `Refused` where held-out questions do not fit the rest of a command line."""
+    from visipruner.models.catalogue import MODELS, drawn
+
     if args.names != [name] or args.picture is not None or args.set != [HELDOUT]:
         raise Refused(
             f"Held-out questions are asked by “{name} --set {HELDOUT}”, without a picture, a "
             "question, other analyses or other options of --set."
         )
-    if args.model != "tiny":
-        raise Refused("The held-out questions are about the bundled model's world: no --model.")
+    if not args.model_path and not drawn(args.model):
+        known = ", ".join(name for name in MODELS if drawn(name))
+        raise Refused(
+            f"The held-out questions are about the drawn world: --model must be one of {known}, or "
+            "--model-path a folder."
+        )
 
 
 def chosen(names: Sequence[str], pairs: Sequence[str]) -> list:

@@ -15,13 +15,15 @@ import argparse
 import itertools
 import json
 import statistics
+from collections.abc import Sequence
 
+from visipruner.choice import method_for
 from visipruner.evaluation.evaluate import UNPRUNED
 from visipruner.evaluation.interview import add_common, interview, open_model, share_cut
 from visipruner.files import write_whole
-from visipruner.levels import PRESETS
+from visipruner.levels import PRESETS, Facts
 from visipruner.methods import PruningMethod, VisiPruner
-from visipruner.models.catalogue import VLM
+from visipruner.models.catalogue import VLM, check_served
 from visipruner.world.phrases import SYSTEM
 
 # The share of FLOPs that a preset must cut.
@@ -38,8 +40,17 @@ EXIT = 0.999
 FINALISTS = 4  # per preset
 
 
-def candidates(semantics: str) -> list[VisiPruner]:
-    """Every setting to try."""
+def first_tested(facts: Facts) -> tuple[int, ...]:
+    """The layers to begin the test in: of a model's own schedule, all where a cut can save."""
+    return tuple(range(facts.enter, facts.last)) if facts.scheduled else FIRST_TESTED
+
+
+def candidates(semantics: str, tested: Sequence[int] = FIRST_TESTED) -> list[VisiPruner]:
+    """Every setting to try.
+
+    Args:
+        tested: layers to begin the test in.
+    """
     return [
         VisiPruner(
             semantics=semantics,
@@ -52,18 +63,24 @@ def candidates(semantics: str) -> list[VisiPruner]:
             exit_threshold=EXIT,
             cache_before_filter=CACHE if semantics == "paper" else "kept",
         )
-        for first, cosine, share in itertools.product(FIRST_TESTED, COSINES, SHARES)
+        for first, cosine, share in itertools.product(tested, COSINES, SHARES)
     ]
 
 
 def measure(vlm: VLM, methods: dict[str, PruningMethod], count: int, store) -> dict[str, dict]:
-    """For every method: its accuracy on the validation split, and the share of FLOPs it cuts."""
+    """For every method: its accuracy on the validation split, and the share of FLOPs it cuts.
+
+    `cut_of_rest` is the share of what a model's own schedule leaves; goals are about that.
+    """
     rows = interview(vlm, {UNPRUNED: PruningMethod(), **methods}, ("validation",), count, store)
     by_column = {name: [r for r in rows if r["column"] == name] for name in (UNPRUNED, *methods)}
+    # What a model's own schedule leaves; else the same as the unpruned rows.
+    rest = [{"flops": row["flops"]} for row in by_column[UNPRUNED]]
     return {
         name: {
             "right": statistics.mean(row["score"] for row in mine),
             "flops_cut": share_cut(mine, by_column[UNPRUNED]),
+            "cut_of_rest": share_cut(mine, rest),
             "tokens": statistics.mean(statistics.mean(row["tokens"]) for row in mine),
             "questions": len(mine),
         }
@@ -76,12 +93,17 @@ def choose(tried: list[tuple[VisiPruner, dict]]) -> dict[str, tuple[VisiPruner, 
     must. Of equally accurate candidates, the cheapest."""
     chosen = {}
     for (name, goal), most in zip(GOALS.items(), [*list(GOALS.values())[1:], 1], strict=True):
-        enough = [pair for pair in tried if goal <= pair[1]["flops_cut"] < most]
+        enough = [pair for pair in tried if goal <= _cut(pair[1]) < most]
         # If no candidate fits, take the one below the goal that cuts most.
-        below = [pair for pair in tried if pair[1]["flops_cut"] < goal] or tried
-        enough = enough or [max(below, key=lambda pair: pair[1]["flops_cut"])]
-        chosen[name] = max(enough, key=lambda pair: (pair[1]["right"], pair[1]["flops_cut"]))
+        below = [pair for pair in tried if _cut(pair[1]) < goal] or tried
+        enough = enough or [max(below, key=lambda pair: _cut(pair[1]))]
+        chosen[name] = max(enough, key=lambda pair: (pair[1]["right"], _cut(pair[1])))
     return chosen
+
+
+def _cut(result: dict) -> float:
+    """What a goal is about."""
+    return result.get("cut_of_rest", result["flops_cut"])
 
 
 def shortlist(tried: list[tuple[VisiPruner, dict]]) -> list[VisiPruner]:
@@ -123,7 +145,7 @@ def measure_budgets(vlm: VLM, presets: dict, count: int, store) -> dict:
     """The presets with each one's mean visual tokens per layer, as `for_budget` reads them."""
     for semantics in ("paper", "official"):
         given = {"semantics": semantics}
-        methods = {n: VisiPruner.at_level(PRESETS[n], vlm.facts(), given) for n in GOALS}
+        methods = {n: method_for(VisiPruner, PRESETS[n], None, vlm.facts(), given) for n in GOALS}
         found = measure(vlm, methods, count, store)
         means = [round(found[name]["tokens"], 1) for name in GOALS]
         presets[semantics]["tokens"] = _five(means, round(found[UNPRUNED]["tokens"], 1))
@@ -145,9 +167,11 @@ def run(options: argparse.Namespace):
         presets = measure_budgets(vlm, dict(vlm.presets), options.final, store)
         write_whole(options.model / "presets.json", json.dumps(presets, indent=1) + "\n")
         return
+    check_served(vlm, [VisiPruner])
     presets = {"system": SYSTEM}
+    presets |= {"schedule": vlm.presets["schedule"]} if vlm.schedule else {}
     for semantics in ("paper", "official"):
-        methods = candidates(semantics)
+        methods = candidates(semantics, first_tested(vlm.facts()))
         for count in (options.questions, options.final):
             found = measure(vlm, {str(m): m for m in methods}, count, store)
             full = found.pop(UNPRUNED)

@@ -24,7 +24,7 @@ from visipruner.files import check_place
 from visipruner.flops import ModelShape, dense, executed
 from visipruner.inputs import check_number
 from visipruner.methods import PruningMethod
-from visipruner.models.catalogue import VLM, load_vlm
+from visipruner.models.catalogue import MODELS, VLM, load_vlm
 from visipruner.models.checkpoint import fingerprint
 from visipruner.prompt import Prompt
 from visipruner.tower import needs_tower
@@ -220,9 +220,15 @@ def store_of(folder: Path) -> Path:
     return CHECKPOINTS / f"answers-{fingerprint(folder)}.jsonl"
 
 
+def folder_of(model: str) -> Path:
+    """The folder of a model, by its name in MODELS or by its path."""
+    spec = MODELS.get(model)
+    return Path(spec.path) if spec and spec.path else Path(model)
+
+
 def add_common(parser: argparse.ArgumentParser) -> None:
     """Add the options that every command on the bundled model has."""
-    parser.add_argument("--model", type=Path, default=FOLDER)
+    parser.add_argument("--model", type=folder_of, default=FOLDER, help="a folder, or a name")
     parser.add_argument("--store", type=Path, help="where answers are kept; else by the weights")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
 

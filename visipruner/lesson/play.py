@@ -225,7 +225,7 @@ def _take(job, step: Step, shown: Shown, places, answers: dict[int, Answer]):
 def _row(job, name: str, answer: Answer, full: Answer | None) -> Row:
     right = None if job.truth is None else job.truth.fits(answer.text)
     same = answer.says_as(full) if full else None
-    known = all(one.name in METHODS for one in answer.trace.stories)
+    known = all(one.name in METHODS for one in answer.trace.chosen)
     return Row(name, answer.text, right, same, _stayed(answer.trace) if known else "")
 
 
@@ -283,7 +283,7 @@ def _table(columns) -> Table:
         heads.append("one word" if words == 1 else f"{words} words")
         ratios = (
             full.counts.paper_macs / max(1, pruned.counts.paper_macs),
-            full.counts.executed.prefill / pruned.counts.executed.prefill,
+            found.flops_ratio,
             full.times.first_token / pruned.times.first_token,
             full.times.total / pruned.times.total,
         )

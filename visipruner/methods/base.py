@@ -125,14 +125,8 @@ class PruningMethod:
             Refused: one sentence.
         """
         for layer in self.cuts_after:
-            if layer >= 0 and not facts.enter <= layer < facts.last:
-                title, high = self.title.partition(":")[0], facts.last - 1
-                allowed = f"from {facts.enter} to {high}" if high > facts.enter else f"{high}"
-                raise Refused(
-                    f"{title} would cut after layer {layer}, but this model's visual tokens enter "
-                    f"at layer {facts.enter} and leave after layer {facts.last}: the layer must be "
-                    f"{allowed}."
-                )
+            if layer >= 0:
+                check_cut(self.title.partition(":")[0], layer, facts)
 
     # -- the moments of a run
 
@@ -213,6 +207,22 @@ def check_stages(layers: tuple[int, ...], name: str, values: tuple):
         )
     if list(layers) != sorted(set(layers)):
         raise Refused("layers must be ascending and distinct.")
+
+
+def check_cut(title: str, layer: int, facts: Facts):
+    """Check that a model has visual tokens in a layer and in the next one.
+
+    Raises:
+        Refused: one sentence.
+    """
+    if facts.enter <= layer < facts.last:
+        return
+    where = f"layers {facts.enter} to {facts.last}" if facts.span > 1 else f"layer {facts.enter}"
+    choose = f": choose from {facts.enter} to {facts.last - 1}" if facts.span > 1 else ""
+    raise Refused(
+        f"{title} would cut after layer {layer}, but this model has visual tokens only in {where}"
+        f"{choose}."
+    )
 
 
 def stages_within(
