@@ -1,6 +1,8 @@
 """A model with a schedule of its own: every run stacks it, every budget and every cut counts it."""
 
+import base64
 import json
+import re
 import shutil
 from contextlib import nullcontext
 from dataclasses import replace
@@ -32,12 +34,18 @@ from visipruner.flops import ModelShape, dense, executed
 from visipruner.levels import Facts
 from visipruner.methods import METHODS, VisiPruner
 from visipruner.methods.trained import Trained
+from visipruner.models import catalogue
 from visipruner.models.catalogue import MODELS, check_served, load_vlm
-from visipruner.render import stages
+from visipruner.render import arena, stages
+from visipruner.render.numbers import flops, times
 from visipruner.running.results import Options
 from visipruner.running.runner import compare, last_event
 from visipruner.trace import TRAINED
 from visipruner.training.config import FOLDER
+from visipruner.ui import contest, handlers, share, teaching, text, views
+from visipruner.ui.downloads import Result, html_file, json_file, png_file
+from visipruner.ui.handlers import Form
+from visipruner.ui.store import Models
 from visipruner.world import sources
 from visipruner.world.questions import SKILLS
 
@@ -456,7 +464,7 @@ def test_ask_says_what_the_model_is(named, tmp_path, capsys):
     sides = ["--methods", "none", "random@30", "divprune+visipruner@36"]
     status = main(["ask", "scene:3", question, "--model", NAME, *sides, "--json", str(out)])
     text = capsys.readouterr().out
-    assert status == 0 and "which colour is the star?" not in text.split("\n")[0]
+    assert status == 0 and "learnt British spelling" in text
     assert text.count(SAID) == 4 and text.count("of all tokens in all layers, prefill") == 3
     assert "cut        72." in text and "fewer FLOPs executed in the prefill than by all" in text
     data = json.loads(out.read_text())
@@ -464,3 +472,59 @@ def test_ask_says_what_the_model_is(named, tmp_path, capsys):
     assert [story["name"] for story in first["trace"]["stories"]] == ["none", TRAINED]
     ratio = first["counts"]["dense"] / second["counts"]["executed"]["prefill"]
     assert data["pairs"][0]["flops_ratio"] == ratio
+
+
+def told(html: str) -> str:
+    return " ".join(re.sub(r"<[^>]+>", " ", html).split())
+
+
+def test_the_page_says_it_and_counts_from_all_tokens(named, monkeypatch):
+    monkeypatch.setenv("VISIPRUNER_MODELS", f"tiny {NAME}")
+    models = Models()
+    options = {"clock_rounds": 0, "max_new_tokens": 8}
+    form = Form(sources.picture(3), "which color is the star?", NAME, "random", options=options)
+    truth = sources.truth(3, form.question)
+    job = handlers.check(models, form, truth, 3)
+    assert "which colour is the star?" in job.prompt.text  # the drawn world's wording
+    assert any(note.endswith(SAID) for note in job.notes)
+    *_, progress = handlers.follow(job)
+    comparison = progress.comparison
+    full = comparison.answers[0].counts
+    verdict = told(views.verdict(comparison, truth, views.asked(job)))
+    assert times(comparison.flops_ratio) in verdict and flops(full.dense) in verdict
+    first, second, _ = map(told, views.cards(comparison, truth, 3))
+    assert "(72% less than all tokens in all layers)" in first and "less than all" in second
+    result = Result(job, comparison)
+    page = base64.b64decode(html_file(result)["data"]).decode()
+    assert SAID in page and json_file(result) and png_file(result)
+    assert not result.stays[0] or text.STAYS_LATE not in result.stays[0]
+    *_, sweep = teaching.sweep(job)
+    assert times(comparison.last.whole / sweep.answers[1].counts.executed.prefill) in told(
+        teaching.sweep_html(sweep, job)
+    )
+    assert NAME in share.python(form, 3) and "colour" in share.python(form, 3)
+
+
+def test_the_arena_counts_budgets_over_all_layers(named, monkeypatch):
+    monkeypatch.setenv("VISIPRUNER_MODELS", NAME)
+    models = Models()
+    form = Form(sources.picture(3), "how many shapes?", NAME, options={"max_new_tokens": 4})
+    with pytest.raises(Refused, match="must be a number from 1 to 144, not 200"):
+        contest.prepare(models, form, 3, ["random"], 200, False)
+    made = contest.prepare(models, form, 3, ["fastv", "divprune+visipruner", "cdpruner"], 60, True)
+    for _ in contest.follow(made):
+        pass
+    assert "60 of 144 visual tokens" in made.asked["words"] and SAID in made.asked["note"]
+    rows = {row["side"].partition("@")[0]: row for row in arena.table(made.shown)}
+    assert rows["none"]["mean_tokens_per_layer"] == 144 and rows["cdpruner"]["refused"]
+    assert rows["fastv"]["mean_tokens_per_layer"] == 60
+    assert 3.5 < rows["none"]["times_fewer_flops"] < rows["fastv"]["times_fewer_flops"]
+    assert len(arena.last_kept(made.entries[1].answer.trace)) == 72
+
+
+def test_the_menu_has_the_model_if_its_folder_is_there(tmp_path):
+    spec = replace(MODELS["tiny"], name=NAME, path=str(tmp_path))
+    assert catalogue._if_there(spec) == {NAME: spec}
+    assert catalogue._if_there(replace(spec, path=str(tmp_path / "none"))) == {}
+    assert catalogue.drawn("tiny") and not catalogue.drawn("llava-1.5-7b")
+    assert not catalogue.drawn("local") and not catalogue.drawn(["tiny"])
