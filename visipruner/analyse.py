@@ -110,6 +110,8 @@ def run(args):
     asked = picture, args.question, args.picture_mode
     drawn = vlm.spec.drawn
     prompt = scenes.prepare(vlm, *asked, is_scene(args)) if drawn else vlm.prepare(*asked)
+    if ALL in args.names:
+        analyses = _fitting(vlm, prompt, analyses)
     features = vlm.encode(prompt)
     if args.answer:
         prompt = with_answer(vlm, prompt, features)
@@ -192,6 +194,18 @@ def chosen(names: Sequence[str], pairs: Sequence[str]) -> list:
         for name in having:
             given[name][option] = settings_of(ANALYSES[name])[option].parse(value)
     return [ANALYSES[name](**given[name]) for name in names]
+
+
+def _fitting(vlm, prompt, analyses: Sequence) -> list:
+    """Those of all analyses that fit the model and the prompt; why not, is printed."""
+    found = []
+    for analysis in analyses:
+        try:
+            analysis.check(vlm, prompt)
+            found.append(analysis)
+        except Refused as error:
+            sys.stderr.write(f"left out: {analysis.title}: {error}\n")
+    return found
 
 
 def _options(names: Sequence[str]) -> str:

@@ -17,7 +17,7 @@ from visipruner.inputs import check_choice, check_number
 from visipruner.levels import Facts, level_number
 from visipruner.methods import METHODS, PruningMethod
 from visipruner.methods.base import BEFORE
-from visipruner.methods.trained import Trained
+from visipruner.methods.trained import IN_PRESETS, Trained
 from visipruner.methods.visipruner import SEMANTICS, check_presets
 
 MOST_CONTESTANTS = 4  # more sides are hard to compare at a glance
@@ -327,11 +327,10 @@ def read_presets(folder: Path) -> dict | None:
         if not path.is_file():
             return None
         presets = json.loads(path.read_text(encoding="utf-8"))
-        named_alone = isinstance(presets, dict) and presets.keys() & {"system", "schedule"}
+        named_alone = isinstance(presets, dict) and presets.keys() & {"system", IN_PRESETS}
         if named_alone:
             _check_system(presets.get("system", ""))
-        if named_alone and "schedule" in presets:
-            Trained.read(presets["schedule"])
+            Trained.of(presets)
         if not named_alone or presets.keys() & set(SEMANTICS):
             check_presets(presets)
     except (OSError, ValueError, RecursionError) as error:

@@ -23,6 +23,7 @@ from visipruner.evaluation.interview import add_common, interview, open_model, s
 from visipruner.files import write_whole
 from visipruner.levels import PRESETS, Facts
 from visipruner.methods import PruningMethod, VisiPruner
+from visipruner.methods.trained import IN_PRESETS
 from visipruner.models.catalogue import VLM, check_served
 from visipruner.world.phrases import SYSTEM
 
@@ -169,7 +170,7 @@ def run(options: argparse.Namespace):
         return
     check_served(vlm, [VisiPruner])
     presets = {"system": SYSTEM}
-    presets |= {"schedule": vlm.presets["schedule"]} if vlm.schedule else {}
+    presets |= {IN_PRESETS: vlm.presets[IN_PRESETS]} if vlm.schedule else {}
     for semantics in ("paper", "official"):
         methods = candidates(semantics, first_tested(vlm.facts()))
         for count in (options.questions, options.final):

@@ -126,6 +126,11 @@ class SparseVLM(PruningMethod):
     def queries(self, view):
         if view.layer not in self.layers or view.layer == view.num_layers - 1:
             return None
+        if not len(view.memory.raters):
+            raise Refused(
+                "SparseVLM found no text token that rates the picture; in a stack it comes before "
+                "late entry."
+            )
         return torch.isin(view.tokens, view.memory.raters).nonzero().flatten()
 
     def select(self, view):

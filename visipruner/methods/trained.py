@@ -18,6 +18,8 @@ from visipruner.methods.base import INSIDE, PruningMethod
 from visipruner.settings import INT, setting
 from visipruner.trace import TRAINED, Selection
 
+IN_PRESETS = "schedule"  # its field in presets.json
+
 
 @dataclass(frozen=True)
 class Trained(PruningMethod):
@@ -41,12 +43,15 @@ class Trained(PruningMethod):
     )
 
     @classmethod
-    def read(cls, given) -> Trained:
-        """The schedule of a presets.json.
+    def of(cls, presets: Mapping) -> Trained | None:
+        """The schedule that a presets.json names; None: it names none.
 
         Raises:
             Refused: says what is wrong.
         """
+        if IN_PRESETS not in presets:
+            return None
+        given = presets[IN_PRESETS]
         known = [field.name for field in fields(cls)]
         if not isinstance(given, dict) or not given or set(given) - set(known):
             raise Refused(f"schedule must be an object with {' or '.join(known)}, or both.")

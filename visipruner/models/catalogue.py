@@ -149,8 +149,7 @@ class VLM:
     @cached_property
     def schedule(self) -> Trained | None:
         """The layers that the model was trained to compute visual tokens in; None: in all."""
-        named = (self.presets or {}).get("schedule")
-        return Trained.read(named) if named else None
+        return Trained.of(self.presets or {})
 
     def stack(self, side: Side) -> Side:
         """What runs for a side: its methods, then the model's own schedule, if it has one.

@@ -73,11 +73,17 @@ def _named(trace: PruningTrace, record: LayerRecord) -> tuple[str, str]:
     if entering(trace, record.layer) is not None:
         return "waiting", STAGE_TITLES["waiting"]
     words = [_NAMED[s.name].stage_words if s.name in _NAMED else {} for s in trace.stories]
-    cut, stage = trace.cut_before(record.layer), record.stage
+    cut, stage = _chosen_before(trace, record.layer) or trace.cut_before(record.layer), record.stage
     if stage == "reduced" and cut and cut.by < len(words) and cut.stage in words[cut.by]:
         return stage, words[cut.by][cut.stage]
     titles = [own[stage] for own in words if stage in own]
     return stage, (titles or [_title(stage)])[0]
+
+
+def _chosen_before(trace: PruningTrace, layer: int) -> Cut | None:
+    """The last cut before `layer` that the model's own schedule did not make."""
+    cuts = [cut for cut in trace.cuts if cut.after_layer < layer and not trace.is_own(cut)]
+    return cuts[-1] if cuts else None
 
 
 def _named_live(records: Sequence[LayerRecord], record: LayerRecord) -> tuple[str, str]:
