@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 import traceback
+from pathlib import Path
 
 # Set before gradio and transformers are imported: this process sends no statistics and downloads
 # nothing. A separate process downloads a hub model on request (visipruner/models/hub.py).
@@ -51,6 +52,13 @@ def main(arguments: list[str] | None = None, cleaning: contextlib.ExitStack | No
         help="the path under which a proxy shows the page: /demo for https://example.org/demo/",
     )
     parser.add_argument("--lesson", metavar="FILE", help="a lesson of your own, as JSON")
+    parser.add_argument("--presets", metavar="FILE", help="VisiPruner's levels, from `calibrate`")
+    parser.add_argument(
+        "--questions",
+        metavar="FILE",
+        help="pictures and questions of your own, as in `evaluate --jsonl`: the page searches them "
+        "for one where pruning changes the answer",
+    )
     args = parser.parse_args(arguments)
     from visipruner.errors import Refused  # late: --help does not wait for torch
     from visipruner.models.hub import without_proxies
@@ -63,15 +71,17 @@ def main(arguments: list[str] | None = None, cleaning: contextlib.ExitStack | No
             cleaning.enter_context(without_proxies())
             from visipruner.lesson.reading import BUNDLED, read
             from visipruner.ui.layout import build, launch
+            from visipruner.ui.own import open_own
             from visipruner.ui.store import Models
             from visipruner.ui.uploads import private_folder
 
             plan = read(args.lesson or BUNDLED)
-            models = Models(args.model_path, args.device)
+            own = open_own(Path(args.questions)) if args.questions else None
+            models = Models(args.model_path, args.device, args.presets)
             cleaning.enter_context(private_folder())
             if line := untested():
                 sys.stderr.write(f"note: {line}\n")
-            page = build(models, plan)
+            page = build(models, plan, own)
             launch(page, args.host, args.port, models=models, root_path=args.root_path)
     except (Refused, OSError) as error:
         said = str(error).splitlines() or [type(error).__name__]

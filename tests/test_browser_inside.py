@@ -91,6 +91,10 @@ def test_stop_ends_a_wait_and_enter_runs_the_first_view(visit, mini_path):
         page.locator("#vp-inside-stop").click()
         expect(status).to_contain_text(text.STOPPED, timeout=PATIENCE)
     look(page)
+    for _ in range(2):  # at once: gradio still cancels what Stop left
+        press(page, inside_words.RUN)
+        page.locator("#vp-inside-stop").click()
+    look(page)
     page.locator("#vp-inside-stop").click()  # nothing runs
     expect(page.locator(f"{VIEW} .vp-status")).to_contain_text("Done")
     question(page).press("Enter")  # runs the first view, which then is shown

@@ -145,9 +145,9 @@ def test_what_has_arrived_needs_no_room_again(monkeypatch, tmp_path):
     blobs.mkdir(parents=True)
     with open(blobs / "part.incomplete", "wb") as file:
         file.truncate(12 * GIGABYTE)  # a sparse file takes no space
-    hub._check_disk("some/model", 14 * GIGABYTE)
+    hub.check_disk("some/model", 14 * GIGABYTE)
     with says("takes 4.0 GB more"):
-        hub._check_disk("some/model", 16 * GIGABYTE)
+        hub.check_disk("some/model", 16 * GIGABYTE)
 
 
 def test_parts_that_another_download_renames_meanwhile_do_not_matter(monkeypatch, tmp_path):
@@ -155,7 +155,7 @@ def test_parts_that_another_download_renames_meanwhile_do_not_matter(monkeypatch
     blobs = tmp_path / "models--some--model" / "blobs"
     blobs.mkdir(parents=True)
     (blobs / "gone.incomplete").symlink_to(tmp_path / "nowhere")  # listed, but missing
-    hub._check_disk("some/model", 1)
+    hub.check_disk("some/model", 1)
 
 
 def test_a_damaged_index_is_no_complete_checkpoint(tmp_path):

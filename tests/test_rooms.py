@@ -39,6 +39,7 @@ ROOMS = [
     "decoding",
     "models",
     "running",
+    "recorded",
     "analyses",
     "world",
     "render",
@@ -48,8 +49,10 @@ ROOMS = [
     "lesson",
     "ui",
     "ask",
+    "show",
     "analyse",
     "handout",
+    "doctor",
     "__main__",
 ]
 

@@ -16,14 +16,15 @@ from visipruner.errors import Refused
 from visipruner.evaluation import calibrate
 from visipruner.evaluation.calibrate import choose, table
 from visipruner.evaluation.dynamics import Watch, kept
-from visipruner.evaluation.evaluate import UNPRUNED, paired_difference, summary, wilson
+from visipruner.evaluation.evaluate import UNPRUNED, summary
+from visipruner.evaluation.intervals import paired_difference, wilson
 from visipruner.evaluation.interview import FORMS, ask, form_of, interview, questions
 from visipruner.levels import PRESETS, Facts
 from visipruner.methods import FastV, PruningMethod, Schedule, VisiPruner
 from visipruner.models.catalogue import load_vlm
 from visipruner.models.loading import check_checkpoint
 from visipruner.running import runner
-from visipruner.training import train
+from visipruner.training import loop, train
 from visipruner.training.batches import ask_many, user_prompt
 from visipruner.training.config import FOLDER
 from visipruner.training.grounding import LESSONS, told
@@ -174,7 +175,7 @@ def test_calibration_writes_the_sentence_beside_the_settings(tmp_path, monkeypat
     assert read_presets(tmp_path)["system"] == SYSTEM
 
 
-def test_an_exported_model_brings_its_sentence_before_it_is_calibrated(tmp_path, monkeypatch):
+def test_an_exported_model_brings_its_sentence_before_it_is_calibrated(tmp_path):
     class Nothing:
         heads = written = torch.nn.Linear(1, 1)
         model = processor = property(lambda self: self)
@@ -189,11 +190,10 @@ def test_an_exported_model_brings_its_sentence_before_it_is_calibrated(tmp_path,
 
     (tmp_path / "curve.jsonl").write_text("{}")
     (tmp_path / "x.pt").touch()
-    monkeypatch.setattr(train, "FOLDER", tmp_path / "model")
-    train.export(Nothing(), tmp_path)
+    train.export(Nothing(), tmp_path, tmp_path / "model", {"system": SYSTEM})
     assert read_presets(tmp_path / "model") == {"system": SYSTEM}
     (tmp_path / "model/presets.json").write_text('{"system": "own"}')
-    train.export(Nothing(), tmp_path)
+    train.export(Nothing(), tmp_path, tmp_path / "model", {"system": SYSTEM})
     assert read_presets(tmp_path / "model") == {"system": "own"}
 
 
@@ -225,11 +225,10 @@ def test_questions_are_asked_in_inference_mode(mini, picture, monkeypatch):
     assert seen and all(seen)
 
 
-def test_an_export_brings_its_checksums(learner, tmp_path, monkeypatch):
-    monkeypatch.setattr(train, "FOLDER", tmp_path / "model")
+def test_an_export_brings_its_checksums(learner, tmp_path):
     for name, text in (("curve.jsonl", "{}"), ("joint.pt", "")):
         (tmp_path / name).write_text(text)
-    train.export(copy.deepcopy(learner), tmp_path)
+    train.export(copy.deepcopy(learner), tmp_path, tmp_path / "model", {"system": SYSTEM})
     check_checkpoint(tmp_path / "model")
     (tmp_path / "model" / "tokenizer_config.json").write_text("{}")
     with pytest.raises(Refused, match="was changed since its checksum"):
@@ -253,7 +252,7 @@ def test_training_resumes_exactly(tmp_path, monkeypatch):
 
     go(tmp_path / "whole")
     with monkeypatch.context() as patch:
-        patch.setattr(train, "record", stop)
+        patch.setattr(loop, "record", stop)
         go(tmp_path / "parts")
     go(tmp_path / "parts")
     whole, parts = weights(tmp_path / "whole"), weights(tmp_path / "parts")

@@ -160,10 +160,10 @@ def test_answers_under_an_older_rule_are_asked_again(tmp_path, monkeypatch):
 
 def test_the_stores_key_holds_the_rules_hash(monkeypatch):
     vlm = SimpleNamespace(precision="float32", stack=lambda side: side)
-    asked = SimpleNamespace(text="what?")
+    one = SimpleNamespace(key=["heldout", "what?"])
 
     def key(side):
-        return interview._key(vlm, {"set": "heldout"}, asked, side)
+        return interview._key(vlm, one, side)
 
     side = (Random(64), FastV(64))
     before = key(side)

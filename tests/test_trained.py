@@ -420,9 +420,7 @@ def test_answers_and_cuts_of_the_evaluation(aligned, plain):
     assert [point["flops_cut"] for point in points] == [lines[c]["flops_cut"] for c in columns]
     assert [point["tokens"] for point in points] == [144, 72]
     one = asking[0]
-    keys = {
-        interview._key(vlm, one.where, one.question, columns["half"]) for vlm in (aligned, plain)
-    }
+    keys = {interview._key(vlm, one, columns["half"]) for vlm in (aligned, plain)}
     assert len(keys) == 2  # answers under another schedule are asked again
     bare = [row for _, row in interview.asked_one_by_one(plain, columns, asking[:1], {})]
     assert not any("dense" in row for row in bare) and interview.share_cut(bare[:1], bare[:1]) == 0
@@ -522,9 +520,8 @@ def test_the_arena_counts_budgets_over_all_layers(named, monkeypatch):
     assert len(arena.last_kept(made.entries[1].answer.trace)) == 72
 
 
-def test_the_menu_has_the_model_if_its_folder_is_there(tmp_path):
-    spec = replace(MODELS["tiny"], name=NAME, path=str(tmp_path))
-    assert catalogue._if_there(spec) == {NAME: spec}
-    assert catalogue._if_there(replace(spec, path=str(tmp_path / "none"))) == {}
+def test_the_menu_has_both_models_of_the_drawn_world():
+    assert list(MODELS)[:2] == ["tiny", NAME]
+    assert all(catalogue.drawn(name) for name in ("tiny", NAME))
     assert catalogue.drawn("tiny") and not catalogue.drawn("llava-1.5-7b")
     assert not catalogue.drawn("local") and not catalogue.drawn(["tiny"])

@@ -1,6 +1,6 @@
 """Visual-token pruning on stock transformers models: prune, trace, count, compare."""
 
-from visipruner.versions import __version__, untested
+from visipruner.versions import __version__, missing, untested
 
 try:
     from visipruner import methods
@@ -10,7 +10,7 @@ try:
     from visipruner.methods import *  # noqa: F403 - every method in its __all__
     from visipruner.trace import PruningTrace
 except ImportError as error:
-    if line := untested():  # the tested releases have the missing name
+    if line := missing() or untested():  # the tested releases have the missing name
         raise ImportError(f"{error}. {line}") from error
     raise
 

@@ -17,7 +17,9 @@ from visipruner.versions import untested
 
 # Each module has `add_options(parser)` and `run(options)`; only the named command is imported.
 COMMANDS = {
+    "doctor": ("visipruner.doctor", "what is installed, what would fit, what is missing"),
     "ask": ("visipruner.ask", "answer one question about one picture by several methods"),
+    "show": ("visipruner.show", "a saved run again: words, report, overlays; no model"),
     "analyse": ("visipruner.analyse", "the paper's analyses of one picture, as files"),
     "lesson": ("visipruner.handout", "the page's lesson as a file to print"),
     "evaluate": ("visipruner.evaluation.evaluate", "how often the bundled model is right"),
@@ -40,13 +42,17 @@ class Parser(argparse.ArgumentParser):
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a command. Returns 0; 2 after one sentence about bad input; 1 after a bug of ours."""
+    """Run a command.
+
+    Returns 0, or what the command says; 2 after one sentence about bad input; 1 after a bug of
+    ours.
+    """
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
         command, options = parse(arguments)
-        if line := untested():
+        if (line := untested()) and command.__name__ != COMMANDS["doctor"][0]:  # it says so
             print(f"note: {line}", file=sys.stderr)
-        command.run(options)
+        return command.run(options) or 0
     except Refused as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -55,7 +61,6 @@ def main(arguments: list[str] | None = None) -> int:
     except Exception as error:  # a bug of this program: its text helps only developers
         print(f"Something went wrong; {_report(error)}.", file=sys.stderr)
         return 1
-    return 0
 
 
 def parse(arguments: list[str]) -> tuple[ModuleType, argparse.Namespace]:
@@ -73,16 +78,23 @@ def parse(arguments: list[str]) -> tuple[ModuleType, argparse.Namespace]:
     )
     parser.add_argument("command", choices=COMMANDS, metavar="COMMAND", help="one of these:")
     name = parser.parse_args(arguments[:1]).command
-    if find_spec("visipruner.ui") is None:
+    if name != "doctor" and find_spec("visipruner.ui") is None:
         raise Refused("This command runs from a clone of the repository; pip installs the engine.")
     command = import_module(COMMANDS[name][0])
     parser = Parser(
         prog=f"python -m visipruner {name}",
         description=command.__doc__,
         formatter_class=_Help,
+        allow_abbrev=not hasattr(command, "check_more"),
     )
     command.add_options(parser)
-    return command, parser.parse_args(arguments[1:])
+    if not hasattr(command, "check_more"):
+        return command, parser.parse_args(arguments[1:])
+    options, more = parser.parse_known_args(arguments[1:])  # more: flags of another program
+    if more and (wrong := command.check_more(options, more)):
+        parser.error(wrong)
+    options.more = more
+    return command, options
 
 
 class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):

@@ -21,10 +21,11 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-from visipruner.ask import is_scene, model_of, scene_picture, stay_quiet_and_offline, tell_progress
+from visipruner.ask import is_scene, model_of, scene_picture, stay_quiet_and_offline
 from visipruner.errors import Refused, quoted, short
 from visipruner.files import check_place, print_whole, shown, write_whole
 from visipruner.inputs import check_choice, check_number, clean_question, open_picture
+from visipruner.running.telling import Telling, before_download
 
 ALL = "all"
 HELDOUT = "heldout"
@@ -104,17 +105,24 @@ def run(args):
     picture = scene_picture(args.picture) if is_scene(args) else open_picture(args.picture)
     clean_question(args.question)
     check_choice("picture mode", args.picture_mode, PICTURE_MODES)
-    vlm = load_vlm(
-        model_of(args), device=args.device, precision=args.precision, on_progress=tell_progress
-    )
-    asked = picture, args.question, args.picture_mode
-    drawn = vlm.spec.drawn
-    prompt = scenes.prepare(vlm, *asked, is_scene(args)) if drawn else vlm.prepare(*asked)
-    if ALL in args.names:
-        analyses = _fitting(vlm, prompt, analyses)
-    features = vlm.encode(prompt)
-    if args.answer:
-        prompt = with_answer(vlm, prompt, features)
+    before_download(model_of(args), args.device)
+    with Telling("loading the model") as telling:
+        vlm = load_vlm(
+            model_of(args),
+            device=args.device,
+            precision=args.precision,
+            on_progress=telling.download,
+        )
+        telling.say("encoding the picture")
+        asked = picture, args.question, args.picture_mode
+        drawn = vlm.spec.drawn
+        prompt = scenes.prepare(vlm, *asked, is_scene(args)) if drawn else vlm.prepare(*asked)
+        if ALL in args.names:
+            analyses = _fitting(vlm, prompt, analyses)
+        features = vlm.encode(prompt)
+        if args.answer:
+            telling.say("answering")
+            prompt = with_answer(vlm, prompt, features)
     facts = {"model": vlm.spec.title, "question": prompt.question, "answer_too": args.answer}
     for event in together(vlm, prompt, features, analyses):
         if isinstance(event, Step):

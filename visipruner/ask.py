@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,6 +17,8 @@ from pathlib import Path
 from visipruner.errors import Refused, quoted, short
 from visipruner.files import check_place, print_whole, same_file, write_whole
 from visipruner.inputs import check_choice, check_number, clean_question, open_picture
+from visipruner.models.console import stay_quiet_and_offline
+from visipruner.running.telling import Telling, before_download
 
 
 def add_options(ask: argparse.ArgumentParser):
@@ -35,6 +36,7 @@ def add_options(ask: argparse.ArgumentParser):
         metavar="DIR",
         help="a local checkpoint instead, of a family in models/NOTES.md",
     )
+    ask.add_argument("--presets", metavar="FILE", help="VisiPruner's levels, from `calibrate`")
     _add_side_options(ask)
     _add_run_options(ask)
 
@@ -104,22 +106,27 @@ def run(args):
         raise Refused("This command runs from a clone of the repository; pip installs the engine.")
     from visipruner.models import clip
     from visipruner.models.catalogue import load_vlm
+    from visipruner.recorded.runs import with_picture
     from visipruner.tower import needs_clip
 
     stay_quiet_and_offline()
     # Check all that is possible before a model is fetched or loaded.
     options, picture, overrides = _checked(args)
-    vlm = load_vlm(
-        model_of(args),
-        device=args.device,
-        precision=args.precision,
-        attention=args.attention,
-        on_progress=tell_progress,
-    )
-    if needs_clip(_kinds(args)):
-        clip.fetch(tell_progress)
-    comparison = _compared(args, vlm, picture, options, overrides)
-    result = comparison.to_json()
+    before_download(model_of(args), args.device)
+    with Telling("loading the model") as telling:
+        vlm = load_vlm(
+            model_of(args),
+            device=args.device,
+            precision=args.precision,
+            attention=args.attention,
+            on_progress=telling.download,
+            presets=Path(args.presets) if args.presets else None,
+        )
+        if needs_clip(_kinds(args)):
+            clip.fetch(telling.download)
+        telling.say("encoding the picture")
+        comparison = _compared(args, vlm, picture, options, overrides, telling)
+    result = with_picture(comparison.to_json(), comparison.prompt)
     if args.rounds > 1:
         result["medians"] = [answer["times"] for answer in result["answers"]]
     if args.json == "-":
@@ -128,17 +135,6 @@ def run(args):
     if args.json:  # first, because printing may fail, and the work must not be lost
         write_whole(Path(args.json), json.dumps(result, indent=1))
     print_whole(describe(comparison))
-
-
-def stay_quiet_and_offline():
-    """Only the download process may go online (visipruner/models/hub.py)."""
-    from huggingface_hub import constants
-    from transformers.utils import logging
-
-    # The package is already imported, too late for environment variables.
-    constants.HF_HUB_OFFLINE = True
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
 
 
 def _checked(args) -> tuple:
@@ -190,10 +186,11 @@ def _kinds(args) -> list:
     return kinds_of(args.methods or [args.method])
 
 
-def _compared(args, vlm, picture, options, overrides):
+def _compared(args, vlm, picture, options, overrides, telling: Telling):
     """The `results.Comparison`, with medians if --rounds asks for them."""
     from visipruner.choice import sides_at
-    from visipruner.running.runner import compare, last_event, measure
+    from visipruner.models.presets import uncalibrated
+    from visipruner.running.runner import compare, measure
     from visipruner.ui import scenes
 
     asked = picture, args.question, args.picture_mode
@@ -202,9 +199,13 @@ def _compared(args, vlm, picture, options, overrides):
     words = tuple(args.methods or ("none", args.method))
     visual = prompt.layout.num_visual
     sides = sides_at(vlm, words, args.level, args.semantics, visual, **overrides)
-    comparison = last_event(compare(vlm, prompt, sides, options)).comparison
-    comparison = replace(comparison, words=words)
+    if said := uncalibrated(vlm, sides):
+        prompt = replace(prompt, notes=(*prompt.notes, said))
+    for event in compare(vlm, prompt, sides, options):
+        telling.event(event)
+    comparison = replace(event.comparison, words=words)
     if args.rounds > 1:
+        telling.say(f"{args.rounds} silent rounds")
         comparison = comparison.clocked(measure(vlm, prompt, sides, options, args.rounds))
     return comparison
 
@@ -255,12 +256,6 @@ def _side(name: str, answer) -> list[str]:
         f"  formula    {counters.line(answer, counters.FORMULA)}",
         f"  measured   {measured} ({describe_clocks(answer.times)})",
     ]
-
-
-def tell_progress(progress):
-    """Print the download's progress. Ctrl-C ends it; the next try continues from there."""
-    done, total = progress.done / 1e9, progress.total / 1e9
-    print(f"downloading: {done:.1f} of {total:.1f} GB", file=sys.stderr)
 
 
 def _field(pair: str) -> tuple[str, object]:

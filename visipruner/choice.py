@@ -6,6 +6,7 @@ The first method of a stack gets the level or budget; the others take their bala
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -323,19 +324,37 @@ def read_presets(folder: Path) -> dict | None:
         Refused: one sentence with the file and what is wrong in it.
     """
     path = folder / "presets.json"
+    if not os.path.isfile(path):
+        return None
+    return _read_presets(path, f"In {named(folder)}, presets.json", own=True)
+
+
+def read_presets_file(path: Path, name: str) -> dict:
+    """Settings for VisiPruner from any file.
+
+    Raises:
+        Refused: one sentence with the file's name and what is wrong in it.
+    """
+    if not os.path.isfile(path):
+        raise Refused(f"There is no file {name} with presets.")
+    return _read_presets(path, name)
+
+
+def _read_presets(path: Path, name: str, own: bool = False) -> dict:
+    """Args:
+    own: it is a checkpoint's own file, which may hold the system sentence alone.
+    """
     try:
-        if not path.is_file():
-            return None
         presets = json.loads(path.read_text(encoding="utf-8"))
         named_alone = isinstance(presets, dict) and presets.keys() & {"system", IN_PRESETS}
         if named_alone:
             _check_system(presets.get("system", ""))
             Trained.of(presets)
-        if not named_alone or presets.keys() & set(SEMANTICS):
+        if not (own and named_alone) or presets.keys() & set(SEMANTICS):
             check_presets(presets)
     except (OSError, ValueError, RecursionError) as error:
         reason = getattr(error, "strerror", None) or error  # str() of an OSError holds the path
-        raise Refused(f"In {named(folder)}, presets.json is damaged: {reason}") from None
+        raise Refused(f"{name} is damaged: {reason}") from None
     return presets
 
 

@@ -10,8 +10,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from visipruner.ask import stay_quiet_and_offline
 from visipruner.files import check_place, print_whole, write_whole
+from visipruner.models.console import stay_quiet_and_offline
 
 
 def add_options(parser: argparse.ArgumentParser):

@@ -65,10 +65,7 @@ def open_picture(source) -> Image.Image:
     if isinstance(source, (bytes, bytearray)):
         stream = io.BytesIO(source)
     elif isinstance(source, (str, Path)):
-        try:
-            stream = _open_file(Path(source))
-        except OSError:  # no permission to read it, or the name is too long
-            raise Refused("This file cannot be opened; check its name and rights.") from None
+        stream = _open_file(Path(source))
     elif isinstance(source, (list, tuple)):
         raise Refused(f"One question takes one picture here, not {len(source)}; choose one.")
     else:
@@ -77,13 +74,26 @@ def open_picture(source) -> Image.Image:
         return _decode(image)
 
 
+def check_picture(path: Path):
+    """Check a picture file by its header alone, which costs little; its pixels may be damaged.
+
+    Raises:
+        Refused: as `open_picture`.
+    """
+    with _open_file(path) as stream, _open_stream(stream) as image:
+        _check_size(*image.size)
+
+
 def _open_file(path: Path) -> BinaryIO:
     name = _shown(path.name or str(path))  # "." has no name
-    if path.is_dir():
-        raise Refused(f"{name} is a folder; choose a picture file in it.")
-    if not path.is_file():  # also keeps out devices and pipes, which may never end
-        raise Refused(f"There is no picture file {name}; check its name and folder.")
-    return path.open("rb")
+    try:
+        if path.is_dir():
+            raise Refused(f"{name} is a folder; choose a picture file in it.")
+        if not path.is_file():  # also keeps out devices and pipes, which may never end
+            raise Refused(f"There is no picture file {name}; check its name and folder.")
+        return path.open("rb")
+    except OSError:  # no permission to read it, or the name is too long
+        raise Refused("This file cannot be opened; check its name and rights.") from None
 
 
 def _open_stream(stream: BinaryIO) -> Image.Image:

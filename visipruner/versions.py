@@ -24,6 +24,19 @@ TESTED = {
     "pillow": ">=12.3,<13",
 }
 
+# What the installed packages are for; the first five are always needed.
+USES = {
+    "torch": "all computing",
+    "transformers": "the models",
+    "huggingface_hub": "finding and downloading models",
+    "accelerate": "loading models",
+    "pillow": "pictures",
+    "gradio": "the page",
+    "plotly": "charts",
+    "bitsandbytes": "4-bit",
+}
+NEEDED = tuple(USES)[:5]
+
 
 def installed() -> dict[str, str]:
     """Package -> release, for the installed packages of `TESTED`; imports nothing."""
@@ -36,13 +49,32 @@ def installed() -> dict[str, str]:
     return found
 
 
+def lacking() -> list[str]:
+    """The packages of `TESTED` that are not installed."""
+    found = installed()
+    return [name for name in USES if name not in found]
+
+
+def missing() -> str | None:
+    """One line about packages that are always needed and not installed; None: all are there."""
+    names = [name for name in lacking() if name in NEEDED]
+    if not names:
+        return None
+    return f"Missing: {', '.join(names)}; `pip install -r requirements.txt` brings what is needed."
+
+
+def is_tested(name: str, release: str) -> bool:
+    """Is an installed release in the tested range?"""
+    # A preview of the first release above the upper limit is above it too.
+    return SpecifierSet(TESTED[name]).contains(release, prereleases=True)
+
+
 def untested() -> str | None:
     """One line about the installed releases outside the tested ranges; None: all are inside."""
     outside = [
         f"{name} {release} ({TESTED[name].replace(',', ', ')})"
         for name, release in installed().items()
-        # A preview of the first release above the upper limit is above it too.
-        if not SpecifierSet(TESTED[name]).contains(release, prereleases=True)
+        if not is_tested(name, release)
     ]
     if not outside:
         return None

@@ -5,18 +5,28 @@
 
 Two sets: scenes from seeds outside the training, and scenes of colour-shape pairs outside it.
 Decoding is greedy. A description's score is its share of right facts.
+
+    python -m visipruner evaluate --jsonl FILE --model MODEL --methods visipruner fastv@64
+
+Questions of your own to any model: one JSON object a line with picture (relative to the file),
+question and, if known, answer or answers, and tags. Writes how often each method is right, and how
+often it says the same as the unpruned model, per tag. Stop and go on at will.
+
+    python -m visipruner evaluate --tasks pope,gqa --model MODEL --methods visipruner fastv@64
+
+Benchmarks of lmms-eval, with all its flags (NOTES.md).
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import math
 from pathlib import Path
 
-import torch
-
 from visipruner.choice import method_at
+from visipruner.errors import Refused
+from visipruner.evaluation import lmms, own_command
+from visipruner.evaluation.intervals import paired_difference, wilson
 from visipruner.evaluation.interview import FORMS, add_common, interview, open_model, share_cut
 from visipruner.files import write_whole
 from visipruner.levels import PRESETS
@@ -29,7 +39,6 @@ QUICK, FULL = 20, 300  # questions per skill and set
 UNPRUNED = "unpruned"
 # Each skill; all answers in one requested form (a description has one form only); everything.
 GROUPS = (*SKILLS, *FORMS, "all")
-Z = 1.96  # for 95%
 MARK = "<!-- results -->"  # the model card's table stands between two of these
 
 
@@ -39,22 +48,6 @@ def columns(vlm: VLM, presets: bool) -> dict[str, PruningMethod]:
     if presets and not vlm.serves(VisiPruner):
         found |= {name: method_at(vlm, "visipruner", name) for name in PRESETS}
     return found
-
-
-def wilson(right: float, count: int) -> tuple[float, float]:
-    """95% interval of a share; conservative for shares of facts."""
-    share, z2 = right / count, Z**2 / count
-    middle = (share + z2 / 2) / (1 + z2)
-    half = Z * math.sqrt(share * (1 - share) / count + z2 / (4 * count)) / (1 + z2)
-    return middle - half, middle + half
-
-
-def paired_difference(first: list[float], second: list[float]) -> tuple[float, float, float]:
-    """Mean of second - first over the same questions, and its 95% interval."""
-    differences = torch.tensor(second, dtype=torch.float64) - torch.tensor(first)
-    half = Z * differences.std().item() / math.sqrt(len(first)) if len(first) > 1 else math.inf
-    mean = differences.mean().item()
-    return mean, mean - half, mean + half
 
 
 def summary(rows: list[dict]) -> list[dict]:
@@ -125,13 +118,26 @@ def write_results(folder: Path, table: list[dict]) -> None:
 def add_options(parser: argparse.ArgumentParser):
     """Add the command's options."""
     add_common(parser)
+    own_command.add_options(parser)
     parser.add_argument("--quick", action="store_true", help=f"{QUICK} per skill, unpruned only")
     parser.add_argument("--questions", type=int, help="per skill and set, another number")
+    parser.add_argument("--tasks", help="benchmarks of lmms-eval, by comma; takes its flags too")
     parser.add_argument("--write", action="store_true", help="put the table beside the weights")
+
+
+def check_more(options: argparse.Namespace, more: list[str]) -> str:
+    """What is wrong with flags that this command does not know; those of lmms-eval are its own."""
+    return "" if options.tasks else f"unrecognized arguments: {' '.join(more)}"
 
 
 def run(options: argparse.Namespace):
     """Run the command."""
+    if options.tasks and options.jsonl:
+        raise Refused("--tasks and --jsonl are two evaluations: name one.")
+    if options.tasks:
+        return lmms.run(options, options.more)
+    if options.jsonl:
+        return own_command.run(options)
     vlm, store = open_model(options)
     count = options.questions or (QUICK if options.quick else FULL)
     table = summary(interview(vlm, columns(vlm, not options.quick), SETS, count, store))

@@ -11,7 +11,7 @@ import hashlib
 import inspect
 import json
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -20,6 +20,7 @@ import torch
 
 from visipruner.choice import Side, methods_of, name_of, settings_of_side
 from visipruner.engine import prune
+from visipruner.evaluation.items import Column, Item, Wished, kinds_in
 from visipruner.files import check_place
 from visipruner.flops import ModelShape, dense, executed
 from visipruner.inputs import check_number
@@ -27,7 +28,7 @@ from visipruner.methods import PruningMethod
 from visipruner.models.catalogue import MODELS, VLM, load_vlm
 from visipruner.models.checkpoint import fingerprint
 from visipruner.prompt import Prompt
-from visipruner.tower import needs_tower
+from visipruner.tower import needs_clip, needs_tower
 from visipruner.trace import PruningTrace
 from visipruner.training.config import FOLDER
 from visipruner.training.train import CHECKPOINTS
@@ -59,19 +60,23 @@ def form_of(asked: Question) -> str | None:
     return next(form for form, short in FORMS.items() if short == asked.short)
 
 
-def all_methods(columns: dict[str, Side]) -> list[PruningMethod]:
-    """The methods of all columns, those of stacks one by one."""
-    return [method for side in columns.values() for method in methods_of(side)]
-
-
 @torch.inference_mode()
-def ask(vlm: VLM, method: Side, prompt: Prompt, features) -> tuple[str, PruningTrace]:
-    """The greedy answer under a method; `features` come from `vlm.encode`."""
-    with prune(vlm.model, vlm.stack(method), prompt.layout, tower=features.tower) as trace:
+def ask(
+    vlm: VLM, method: Side, prompt: Prompt, features, most: int = MOST_TOKENS, clip=None
+) -> tuple[str, PruningTrace]:
+    """The greedy answer under a method.
+
+    Args:
+        features: from `vlm.encode`.
+        most: longest answer, in tokens.
+        clip: from `vlm.clip_of`, for methods that need it.
+    """
+    side, tower = vlm.stack(method), features.tower
+    with prune(vlm.model, side, prompt.layout, tower=tower, clip=clip) as trace:
         tokens = vlm.model.generate(
             **{name: tensor.to(vlm.device) for name, tensor in prompt.asked.items()},
             **features.arguments,
-            max_new_tokens=MOST_TOKENS,
+            max_new_tokens=most,
             do_sample=False,
         )
     text = vlm.processor.decode(tokens[0, prompt.layout.length :], skip_special_tokens=True)
@@ -91,6 +96,20 @@ class Asked:
     @property
     def where(self) -> dict:
         return {"set": self.split, "skill": self.skill, "number": self.number}
+
+    @property
+    def key(self) -> list:
+        return [*self.where.values(), self.question.text]
+
+    @property
+    def facts(self) -> dict:
+        return {**self.where, "form": form_of(self.question)}
+
+    def prompt(self, vlm: VLM) -> Prompt:
+        return vlm.prepare(render(self.scene), self.question.text)
+
+    def judge(self, answer: str) -> float:
+        return score(self.question, answer, self.scene)
 
 
 def by_skill(splits: Iterable[str], count: int) -> Iterator[Asked]:
@@ -112,30 +131,38 @@ def in_turn(split: str, count: int) -> Iterator[Asked]:
 
 
 def asked_one_by_one(
-    vlm: VLM, columns: dict[str, Side], asking: Iterable[Asked], done: dict[str, dict] | None = None
+    vlm: VLM,
+    columns: Mapping[str, Column],
+    asking: Iterable[Item],
+    done: MutableMapping[str, dict] | None = None,
+    most: int = MOST_TOKENS,
 ) -> Iterator[tuple[str, dict]]:
     """Ask every column every question; yields each answer's key and row as it comes.
 
     The model's lock is held for one answer at a time and never while this generator waits, so
-    that other runs come in between. Nothing is written.
+    that other runs come in between.
 
     Args:
         done: finished answers by key, which are not asked again; new ones are added to it.
+        most: longest answer, in tokens.
     """
     done = {} if done is None else done
-    shape = ModelShape.of(vlm.model.config)
+    shape, kinds = ModelShape.of(vlm.model.config), kinds_in(columns)
     for one in asking:
-        form = form_of(one.question)
-        keys = {c: _key(vlm, one.where, one.question, m) for c, m in columns.items()}
+        keys = {c: _key(vlm, one, side) for c, side in columns.items()}
         if any(key not in done for key in keys.values()):
-            prompt = vlm.prepare(render(one.scene), one.question.text)
+            prompt = one.prompt(vlm)
             with vlm.lock:
-                features = vlm.encode(prompt, needs_tower(all_methods(columns)))
-        for column, method in columns.items():
+                features = vlm.encode(prompt, needs_tower(kinds) or needs_clip(kinds))
+                clip = vlm.clip_of(prompt, features) if needs_clip(kinds) else None
+        for column, side in columns.items():
             key = keys[column]
             if key not in done:
+                if isinstance(side, Wished):
+                    side = side.made(vlm, prompt.layout.num_visual)
+                own = clip if needs_clip(methods_of(side)) else None
                 with vlm.lock:
-                    said, trace = ask(vlm, method, prompt, features)
+                    said, trace = ask(vlm, side, prompt, features, most, own)
                 done[key] = {
                     "flops": executed(shape, trace).prefill,
                     **({"dense": dense(shape, trace)} if vlm.schedule else {}),
@@ -144,13 +171,13 @@ def asked_one_by_one(
                     "tokens": [record.visual_tokens for record in trace.layers],
                     "answer": said,
                 }
-            right = score(one.question, done[key]["answer"], one.scene)
-            yield key, {"column": column, **one.where, "form": form, "score": right} | done[key]
+            row = done[key]
+            yield key, {"column": column, **one.facts, "score": one.judge(row["answer"])} | row
 
 
 def interview(
     vlm: VLM,
-    columns: dict[str, Side],
+    columns: Mapping[str, Column],
     splits: Iterable[str],
     count: int,
     store: Path,
@@ -178,11 +205,12 @@ def interview(
     return rows
 
 
-def _key(vlm: VLM, where: dict, asked: Question, method: Side) -> str:
+def _key(vlm: VLM, one: Item, column: Column) -> str:
     """All that an answer depends on, except the weights, which name the store, and the engine."""
-    method = vlm.stack(method)
-    rules = [rule_hash(type(one)) for one in methods_of(method)]
-    parts = [*where.values(), asked.text, vlm.precision, name_of(method), settings_of_side(method)]
+    words = [column.words] if isinstance(column, Wished) else []
+    side = vlm.stack(column.made(vlm) if words else column)
+    rules = [rule_hash(type(method)) for method in methods_of(side)]
+    parts = [*one.key, vlm.precision, *words, name_of(side), settings_of_side(side)]
     return json.dumps([*parts, rules])
 
 

@@ -23,7 +23,7 @@ from visipruner.analyses.masked_answers import masked_answers
 from visipruner.analyses.masking import RangeMasking
 from visipruner.analyses.ranges import block_of, ranges_of, stages_of
 from visipruner.analyses.recorded import FILE, Recorded
-from visipruner.evaluation.evaluate import paired_difference, wilson
+from visipruner.evaluation.intervals import paired_difference, wilson
 from visipruner.evaluation.interview import CHECKPOINTS, MOST_TOKENS, Asked, in_turn
 from visipruner.files import write_whole
 from visipruner.models.catalogue import VLM

@@ -7,7 +7,8 @@ import statistics
 
 from visipruner.choice import Side, least_of, make, parse
 from visipruner.evaluation.agreement import chance, overlap
-from visipruner.evaluation.interview import all_methods, ask, questions
+from visipruner.evaluation.interview import ask, questions
+from visipruner.evaluation.items import kinds_in
 from visipruner.methods import METHODS
 from visipruner.models.catalogue import VLM
 from visipruner.tower import needs_tower
@@ -38,7 +39,7 @@ def agreement(vlm: VLM, per_skill: int = PER_SKILL) -> dict:
         sides x sides).
     """
     sides, traces = compared(vlm), []
-    noted = needs_tower(all_methods(sides))
+    noted = needs_tower(kinds_in(sides))
     for skill in SKILLS:
         for _, scene, asked in questions("heldout", skill, per_skill):
             prompt = vlm.prepare(render(scene), asked.text)

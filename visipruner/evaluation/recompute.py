@@ -6,7 +6,8 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from visipruner.evaluation.evaluate import UNPRUNED, paired_difference, wilson
+from visipruner.evaluation.evaluate import UNPRUNED
+from visipruner.evaluation.intervals import paired_difference, wilson
 from visipruner.evaluation.interview import Asked, in_turn, share_cut
 from visipruner.inputs import check_number
 from visipruner.world.questions import SKILLS

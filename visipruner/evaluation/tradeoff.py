@@ -30,7 +30,8 @@ from visipruner.choice import (
     reachable_of,
     settings_of_side,
 )
-from visipruner.evaluation.evaluate import FULL, UNPRUNED, paired_difference, wilson
+from visipruner.evaluation.evaluate import FULL, UNPRUNED
+from visipruner.evaluation.intervals import paired_difference, wilson
 from visipruner.evaluation.interview import add_common, interview, open_model, share_cut
 from visipruner.evaluation.overlaps import agreement
 from visipruner.evaluation.tradeoff_picture import PICTURE, label, picture

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from torch import nn
+from torch import Tensor, nn
 from transformers import AutoProcessor, PreTrainedModel, ProcessorMixin
 
 from visipruner.errors import Refused
@@ -118,6 +118,16 @@ class Family:
 
     def tokens(self, config) -> int:
         """Visual tokens of one picture; of a typical one if the number depends on the picture."""
+        raise NotImplementedError
+
+    def sample(self, config, ids: Tensor) -> dict[str, Tensor]:
+        """What a processor gives beside the ids for the picture that `tokens` counts.
+
+        Numbers that the tower computes with are on the meta device: only their shapes are true.
+
+        Args:
+            ids: (1, tokens) of a prompt with this picture.
+        """
         raise NotImplementedError
 
     def grids(self, config, tokens: int) -> tuple[tuple[int, int], ...]:

@@ -11,11 +11,13 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+import torch
 from PIL import Image
 from transformers import Idefics3ForConditionalGeneration, Idefics3Processor
 
 from visipruner.errors import Refused
 from visipruner.families.costs import vit_macs
+from visipruner.families.llava import blank
 from visipruner.families.native import TILES, WHOLE, Grid, Native, in_order, tile_boxes
 from visipruner.sheets import grid_boxes
 
@@ -38,6 +40,9 @@ class Idefics3(Native):
     def tokens(self, config) -> int:
         """Of a picture of 4 to 3."""
         return TYPICAL * math.prod(square(config))
+
+    def sample(self, config, ids: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"pixel_values": blank(config, 1, TYPICAL)}
 
     def grids(self, config, tokens: int) -> tuple[Grid, ...]:
         tiles, rest = divmod(tokens, math.prod(square(config)))

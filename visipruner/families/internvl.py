@@ -6,10 +6,12 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 
+import torch
 from PIL import Image
 from transformers import InternVLForConditionalGeneration, InternVLProcessor
 
 from visipruner.families.costs import grid_of, two_layers_macs, vit_macs
+from visipruner.families.llava import blank
 from visipruner.families.native import TILES, WHOLE, Grid, Native, in_order, tile_boxes
 from visipruner.sheets import grid_boxes
 from visipruner.stock import open_without_video
@@ -36,6 +38,9 @@ class InternVL(Native):
     def tokens(self, config) -> int:
         """Of a picture of 4 to 3."""
         return TYPICAL * math.prod(square(config))
+
+    def sample(self, config, ids: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"pixel_values": blank(config, TYPICAL)}
 
     def grids(self, config, tokens: int) -> tuple[Grid, ...]:
         tiles, rest = divmod(tokens, math.prod(square(config)))

@@ -16,7 +16,7 @@ from transformers import (
 
 from visipruner.errors import Refused
 from visipruner.families.base import CROP, PAD, Encoded, Family, Parts
-from visipruner.families.costs import class_tokens, grid_of, two_layers_macs, vit_macs
+from visipruner.families.costs import class_tokens, grid_of, pair, two_layers_macs, vit_macs
 from visipruner.files import named
 from visipruner.inputs import check_choice, open_picture
 from visipruner.layout import TokenLayout
@@ -54,6 +54,9 @@ class Llava(Family):
 
     def tokens(self, config) -> int:
         return math.prod(patch_grid(config))
+
+    def sample(self, config, ids: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"pixel_values": blank(config, 1)}
 
     def grids(self, config, tokens: int) -> tuple[tuple[int, int], ...]:
         pictures, rest = divmod(tokens, self.tokens(config))
@@ -161,6 +164,12 @@ def _outside(sheet: Sheet, picture: tuple) -> tuple[int, ...]:
         for patch, box in enumerate(sheet.boxes)
         if box.bottom <= top or box.top >= bottom or box.right <= left or box.left >= right
     )
+
+
+def blank(config, *pictures: int) -> torch.Tensor:
+    """Square pictures for the tower, on the meta device; the first dimensions are `pictures`."""
+    height, width = pair(config.vision_config.image_size)
+    return torch.empty(*pictures, config.vision_config.num_channels, height, width, device="meta")
 
 
 # -- a checkpoint's image processor

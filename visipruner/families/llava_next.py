@@ -10,11 +10,13 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 
+import torch
 from PIL import Image
 from transformers import LlavaNextForConditionalGeneration, LlavaNextProcessor
 
 from visipruner.errors import Refused
 from visipruner.families.llava import (
+    blank,
     count_like_model,
     patch_grid,
     system_sentence,
@@ -25,6 +27,8 @@ from visipruner.files import named
 from visipruner.sheets import Box
 from visipruner.stock import best_canvas
 from visipruner.templates import one_blank, prompt_text
+
+TYPICAL = (640, 480)  # width and height of a picture
 
 
 class LlavaNext(Native):
@@ -44,8 +48,13 @@ class LlavaNext(Native):
         super().fit(path, processor, model)
 
     def tokens(self, config) -> int:
-        """Of a picture of 640 x 480."""
-        return sum(len(boxes) for _, boxes in self.pieces(config, (640, 480)))
+        """Of a picture of TYPICAL size."""
+        return sum(len(boxes) for _, boxes in self.pieces(config, TYPICAL))
+
+    def sample(self, config, ids: torch.Tensor) -> dict[str, torch.Tensor]:
+        size, side = TYPICAL[::-1], config.vision_config.image_size
+        crops = 1 + math.prod(best_canvas(size, config.image_grid_pinpoints)) // side**2
+        return {"pixel_values": blank(config, 1, crops), "image_sizes": torch.tensor([size])}
 
     def system(self, processor, own: str | None) -> str:
         return system_sentence(processor, own)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+import torch
 from transformers import LlavaOnevisionForConditionalGeneration, LlavaOnevisionProcessor
 
 from visipruner.errors import Refused
@@ -44,6 +45,10 @@ class LlavaOnevision(LlavaNext):
         processor.vision_aspect_ratio = config.vision_aspect_ratio
         check_canvases(path, processor, config)
         Native.fit(self, path, processor, model)
+
+    def sample(self, config, ids: torch.Tensor) -> dict[str, torch.Tensor]:
+        made = super().sample(config, ids)
+        return {**made, "batch_num_images": torch.tensor([1])}
 
     def system(self, processor, own: str | None) -> str:
         return Native.system(self, processor, own)

@@ -6,9 +6,11 @@ language model is its time, row and column, so methods cannot renumber what stay
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
+import torch
 from PIL import Image
 from transformers import (
     Qwen2_5_VLForConditionalGeneration,
@@ -68,8 +70,17 @@ class Qwen2VL(Native):
 
     def tokens(self, config) -> int:
         """Of a picture of 640 x 480."""
-        side = config.vision_config.patch_size * config.vision_config.spatial_merge_size
-        return round(640 / side) * round(480 / side)
+        return math.prod(typical_grid(config.vision_config))
+
+    def sample(self, config, ids: torch.Tensor) -> dict[str, torch.Tensor]:
+        vision = config.vision_config
+        rows, columns = (edge * vision.spatial_merge_size for edge in typical_grid(vision))
+        numbers = vision.in_channels * vision.temporal_patch_size * vision.patch_size**2
+        return {
+            "pixel_values": torch.empty(rows * columns, numbers, device="meta"),
+            "image_grid_thw": torch.tensor([[1, rows, columns]]),
+            "mm_token_type_ids": (ids == config.image_token_id).int(),
+        }
 
     def check_picture(self, picture: Image.Image):
         if max(picture.size) > MOST_RATIO * min(picture.size):
@@ -135,6 +146,12 @@ class Qwen3VL(Qwen2VL):
             + vision.depth * layer
             + mergers * merger_macs(patches, width * side**2, side, vision.out_hidden_size)
         )
+
+
+def typical_grid(vision) -> Grid:
+    """(rows, columns) of the visual tokens of a picture of 640 x 480."""
+    side = vision.patch_size * vision.spatial_merge_size
+    return round(480 / side), round(640 / side)
 
 
 def patches_of(inputs: Mapping) -> Grid:

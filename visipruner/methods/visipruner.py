@@ -159,7 +159,7 @@ class VisiPruner(PruningMethod):
         if not measured:
             raise Refused(
                 "VisiPruner adapts to the question, and no budget was measured for this model: "
-                "choose a level."
+                "choose a level, or run `python -m visipruner calibrate MODEL --pictures DIR`."
             )
         step = min(range(len(STEPS)), key=lambda step: abs(measured[step] - tokens))
         return cls.at_level(STEPS[step], facts, {})
@@ -414,13 +414,16 @@ def check_presets(presets):
     Raises:
         Refused: says what is wrong.
     """
+    if not isinstance(presets, dict) or not isinstance(presets.get("paper"), dict):
+        raise Refused("it has no settings for 'paper'.")
     for semantics in SEMANTICS:
-        if not isinstance(presets, dict) or not isinstance(presets.get(semantics), dict):
-            raise Refused(f"it has no settings for {semantics!r}.")
-        _check_table(presets[semantics], semantics)
+        if semantics in presets:
+            _check_table(presets[semantics], semantics)
 
 
-def _check_table(table: dict, semantics: str):
+def _check_table(table, semantics: str):
+    if not isinstance(table, dict):
+        raise Refused(f"the settings for {semantics!r} must be an object.")
     names = ["shallow_layers", "layer_threshold", "tokens_threshold", "exit_threshold"]
     for name in [*names, *(["tokens"] if "tokens" in table else [])]:
         values = table.get(name)

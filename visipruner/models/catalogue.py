@@ -1,4 +1,4 @@
-"""The known models, where their files are, and a loaded model with its processor."""
+"""A loaded model with its processor, and how one is found and loaded."""
 
 from __future__ import annotations
 
@@ -13,123 +13,22 @@ import torch
 from transformers import PreTrainedModel
 
 from visipruner import decoding
-from visipruner.choice import Side, methods_of, read_presets, short_title
+from visipruner.choice import Side, methods_of, read_presets
 from visipruner.errors import Refused
 from visipruner.families import FAMILIES, Encoded, Family, Parts, family_of
-from visipruner.files import ROOT, shown
-from visipruner.inputs import check_choice
+from visipruner.files import shown
 from visipruner.levels import Facts
 from visipruner.methods import PruningMethod
 from visipruner.methods.trained import Trained
 from visipruner.models import clip, hub, loading
 from visipruner.models.checkpoint import size_in_16_bit
-from visipruner.models.memory import gigabytes
+from visipruner.models.presets import check_made_for, find_presets
 from visipruner.models.processor import load_processor, try_prompt
+from visipruner.models.specs import ASSETS, MODELS, ModelSpec
 from visipruner.prompt import Prompt
-from visipruner.tower import Clip, needs_tower
+from visipruner.tower import Clip
 
-ASSETS = ROOT / "assets"
 PICTURE_MODES = tuple(dict.fromkeys(m for f in FAMILIES.values() for m in f.picture_modes))
-
-
-@dataclass(frozen=True)
-class ModelSpec:
-    """One checkpoint: where it is and how the page describes it."""
-
-    name: str
-    title: str
-    path: str = ""  # empty: on the hub
-    repo: str = ""
-    size: int = 0  # bytes of a hub checkpoint, all in 16 bits
-    has_clip: bool = False  # is its vision tower that of models/clip.py?
-    cls_trained: bool = True  # did training reach the tower's class token where methods read it?
-    drawn: bool = False  # was it trained on the drawn world (visipruner/world)?
-    reads_by: int | None = None  # by this layer it has read most of a drawn scene, as measured
-
-    def serves(self, kind: type[PruningMethod]) -> str:
-        """Why no model of this checkpoint can be pruned by a method; empty: it may be.
-
-        Known before the checkpoint is on this machine.
-        """
-        if "clip_text" not in kind.needs or self.has_clip:
-            return ""
-        able = " and ".join(spec.title for spec in MODELS.values() if spec.has_clip)
-        return (
-            f"{short_title(kind.name)} needs {clip.TITLE}'s embedding of the question, which fits "
-            f"only that CLIP's own vision tower: {able} have it, {self.title} is not known to."
-        )
-
-    def untrained(self, methods: Iterable[PruningMethod]) -> list[str]:
-        """The titles of the methods whose score means nothing here: it was never trained."""
-        if self.cls_trained:
-            return []
-        names = (method.name for method in methods if needs_tower([method]))
-        return [short_title(name) for name in dict.fromkeys(names)]
-
-    def find(self) -> Path | None:
-        """The folder with its files; None: not downloaded yet."""
-        if self.path:
-            return Path(self.path)
-        shelf = os.environ.get("VISIPRUNER_MODEL_DIR")
-        for name in (self.name, self.repo.split("/")[-1]):
-            if shelf and os.path.isdir(folder := Path(shelf, name)):
-                return folder
-        return hub.find(self.repo)
-
-    @property
-    def download_size(self) -> str:
-        return gigabytes(self.size)
-
-
-def _if_there(spec: ModelSpec) -> dict[str, ModelSpec]:
-    return {spec.name: spec} if os.path.isdir(spec.path) else {}
-
-
-MODELS: dict[str, ModelSpec] = {
-    "tiny": ModelSpec(
-        "tiny",
-        "tiny-llava (bundled)",
-        str(ASSETS / "tiny-llava"),
-        cls_trained=False,
-        drawn=True,
-        reads_by=4,
-    ),
-    **_if_there(
-        ModelSpec(
-            "tiny-aligned",
-            "tiny-aligned (bundled)",
-            str(ASSETS / "tiny-aligned"),
-            cls_trained=False,
-            drawn=True,
-        )
-    ),
-    "llava-1.5-7b": ModelSpec(
-        "llava-1.5-7b",
-        "LLaVA-1.5 7B",
-        repo="llava-hf/llava-1.5-7b-hf",
-        size=14_130_000_000,
-        has_clip=True,
-    ),
-    "llava-1.5-13b": ModelSpec(
-        "llava-1.5-13b",
-        "LLaVA-1.5 13B",
-        repo="llava-hf/llava-1.5-13b-hf",
-        size=26_700_000_000,
-        has_clip=True,
-    ),
-}
-
-
-def menu() -> dict[str, ModelSpec]:
-    """The models that a server offers: all, or those named in VISIPRUNER_MODELS.
-
-    Raises:
-        Refused: an unknown name in the variable.
-    """
-    wanted = os.environ.get("VISIPRUNER_MODELS", "").replace(",", " ").split()
-    for name in wanted:
-        check_choice("every name in VISIPRUNER_MODELS", name, MODELS)
-    return {name: MODELS[name] for name in wanted or MODELS}
 
 
 @dataclass
@@ -259,6 +158,7 @@ def load_vlm(
     precision: str = "auto",
     attention: str = "sdpa",
     on_progress: Callable[[hub.Progress], None] | None = None,
+    presets: Path | None = None,
 ) -> VLM:
     """Load a model of MODELS by name, or any local folder with a checkpoint of a family.
 
@@ -268,10 +168,12 @@ def load_vlm(
         model: a name in MODELS, or a folder (safetensors only, no remote code); a `Path` is always
             a folder.
         device: "cpu", "cuda", "cuda:1"; None: the GPUs if torch finds any.
-        precision: "auto" is float32 on a CPU (bfloat16 for large models) and bfloat16 on a GPU;
-            "float32", "bfloat16", "float16"; "4-bit" is NF4 by bitsandbytes.
+        precision: "auto" is bfloat16 on a GPU, and on a CPU that multiplies in it, else float32;
+            small models stay in float32 on a CPU. "float32", "bfloat16", "float16"; "4-bit" is NF4
+            by bitsandbytes.
         attention: the backend of transformers, "sdpa" or "eager".
         on_progress: called during a download; an exception that it raises cancels the download.
+        presets: a file with VisiPruner's levels for it; None: as models/presets.py says.
 
     Raises:
         Refused: one plain sentence that says what is missing and what is needed.
@@ -289,18 +191,42 @@ def load_vlm(
         path = spec.find()
         if path is None:
             raise Refused(f"{spec.repo} was downloaded, but is not complete; try again.")
-    family = loading.check_checkpoint(path)
-    processor = load_processor(path, loading.build_empty(path), family)
-    presets = read_presets(path)
-    placement = loading.place(spec.title, size_in_16_bit(path), device, precision)
+    processor, levels, placement = checked(spec, path, device, precision, presets)
     loaded = loading.load_model(path, placement, attention)
     found = replace(spec, path=str(path))
-    vlm = VLM(found, loaded, processor, placement.precision, presets)
+    vlm = VLM(found, loaded, processor, placement.precision, levels)
     if vlm.schedule:
         vlm.schedule.check_layers(vlm.facts().layers)
     try_prompt(path, vlm)
     _ = vlm.devices  # cached now: other threads of a ZeroGPU Space see all of it on the CPU
     return vlm
+
+
+def checked(
+    spec: ModelSpec,
+    path: Path,
+    device: str | None,
+    precision: str,
+    presets: Path | None = None,
+) -> tuple[object, dict | None, loading.Placement]:
+    """Check all of a folder that can be checked without reading its weights.
+
+    Args:
+        presets: a file with VisiPruner's levels for it; None: as models/presets.py says.
+
+    Returns:
+        Its processor, its presets, and where the model goes.
+
+    Raises:
+        Refused: one sentence.
+    """
+    family = loading.check_checkpoint(path)
+    empty = loading.build_empty(path)
+    processor = load_processor(path, empty, family)
+    levels = find_presets(spec.name, read_presets(path), presets)
+    layers = empty.config.get_text_config().num_hidden_layers
+    check_made_for(levels, empty.config.model_type, layers, spec.title)
+    return processor, levels, loading.place(spec.title, size_in_16_bit(path), device, precision)
 
 
 def check_served(model: ModelSpec | VLM, kinds: Iterable[type[PruningMethod]]):

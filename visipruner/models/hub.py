@@ -12,6 +12,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import queue
 import shutil
 import subprocess
 import sys
@@ -32,6 +33,7 @@ if __package__:  # the child runs without the package, and never raises Refused
 
 PATTERNS = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt")  # no pickles, no pictures
 HEARTBEAT = 0.5  # seconds between two reports, also when nothing moves
+SILENCE = 1.0  # the longest, while the child starts
 _KEPT = "VISIPRUNER_NO_PROXY"  # what no_proxy was before this process ignored all proxies
 _UNREACHABLE = (
     "The hub cannot be reached, so {repo} was not downloaded: connect this machine to the network, "
@@ -79,7 +81,7 @@ def download(repo: str, size: int, patterns: Sequence[str] = PATTERNS) -> Iterat
     Raises:
         Refused: one sentence: no room on the disk, no network, or no such checkpoint.
     """
-    _check_disk(repo, size)
+    check_disk(repo, size)
     child = subprocess.Popen(
         _command(repo, *patterns),
         stdout=subprocess.PIPE,
@@ -88,17 +90,40 @@ def download(repo: str, size: int, patterns: Sequence[str] = PATTERNS) -> Iterat
         env=_environment(),
     )
     try:
-        for line in child.stdout:
-            message = json.loads(line)
+        progress = Progress(0, size)
+        for line in _lines(child.stdout):
+            message = json.loads(line) if line else {}
             if "error" in message:
                 raise Refused(message["error"])
-            yield Progress(message["done"], max(message["total"], size))
+            if message:
+                progress = Progress(message["done"], max(message["total"], size))
+            yield progress
         if child.wait():
             raise Refused(f"The download of {repo} broke off; try again to go on from there.")
     finally:
-        child.terminate()
+        child.terminate()  # so its output ends, and with it the thread that reads it
         child.wait()
-        child.stdout.close()
+
+
+def _lines(stream) -> Iterator[str]:
+    """The lines of a child's output; an empty one after every second without any."""
+    lines: queue.SimpleQueue = queue.SimpleQueue()
+
+    def read():
+        with stream:
+            for line in stream:
+                lines.put(line)
+        lines.put(None)
+
+    threading.Thread(target=read, daemon=True).start()
+    while True:
+        try:
+            line = lines.get(timeout=SILENCE)
+        except queue.Empty:
+            line = ""
+        if line is None:
+            return
+        yield line
 
 
 @contextmanager
@@ -135,11 +160,22 @@ def _command(repo: str, *patterns: str) -> list[str]:
     return [sys.executable, "-P", __file__, repo, *patterns]
 
 
-def _check_disk(repo: str, size: int):
+def free_disk() -> int:
+    """Free bytes of the disk that downloads go to."""
+    return shutil.disk_usage(_cache_folder()).free
+
+
+def _cache_folder() -> Path:
+    """The hub's cache, or the folder in which it will be made."""
     folder = Path(constants.HF_HUB_CACHE)
     while not os.path.exists(folder):  # unlike Path.exists(), False for a closed folder
         folder = folder.parent
-    free = shutil.disk_usage(folder).free
+    return folder
+
+
+def check_disk(repo: str, size: int):
+    folder = _cache_folder()
+    free = free_disk()
     cached = repo_folder_name(repo_id=repo, repo_type="model")
     here = (Path(constants.HF_HUB_CACHE) / cached / "blobs").glob("*")  # whole files and parts
     left = size - sum(map(_size_of, here))
@@ -212,8 +248,17 @@ def main(repo: str, snapshot=snapshot_download, patterns: Sequence[str] = PATTER
 def _sentence(repo: str, error: Exception) -> str:
     """One sentence about what went wrong, for a person who only wants the model."""
     kinds = {kind.__name__ for kind in type(error).__mro__}
+    if "GatedRepoError" in kinds:
+        return (
+            f"{repo} is gated: agree to its terms on its page on the hub, and set HF_TOKEN to a "
+            "token of that account."
+        )
     if "RepositoryNotFoundError" in kinds:
-        return f"The hub has no {repo}, or hides it: set HF_TOKEN to a token that may read it."
+        return (
+            f"The hub has no {repo}, or hides it: set HF_TOKEN to a token that may read it. If it "
+            "has another name by now, put its folder into VISIPRUNER_MODEL_DIR as "
+            f"{repo.split('/')[-1]}."
+        )
     if isinstance(error, OSError) and error.errno == 28:
         return (
             f"The disk is full, so {repo} was not downloaded completely: make room and try again."

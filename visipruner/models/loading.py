@@ -14,7 +14,7 @@ from visipruner.errors import Refused, quoted
 from visipruner.families import Family, Parts, family_of
 from visipruner.files import named
 from visipruner.inputs import check_choice
-from visipruner.models import memory
+from visipruner.models import cpu, memory
 from visipruner.models.checkpoint import check_files, count_numbers, read_config, why
 from visipruner.models.memory import gigabytes
 
@@ -27,12 +27,17 @@ MOST_OF_CONFIG = 1.5
 
 @dataclass(frozen=True)
 class Placement:
-    """A model's devices and precision. `device_map` is accelerate's."""
+    """A model's devices and precision. `device_map` is accelerate's.
+
+    Args:
+        why: why this precision was chosen on a CPU, in words; empty: it was wished for.
+    """
 
     precision: str
     dtype: torch.dtype
     device_map: dict | str
     max_memory: dict[int, int] | None = None
+    why: str = ""
 
 
 def place(title: str, size: int, device: str | None, precision: str) -> Placement:
@@ -40,8 +45,8 @@ def place(title: str, size: int, device: str | None, precision: str) -> Placemen
 
     Args:
         size: bytes of the checkpoint in 16 bits per number.
-        device: "cpu", "cuda", "cuda:1"; None: the GPUs if torch finds any. A large model goes to a
-            CPU only on request.
+        device: "cpu", "cuda", "cuda:1"; None: the GPUs if torch finds any. A model that would take
+            minutes on a CPU goes there only on request.
 
     Raises:
         Refused: one sentence that says what is missing and what is needed.
@@ -85,11 +90,11 @@ def usable_device(device: str | None) -> str:
 
 
 def _on_cpu(title: str, size: int, device: str | None, precision: str) -> Placement:
+    free, why = memory.free_on_cpu(), ""
     if precision == "auto":
-        # Small models run in float32; a large one would take twice the memory.
-        precision = "bfloat16" if size >= memory.LARGE else "float32"
-    need, free = memory.needed(size, precision), memory.free_on_cpu()
-    if device is None and size >= memory.LARGE:
+        precision, why = cpu.usual_precision(size, free)
+    need = memory.needed(size, precision)
+    if device is None and size >= memory.ON_REQUEST:
         small = gigabytes(memory.needed(size, "4-bit"))
         raise Refused(
             f"{title} needs a GPU with {gigabytes(memory.needed(size, 'bfloat16'))} free "
@@ -102,7 +107,7 @@ def _on_cpu(title: str, size: int, device: str | None, precision: str) -> Placem
             f"{gigabytes(free)} are free here{_hint(size, precision)}."
         )
     dtype = torch.float32 if precision == "4-bit" else getattr(torch, precision)
-    return Placement(precision, dtype, {"": "cpu"})
+    return Placement(precision, dtype, {"": "cpu"}, why=why)
 
 
 def _on_gpus(title: str, size: int, device: str | None, precision: str) -> tuple:

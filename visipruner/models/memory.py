@@ -14,9 +14,12 @@ from visipruner.errors import Refused
 
 GIGABYTE = 10**9
 CGROUP = Path("/sys/fs/cgroup")  # where Linux tells a container its limits
-LARGE = 2 * GIGABYTE  # from this size on, load only when asked
-# More than the cache and the activations of one prompt of LLaVA-1.5-13B.
-WORKING_ROOM = 2 * GIGABYTE
+# Sizes of checkpoints, in 16 bits.
+SMALL = GIGABYTE // 5  # below, such as the bundled model, nothing is gained by 16 bits
+LARGE = 2 * GIGABYTE  # from this size on, only one is in memory
+ON_REQUEST = 8 * GIGABYTE  # from this size on, a CPU takes minutes for an answer
+# More than the cache and the activations of one prompt of LLaVA-1.5-13B, and of SmolVLM-256M.
+WORKING_ROOM, LESS_ROOM = 2 * GIGABYTE, GIGABYTE
 
 # Bytes per parameter, divided by the checkpoint's two. In NF4 the language model's linear layers
 # take half a byte; embeddings, lm_head and vision tower keep two.
@@ -25,7 +28,9 @@ _SCALE = {"float32": 2.0, "bfloat16": 1.0, "float16": 1.0, "4-bit": 0.33}
 
 def needed(checkpoint_bytes: int, precision: str) -> int:
     """Bytes that a model needs while it answers, from the size of its 16-bit checkpoint."""
-    room = WORKING_ROOM if checkpoint_bytes >= LARGE else 0
+    room = WORKING_ROOM if checkpoint_bytes >= LARGE else LESS_ROOM
+    if checkpoint_bytes < SMALL:
+        room = 0
     return int(checkpoint_bytes * _SCALE[precision]) + room
 
 

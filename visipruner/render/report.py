@@ -35,7 +35,9 @@ _STYLE = Path(__file__).with_name("report.css")
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
 
 
-def report_html(comparison, settings: dict, notes: Sequence[str] = (), truth: str = "") -> str:
+def report_html(
+    comparison, settings: dict, notes: Sequence[str] = (), truth: str = "", label: str = ""
+) -> str:
     """The report as one string of HTML.
 
     Args:
@@ -43,10 +45,12 @@ def report_html(comparison, settings: dict, notes: Sequence[str] = (), truth: st
         settings: the chosen settings, printed as JSON beside the versions.
         notes: sentences about picture and question, including the prompt's notes.
         truth: the true answer, if known.
+        label: of a run from a file: that it is recorded, where and when.
     """
     title = f"Visual-token pruning: {comparison.prompt.question}"
     body = [
         f"<h1>{escape(title)}</h1>",
+        *([f'<p class="recorded">{escape(label)}</p>'] if label else []),
         *(_verdict(pair, named=len(comparison.pairs) > 1) for pair in comparison.pairs),
         _answers(comparison, notes, truth),
         _patches(comparison),

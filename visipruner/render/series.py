@@ -28,7 +28,7 @@ def thresholds_of(settings: dict) -> dict:
     stages = settings.get("stages", ())
     names = ("layer_threshold", "tokens_threshold") if "middle" in stages else ()
     names += ("exit_threshold",) if "deep" in stages else ()
-    return {name: settings[name] for name in names}
+    return {name: settings[name] for name in names if name in settings}
 
 
 def layer_spans(values: Sequence) -> list[tuple[int, int, object]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import time
 from contextlib import contextmanager
+from datetime import datetime
 
 import torch
 import transformers
@@ -27,6 +28,11 @@ def machine(vlm: VLM) -> dict:
         "torch": torch.__version__,
         "transformers": transformers.__version__,
     }
+
+
+def moment() -> str:
+    """The date and time with the zone, in ISO format."""
+    return datetime.now().astimezone().isoformat(timespec="seconds")
 
 
 def processor_name() -> str:

@@ -13,6 +13,7 @@ from visipruner.inputs import check_number, set_whole
 from visipruner.prompt import Prompt
 from visipruner.trace import PruningTrace
 
+FILE_VERSION = 2  # of `Comparison.to_json`; files of version 1 say none
 LEAST_TEMPERATURE = 0.01  # scores divided by much less become infinite
 LEAST_ROUNDS = 3  # a median of fewer says no more than one run
 LEAST_STEPS = 3  # the same for decoded tokens; a one-word answer has only the end token after it
@@ -237,6 +238,7 @@ class Comparison:
     Args:
         probe: influence in every layer of the full model, from an untimed run.
         words: what a person called each side, such as "fastv:gentle"; empty: the methods' names.
+        date: when it was measured, in ISO format; "": not known.
     """
 
     prompt: Prompt
@@ -244,6 +246,7 @@ class Comparison:
     probe: PruningTrace | None
     machine: dict
     words: tuple[str, ...] = ()
+    date: str = ""
 
     @property
     def names(self) -> list[str]:
@@ -291,6 +294,8 @@ class Comparison:
         """Everything; `same_answer` and the top-level ratios are the last pair's."""
         named = zip(self.names, self.answers, strict=True)
         return {
+            "version": FILE_VERSION,
+            "date": self.date,
             "question": self.prompt.question,
             "notes": list(self.prompt.notes),
             "same_answer": self.same,

@@ -41,6 +41,7 @@ from visipruner.running.clocks import (
     memory_mark,
     memory_peak,
     milliseconds,
+    moment,
     now,
     prefill_clock,
 )
@@ -63,9 +64,10 @@ from visipruner.trace import LayerRecord, PruningTrace
 class Event:
     """One event. `side` is the method's index in the list; -1: it concerns all.
 
-    kind: "waiting" (for another run to end), "encoded" (the picture), "warming" (a layer of a
-    warm-up run), "layer" (record), "token" (text so far), "answer" (answer), "clocked" (a silent
-    repeat begins), "probed" (a layer of the untimed probe), "compared" (comparison).
+    kind: "waiting" (for another run to end), "tick" (a second without news), "encoded" (the
+    picture), "warming" (a layer of a warm-up run), "layer" (record), "token" (text so far),
+    "answer" (answer), "clocked" (a silent repeat begins), "probed" (a layer of the untimed probe),
+    "compared" (comparison).
     """
 
     kind: str
@@ -84,7 +86,11 @@ NOT_A_NUMBER = (
 
 
 def compare(
-    vlm: VLM, prompt: Prompt, methods: list[Side], options: Options | None = None
+    vlm: VLM,
+    prompt: Prompt,
+    methods: list[Side],
+    options: Options | None = None,
+    ticks: bool = False,
 ) -> Iterator[Event]:
     """Answer with several methods or stacks, one after the other; the picture is encoded once.
 
@@ -92,6 +98,9 @@ def compare(
     Yields events of all sides and finally a "compared" event. A viewer (such as a browser on the
     same machine) slows the shown run. So if answers, or at least first tokens, come quickly, their
     clocks are medians of later silent runs.
+
+    Args:
+        ticks: also yield a "tick" after every second without news.
     """
     options = options or Options()
 
@@ -103,9 +112,10 @@ def compare(
         answers = _clocked(vlm, prompt, methods, options, answers, emit)
         probe = _probe(vlm, prompt, encoded[0], emit) if options.probe else None
         vlm.runs += 1
-        emit(Event("compared", comparison=Comparison(prompt, answers, probe, machine(vlm))))
+        made = Comparison(prompt, answers, probe, machine(vlm), date=moment())
+        emit(Event("compared", comparison=made))
 
-    return stream(work, vlm.lock, Event("waiting"))
+    return stream(work, vlm.lock, Event("waiting"), Event("tick") if ticks else None)
 
 
 def last_event(events: Iterator[Event]) -> Event:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import _thread
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterator
 
 from visipruner.models.memory import is_out_of_memory, ran_out
+from visipruner.running.ticking import TICK_SECONDS
 
 WAIT_SECONDS = 0.2  # waiting work reports this often, and stops if the generator was closed
 START_SECONDS = 60.0  # a thread that has not started by then ran out of memory while starting
@@ -18,7 +20,10 @@ class Stopped(Exception):
 
 
 def stream(
-    work: Callable[[Callable[[object], None]], None], lock: threading.Lock, waiting: object
+    work: Callable[[Callable[[object], None]], None],
+    lock: threading.Lock,
+    waiting: object,
+    tick: object = None,
 ) -> Iterator[object]:
     """Run `work(emit)` in a thread that holds `lock`, and yield what it emits.
 
@@ -26,6 +31,7 @@ def stream(
 
     Args:
         waiting: yielded now and then while the lock is not free.
+        tick: yielded after every TICK_SECONDS without an event; None: nothing is.
 
     Raises:
         Refused: one sentence: memory ran out, in the work or when the thread started.
@@ -61,7 +67,7 @@ def stream(
 
     try:
         _begin(body, events)
-        while (event := _next(events, alive)) is not done:
+        while (event := _next(events, alive, tick)) is not done:
             if isinstance(event, BaseException):
                 raise event
             yield event
@@ -82,8 +88,9 @@ def _begin(body: Callable[[], None], events: queue.SimpleQueue):
         raise ran_out(error) from None
 
 
-def _next(events: queue.SimpleQueue, alive: threading.Lock):
-    """The next event, or an error if the thread has ended without one."""
+def _next(events: queue.SimpleQueue, alive: threading.Lock, tick: object):
+    """The next event, an error if the thread has ended without one, or the tick."""
+    start = time.monotonic()
     while True:
         try:
             return events.get(timeout=WAIT_SECONDS)
@@ -91,3 +98,5 @@ def _next(events: queue.SimpleQueue, alive: threading.Lock):
             # Do not lose an event that the thread put just before it ended.
             if not alive.locked() and events.empty():
                 return ran_out(nothing)
+            if tick is not None and time.monotonic() - start > TICK_SECONDS - WAIT_SECONDS:
+                return tick

@@ -71,6 +71,10 @@ class Packer:
         ids = self.tokenizer.convert_tokens_to_ids(re.findall(f"(?i){WORD}", text))
         return [*ids, self.tokenizer.eos_token_id]
 
+    def length(self, question: Question) -> int:
+        """How many tokens a question takes in its row, answer included."""
+        return len(self._block(question)[0])
+
     def pack(self, scenes: list, rows: list[list[Question]], patches: torch.Tensor) -> Packed:
         """One row of questions per scene, after its visual tokens `patches` (picture, kept)."""
         blocks = [[self._block(question) for question in row] for row in rows]

@@ -9,36 +9,34 @@
 The order is LLaVA's: first train a vision tower and a language model separately, then a projector
 between them, then everything together. `--stage all` runs the five in turn;
 `--init-from assets/tiny-llava --stage joint` goes on from the published weights.
+
+    python -m visipruner train --recipe aligned --enter 3 --leave 5   # visual tokens in 3 of 12
+
+trains the published weights for late entry and early exit (aligned.py).
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import random
-import time
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
-from torch import nn
-from transformers import AutoProcessor, LlavaForConditionalGeneration
+from safetensors.torch import save_file
 
 from visipruner.errors import Refused
 from visipruner.files import shown, write_whole
 from visipruner.inputs import check_number
 from visipruner.models.checkpoint import write_sums
 from visipruner.models.loading import check_checkpoint
-from visipruner.training.batches import Packer
-from visipruner.training.config import FOLDER, build_model, build_processor
-from visipruner.training.lessons import STAGES, WrittenScenes
-from visipruner.training.optimizer import optimizers
-from visipruner.training.vision import PatchHeads
+from visipruner.training.aligned import Aligned, Span
+from visipruner.training.config import FOLDER
+from visipruner.training.lessons import STAGES, Stage
+from visipruner.training.loop import LESSON_WEIGHTS, Learner, run_stage
 from visipruner.world.phrases import SYSTEM
 from visipruner.world.questions import SKILLS
+from visipruner.world.scenes import ASSETS
 
-# Weights for training only: without them training restarts with a higher loss.
-LESSON_WEIGHTS = "lessons.safetensors"
 # Files that an answer depends on; the presets are calibrated later.
 SUMMED = (
     "chat_template.jinja",
@@ -50,126 +48,29 @@ SUMMED = (
     "tokenizer_config.json",
 )
 CHECKPOINTS = Path.home() / ".cache" / "tiny-llava-training"
-WARM_UP = 50  # steps
-FINISH = 0.25  # of the steps: the learning rate falls to zero over this last part
+ALIGNED_CHECKPOINTS = CHECKPOINTS / "aligned"
+ALIGNED_FOLDER = ASSETS / "tiny-aligned"
+ALIGNED_STAGES = ("projector", "aligned")
 
 
-class Learner(nn.Module):
-    """All weights: the model's, and those for training only."""
-
-    def __init__(self, start: Path | None = None):
-        super().__init__()
-        if start:
-            self.processor = AutoProcessor.from_pretrained(
-                start, local_files_only=True, trust_remote_code=False
-            )
-            self.model = LlavaForConditionalGeneration.from_pretrained(
-                start,
-                dtype=torch.float32,
-                use_safetensors=True,
-                local_files_only=True,
-                trust_remote_code=False,
-            )
-        else:
-            self.processor = build_processor()
-            self.model = build_model(self.processor.tokenizer)
-        config = self.model.config
-        self.heads = PatchHeads(config.vision_config.hidden_size)
-        self.written = WrittenScenes(self.processor.tokenizer, config)
-        if start and (start / LESSON_WEIGHTS).exists():
-            self.load_state_dict(load_file(start / LESSON_WEIGHTS), strict=False)
-        self.patch = config.vision_config.patch_size
-        self.grid = config.vision_config.image_size // self.patch
-        self.packer = Packer(self.processor, self.grid**2)
-
-    @property
-    def device(self) -> torch.device:
-        return self.model.device
-
-
-def learning_rate(step: int, steps: int, most: float) -> float:
-    """Rises over a few steps, stays level, then falls linearly to zero at the end."""
-    return most * min(1.0, (step + 1) / WARM_UP, (steps - step) / (FINISH * steps))
-
-
-def run_stage(learner: Learner, name: str, steps: int, folder: Path, options) -> None:
-    """Train one stage up to `steps`, from its own checkpoint if it has one."""
-    stage = STAGES[name]
-    parts = stage.parts(learner)
-    learner.requires_grad_(False)
-    for part in parts:
-        part.requires_grad_(True)
-    if options.keep_tower:
-        learner.model.model.vision_tower.requires_grad_(False)
-    optims = optimizers(parts, options.lr or stage.lr)
-    first, spent = load_checkpoint(learner, optims, folder / f"{name}.pt")
-    if first:
-        print(f"goes on from {folder / name}.pt, step {first}, whatever it began with", flush=True)
-    if first >= steps:
-        print(f"nothing to do: {steps} steps are done; name more or another folder", flush=True)
-    start = time.monotonic()
-    for step in range(first, steps):
-        torch.manual_seed(step)
-        rng = random.Random(f"{options.seed} {name} {step}")
-        for optimizer in optims:
-            for group in optimizer.param_groups:
-                most = (options.lr or stage.lr) * group.get("scale", 1.0)
-                group["lr"] = learning_rate(step, steps, most)
-            optimizer.zero_grad(set_to_none=True)
-        loss, seen = stage.loss(learner, rng, step / steps, options)
-        loss.backward()
-        nn.utils.clip_grad_norm_([w for p in parts for w in p.parameters()], 1.0)
-        for optimizer in optims:
-            optimizer.step()
-        minutes = spent + (time.monotonic() - start) / 60
-        if step % options.report == 0 or step + 1 == steps:
-            record(folder, {"stage": name, "step": step, "minutes": round(minutes, 2), **seen})
-        if (step + 1) % options.save == 0 or step + 1 == steps:
-            save_checkpoint(learner, optims, folder / f"{name}.pt", step + 1, minutes)
-
-
-def record(folder: Path, line: dict) -> None:
-    rounded = {k: round(v, 4) if isinstance(v, float) else v for k, v in line.items()}
-    print(" ".join(f"{k} {v}" for k, v in rounded.items()), flush=True)
-    with open(folder / "curve.jsonl", "a") as file:
-        file.write(json.dumps(rounded) + "\n")
-
-
-def save_checkpoint(learner: Learner, optims: list, path: Path, step: int, minutes: float) -> None:
-    state = {
-        "learner": learner.state_dict(),
-        "optimizers": [optimizer.state_dict() for optimizer in optims],
-        "step": step,
-        "minutes": minutes,
-    }
-    torch.save(state, path.with_suffix(".new"))
-    path.with_suffix(".new").replace(path)  # a crash while saving keeps the old file
-
-
-def load_checkpoint(learner: Learner, optims: list, path: Path) -> tuple[int, float]:
-    if not path.exists():
-        return 0, 0.0
-    state = torch.load(path, map_location=learner.device)
-    learner.load_state_dict(state["learner"])
-    for optimizer, saved in zip(optims, state["optimizers"], strict=True):
-        optimizer.load_state_dict(saved)
-    return state["step"], state["minutes"]
-
-
-def gather(learner: Learner, folder: Path, name: str) -> None:
+def gather(learner: Learner, stages: dict[str, Stage], folder: Path, name: str) -> None:
     """Load what earlier stages have learnt, from each stage the parts that it trained."""
-    order = list(STAGES)
+    order = list(stages)
     for earlier in order[: order.index(name)] if name in order else order:
         path = folder / f"{earlier}.pt"
         if path.exists():
             saved = torch.load(path, map_location=learner.device)["learner"]
-            wanted = STAGES[earlier].prefixes
+            wanted = stages[earlier].prefixes
             taken = {k: v for k, v in saved.items() if k.startswith(wanted)}
             learner.load_state_dict(taken, strict=False)
 
 
-def export(learner: Learner, folder: Path) -> None:
+def export(learner: Learner, folder: Path, to: Path, presets: dict) -> None:
     """Write the model as transformers loads it, in bfloat16, and the curves beside it.
+
+    Args:
+        folder: where the checkpoints and curves lie.
+        to: where the model goes; calibrate.py later adds settings to its presets.
 
     Raises:
         Refused: nothing was trained; nothing is overwritten.
@@ -178,20 +79,19 @@ def export(learner: Learner, folder: Path) -> None:
     if not curve.exists() or not any(folder.glob("*.pt")):
         raise Refused(f"There is nothing to export in {shown(folder)}: train a stage first.")
     lines = [json.loads(line) for line in curve.read_text().splitlines()]
-    learner.model.to(torch.bfloat16).save_pretrained(FOLDER)
+    learner.model.to(torch.bfloat16).save_pretrained(to)
     parts = {"heads": learner.heads, "written": learner.written}
     lessons = {f"{k}.{n}": w for k, part in parts.items() for n, w in part.named_parameters()}
     save_file(
         {name: w.detach().to(torch.bfloat16) for name, w in lessons.items()},
-        FOLDER / LESSON_WEIGHTS,
+        to / LESSON_WEIGHTS,
     )
-    learner.processor.save_pretrained(FOLDER)
-    write_sums(FOLDER, SUMMED)
+    learner.processor.save_pretrained(to)
+    write_sums(to, SUMMED)
     rows = ",\n".join(json.dumps(line) for line in thinned(lines))
-    write_whole(FOLDER / "training.json", f"[\n{rows}\n]\n")
-    presets = FOLDER / "presets.json"
-    if not presets.exists():  # calibrate.py adds settings to the sentence
-        write_whole(presets, json.dumps({"system": SYSTEM}, indent=1) + "\n")
+    write_whole(to / "training.json", f"[\n{rows}\n]\n")
+    if not (to / "presets.json").exists():
+        write_whole(to / "presets.json", json.dumps(presets, indent=1) + "\n")
 
 
 def thinned(lines: list[dict]) -> list[dict]:
@@ -206,9 +106,15 @@ def thinned(lines: list[dict]) -> list[dict]:
 
 def add_options(parser: argparse.ArgumentParser):
     """Add the command's options."""
-    parser.add_argument("--stage", choices=[*STAGES, "export", "all"], default="all")
+    parser.add_argument("--recipe", choices=("natural", "aligned"), default="natural")
+    parser.add_argument(
+        "--stage",
+        choices=[*STAGES, *ALIGNED_STAGES, "export", "all"],
+        default="all",
+        help=f"natural: {', '.join(STAGES)}; aligned: {', '.join(ALIGNED_STAGES)}",
+    )
     parser.add_argument("--steps", type=int, help="how far to train the stage, from its start")
-    parser.add_argument("--checkpoints", type=Path, default=CHECKPOINTS)
+    parser.add_argument("--checkpoints", type=Path, help="default: a folder of the recipe's own")
     parser.add_argument("--init-from", type=Path, help="a saved model to go on from")
     parser.add_argument("--lr", type=float, help="instead of the stage's own learning rate")
     parser.add_argument("--pictures", type=int, help="per step, instead of the stage's own number")
@@ -218,6 +124,12 @@ def add_options(parser: argparse.ArgumentParser):
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--report", type=int, default=20, help="steps between two lines")
     parser.add_argument("--save", type=int, default=100, help="steps between two checkpoints")
+    aligned = parser.add_argument_group("the aligned recipe")
+    aligned.add_argument("--enter", type=int, default=3, help="first layer with visual tokens")
+    aligned.add_argument("--leave", type=int, default=5, help="last layer with visual tokens")
+    aligned.add_argument("--distil", type=float, default=1.0, help="weight of the teacher")
+    aligned.add_argument("--check", type=int, default=100, help="steps between two validations")
+    aligned.add_argument("--to", type=Path, help="where the export goes; else assets/tiny-aligned")
 
 
 def run(options: argparse.Namespace):
@@ -226,22 +138,51 @@ def run(options: argparse.Namespace):
     Raises:
         Refused: a wrong number or folder, or nothing to export.
     """
-    for name in ("steps", "pictures", "threads", "report", "save"):
+    for name in ("steps", "pictures", "threads", "report", "save", "check"):
         number = getattr(options, name)
         if number is not None:
             check_number(f"--{name}", number, 1, 10_000_000, integer=True)
+    check_number("--distil", options.distil, 0, 1000)
+    aligned = options.recipe == "aligned"
+    if aligned and not options.init_from:
+        options.init_from = FOLDER
     if options.init_from:
         check_checkpoint(options.init_from)
+    options.checkpoints = options.checkpoints or (ALIGNED_CHECKPOINTS if aligned else CHECKPOINTS)
     torch.set_num_threads(options.threads)
     torch.manual_seed(options.seed)
     options.checkpoints.mkdir(parents=True, exist_ok=True)
     learner = Learner(options.init_from)
     learner.to("cuda" if torch.cuda.is_available() else "cpu")
-    for name in [*STAGES, "export"] if options.stage == "all" else [options.stage]:
-        if not options.init_from:
-            gather(learner, options.checkpoints, name)
+    stages, to, presets = STAGES, FOLDER, {"system": SYSTEM}
+    if aligned:
+        stages, schedule = _aligned_stages(learner, options)
+        to, presets = options.to or ALIGNED_FOLDER, dict(presets, schedule=schedule)
+    if options.stage not in (*stages, "export", "all"):
+        raise Refused(f"The {options.recipe} recipe has no stage {options.stage}.")
+    for name in [*stages, "export"] if options.stage == "all" else [options.stage]:
+        if aligned or not options.init_from:
+            gather(learner, stages, options.checkpoints, name)
         if name == "export":
-            export(learner, options.checkpoints)
+            export(learner, options.checkpoints, to, presets)
         else:
-            steps = options.steps or STAGES[name].steps
-            run_stage(learner, name, steps, options.checkpoints, options)
+            # Only the last stage of the aligned recipe is long.
+            steps = stages[name].steps
+            if options.steps and not (aligned and options.stage == "all" and name == "projector"):
+                steps = options.steps
+            run_stage(learner, name, stages[name], steps, options.checkpoints, options)
+
+
+def _aligned_stages(learner: Learner, options) -> tuple[dict[str, Stage], dict[str, int]]:
+    """The stages of the aligned recipe, and the schedule that its model will run.
+
+    Raises:
+        Refused: layers that the model does not have.
+    """
+    layers = learner.model.config.text_config.num_hidden_layers
+    check_number("--enter", options.enter, 1, layers - 1, integer=True)
+    check_number("--leave", options.leave, options.enter, layers - 1, integer=True)
+    teacher = Learner(options.init_from).model.to(learner.device).requires_grad_(False)
+    span = Span(options.enter, options.leave)
+    schedule = {"enter": options.enter, "leave": options.leave}
+    return Aligned(teacher, span, options.distil).stages(), schedule

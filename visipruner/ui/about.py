@@ -1,4 +1,4 @@
-"""Each method under its own heading; its rule, paper, code and settings unfold."""
+"""Each method under its own heading, where its rule, paper and settings unfold; and each model."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from visipruner.choice import names_of, short_title
 from visipruner.methods import METHODS
 from visipruner.models import clip
 from visipruner.models.catalogue import MODELS
+from visipruner.models.described import described
 from visipruner.models.memory import gigabytes
 from visipruner.settings import settings_of
 from visipruner.tower import needs_clip
@@ -66,6 +67,19 @@ def block(name: str, settings: Mapping[str, str], heading: str = "h4") -> str:
         f'<details class="vp-method"><summary><{heading}>{escape(short_title(name))}</{heading}> '
         f"<span>{text.ABOUT}</span></summary><dl>{''.join(rows)}</dl></details>"
     )
+
+
+def of_model(models, name: str) -> str:
+    """What a model of the hub takes and may save; empty, once it is in memory.
+
+    Args:
+        models: the server's; name: one of them.
+    """
+    spec = MODELS.get(models.paths[name])
+    if spec is None or not spec.repo or models.peek(name):
+        return ""
+    items = "".join(f"<li>{escape(one)}</li>" for one in described(spec, models.device))
+    return f'<ul class="vp-modelabout">{items}</ul>'
 
 
 def needs_clip_words() -> str:

@@ -11,7 +11,7 @@ from visipruner.errors import Refused
 from visipruner.evaluation.arena import every
 from visipruner.render.arena import board_value
 from visipruner.render.values import viewer_start
-from visipruner.ui import arena_files, beside, contest, controls, run_state, running, text, views
+from visipruner.ui import arena_files, beside, contest, controls, run_state, running, views
 from visipruner.ui.arena import share_line
 from visipruner.ui.contest import Contest
 from visipruner.ui.page import PRIVATE, UNQUEUED, plainly
@@ -78,8 +78,8 @@ def _answering(models, model_line, arena, results):
         frame, ended = Frame(_outputs(model_line, arena)), run_state.REFUSED
         try:
             form, scene, names, tokens, all_of_them = results.forms.take(key)
-            if not models.is_ready(form.model, form.backend, form.precision):
-                frame.set(arena.place.status, views.says(text.LOADING, text.LOADING))
+            for line in running.loading(models, form):
+                frame.set(arena.place.status, line)
                 yield frame.take()
             made = contest.prepare(models, form, scene, names, tokens, all_of_them)
             ended = run_state.FAILED

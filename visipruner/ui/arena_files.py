@@ -7,6 +7,7 @@ import json
 
 from visipruner.choice import settings_of_side
 from visipruner.errors import Refused
+from visipruner.recorded.runs import with_picture
 from visipruner.render import arena
 from visipruner.render.arena_files import arena_report, side_by_side
 from visipruner.render.values import viewer_start
@@ -50,6 +51,7 @@ def as_json(made: Contest) -> dict:
     body["truth"] = truth and {
         "answer": truth.answer,
         "right": [truth.fits(entry.answer.text) for entry in done],
+        "facts": [list(truth.facts(entry.answer.text)) for entry in done],
     }
     for answer, entry in zip(body["answers"], done, strict=True):
         trace = entry.answer.trace
@@ -69,7 +71,8 @@ def csv_file(made: Contest) -> dict:
 
 
 def json_file(made: Contest) -> dict:
-    content = json.dumps(as_json(made), indent=1).encode()
+    body = with_picture(as_json(made), made.job.prompt)
+    content = json.dumps(body, indent=1).encode()
     return file_of("arena.json", "application/json", content)
 
 

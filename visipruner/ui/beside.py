@@ -46,7 +46,7 @@ def connect_run(button, place: Place, fetch, inputs, answer, result, outputs):
         fetch,
         inputs,
         [place.status, place.state, place.asked],
-        js=f'(...values) => {{ vp.begun("{place.view}"); return values; }}',
+        js=f'(...values) => {{ vp.begun("{place.view}"); return vp.rested(values); }}',
         concurrency_limit=None,
         **PRIVATE,
     )

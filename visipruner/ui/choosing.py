@@ -24,16 +24,21 @@ def connect(page, models, model_line, chosen, results, run):
     shown = [*_scenes(c), _composing(c)]
     _pictures(c)
     filled = [c.model, c.method, c.others, c.level, c.preset, c.advanced.semantics]
-    told = [results.notes, model_line]
+    told = [results.notes, model_line, c.model_about]
     loaded = page.load(_loading(models), None, [*_scene_parts(c), *filled, *told], **UNQUEUED)
 
     @plainly
     def on_model(name):
-        return views.model_line(models, check_choice("model", name, models.paths))
+        check_choice("model", name, models.paths)
+        return views.model_line(models, name), about.of_model(models, name)
 
-    c.model.input(on_model, c.model, model_line, **UNQUEUED)
-    # The run has downloaded its model, and the menu shows that.
-    run.success(lambda: gr.update(choices=models.choices), None, c.model, **UNQUEUED)
+    c.model.input(on_model, c.model, [model_line, c.model_about], **UNQUEUED)
+
+    def on_done(name):
+        """The run has downloaded and loaded its model, and the menu shows that."""
+        return gr.update(choices=models.choices), about.of_model(models, name)
+
+    run.success(on_done, c.model, [c.model, c.model_about], **UNQUEUED)
     _levels(c)
     _one_word(c, shown)
     _fields(loaded, run, models, c)
@@ -167,6 +172,7 @@ def _loading(models):
             found.get("question", question), gr.update(choices=models.choices, value=model),
             method, others, level, name, found.get("semantics", "paper"),
             views.notes(unread), views.model_line(models, model),
+            about.of_model(models, model),
         ]  # fmt: skip
 
     return on_load

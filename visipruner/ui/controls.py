@@ -39,6 +39,7 @@ class Controls:
     stop: gr.Button
     reset: gr.Button
     model: gr.Dropdown
+    model_about: gr.HTML
     method: gr.Dropdown
     others: gr.Dropdown
     about: gr.HTML
@@ -232,7 +233,8 @@ def _methods(models: Models) -> dict[str, gr.Component]:
         elem_classes=tabs.ONLY_COMPARE,
     )
     model = gr.Dropdown(models.choices, value=models.default, label=text.MODEL)
-    found = {"method": method, "others": others, "about": told}
+    model_about = gr.HTML(about.of_model(models, models.default), elem_classes="vp-modelbox")
+    found = {"method": method, "others": others, "about": told, "model_about": model_about}
     return {**found, "preset": preset, "level": level, "model": model}
 
 

@@ -160,7 +160,7 @@ def _again(curve: Curve) -> dict:
     )
     with gr.Row(elem_classes="vp-tight"):
         again = gr.Button(words.RECOMPUTE, variant="primary", elem_id="vp-recompute")
-        stop = gr.Button(words.STOP)
+        stop = gr.Button(words.STOP, elem_id="vp-curve-stop")
     table = gr.HTML(elem_id="vp-recomputed")
     return {"picks": picks, "count": count, "again": again, "stop": stop, "table": table}
 
@@ -214,7 +214,8 @@ def connect(models: Models, chosen, shown: Shown | None):
     changed = [shown.skill.input, shown.group.input, shown.follow.input, shown.points.expand]
     gr.on(changed, on_draw, **drawn, trigger_mode="always_last", **SMALL)
     _trying(models, chosen, shown)
-    begins = f'(...values) => vp.lesson("{shown.table.elem_id}", "{run_state.SHOWN}", values)'
+    lit = f'vp.lesson("{shown.table.elem_id}", "{run_state.SHOWN}", values)'
+    begins = f"(...values) => vp.rested({lit})"
     ends = f'() => vp.lesson("{shown.table.elem_id}", "{run_state.UNFINISHED}")'
     measuring = shown.again.click(
         _measuring(models, shown),

@@ -11,11 +11,13 @@ from PIL import Image
 
 from visipruner.choice import settings_of_side
 from visipruner.models.catalogue import MODELS, drawn
+from visipruner.recorded import runs
 from visipruner.render.overlay import draw_survivors
 from visipruner.render.words import describe_agreement
 from visipruner.running.results import Answer, Comparison, Pair
 from visipruner.ui import scenes, text
 from visipruner.ui.handlers import Job
+from visipruner.world.sources import Truth
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,11 @@ class Result:
 
     job: Job
     comparison: Comparison
+    label = ""  # a result from a file says so here (recorded/runs.py)
+
+    @property
+    def truth(self) -> Truth | None:
+        return self.job.truth
 
     @property
     def settings(self) -> dict:
@@ -69,36 +76,37 @@ class Result:
         return [*self.job.notes, *filter(None, stays)]
 
 
-def as_json(result: Result) -> dict:
+def as_json(result: Result | runs.Run) -> dict:
     """All answers, the verdict, counters and traces, with all settings and versions."""
-    body = result.comparison.to_json()
-    truth = result.job.truth
-    body["truth"] = truth and {
-        "answer": truth.answer,
-        "right": [truth.fits(answer.text) for answer in result.comparison.answers],
-    }
-    return {"settings": result.settings, **body, "notes": result.notes}
+    return runs.file_of(result)
 
 
-def json_file(result: Result) -> dict:
-    content = json.dumps(as_json(result), indent=1).encode()
-    return file_of("visipruner.json", "application/json", content)
+def json_file(result: Result | runs.Run) -> dict:
+    """The data and the picture: recorded/ opens it again without the model."""
+    body = runs.with_picture(as_json(result), result.comparison.prompt)
+    return file_of("visipruner.json", "application/json", json.dumps(body, indent=1).encode())
 
 
-def png_file(result: Result) -> dict:
+def png_file(result: Result | runs.Run) -> dict:
+    return file_of("visipruner.png", "image/png", png_of(result))
+
+
+def png_of(result: Result | runs.Run) -> bytes:
+    """The overlays of every side but the baseline, one below the other."""
     comparison, stream = result.comparison, io.BytesIO()
     small = "{model}, {dtype}, torch {torch}, transformers {transformers}"
+    small = "\n".join(filter(None, [small.format(**comparison.machine), result.label]))
     drawn = [
         draw_survivors(
             comparison.prompt.sheets,
             answer.trace,
-            small_print=small.format(**comparison.machine),
+            small_print=small,
             asked=_asked(comparison, answer),
         )
         for answer in comparison.answers[1:]
     ]
     _below_each_other(drawn).save(stream, "PNG")
-    return file_of("visipruner.png", "image/png", stream.getvalue())
+    return stream.getvalue()
 
 
 def _below_each_other(pictures: list[Image.Image]) -> Image.Image:
@@ -120,13 +128,17 @@ def _asked(comparison: Comparison, answer: Answer) -> str:
     return f"“{comparison.prompt.question}”\n{answers}"
 
 
-def html_file(result: Result) -> dict:
+def html_file(result: Result | runs.Run) -> dict:
+    return file_of("visipruner.html", "text/html", html_of(result).encode())
+
+
+def html_of(result: Result | runs.Run) -> str:
+    """The report."""
     from visipruner.render.report import report_html
 
-    job = result.job
-    truth = job.truth.answer if job.truth else ""
-    page = report_html(result.comparison, result.settings, result.notes, truth)
-    return file_of("visipruner.html", "text/html", page.encode())
+    truth = result.truth.answer if result.truth else ""
+    given = result.settings, result.notes, truth, result.label
+    return report_html(result.comparison, *given)
 
 
 def file_of(name: str, kind: str, content: bytes) -> dict:

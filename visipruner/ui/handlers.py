@@ -19,6 +19,7 @@ from visipruner.levels import PRESETS
 from visipruner.methods import PruningMethod
 from visipruner.models import clip
 from visipruner.models.catalogue import VLM, ModelSpec, check_served
+from visipruner.models.presets import uncalibrated
 from visipruner.prompt import Prompt
 from visipruner.running.results import Comparison, Options, Times
 from visipruner.running.runner import Event
@@ -142,12 +143,15 @@ class Progress:
     now: int = 0  # index of the side that runs
     probed: int = 0
     comparison: Comparison | None = None
+    since: float = field(default_factory=time.monotonic)
 
     def __post_init__(self):
         self.sides = self.sides or [Side() for _ in self.methods]
 
     def take(self, event: Event):
         """Record one event."""
+        if event.kind == "tick":
+            return
         self.news = event.kind
         if event.comparison:
             self.comparison = event.comparison
@@ -208,7 +212,7 @@ def check(
     prompt = scenes.prepare(vlm, *asked, scene is not None) if drawn else vlm.prepare(*asked)
     visual = prompt.layout.num_visual
     methods = sides_at(vlm, form.sides, form.level, form.semantics, visual, **form.fields)
-    notes = [*prompt.notes, *untrained(vlm.spec, methods)]
+    notes = [*prompt.notes, *untrained(vlm.spec, methods), *_uncalibrated(vlm, methods)]
     return Job(models, prompt, methods, options, form, truth, tuple(notes), scene)
 
 
@@ -216,6 +220,11 @@ def untrained(spec: ModelSpec, sides: Sequence[choice.Side]) -> list[str]:
     """A sentence about the methods whose score was never trained in this model; else nothing."""
     names = spec.untrained(method for side in sides for method in methods_of(side))
     return [text.UNTRAINED.format(names=", ".join(names))] if names else []
+
+
+def _uncalibrated(vlm: VLM, sides: Sequence[choice.Side]) -> list[str]:
+    said = uncalibrated(vlm, sides)
+    return [said] if said else []
 
 
 def follow(job: Job) -> Iterator[Progress]:

@@ -95,8 +95,8 @@ def _looking(models, model_line, shown, results):
         frame, ended = Frame(_outputs(model_line, shown)), run_state.REFUSED
         try:
             form, scene, analyses, answer = results.forms.take(key)
-            if not models.is_ready(form.model, form.backend, form.precision):
-                frame.set(shown.place.status, views.says(text.LOADING, text.LOADING))
+            for line in running.loading(models, form):
+                frame.set(shown.place.status, line)
                 yield frame.take()
             form = replace(form, methods=("none",), semantics="paper", fields={})
             job, ended = running.job_of(models, form, scene), run_state.FAILED

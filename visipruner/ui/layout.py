@@ -6,6 +6,7 @@ import contextlib
 import os
 import threading
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 
 import gradio as gr
@@ -26,11 +27,13 @@ from visipruner.ui import (
     inside_events,
     keeping,
     lesson,
+    opening,
     tabs,
     text,
     views,
     wiring,
 )
+from visipruner.ui.own import Own
 from visipruner.ui.page import browser_value, guarded, says_when_full
 from visipruner.ui.store import Models
 from visipruner.ui.uploads import Uploads
@@ -76,6 +79,9 @@ class Tools:
     """Tools for teaching and sharing, folded away."""
 
     find: gr.Button
+    own: Own | None  # the server's file of questions
+    find_own: gr.Button | None
+    place: gr.HTML  # the line of it that a visitor has come to
     found: gr.HTML
     sweep: gr.Button
     table: gr.HTML
@@ -87,11 +93,12 @@ class Tools:
     client: gr.Code
 
 
-def build(models: Models, plan: Plan | None = None) -> gr.Blocks:
+def build(models: Models, plan: Plan | None = None, own: Own | None = None) -> gr.Blocks:
     """The whole page, before launch.
 
     Args:
         plan: the lesson; None: the page's own.
+        own: questions that a search may walk through besides the scenes.
     """
     with gr.Blocks(
         title=text.TITLE, fill_width=True, delete_cache=KEEP_FILES, analytics_enabled=False
@@ -103,7 +110,8 @@ def build(models: Models, plan: Plan | None = None) -> gr.Blocks:
                     chosen = controls.build(models)
                 with tabs.view(tabs.COMPARE):
                     results = _results()
-                    tools = _tools()
+                    tools = _tools(own)
+                    opened = opening.build()
                 with tabs.view(tabs.INSIDE):
                     looked = inside.build(chosen.inside)
                 with tabs.view(tabs.ARENA):
@@ -112,7 +120,7 @@ def build(models: Models, plan: Plan | None = None) -> gr.Blocks:
                     drawn = curve.build()
                 with tabs.view(tabs.LESSON):
                     taught = lesson.build(plan or reading.read())
-        wiring.connect(page, models, head, chosen, results, tools)
+        wiring.connect(page, models, head, chosen, results, tools, opened)
         inside_events.connect(models, head, chosen, looked, results)
         arena_events.connect(page, models, head, chosen, contests, results)
         curve.connect(models, chosen, drawn)
@@ -213,12 +221,17 @@ def _intro() -> str:
     return views.intro(text.LEAD, text.HOW, end)
 
 
-def _tools() -> Tools:
+def _tools(own: Own | None) -> Tools:
     with gr.Accordion(text.TEACHING, open=False):
         gr.Markdown(text.FIND_INFO)
         with gr.Row(elem_classes="vp-tight"):
             find = gr.Button(text.FIND, size="sm")
+            find_own = own and gr.Button(text.FIND_OWN.format(name=own.path.name[:40]), size="sm")
             sweep = gr.Button(text.SWEEP, size="sm")
+        if own:
+            told = {"find": find_own.value, "count": f"{own.questions:,}"}
+            gr.HTML(f"<p>{escape(text.FIND_OWN_INFO.format(**told))}</p>")
+        place = browser_value()
         found, table = gr.HTML(elem_id="vp-found"), gr.HTML(elem_id="vp-levels")
     with gr.Accordion(text.REPEAT, open=False) as repeat:
         gr.Markdown(text.REPEAT_INFO)
@@ -240,6 +253,9 @@ def _tools() -> Tools:
         )
     return Tools(
         find=find,
+        own=own,
+        find_own=find_own,
+        place=place,
         found=found,
         sweep=sweep,
         table=table,

@@ -1,4 +1,6 @@
 // What the browser does by itself: modes, downloads, links, and words for screen readers.
+const REST = 1000; // milliseconds
+let stoppedAt = -Infinity;
 window.vp = {
   projector() {
     vp.remember("projector", document.getElementById("vp-page").classList.toggle("projector"));
@@ -76,6 +78,15 @@ window.vp = {
     return state;
   },
 
+  // When a run may begin. Stop closes the page's stream of news; when the server notices, it
+  // cancels all that this page runs, a new run too. So a run waits for a second after any Stop.
+  // A Stop in that second means this run, which then never begins.
+  async rested(values) {
+    const [before, rest] = [stoppedAt, stoppedAt + REST - performance.now()];
+    if (rest > 0) await new Promise((go) => setTimeout(go, rest));
+    return before === stoppedAt ? values : new Promise(() => {});
+  },
+
   // The same for another view, in its own column (beside.py).
   stateOf(view, state) {
     const shown = columnOf(view).dataset;
@@ -149,6 +160,13 @@ window.vp = {
     vp.showOlder();
     const outputs = document.querySelector(".vp-outputs");
     if (outputs?.getBoundingClientRect().top > window.innerHeight * 0.6) vp.show(".vp-outputs");
+  },
+
+  // A run from a file answers no form, so no change of the form makes it older.
+  opened() {
+    vp.asked = vp.askedBefore = undefined;
+    vp.showOlder();
+    vp.show(".vp-outputs");
   },
 
   save(file) {
@@ -397,6 +415,13 @@ function switchViews() {
   });
 }
 
+function noteStops() {
+  const note = ({ target }) => {
+    if (target.closest?.("button[id$=-stop]")) stoppedAt = performance.now();
+  };
+  document.addEventListener("click", note, true);
+}
+
 // Gradio does not report a camera or clipboard that is missing or forbidden.
 function explainDevices() {
   window.addEventListener("unhandledrejection", (event) => {
@@ -415,6 +440,7 @@ function ready() {
   announce();
   closeMenus();
   switchViews();
+  noteStops();
   explainDevices();
   watchPicture();
   showModes();

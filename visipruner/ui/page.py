@@ -10,7 +10,7 @@ import os
 import traceback
 
 import gradio as gr
-from gradio.data_classes import ImageData
+from gradio.data_classes import FileData, ImageData
 from gradio_client.utils import is_file_obj, is_http_url_like, traverse
 
 from visipruner.errors import Refused
@@ -95,6 +95,21 @@ def picture_input(**settings) -> gr.Image:
         return payload.path
 
     component = gr.Image(type="filepath", **settings)
+    component.preprocess = preprocess
+    return component
+
+
+def file_input(**settings) -> gr.UploadButton:
+    """A button that uploads one file and gives its path; gradio's own leaves an empty copy."""
+
+    def preprocess(payload: FileData | None) -> str | None:
+        if not payload or not payload.path:
+            raise Refused(text.NO_FILE)
+        with contextlib.suppress(OSError):
+            os.utime(payload.path)
+        return payload.path
+
+    component = gr.UploadButton(type="filepath", **settings)
     component.preprocess = preprocess
     return component
 

@@ -102,17 +102,20 @@ class Showing:
 
     def _drawn(self, comparison) -> list:
         """The plots come last, because only they take time to draw."""
-        frame, results = self.frame, self.results
-        comparison = views.named(comparison)
-        frame.set(results.charts, gr.update(visible=True))
-        drawings = (charts.tokens_chart, charts.flops_chart, charts.influence_chart)
-        sentences = (describe_tokens, describe_flops, describe_influence)
-        for plot, told, draw, describe in zip(
-            results.plots, results.told, drawings, sentences, strict=True
-        ):
-            frame.set(plot, draw(comparison))
-            frame.set(told, views.told(describe_all(describe, comparison)))
-        return frame.take()
+        set_charts(self.frame, self.results, views.named(comparison))
+        return self.frame.take()
+
+
+def set_charts(frame: Frame, results, comparison):
+    """Draw the charts and what they say to screen readers."""
+    frame.set(results.charts, gr.update(visible=True))
+    drawings = (charts.tokens_chart, charts.flops_chart, charts.influence_chart)
+    sentences = (describe_tokens, describe_flops, describe_influence)
+    for plot, told, draw, describe in zip(
+        results.plots, results.told, drawings, sentences, strict=True
+    ):
+        frame.set(plot, draw(comparison))
+        frame.set(told, views.told(describe_all(describe, comparison)))
 
 
 def outputs_of(model_line, chosen, results) -> list:
@@ -193,6 +196,12 @@ def fetched(models, form: Form, kinds, key: str) -> Iterator[tuple]:
             yield views.says(sentence, text.FETCHING), gr.skip(), gr.skip()
 
 
+def loading(models, form: Form) -> Iterator[str]:
+    """Load the form's model; yields the status line, with the seconds that it takes."""
+    for seconds in models.load(form.model, form.backend, form.precision):
+        yield views.says(text.LOADING + views.ticked(seconds), text.LOADING)
+
+
 def _answering(models, model_line, chosen, results):
     @plainly
     def on_run(before, key):
@@ -206,8 +215,8 @@ def _answering(models, model_line, chosen, results):
         frame = showing.frame
         try:
             form, scene = results.forms.take(key)
-            if not models.is_ready(form.model, form.backend, form.precision):
-                frame.set(results.status, views.says(text.LOADING, text.LOADING))
+            for line in loading(models, form):
+                frame.set(results.status, line)
                 yield frame.take()
             job, ended = job_of(models, form, scene), run_state.FAILED
             results.kept.drop(before)
@@ -239,7 +248,7 @@ def connect(models, model_line, chosen, results) -> tuple:
         _fetching(models, chosen, results),
         chosen.inputs,
         [*stood, results.asked],
-        js="(...values) => { vp.started(values); return values; }",
+        js="(...values) => { vp.started(values); return vp.rested(values); }",
         concurrency_limit=None,
         **PRIVATE,
     )

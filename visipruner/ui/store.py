@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 
-from visipruner.errors import Refused
+from visipruner.errors import Refused, quoted
+from visipruner.files import shown
 from visipruner.inputs import check_choice
 from visipruner.methods import PruningMethod
 from visipruner.models import clip, hub, loading, memory
-from visipruner.models.catalogue import MODELS, VLM, ModelSpec, check_served, load_vlm, menu
+from visipruner.models.catalogue import MODELS, VLM, ModelSpec, check_served, load_vlm
 from visipruner.models.loading import PRECISIONS
+from visipruner.models.presets import model_named_in
+from visipruner.models.specs import menu
+from visipruner.running.ticking import ticking
 from visipruner.tower import needs_clip
 from visipruner.ui import text, zerogpu
 
@@ -27,13 +32,16 @@ class Models:
     Args:
         extra: a local checkpoint's folder, offered besides the models of the menu.
         device: where models go; None: the GPUs if the machine has any.
+        presets: a file with VisiPruner's levels for the model that it names.
 
     Raises:
-        Refused: one sentence about a wrong folder or device, or an unknown name in
+        Refused: one sentence about a wrong folder, device or file, or an unknown name in
             VISIPRUNER_MODELS.
     """
 
-    def __init__(self, extra: str | None = None, device: str | None = None):
+    def __init__(
+        self, extra: str | None = None, device: str | None = None, presets: str | None = None
+    ):
         loading.usable_device(device)  # a wrong device must fail at the start, not later
         self.device = device
         # A Space with ZeroGPU can only offer what is on its disk when it starts.
@@ -43,6 +51,7 @@ class Models:
         if not self.paths:
             raise Refused(text.NOTHING_OFFERED)
         self.default = next(iter(self.paths))
+        self._presets = self._of_model(presets, extra) if presets else {}
         self._loaded: OrderedDict[tuple, VLM] = OrderedDict()
         self._lock = threading.Lock()
         zerogpu.prepare()
@@ -50,7 +59,7 @@ class Models:
         if extra:
             # Loaded now: a wrong folder must fail at the start, not at a visitor's first question.
             folder = Path(extra).absolute()
-            vlm = load_vlm(folder, device=device)
+            vlm = load_vlm(folder, device=device, presets=self._presets.get(folder.name))
             # Never a name of the full menu: that name means the hub's model, or the bundled one.
             self.default = vlm.spec.name if vlm.spec.name not in MODELS else "local"
             self.paths[self.default] = folder
@@ -60,6 +69,20 @@ class Models:
             # The forked processes get only models that are on the GPU before the first visitor.
             for name in self.paths:
                 self._add((name, BACKENDS[0], "auto"))
+
+    def _of_model(self, presets: str, extra: str | None) -> dict[str, Path]:
+        """The model's name, a local checkpoint's being that of its folder -> the file."""
+        path = Path(presets)
+        name = model_named_in(path) or (Path(extra).absolute().name if extra else None)
+        offered = [*self.paths, *([Path(extra).absolute().name] if extra else [])]
+        if name not in offered:
+            raise Refused(
+                f"{shown(path)} is for the model {quoted(name)}, and this page offers "
+                f"{', '.join(offered)}."
+                if name
+                else f"{shown(path)} does not say which model it is for."
+            )
+        return {name: path}
 
     @property
     def choices(self) -> list[tuple[str, str]]:
@@ -126,6 +149,15 @@ class Models:
             self._loaded.move_to_end(key)
             return self._loaded[key]
 
+    def load(self, name: str, backend: str, precision: str) -> Iterator[float]:
+        """Load the model as `get` does; yields the seconds so far, at once and every second.
+
+        Nothing is yielded if it is in memory already.
+        """
+        if not self.is_ready(name, backend, precision):
+            yield 0.0
+            yield from ticking(lambda: self.get(name, backend, precision))
+
     def _add(self, key: tuple[str, str, str]):
         name, backend, precision = key
         spec = MODELS.get(self.paths[name])
@@ -134,7 +166,11 @@ class Models:
         if not zerogpu.active():
             self._make_room()
         self._loaded[key] = load_vlm(
-            self.paths[name], device=self.device, attention=backend, precision=precision
+            self.paths[name],
+            device=self.device,
+            attention=backend,
+            precision=precision,
+            presets=self._presets.get(Path(self.paths[name]).name),
         )
         if spec:  # it may have been downloaded since the menu was made
             self.titles[name] = _title(spec)
@@ -149,13 +185,15 @@ class Models:
 
 
 def _sentences(title: str, downloaded: Iterator[hub.Progress]) -> Iterator[str]:
+    start = time.monotonic()
     with closing(downloaded):
         for progress in downloaded:
-            yield text.DOWNLOADING.format(
+            sentence = text.DOWNLOADING.format(
                 title=title,
                 done=memory.gigabytes(progress.done),
                 total=memory.gigabytes(progress.total),
             )
+            yield sentence + text.SECONDS.format(seconds=time.monotonic() - start)
 
 
 def _title(spec: ModelSpec) -> str:

@@ -8,10 +8,12 @@ from dataclasses import dataclass, field, replace
 from html import escape
 
 from visipruner.errors import Refused
+from visipruner.evaluation.jsonl import Line
 from visipruner.methods import PruningMethod
 from visipruner.running.results import CLOCKS, Comparison, Pair, Times
 from visipruner.ui import handlers, text, views
 from visipruner.ui.handlers import Form, Job
+from visipruner.ui.own import Own
 from visipruner.ui.store import Models
 from visipruner.world import sources
 
@@ -25,11 +27,13 @@ class Search:
     """How far the search has come.
 
     Args:
-        seed: the current scene; the scene that was found, if `found`.
+        seed: the current scene; the scene that was found, if `found`. Of a file: the line's number.
         tried: number of scenes begun, including this one.
         answers: every side's answer to the last finished scene.
         names: the names of the sides.
         over: whether the search has ended.
+        most: scenes that are tried before it gives up.
+        line: the question of a file that is tried, if one is searched.
     """
 
     seed: int
@@ -39,32 +43,73 @@ class Search:
     names: tuple[str, ...] = ()
     found: bool = False
     over: bool = False
+    most: int = 0
+    line: Line | None = None
 
 
 def search(models: Models, form: Form, seed) -> Iterator[Search]:
     """Try the scenes after `seed` until a side's answer differs from the baseline's."""
-    if all(name == "none" for name in form.sides):
-        raise Refused(text.NOTHING_TO_FIND)
+    _check_prunes(form)
     sources.scene(seed or 0)  # no scene number if the visitor uses their own picture
     first = int(seed or 0) + 1
-    state = Search(first)
+    state = Search(first, most=MOST_SCENES)
     for number in range(MOST_SCENES):
         state.tried = number + 1
         state.seed = (first + number) % (sources.MAX_SEED + 1)
         state.question = sources.first_question(state.seed, form.question)
         picture = sources.picture(state.seed)
         form = replace(form, picture=picture, question=state.question)
-        job = handlers.check(models, form, scene=state.seed)
-        yield state
-        for comparison in _quick(job):  # noqa: B007 - only the last one counts
-            yield state
-        state.answers = tuple(answer.text for answer in comparison.answers)
-        state.names = tuple(views.names(job.names))
-        state.found = not all(pair.same for pair in comparison.pairs)
+        yield from _try(state, handlers.check(models, form, scene=state.seed))
         if state.found:
             break
     state.over = True
     yield state
+
+
+def search_own(models: Models, form: Form, own: Own, after) -> Iterator[Search]:
+    """Try a file's questions after line `after`, and then from its beginning, like `search`.
+
+    A line that cannot be asked is passed over, as when the server started.
+
+    Args:
+        after: a line's number as text; anything else: from the beginning.
+    """
+    _check_prunes(form)
+    is_number = isinstance(after, str) and after.isdecimal() and len(after) < 10
+    after = int(after) if is_number else 0
+    state = Search(0, most=min(MOST_SCENES, own.questions))
+    for line in own.lines(after):
+        if state.tried == state.most:
+            break
+        state.tried += 1
+        state.seed, state.question, state.line = line.number, line.question, line
+        try:
+            form = replace(form, picture=str(line.picture), question=line.question)
+            job = handlers.check(models, form)
+        except Refused:
+            continue
+        yield from _try(state, job)
+        if state.found:
+            break
+    if not state.names:
+        raise Refused(text.OWN_GONE)
+    state.over = True
+    yield state
+
+
+def _check_prunes(form: Form):
+    if all(name == "none" for name in form.sides):
+        raise Refused(text.NOTHING_TO_FIND)
+
+
+def _try(state: Search, job: Job) -> Iterator[Search]:
+    """Ask every side, and note whether one differs from the baseline."""
+    yield state
+    for comparison in _quick(job):  # noqa: B007 - only the last one counts
+        yield state
+    state.answers = tuple(answer.text for answer in comparison.answers)
+    state.names = tuple(views.names(job.names))
+    state.found = not all(pair.same for pair in comparison.pairs)
 
 
 def _quick(job: Job) -> Iterator[Comparison | None]:
@@ -79,27 +124,35 @@ def _quick(job: Job) -> Iterator[Comparison | None]:
 
 def search_html(state: Search) -> str:
     answers = [escape(answer) for answer in state.answers]
+    place = (text.OWN_LINE if state.line else text.SCENE).format(number=state.seed)
     if state.found:
-        line = text.FOUND.format(seed=state.seed, tried=state.tried)
+        line = text.FOUND.format(place=place, tried=state.tried)
         said = "".join(
             f"<p>{escape(name)}: <b>{answer}</b></p>"
             for name, answer in zip(state.names, answers, strict=True)
         )
         return (
             f'<div class="vp-found"><b data-say="{line}">{line}</b><p>{escape(state.question)}</p>'
-            f"{said}</div>"
+            f"{said}{_known(state.line)}</div>"
         )
     if state.over:
-        line = text.NOT_FOUND.format(tried=state.tried)
+        missing = text.NOT_FOUND_OWN if state.line else text.NOT_FOUND
+        line = missing.format(tried=state.tried)
         return f'<p data-say="{line}">{line}</p>'
-    line = text.SEARCHING.format(seed=state.seed, tried=state.tried, most=MOST_SCENES)
+    line = text.SEARCHING.format(place=place, tried=state.tried, most=state.most)
     line += views.when(views.RUNNING, "…")
     last = text.LAST_SAME.format(answer=answers[0]) if answers and answers[0] else ""
     return (
         f'<p data-say="{text.FIND}">{line}</p><progress class="{views.RUNNING}" '
-        f'max="{MOST_SCENES}" value="{state.tried}" aria-label="{text.FIND}"></progress>'
+        f'max="{state.most}" value="{state.tried}" aria-label="{text.FIND}"></progress>'
         f"<p>{last}</p>{_unfinished()}"
     )
+
+
+def _known(line: Line | None) -> str:
+    if line is None or not line.answers:
+        return ""
+    return f"<p>{text.TRUE_ANSWER}: {escape(' / '.join(line.answers))}</p>"
 
 
 def _unfinished() -> str:

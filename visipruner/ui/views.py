@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from html import escape
@@ -51,17 +52,29 @@ def named(comparison: Comparison) -> Comparison:
 
 def status(progress: Progress) -> str:
     """The status in one line; screen readers hear it when the stage changes."""
+    line, stage = _stage(progress)
+    if not stage:
+        return says(line, kind="done")
+    return says(line + ticked(time.monotonic() - progress.since), stage)
+
+
+def ticked(seconds: float) -> str:
+    """The end of a busy line: it shows that the work goes on."""
+    return text.SECONDS.format(seconds=seconds) if seconds >= 1 else ""
+
+
+def _stage(progress: Progress) -> tuple[str, str]:
+    """(line, stage) of a run; the stage of a finished one is empty."""
     side, name = progress.sides[progress.now], names(progress.methods)[progress.now]
     if progress.comparison:
-        done = text.DONE.format(verdict=agreement(progress.comparison) + ".")
-        return says(done, kind="done")
+        return text.DONE.format(verdict=agreement(progress.comparison) + "."), ""
     if progress.probed:
         line = text.PROBING.format(layer=progress.probed, layers=progress.layers)
-        return says(line, "probing")
+        return line, "probing"
     if progress.news == "clocked":
-        return says(text.CLOCKING, "clocking")
+        return text.CLOCKING, "clocking"
     if side.text:
-        return says(text.WRITING.format(side=name), f"writing {progress.now}")
+        return text.WRITING.format(side=name), f"writing {progress.now}"
     if side.records:
         record = side.records[-1]
         line = text.LAYERS.format(
@@ -70,8 +83,8 @@ def status(progress: Progress) -> str:
             layers=progress.layers,
             visual=record.visual_tokens,
         )
-        return says(line, f"reading {progress.now}")
-    return says(text.WAITING if progress.news == "waiting" else text.READING, "waiting")
+        return line, f"reading {progress.now}"
+    return text.WAITING if progress.news == "waiting" else text.READING, "waiting"
 
 
 def says(line: str, busy: str = "", kind: str = "still") -> str:
@@ -103,6 +116,20 @@ def asked(job: Job, leveled: bool = True) -> str:
     model = job.models.titles[form.model]
     line = text.ASKED.format(question=job.prompt.question, method=method, level=level, model=model)
     return f'<p class="vp-asked">{escape(line)}</p>'
+
+
+def recorded(run) -> str:
+    """What a run from a file answered, and that it is recorded: a `recorded.runs.Run`."""
+    comparison = run.comparison
+    titles = [brief_title(answer.trace.method) for answer in comparison.answers[1:]]
+    asked = text.ASKED.format(
+        question=comparison.prompt.question,
+        method=", ".join(titles),
+        level="",
+        model=comparison.machine["model"],
+    )
+    label = f'<p class="vp-recorded">{escape(run.label)}</p>'
+    return f'<p class="vp-asked">{escape(asked)}</p>{label}'
 
 
 def _level(job: Job) -> str:
@@ -431,8 +458,12 @@ def table_head(*names: str) -> str:
 # -- all counters
 
 
-def counters(comparison: Comparison) -> str:
-    """Every counter and time, side by side, each with its kind; folded away."""
+def counters(comparison: Comparison, label: str = "") -> str:
+    """Every counter and time, side by side, each with its kind; folded away.
+
+    Args:
+        label: of a run from a file: that it is recorded, where and when.
+    """
     how, rows = how_often(comparison.answers[-1].times), []
     sides = names_of_sides(comparison)
     for row in ROWS:
@@ -449,17 +480,22 @@ def counters(comparison: Comparison) -> str:
         for source, meaning in text.MARKS.items()
     )
     return (
-        f'{small_print(comparison)}<details class="vp-more"><summary>{text.COUNTERS_HEAD}</summary>'
+        f'{small_print(comparison, label)}<details class="vp-more">'
+        f"<summary>{text.COUNTERS_HEAD}</summary>"
         f'<table class="vp-table vp-counters"><thead><tr>{head}</tr></thead>'
         f"<tbody>{''.join(rows)}</tbody></table>{marks}</details>"
     )
 
 
-def small_print(comparison: Comparison) -> str:
+def small_print(comparison: Comparison, label: str = "") -> str:
     times = comparison.answers[-1].times
     medians = text.CLOCKS_WHOLE if times.whole else text.CLOCKS_MEDIAN
     clocks = medians.format(rounds=times.rounds) if times.rounds else text.CLOCKS_ONCE
     line = text.MACHINE.format(**comparison.machine, clocks=clocks)
+    return small(f"{label} {line}".strip())
+
+
+def small(line: str) -> str:
     return f'<p class="vp-small">{escape(line)}</p>'
 
 

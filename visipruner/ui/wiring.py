@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import gradio as gr
 
+from visipruner.inputs import open_picture
 from visipruner.models.catalogue import MODELS
+from visipruner.recorded.runs import Run
 from visipruner.ui import (
     api,
     choosing,
     downloads,
     handlers,
+    opening,
     run_state,
     running,
     share,
@@ -21,14 +24,16 @@ from visipruner.ui.page import MODEL_TURN, PRIVATE, SMALL, UNQUEUED, plainly
 from visipruner.world import sources
 
 
-def connect(page, models, model_line, chosen, results, tools):
+def connect(page, models, model_line, chosen, results, tools, opened):
     """Connect all events of the page."""
     fetched, run = running.connect(models, model_line, chosen, results)
-    _stopping(chosen, results, [fetched, run, *_teaching(models, chosen, results, tools)])
+    long = [fetched, run, *_teaching(models, chosen, results, tools)]
+    stop = _stopping(chosen, results, long)
+    shown = opening.connect(model_line, chosen, results, opened, stop)
     chosen.reset.click(None, js="() => vp.reset()", **PRIVATE)
     choosing.connect(page, models, model_line, chosen, results, run)
     _saving(results)
-    _sharing(chosen, tools, results, run)
+    _sharing(chosen, tools, results, run, shown)
     gr.api(
         plainly(api.endpoint(models)),
         api_name="compare",
@@ -37,7 +42,9 @@ def connect(page, models, model_line, chosen, results, tools):
     )
 
 
-def _stopping(chosen, results, long: list):
+def _stopping(chosen, results, long: list) -> dict:
+    """Connect Stop. Returns the event that stops what runs, for those that begin something else."""
+
     def on_stop(state):
         """Mark as stopped only what was running."""
         if state not in run_state.BUSY:
@@ -46,10 +53,10 @@ def _stopping(chosen, results, long: list):
 
     stood = [results.status, results.state]
     stopped = {"fn": on_stop, "inputs": results.state, "outputs": stood, **PRIVATE}
-    pressed = chosen.stop.click(
-        **stopped, js="(state) => vp.stop(state)", cancels=long, queue=False
-    )
+    stop = {**stopped, "js": "(state) => vp.stop(state)", "cancels": long, "queue": False}
+    pressed = chosen.stop.click(**stop)
     pressed.then(**stopped, show_progress="hidden", queue=False)  # after late updates
+    return stop
 
 
 # -- tools for teaching
@@ -62,13 +69,18 @@ def _teaching(models, chosen, results, tools) -> list:
     clocked = [r.medians, r.verdict, *r.cards, r.small, r.result]
     found = [tools.found, c.picture, c.scene, c.seed, c.question]
     begun = []
-    for button, answer, inputs, outputs in (
+    tasks = [
         (tools.find, _finding(models, c), [c.seed, *c.inputs], found),
         (tools.sweep, _sweeping(models, c), c.inputs, [tools.table]),
         (r.measure, _measuring(r), [r.result], clocked),
-    ):
+    ]
+    if tools.own:
+        asked, own = [tools.place, *c.inputs], [*found, tools.place]
+        tasks.append((tools.find_own, _finding_own(models, c, tools.own), asked, own))
+    for button, answer, inputs, outputs in tasks:
         box = outputs[0]
-        begins = f'(...values) => vp.lesson("{box.elem_id}", "{run_state.SHOWN}", values)'
+        lit = f'vp.lesson("{box.elem_id}", "{run_state.SHOWN}", values)'
+        begins = f"(...values) => vp.rested({lit})"
         ends = f'() => vp.lesson("{box.elem_id}", "{run_state.UNFINISHED}")'
         event = button.click(
             answer, inputs, outputs, js=begins, show_progress_on=[box], **MODEL_TURN
@@ -91,6 +103,22 @@ def _finding(models, chosen):
     return on_find
 
 
+def _finding_own(models, chosen, own):
+    @plainly
+    def on_find_own(place, *values):
+        form, _ = chosen.read(values)
+        for state in _paced(teaching.search_own(models, form, own, place)):
+            shown = teaching.search_html(state)
+            yield shown, *[gr.skip()] * 5
+        place = str(state.seed)  # the next search goes on from here
+        if not state.found:
+            yield shown, *[gr.skip()] * 4, place
+            return
+        yield shown, open_picture(state.line.picture), None, None, state.question, place
+
+    return on_find_own
+
+
 def _sweeping(models, chosen):
     @plainly
     def on_sweep(*values):
@@ -105,6 +133,7 @@ def _measuring(results):
     @plainly
     def on_measure(key):
         result, shown = results.kept.find(key), [gr.skip()] * (3 + len(results.cards))
+        opening.check_live(result)
         job, names = result.job, views.names_of_sides(result.comparison)
         yield teaching.rounds_html([[] for _ in names], names), *shown
         for samples in teaching.rounds(job):
@@ -138,11 +167,14 @@ def _saving(results):
     running.connect_saves(*saves, results.kept, results.result, results.payload)
 
 
-def _sharing(chosen, tools, results, run):
+def _sharing(chosen, tools, results, run, opened):
     @plainly
     def on_repeat(key, *values):
         """The code for the last run, even if the form has changed since."""
-        job = results.kept.find(key).job if key else None
+        found = results.kept.find(key) if key else None
+        if isinstance(found, Run):
+            return opening.repeated()
+        job = found.job if found else None
         form, scene = (job.form, job.scene) if job else chosen.read(values)
         local = form.model not in MODELS
         return (
@@ -155,7 +187,8 @@ def _sharing(chosen, tools, results, run):
     outputs = [tools.link, tools.python, tools.command, tools.client]
     here = [tools.link, tools.client]  # what names this page's address
     # Before a run the form may be wrong, and what is wrong is said by the queue alone.
-    for event, how in ((tools.repeat.expand, SMALL), (run.success, UNQUEUED)):
+    ends = (run.success, UNQUEUED), (opened.success, UNQUEUED)
+    for event, how in ((tools.repeat.expand, SMALL), *ends):
         shown = event(on_repeat, [results.result, *chosen.inputs], outputs, **how)
         shown.success(None, here, here, js="(...words) => vp.here(...words)", **PRIVATE)
     tools.copy.click(None, tools.link, None, js="(link) => vp.copy(link)", **PRIVATE)

@@ -35,7 +35,7 @@ def runs(models) -> tuple[Callable, Callable, Callable, Callable]:
     backend, precision)."""
 
     def compare_on(key, prompt, methods, options) -> Iterator[Event]:
-        yield from compare(models.get(*key), prompt, methods, options)
+        yield from compare(models.get(*key), prompt, methods, options, ticks=True)
 
     def measure_on(key, prompt, methods, options, rounds, turn) -> list[list[Times]]:
         return measure(models.get(*key), prompt, methods, options, rounds, turn)
