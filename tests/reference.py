@@ -275,3 +275,31 @@ class VisiPrunerReference:
         if calm + 1 == 2 and not (official and len(decided.kept) == len(self.visual)):
             decided.exit_layer = layer
         return calm + 1
+
+
+@torch.no_grad()
+def late_entry(model, embeds, layout, enter, exit_after=None, gone=()):
+    """All tokens in all layers: visual rows are reset where they enter, and masked before.
+
+    Args:
+        embeds: (tokens, width). gone: positions that no row sees.
+
+    Returns:
+        (tokens, vocabulary).
+    """
+    config, tokens = model.config, embeds.shape[0]
+    causal = torch.ones(tokens, tokens, dtype=torch.bool).tril()
+    visual = torch.zeros(tokens, dtype=torch.bool)
+    visual[list(layout.visual)] = True
+    causal[:, list(gone)] = False
+    hidden = embeds
+    for index, layer in enumerate(model.model.layers):
+        if index == enter:
+            hidden = torch.where(visual[:, None], embeds, hidden)
+        hide = index < enter or (exit_after is not None and index > exit_after)
+        seen = causal & ~visual[None] if hide else causal
+        scores, value = weights_and_values(layer, hidden, config)
+        attended = (softmax(scores, seen) @ value).transpose(0, 1).flatten(1)
+        hidden = hidden + layer.self_attn.o_proj(attended)
+        hidden = hidden + layer.mlp(layer.post_attention_layernorm(hidden))
+    return model.lm_head(model.model.norm(hidden))

@@ -452,7 +452,7 @@ def test_the_clocks_are_medians_of_rounds_and_each_row_is_its_own(models, plan):
             paper_macs=macs, executed=SimpleNamespace(prefill=flops)))
         for one, macs, flops in ((times(8, 30), 90, 40), (times(4, 20), 10, 20))
     )  # fmt: skip
-    table = _table([SimpleNamespace(answers=(full, pruned))])
+    table = _table([SimpleNamespace(answers=(full, pruned), flops_ratio=2.0)])
     assert [row[1] for row in table.rows] == ["9.00×", "2.00×", "2.00×", "1.50×"]
     assert table.head == ("", "2 words")
 

@@ -188,7 +188,7 @@ def test_held_out_questions_are_asked_recorded_and_go_on_where_they_stopped(
         (("masking", "lens", "--set", "heldout"), "without a picture, a question, other analyses"),
         (("masking", "scene:4", "what?", "--set", "heldout"), "without a picture"),
         (("masking", "--set", "heldout", "level=gentle"), "other options of --set"),
-        (("masking", "--set", "heldout", "--model", "llava-1.5-7b"), "bundled model's world"),
+        (("masking", "--set", "heldout", "--model", "llava-1.5-7b"), "are about the drawn world"),
         (("masking", "--set", "heldout", "--questions", 0), "--questions must be a whole number"),
         (("masking", "--set", "heldout", "--store", "/nowhere/x"), "There is no folder"),
         (("lens", "scene:4", "what?", "--write"), "are for --set heldout"),

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import pytest
 import torch
-from reference import softmax, weights_and_values
+from reference import late_entry
 from support import LAYOUTS, answer, asked_of, embeds_for, run_pruned
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
@@ -251,25 +251,6 @@ def test_stacks_that_contradict_each_other_are_refused(llama):
 # -- late entry
 
 
-def late_reference(model, embeds, layout, enter, exit_after=None):
-    """All tokens in all layers: visual rows are reset where they enter, and masked before."""
-    config, tokens = model.config, embeds.shape[0]
-    causal = torch.ones(tokens, tokens, dtype=torch.bool).tril()
-    visual = torch.zeros(tokens, dtype=torch.bool)
-    visual[list(layout.visual)] = True
-    hidden = embeds
-    for index, layer in enumerate(model.model.layers):
-        if index == enter:
-            hidden = torch.where(visual[:, None], embeds, hidden)
-        hide = index < enter or (exit_after is not None and index > exit_after)
-        seen = causal & ~visual[None] if hide else causal
-        scores, value = weights_and_values(layer, hidden, config)
-        attended = (softmax(scores, seen) @ value).transpose(0, 1).flatten(1)
-        hidden = hidden + layer.self_attn.o_proj(attended)
-        hidden = hidden + layer.mlp(layer.post_attention_layernorm(hidden))
-    return model.lm_head(model.model.norm(hidden))
-
-
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("layout", ["one picture", "text between"])
 @pytest.mark.parametrize(("enter", "leave"), [(1, None), (3, 5), (7, None)])
@@ -287,7 +268,7 @@ def test_late_entry_equals_a_model_that_resets_and_masks(enter, leave, layout, a
             output = model(decoded[-1].view(1, 1), **given)
             steps.append(output.logits[0, -1])
     everything = torch.cat([embeds[0], model.model.embed_tokens(torch.stack(decoded))])
-    expected = late_reference(model, everything, layout, enter, leave)[layout.length - 1 :]
+    expected = late_entry(model, everything, layout, enter, leave)[layout.length - 1 :]
     assert (torch.stack(steps) - expected).abs().max() < 1e-5 * expected.abs().max()
     text = layout.length - layout.num_visual
     assert [r.kv_tokens for r in trace.layers[:enter]] == [text] * enter

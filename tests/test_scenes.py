@@ -45,20 +45,20 @@ def test_what_stays_is_counted_against_the_whole_picture():
     square = {"shape": "square", "colour": "red", "size": "large", "x": 35, "y": 35}
     source = {"things": [square], "seed": 1}
 
-    def said(kept, bundled=True, grids=((24, 24),), asked="", answer="square", at=5, owner=()):
+    def said(kept, reads_by=4, grids=((24, 24),), asked="", answer="square", at=5, owner=()):
         drops = [Cut(5, "filter", kept, list(owner))] if len(kept) < 576 else []
-        trace = SimpleNamespace(drops=drops, num_visual=576, filtering_layer=at)
+        trace = SimpleNamespace(drops=drops, cuts=drops, num_visual=576, filtering_layer=at)
         prompt = SimpleNamespace(layout=SimpleNamespace(grids=grids), question=asked)
         answers = [None, SimpleNamespace(trace=trace, text=answer)]
         comparison = SimpleNamespace(answers=answers, prompt=prompt)
-        return scenes.what_stays(source, comparison, bundled)
+        return scenes.what_stays(source, comparison, reads_by)
 
     in_the_middle = 2 * 24 + 2  # two patches from the corner of the square
     assert said([in_the_middle]).startswith("The one patch that stays shows a thing; of all 576")
     assert said([575]).startswith("The one patch that stays shows ground; of all 576")
     assert said([575, 574]).startswith("Of the 2 patches that stay, 0 show a thing; of all 576, ")
     assert text.STAYS_LATE in said([575, 574])
-    assert text.STAYS_LATE not in said([575, 574], bundled=False)
+    assert text.STAYS_LATE not in said([575, 574], reads_by=None)
     known = {question.skill: question for question in sources.questions(source)}
     for skill, hint in (("colour", "here “The”"), ("exists", ""), ("describe", "")):
         question = asked_for(known[skill], one_word=False)

@@ -170,7 +170,8 @@ def test_calibration_writes_the_sentence_beside_the_settings(tmp_path, monkeypat
         return dict.fromkeys([UNPRUNED, *methods], found)
 
     monkeypatch.setattr(calibrate, "measure", measured)
-    monkeypatch.setattr(calibrate, "open_model", lambda options: (None, None))
+    vlm = SimpleNamespace(schedule=None, facts=lambda: Facts(576, 12), serves=lambda kind: "")
+    monkeypatch.setattr(calibrate, "open_model", lambda options: (vlm, None))
     assert main(["calibrate", "--model", str(tmp_path)]) == 0
     assert read_presets(tmp_path)["system"] == SYSTEM
 

@@ -159,7 +159,8 @@ def test_answers_under_an_older_rule_are_asked_again(tmp_path, monkeypatch):
 
 
 def test_the_stores_key_holds_the_rules_hash(monkeypatch):
-    vlm, one = SimpleNamespace(precision="float32"), SimpleNamespace(key=["heldout", "what?"])
+    vlm = SimpleNamespace(precision="float32", stack=lambda side: side)
+    one = SimpleNamespace(key=["heldout", "what?"])
 
     def key(side):
         return interview._key(vlm, one, side)

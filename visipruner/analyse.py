@@ -115,8 +115,10 @@ def run(args):
         )
         telling.say("encoding the picture")
         asked = picture, args.question, args.picture_mode
-        bundled = args.model == "tiny" and not args.model_path
-        prompt = scenes.prepare(vlm, *asked, is_scene(args)) if bundled else vlm.prepare(*asked)
+        drawn = vlm.spec.drawn
+        prompt = scenes.prepare(vlm, *asked, is_scene(args)) if drawn else vlm.prepare(*asked)
+        if ALL in args.names:
+            analyses = _fitting(vlm, prompt, analyses)
         features = vlm.encode(prompt)
         if args.answer:
             telling.say("answering")
@@ -158,13 +160,19 @@ def _heldout(args):
 
 def _check_heldout(args, name: str):
     """Raise `Refused` where held-out questions do not fit the rest of a command line."""
+    from visipruner.models.catalogue import MODELS, drawn
+
     if args.names != [name] or args.picture is not None or args.set != [HELDOUT]:
         raise Refused(
             f"Held-out questions are asked by “{name} --set {HELDOUT}”, without a picture, a "
             "question, other analyses or other options of --set."
         )
-    if args.model != "tiny":
-        raise Refused("The held-out questions are about the bundled model's world: no --model.")
+    if not args.model_path and not drawn(args.model):
+        known = ", ".join(name for name in MODELS if drawn(name))
+        raise Refused(
+            f"The held-out questions are about the drawn world: --model must be one of {known}, or "
+            "--model-path a folder."
+        )
 
 
 def chosen(names: Sequence[str], pairs: Sequence[str]) -> list:
@@ -194,6 +202,18 @@ def chosen(names: Sequence[str], pairs: Sequence[str]) -> list:
         for name in having:
             given[name][option] = settings_of(ANALYSES[name])[option].parse(value)
     return [ANALYSES[name](**given[name]) for name in names]
+
+
+def _fitting(vlm, prompt, analyses: Sequence) -> list:
+    """Those of all analyses that fit the model and the prompt; why not, is printed."""
+    found = []
+    for analysis in analyses:
+        try:
+            analysis.check(vlm, prompt)
+            found.append(analysis)
+        except Refused as error:
+            sys.stderr.write(f"left out: {analysis.title}: {error}\n")
+    return found
 
 
 def _options(names: Sequence[str]) -> str:

@@ -194,8 +194,8 @@ def _compared(args, vlm, picture, options, overrides, telling: Telling):
     from visipruner.ui import scenes
 
     asked = picture, args.question, args.picture_mode
-    bundled = args.model == "tiny" and not args.model_path
-    prompt = scenes.prepare(vlm, *asked, is_scene(args)) if bundled else vlm.prepare(*asked)
+    drawn = vlm.spec.drawn
+    prompt = scenes.prepare(vlm, *asked, is_scene(args)) if drawn else vlm.prepare(*asked)
     words = tuple(args.methods or ("none", args.method))
     visual = prompt.layout.num_visual
     sides = sides_at(vlm, words, args.level, args.semantics, visual, **overrides)
@@ -246,12 +246,13 @@ def _side(name: str, answer) -> list[str]:
     from visipruner.render.words import describe_clocks, kept
 
     trace = answer.trace
-    measured = counters.line(answer, counters.MEASURED)
+    measured, cut = counters.line(answer, counters.MEASURED), counters.cut_of(answer)
     return [
         f"{name}: {answer.text}",
         *([f"  {trace.why}"] if trace.why else []),
         f"  tokens     {kept(trace)}; mean {trace.mean_tokens:.1f} per layer",
         f"  executed   {counters.line(answer, counters.EXECUTED)}",
+        *([] if cut is None else [f"  cut        {cut:.1%} of all tokens in all layers, prefill"]),
         f"  formula    {counters.line(answer, counters.FORMULA)}",
         f"  measured   {measured} ({describe_clocks(answer.times)})",
     ]

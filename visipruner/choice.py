@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
+from types import MappingProxyType
 
 from visipruner.errors import Refused
 from visipruner.files import named
@@ -17,6 +18,7 @@ from visipruner.inputs import check_choice, check_number
 from visipruner.levels import Facts, level_number
 from visipruner.methods import METHODS, PruningMethod
 from visipruner.methods.base import BEFORE
+from visipruner.methods.trained import IN_PRESETS, Trained
 from visipruner.methods.visipruner import SEMANTICS, check_presets
 
 MOST_CONTESTANTS = 4  # more sides are hard to compare at a glance
@@ -107,6 +109,9 @@ def make(wish: Wish, facts: Facts, given: Mapping | None = None) -> Side:
         for number, name in enumerate(wish.names)
     )
     made[0].check_for(facts)  # what reaches a later method of a stack is not known yet
+    if facts.scheduled:
+        for method in made:
+            method.check_span(facts)
     return made if len(made) > 1 else made[0]
 
 
@@ -127,17 +132,48 @@ def _one(kind: type[PruningMethod], wish: Wish, facts: Facts, given: dict) -> Pr
     for name in given:
         check_choice(f"field of {kind.name}", name, known)
     tokens = wish.tokens if wish.share is None else wish.share * facts.num_visual
-    if tokens is not None:
-        method = kind.for_budget(tokens, facts)
-    else:
-        level = level_number("balanced") if wish.level is None else wish.level
-        method = kind.at_level(level, facts, given)
+    level = level_number("balanced") if wish.level is None else wish.level
+    method = method_for(kind, level if tokens is None else None, tokens, facts, given)
     if not facts.renumbers and RENUMBER in known:
         given = {RENUMBER: False, **given}  # who asks for it by name is refused by the engine
     if not given:
         return method
     values = {name: getattr(method, name) for name in known}
     return kind(**{**values, **given})
+
+
+def method_for(
+    kind: type[PruningMethod],
+    level: float | None,
+    tokens: float | None,
+    facts: Facts,
+    given: Mapping = MappingProxyType({}),
+) -> PruningMethod:
+    """The method at a level or, if that is None, at a budget.
+
+    On a model with a schedule of its own, published layers are scaled to the layers that compute
+    visual tokens. A level means the same share there; a budget is a mean over all layers.
+    """
+    if facts.scheduled and kind.adapts:
+        wished = facts  # its budgets were measured on the whole model
+    else:
+        wished, tokens = facts.inside, tokens and tokens * facts.layers / facts.span
+    if tokens is None:
+        method = kind.at_level(level, wished, given)
+    else:
+        method = kind.for_budget(tokens, wished)
+    return method.within(facts) if facts.scheduled else method
+
+
+def least_of(kind: type[PruningMethod], facts: Facts) -> float:
+    """The smallest budget of a method, as a mean over all layers of the model."""
+    return facts.inside.over_all(kind.least(facts.inside))
+
+
+def reachable_of(kind: type[PruningMethod], facts: Facts) -> Sequence[float] | None:
+    """The only budgets of a method, if they are few, as means over all layers of the model."""
+    few = kind.reachable(facts.inside)
+    return few and [facts.inside.over_all(tokens) for tokens in few]
 
 
 def _by_method(names: tuple[str, ...], given: Mapping) -> list[dict]:
@@ -276,10 +312,11 @@ def name_of(side: Side) -> str:
 
 
 def read_presets(folder: Path) -> dict | None:
-    """A checkpoint's own settings for VisiPruner and its system sentence; None: it has neither.
+    """A checkpoint's own settings for VisiPruner, system sentence and schedule; None: it has none.
 
     The field `system` is the sentence that the checkpoint was trained with (templates.py); empty:
-    it had none. Settings and `system` may each appear alone.
+    it had none. The field `schedule` names the layers that it was trained to compute visual tokens
+    in (methods/trained.py). Settings, `system` and `schedule` may each appear alone.
 
     Read once, when the model is loaded, so that a damaged file fails before a visitor asks.
 
@@ -309,11 +346,12 @@ def _read_presets(path: Path, name: str, own: bool = False) -> dict:
     """
     try:
         presets = json.loads(path.read_text(encoding="utf-8"))
-        if isinstance(presets, dict) and "system" in presets:
-            _check_system(presets["system"])
-            if own and not presets.keys() & set(SEMANTICS):
-                return presets
-        check_presets(presets)
+        named_alone = isinstance(presets, dict) and presets.keys() & {"system", IN_PRESETS}
+        if named_alone:
+            _check_system(presets.get("system", ""))
+            Trained.of(presets)
+        if not (own and named_alone) or presets.keys() & set(SEMANTICS):
+            check_presets(presets)
     except (OSError, ValueError, RecursionError) as error:
         reason = getattr(error, "strerror", None) or error  # str() of an OSError holds the path
         raise Refused(f"{name} is damaged: {reason}") from None

@@ -72,6 +72,13 @@ def executed(shape: ModelShape, trace: PruningTrace) -> ExecutedFlops:
     return ExecutedFlops(2 * macs + probe, probe, 2 * decode_macs)
 
 
+def dense(shape: ModelShape, trace: PruningTrace) -> int:
+    """Prefill FLOPs if every layer computed all tokens: what a model's own schedule saves from."""
+    tokens, layers = trace.length, len(trace.layers)
+    layer = tokens * shape.token_macs() + tokens * tokens * shape.pair_macs()
+    return 2 * (layers * layer + trace.prefill_logits * shape.width * shape.vocabulary)
+
+
 def layer_flops(shape: ModelShape, record: LayerRecord) -> int:
     """Prefill FLOPs of one layer with the method's test; lm_head belongs to none."""
     macs = record.tokens * shape.token_macs() + record.pairs * shape.pair_macs()

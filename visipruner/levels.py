@@ -7,7 +7,7 @@ method: each method translates a level or a budget into its own settings.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from visipruner.errors import Refused, quoted
 from visipruner.inputs import check_number
@@ -28,10 +28,54 @@ class Facts:
     presets: Mapping | None = None  # the checkpoint's own settings, by method semantics
     grids: tuple[tuple[int, int], ...] = ()  # (rows, columns) of patches, one per picture
     renumbers: bool = True  # may methods renumber what stays?
+    enter: int = 0  # the first layer that computes visual tokens
+    leave: int | None = None  # the last one; None: the last layer of all
+    of: int | None = None  # if `layers` are a part of the model: its layers
+
+    @property
+    def last(self) -> int:
+        """The last layer that computes visual tokens."""
+        return self.layers - 1 if self.leave is None else self.leave
+
+    @property
+    def scheduled(self) -> bool:
+        """Has the model a schedule of its own, so that some layers compute no visual token?"""
+        return (self.enter, self.last) != (0, self.layers - 1)
+
+    @property
+    def span(self) -> int:
+        """How many layers compute visual tokens."""
+        return self.last + 1 - self.enter
+
+    @property
+    def most(self) -> float:
+        """Mean visual tokens per layer of the model if nothing is pruned."""
+        return self.num_visual * self.span / self.layers
+
+    @property
+    def inside(self) -> Facts:
+        """These layers as a model of their own: levels and published layers are scaled to them."""
+        if not self.scheduled:
+            return self
+        return replace(self, layers=self.span, enter=0, leave=None, of=self.layers)
+
+    def over_all(self, tokens: float) -> float:
+        """A mean over `layers` as a mean over all layers of the model."""
+        return tokens if self.of is None else tokens * self.layers / self.of
 
     def scaled(self, layer: int, of: int = PUBLISHED_LAYERS) -> int:
         """A layer published for a model of `of` layers, scaled to this model."""
         return layer if self.layers == of else max(1, round(layer * self.layers / of))
+
+    def early(self, layer: int) -> int:
+        """A layer that is published for models of all depths; scaled in a part of a model."""
+        return min(layer, self.layers) if self.of is None else self.scaled(layer)
+
+    def scaled_after(self, layers: tuple[int, ...]) -> tuple[int, ...]:
+        """Scaled layers after which a method cuts; in a part of a model its first may be one."""
+        if self.of is None:
+            return self.scaled_all(layers)
+        return tuple(layer - 1 for layer in self.scaled_all(tuple(n + 1 for n in layers)))
 
     def scaled_all(self, layers: tuple[int, ...]) -> tuple[int, ...]:
         """Several scaled layers, kept distinct and ascending."""

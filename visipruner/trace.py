@@ -12,6 +12,7 @@ from torch import Tensor
 from visipruner.layout import TokenLayout
 
 NOBODY = -1  # owner of a patch that no token carries
+TRAINED = "trained schedule"  # the story of a model's own schedule (methods/trained.py)
 
 
 @dataclass(frozen=True)
@@ -158,21 +159,32 @@ class PruningTrace:
         return cls(layout.length, spans, grids, layout.num_visual, stories)
 
     @property
+    def trained(self) -> MethodStory | None:
+        """The schedule that the model was trained with; None: it has none."""
+        return next((story for story in self.stories if story.name == TRAINED), None)
+
+    @property
+    def chosen(self) -> list[MethodStory]:
+        """The stories of the methods that a person chose: all but the model's own schedule."""
+        return [story for story in self.stories if story.name != TRAINED]
+
+    @property
     def method(self) -> str:
-        """The method's name; for a stack, all names joined by "+"."""
-        return "+".join(story.name for story in self.stories)
+        """The chosen method's name; for a stack, all names joined by "+"."""
+        return "+".join(story.name for story in self.chosen)
 
     @property
     def settings(self) -> dict:
-        """The method's settings; for a stack, named "method.field"."""
-        if len(self.stories) == 1:
-            return self.stories[0].settings
-        return {f"{s.name}.{field}": v for s in self.stories for field, v in s.settings.items()}
+        """The chosen method's settings; for a stack, named "method.field"."""
+        chosen = self.chosen
+        if len(chosen) == 1:
+            return chosen[0].settings
+        return {f"{s.name}.{field}": v for s in chosen for field, v in s.settings.items()}
 
     @property
     def fields(self) -> dict:
-        """All methods' settings by field name; if two share a name, the first method's."""
-        return {n: v for story in reversed(self.stories) for n, v in story.settings.items()}
+        """The chosen settings by field name; if two methods share a name, the first one's."""
+        return {n: v for story in reversed(self.chosen) for n, v in story.settings.items()}
 
     @property
     def why(self) -> str:
@@ -222,6 +234,10 @@ class PruningTrace:
         return [
             cut for cut in self.cuts if cut.after_layer < last and len(cut.kept) < self.num_visual
         ]
+
+    def is_own(self, cut: Cut) -> bool:
+        """Did the model's own schedule make this cut?"""
+        return cut.by < len(self.stories) and self.stories[cut.by].name == TRAINED
 
     def cut_before(self, layer: int) -> Cut | None:
         """The last cut before `layer`; None: the layer sees every patch."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
 
 import torch
 
+from visipruner.engine import prune
 from visipruner.errors import Refused
 from visipruner.families import Encoded
 from visipruner.layout import TokenLayout
@@ -24,7 +26,8 @@ def with_answer(vlm, prompt: Prompt, features: Encoded, options: Options | None 
     Raises:
         Refused: the model's first logits are not numbers, or it answers with a picture's token.
     """
-    with vlm.lock:
+    own = prune(vlm.model, vlm.schedule, prompt.layout) if vlm.schedule else nullcontext()
+    with vlm.lock, own:
         ids = generate(vlm, prompt, features, options or Options())[0].cpu()
     layout, ends = prompt.layout, vlm.model.generation_config.eos_token_id
     ends = ends if isinstance(ends, list) else [ends]

@@ -50,7 +50,7 @@ def ask(
     with (
         prune(
             vlm.model,
-            side,
+            vlm.stack(side),
             prompt.layout,
             tower=features.tower,
             on_layer=lambda _: beat(),

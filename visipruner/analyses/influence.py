@@ -125,6 +125,9 @@ def _visipruner(result: Influences) -> str:
     few = f"{result.kept} visual token{'' if result.kept == 1 else 's'}"
     first = f"{name} keeps {few} after its filtering layer {result.filtering_layer}"
     if result.exit_layer is None:
-        return f"{first}, and {'it stays' if result.kept == 1 else 'they stay'} to the end."
+        # The unpruned model may have none in its last layers, if it was trained so.
+        to_the_end = any(c is not None for c in result.cos[-1])
+        end = "to the end" if to_the_end else "as long as this model has any"
+        return f"{first}, and {'it stays' if result.kept == 1 else 'they stay'} {end}."
     them = "it" if result.kept == 1 else "them"
     return f"{first}, and drops {them} after its exit layer {result.exit_layer}."

@@ -37,7 +37,8 @@ class Intervened(Result):
         read: per changed run, layer and visual token: 1, its key is read by text tokens; 0, it is
             not; None: it was dropped before.
         groups: names of groups of tokens whose attention was measured; empty: it was not.
-        attention: per run, group and layer: the group's share of the last prompt token's attention.
+        attention: per run, group and layer: the group's share of the last prompt token's attention;
+            None: the model computes no visual token in this layer.
         note: what one must know to read the numbers; may be empty.
     """
 
@@ -47,7 +48,7 @@ class Intervened(Result):
     kl: tuple[float, ...]
     read: tuple[Reading, ...]
     groups: tuple[str, ...] = ()
-    attention: tuple[tuple[tuple[float, ...], ...], ...] = ()
+    attention: tuple[tuple[tuple[float | None, ...], ...], ...] = ()
     note: str = ""
 
 
@@ -177,7 +178,8 @@ def in_words(result: Intervened, number: int) -> str:
 
 
 def _shares_in_words(name: str, groups: Mapping[str, Sequence[float]]) -> str:
-    means = [f"{group} {sum(y) / len(y):.0%}" for group, y in groups.items()]
+    known = {group: [share for share in y if share is not None] for group, y in groups.items()}
+    means = [f"{group} {sum(y) / len(y):.0%}" for group, y in known.items()]
     return f"{name}: mean over layers, {', '.join(means)}."
 
 

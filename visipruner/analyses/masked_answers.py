@@ -105,6 +105,8 @@ class _Branches:
             hidden = picture & self.masked[owner, index][:, None]
             mask = torch.zeros(seen.shape, dtype=states.dtype)
             mask.masked_fill_(~seen | hidden, float("-inf"))
+            if not self.usual.sees[index]:
+                mask = mask[:, ~self.visual]
             mask = mask[None, None].to(self.device)
             states = run_layer(layer, states, turns, self.cache, mask=mask)
         return states

@@ -77,7 +77,7 @@ def observe(
 
             with prune(
                 vlm.model,
-                method,
+                vlm.stack(method),
                 prompt.layout,
                 on_layer=on_layer,
                 renumbers=vlm.family.renumbers,

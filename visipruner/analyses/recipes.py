@@ -16,7 +16,7 @@ from visipruner.errors import Refused
 from visipruner.inputs import check_number
 from visipruner.layout import gaps, to_ranges
 from visipruner.methods import Schedule, VisiPruner
-from visipruner.methods.base import PruningMethod
+from visipruner.methods.base import PruningMethod, check_cut
 from visipruner.settings import CHOICE, INT, setting
 
 
@@ -92,6 +92,8 @@ class KeepOrDrop(Intervention):
     def check(self, vlm, prompt):
         super().check(vlm, prompt)
         check_layer("layer", self.layer, vlm, last=False)
+        if vlm.schedule:
+            check_cut(self.title, self.layer, vlm.facts())
 
     def sides(self, untouched, layout):
         count = min(self.count, layout.num_visual)
@@ -152,6 +154,11 @@ class Merge(Intervention):
         super().check(vlm, prompt)
         check_number("layers", self.layers, 1, len(vlm.parts.layers), integer=True)
         check_number("patch", self.patch, 0, prompt.layout.num_visual - 1, integer=True)
+        if vlm.schedule and vlm.schedule.enter:
+            raise Refused(
+                "Merging is for the first layers, and this model has no visual token there: they "
+                f"enter at layer {vlm.schedule.enter}."
+            )
 
     def sides(self, untouched, layout):
         where = layers_in_words(0, self.layers - 1)
@@ -228,6 +235,8 @@ class SkipLayer(Intervention):
     def check(self, vlm, prompt):
         super().check(vlm, prompt)
         check_layer("layer", self.layer, vlm)
+        if vlm.schedule and vlm.facts().enter:
+            check_cut(self.title, self.layer - 1, vlm.facts())  # the picture leaves before it
 
     def sides(self, untouched, layout):
         leave = Schedule(keep_after=None, none_after=self.layer - 1) if self.layer else NO_PICTURE
@@ -253,7 +262,8 @@ class Hide(PruningMethod):
 
     Args:
         patches: ascending.
-        notes: per layer (attention (tokens,), mean over heads, and L1 norms of values (tokens,)).
+        notes: per layer (attention (tokens,), mean over heads, and L1 norms of values (tokens,));
+            None for a layer without visual tokens.
     """
 
     name: ClassVar[str] = "hide"
@@ -268,15 +278,18 @@ class Hide(PruningMethod):
     def attend(self, view):
         if not self.patches:
             return None
-        seen = gaps(to_ranges(view.layout.visual[patch] for patch in self.patches), len(view.rows))
+        seen = gaps(to_ranges(self._hidden(view).nonzero().flatten().tolist()), len(view.rows))
         plan = [Span(queries=(part,), keys=((0, part[1]),)) for part in view.visual_ranges]
         return (*plan, Span(queries=view.text_ranges, keys=seen))
 
+    def _hidden(self, view):
+        return torch.isin(view.rows.patch, torch.tensor(self.patches, dtype=torch.long))
+
     def select(self, view):
-        visible = view.rows.is_text.clone()
-        visible[view.visual_rows] = True
-        visible[[view.layout.visual[patch] for patch in self.patches]] = False
-        keys = view.keys
+        if not len(view.visual_rows):
+            self.notes.append(None)
+            return
+        visible, keys = ~self._hidden(view), view.keys
         row = attention_row(view.watch.query, view.watch.scaling, keys, visible.to(keys.device))
         sizes = view.values[0].float().abs().sum((0, 2))
         self.notes.append((row.mean(0).cpu(), sizes.cpu()))
@@ -305,7 +318,8 @@ class NoSinks(Intervention):
         return Hide()
 
     def sides(self, untouched, layout):
-        sinks = sinks_of(*map(torch.stack, zip(*untouched.notes, strict=True)), layout, self.count)
+        notes = [note for note in untouched.notes if note is not None]
+        sinks = sinks_of(*map(torch.stack, zip(*notes, strict=True)), layout, self.count)
         many = "1 sink" if len(sinks) == 1 else f"{len(sinks)} sinks"
         return {f"{many} masked": Hide(sinks)}
 
@@ -323,7 +337,7 @@ class NoSinks(Intervention):
         }
         shares = [
             tuple(
-                tuple(row[tokens].sum().item() for row, _ in side.notes)
+                tuple(note and note[0][tokens].sum().item() for note in side.notes)
                 for tokens in groups.values()
             )
             for side in sides

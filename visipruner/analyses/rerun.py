@@ -28,6 +28,8 @@ def check_rerun(vlm, prompt):
     Raises:
         Refused: no text after the visual tokens, or an attention function without masks.
     """
+    if vlm.schedule and len(prompt.layout.spans) > 1:
+        raise Refused("Masking needs one picture where a model's visual tokens enter or leave.")
     if prompt.layout.visual[-1] == prompt.layout.length - 1:
         raise Refused("Masking needs a text token after the picture.")
     if attention_backend(vlm.parts.decoder) not in ("sdpa", "eager"):
@@ -40,6 +42,8 @@ class Rerun:
     Args:
         said: the unmasked answer's first word.
         states: per layer its input, (1, rows from `start`, width).
+        sees: per layer: does it compute visual tokens? Not in every one, if the model has a
+            schedule of its own.
     """
 
     def __init__(self, vlm, prompt, features, beat=lambda: None):
@@ -48,11 +52,12 @@ class Rerun:
         self.start = layout.spans[0][1]  # the first row that a mask can change
         notes = _Notes(self.start)
         self.said: Said = ask(vlm, notes, prompt, features, 1, beat)
-        self.states = [states for states, _, _, _ in notes.found]
-        self.before = [pair for _, *pair, _ in notes.found]
-        self.turns = notes.found[0][-1]
+        self.states = [states for states, *_ in notes.found]
+        self.before = [pair for _, *pair, _, _ in notes.found]
+        self.turns, self.sees = notes.found[0][-2], [note[-1] for note in notes.found]
         dtype, device = self.states[0].dtype, self.states[0].device
         self.masks = {masked: _mask(layout, self.start, masked, dtype, device) for masked in (0, 1)}
+        self.text = sorted(set(range(layout.length)) - set(layout.visual))
 
     @torch.inference_mode()
     def through(self, states: Tensor, layers: Range, masked: bool = False) -> Tensor:
@@ -65,8 +70,10 @@ class Rerun:
         for index in range(*layers):
             cache = DynamicCache()
             cache.update(*self.before[index], index)
-            layer = self.layers[index]
-            states = run_layer(layer, states, self.turns, cache, mask=self.masks[masked])
+            layer, mask = self.layers[index], self.masks[masked]
+            if not self.sees[index]:
+                mask = mask[..., self.text]
+            states = run_layer(layer, states, self.turns, cache, mask=mask)
         return states
 
     @torch.inference_mode()
@@ -93,14 +100,16 @@ class _Notes(PruningMethod):
         self._note_input(view)
 
     def select(self, view):
-        keys, values = (x[:, :, : self.start].clone() for x in (view.keys, view.values))
-        turns = tuple(table[:, self.start :].clone() for table in view.turns)
-        self.found[-1] += [keys, values, turns]
+        first = int((view.tokens < self.start).sum())
+        keys, values = (x[:, :, :first].clone() for x in (view.keys, view.values))
+        turns = tuple(table[:, first:].clone() for table in view.turns)
+        self.found[-1] += [keys, values, turns, bool(len(view.visual_rows))]
         if view.layer + 1 < view.num_layers:
             self._note_input(view)
 
     def _note_input(self, view):
-        self.found.append([view.hidden[:, self.start :].clone()])
+        first = int((view.tokens < self.start).sum())
+        self.found.append([view.hidden[:, first:].clone()])
 
 
 def _mask(layout: TokenLayout, start: int, masked: bool, dtype, device) -> Tensor:

@@ -25,27 +25,48 @@ import argparse
 import json
 import statistics
 
+from visipruner.choice import method_for
 from visipruner.evaluation import calibrate_own
-from visipruner.evaluation.candidates import GOALS, candidates, choose, five, shortlist, table
+from visipruner.evaluation.candidates import (
+    FIRST_TESTED,
+    GOALS,
+    candidates,
+    choose,
+    five,
+    shortlist,
+    table,
+)
 from visipruner.evaluation.evaluate import UNPRUNED
 from visipruner.evaluation.interview import add_common, interview, open_model, share_cut
 from visipruner.files import write_whole
-from visipruner.levels import PRESETS
+from visipruner.levels import PRESETS, Facts
 from visipruner.methods import PruningMethod, VisiPruner
-from visipruner.models.catalogue import VLM
+from visipruner.methods.trained import IN_PRESETS
+from visipruner.models.catalogue import VLM, check_served
 from visipruner.world.phrases import SYSTEM
 
 FIRST, FINAL = 3, 20  # questions per skill: to every candidate, then to the finalists
 
 
+def first_tested(facts: Facts) -> tuple[int, ...]:
+    """The layers to begin the test in: of a model's own schedule, all where a cut can save."""
+    return tuple(range(facts.enter, facts.last)) if facts.scheduled else FIRST_TESTED
+
+
 def measure(vlm: VLM, methods: dict[str, PruningMethod], count: int, store) -> dict[str, dict]:
-    """For every method: its accuracy on the validation split, and the share of FLOPs it cuts."""
+    """For every method: its accuracy on the validation split, and the share of FLOPs it cuts.
+
+    `cut_of_rest` is the share of what a model's own schedule leaves; goals are about that.
+    """
     rows = interview(vlm, {UNPRUNED: PruningMethod(), **methods}, ("validation",), count, store)
     by_column = {name: [r for r in rows if r["column"] == name] for name in (UNPRUNED, *methods)}
+    # What a model's own schedule leaves; else the same as the unpruned rows.
+    rest = [{"flops": row["flops"]} for row in by_column[UNPRUNED]]
     return {
         name: {
             "right": statistics.mean(row["score"] for row in mine),
             "flops_cut": share_cut(mine, by_column[UNPRUNED]),
+            "cut_of_rest": share_cut(mine, rest),
             "tokens": statistics.mean(statistics.mean(row["tokens"]) for row in mine),
             "questions": len(mine),
         }
@@ -57,7 +78,7 @@ def measure_budgets(vlm: VLM, presets: dict, count: int, store) -> dict:
     """The presets with each one's mean visual tokens per layer, as `for_budget` reads them."""
     for semantics in ("paper", "official"):
         given = {"semantics": semantics}
-        methods = {n: VisiPruner.at_level(PRESETS[n], vlm.facts(), given) for n in GOALS}
+        methods = {n: method_for(VisiPruner, PRESETS[n], None, vlm.facts(), given) for n in GOALS}
         found = measure(vlm, methods, count, store)
         means = [round(found[name]["tokens"], 1) for name in GOALS]
         presets[semantics]["tokens"] = five(means, round(found[UNPRUNED]["tokens"], 1))
@@ -93,9 +114,11 @@ def run(options: argparse.Namespace):
         presets = measure_budgets(vlm, dict(vlm.presets), options.final, store)
         write_whole(options.model / "presets.json", json.dumps(presets, indent=1) + "\n")
         return
+    check_served(vlm, [VisiPruner])
     presets = {"system": SYSTEM}
+    presets |= {IN_PRESETS: vlm.presets[IN_PRESETS]} if vlm.schedule else {}
     for semantics in ("paper", "official"):
-        methods = candidates(semantics)
+        methods = candidates(semantics, first_tested(vlm.facts()))
         for count in (options.questions, options.final):
             found = measure(vlm, {str(m): m for m in methods}, count, store)
             full = found.pop(UNPRUNED)

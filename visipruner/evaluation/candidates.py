@@ -56,12 +56,17 @@ def choose(tried: list[tuple[VisiPruner, dict]]) -> dict[str, tuple[VisiPruner, 
     must. Of equally accurate candidates, the cheapest."""
     chosen = {}
     for (name, goal), most in zip(GOALS.items(), [*list(GOALS.values())[1:], 1], strict=True):
-        enough = [pair for pair in tried if goal <= pair[1]["flops_cut"] < most]
+        enough = [pair for pair in tried if goal <= _cut(pair[1]) < most]
         # If no candidate fits, take the one below the goal that cuts most.
-        below = [pair for pair in tried if pair[1]["flops_cut"] < goal] or tried
-        enough = enough or [max(below, key=lambda pair: pair[1]["flops_cut"])]
-        chosen[name] = max(enough, key=lambda pair: (pair[1]["right"], pair[1]["flops_cut"]))
+        below = [pair for pair in tried if _cut(pair[1]) < goal] or tried
+        enough = enough or [max(below, key=lambda pair: _cut(pair[1]))]
+        chosen[name] = max(enough, key=lambda pair: (pair[1]["right"], _cut(pair[1])))
     return chosen
+
+
+def _cut(result: dict) -> float:
+    """What a goal is about: of a model with a schedule, the share of what the schedule leaves."""
+    return result.get("cut_of_rest", result["flops_cut"])
 
 
 def choose_by_loss(

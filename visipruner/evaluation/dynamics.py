@@ -28,7 +28,7 @@ from visipruner.evaluation.evaluate import UNPRUNED
 from visipruner.evaluation.interview import FORMS, add_common, ask, interview, open_model, questions
 from visipruner.files import write_whole
 from visipruner.levels import PRESETS
-from visipruner.methods import PruningMethod
+from visipruner.methods import PruningMethod, VisiPruner
 from visipruner.models.catalogue import VLM
 from visipruner.training.grounding import mentioned
 from visipruner.world.drawing import BACKGROUND, render, thing_of_patches
@@ -46,6 +46,8 @@ class Watch(PruningMethod):
     seen: list = field(default_factory=list)
 
     def select(self, view):
+        if not len(view.visual_rows):  # the model has a schedule of its own
+            return None
         row = view.attention_row().mean(0)  # over heads: (rows,)
         visual = row[view.visual_rows]
         sizes = view.values[0][:, view.visual_rows].norm(dim=-1).mean(0)
@@ -100,6 +102,8 @@ def stages(vlm: VLM, count: int, store: Path) -> list[dict]:
 
 
 def _presets(vlm: VLM) -> dict[str, PruningMethod]:
+    if vlm.serves(VisiPruner):
+        return {}
     return {name: method_at(vlm, "visipruner", name) for name in PRESETS}
 
 
@@ -132,7 +136,8 @@ def kept(vlm: VLM, methods: dict[str, PruningMethod], count: int) -> list[dict]:
                 features, chosen = vlm.encode(prompt), {"all": list(range(len(shows)))}
                 for name, method in methods.items():
                     _, trace = ask(vlm, method, prompt, features)
-                    chosen[name] = trace.cuts[0].kept if trace.cuts else []
+                    cuts = [cut for cut in trace.cuts if not trace.is_own(cut)]
+                    chosen[name] = cuts[0].kept if cuts else []
                 for name, patches in chosen.items():
                     if patches:
                         on_things = (shows[patches] != BACKGROUND).mean()

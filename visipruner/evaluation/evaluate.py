@@ -30,7 +30,7 @@ from visipruner.evaluation.intervals import paired_difference, wilson
 from visipruner.evaluation.interview import FORMS, add_common, interview, open_model, share_cut
 from visipruner.files import write_whole
 from visipruner.levels import PRESETS
-from visipruner.methods import PruningMethod
+from visipruner.methods import PruningMethod, VisiPruner
 from visipruner.models.catalogue import VLM
 from visipruner.world.questions import SKILLS
 
@@ -45,7 +45,7 @@ MARK = "<!-- results -->"  # the model card's table stands between two of these
 def columns(vlm: VLM, presets: bool) -> dict[str, PruningMethod]:
     """What to compare: the unpruned model, and VisiPruner at each preset."""
     found = {UNPRUNED: PruningMethod()}
-    if presets:
+    if presets and not vlm.serves(VisiPruner):
         found |= {name: method_at(vlm, "visipruner", name) for name in PRESETS}
     return found
 
@@ -61,8 +61,9 @@ def summary(rows: list[dict]) -> list[dict]:
             low, high = wilson(sum(scores), len(scores))
             line = {"column": column, "set": split, "skill": skill, "questions": len(scores)}
             line |= {"right": sum(scores) / len(scores), "low": low, "high": high}
-            if column != UNPRUNED:
+            if column != UNPRUNED or "dense" in mine[0]:  # a model's own schedule cuts too
                 line["flops_cut"] = share_cut(mine, full)
+            if column != UNPRUNED:
                 line["difference"] = paired_difference([row["score"] for row in full], scores)
             table.append(line)
     return table

@@ -22,10 +22,10 @@ from visipruner.choice import Side, methods_of, name_of, settings_of_side
 from visipruner.engine import prune
 from visipruner.evaluation.items import Column, Item, Wished, kinds_in
 from visipruner.files import check_place
-from visipruner.flops import ModelShape, executed
+from visipruner.flops import ModelShape, dense, executed
 from visipruner.inputs import check_number
 from visipruner.methods import PruningMethod
-from visipruner.models.catalogue import VLM, load_vlm
+from visipruner.models.catalogue import MODELS, VLM, load_vlm
 from visipruner.models.checkpoint import fingerprint
 from visipruner.prompt import Prompt
 from visipruner.tower import needs_clip, needs_tower
@@ -71,7 +71,8 @@ def ask(
         most: longest answer, in tokens.
         clip: from `vlm.clip_of`, for methods that need it.
     """
-    with prune(vlm.model, method, prompt.layout, tower=features.tower, clip=clip) as trace:
+    side, tower = vlm.stack(method), features.tower
+    with prune(vlm.model, side, prompt.layout, tower=tower, clip=clip) as trace:
         tokens = vlm.model.generate(
             **{name: tensor.to(vlm.device) for name, tensor in prompt.asked.items()},
             **features.arguments,
@@ -164,6 +165,7 @@ def asked_one_by_one(
                     said, trace = ask(vlm, side, prompt, features, most, own)
                 done[key] = {
                     "flops": executed(shape, trace).prefill,
+                    **({"dense": dense(shape, trace)} if vlm.schedule else {}),
                     "filtered": trace.filtering_layer,
                     "left": trace.exit_layer,
                     "tokens": [record.visual_tokens for record in trace.layers],
@@ -206,7 +208,7 @@ def interview(
 def _key(vlm: VLM, one: Item, column: Column) -> str:
     """All that an answer depends on, except the weights, which name the store, and the engine."""
     words = [column.words] if isinstance(column, Wished) else []
-    side = column.made(vlm) if words else column
+    side = vlm.stack(column.made(vlm) if words else column)
     rules = [rule_hash(type(method)) for method in methods_of(side)]
     parts = [*one.key, vlm.precision, *words, name_of(side), settings_of_side(side)]
     return json.dumps([*parts, rules])
@@ -233,8 +235,12 @@ def _read(store: Path) -> dict[str, dict]:
 
 
 def share_cut(rows: list[dict], full: list[dict]) -> float:
-    """The share of executed prefill FLOPs that the rows save compared with the unpruned ones."""
-    return 1 - sum(row["flops"] for row in rows) / sum(row["flops"] for row in full)
+    """The share of executed prefill FLOPs that the rows save compared with the unpruned ones.
+
+    Of a model with a schedule of its own: compared with all tokens in all layers.
+    """
+    whole = sum(row.get("dense", row["flops"]) for row in full)
+    return 1 - sum(row["flops"] for row in rows) / whole
 
 
 def store_of(folder: Path) -> Path:
@@ -242,9 +248,15 @@ def store_of(folder: Path) -> Path:
     return CHECKPOINTS / f"answers-{fingerprint(folder)}.jsonl"
 
 
+def folder_of(model: str) -> Path:
+    """The folder of a model, by its name in MODELS or by its path."""
+    spec = MODELS.get(model)
+    return Path(spec.path) if spec and spec.path else Path(model)
+
+
 def add_common(parser: argparse.ArgumentParser) -> None:
     """Add the options that every command on the bundled model has."""
-    parser.add_argument("--model", type=Path, default=FOLDER)
+    parser.add_argument("--model", type=folder_of, default=FOLDER, help="a folder, or a name")
     parser.add_argument("--store", type=Path, help="where answers are kept; else by the weights")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
 

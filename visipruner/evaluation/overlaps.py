@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import statistics
 
-from visipruner.choice import Side, make, parse
+from visipruner.choice import Side, least_of, make, parse
 from visipruner.evaluation.agreement import chance, overlap
 from visipruner.evaluation.interview import ask, questions
 from visipruner.evaluation.items import kinds_in
@@ -26,7 +26,7 @@ def compared(vlm: VLM) -> dict[str, Side]:
     facts, found = vlm.facts(), {}
     for name, kind in METHODS.items():
         if name != "none" and not vlm.serves(kind):
-            budget = max(SHARE * facts.num_visual, kind.least(facts))
+            budget = max(SHARE * facts.most, least_of(kind, facts))
             found[name] = make(parse(f"{name}@{budget!r}"), facts)
     return found
 
@@ -56,6 +56,6 @@ def agreement(vlm: VLM, per_skill: int = PER_SKILL) -> dict:
             cells[first, second] = cells[second, first] = round(statistics.mean(values), 4)
         tables[title] = [[cells[a, b] for b in sides] for a in sides]
     tokens = [statistics.mean(row[name].mean_tokens for row in traces) for name in sides]
-    found = {"budget": SHARE * vlm.facts().num_visual, "questions": len(traces)}
+    found = {"budget": SHARE * vlm.facts().most, "questions": len(traces)}
     found |= {"sides": list(sides), "tokens": [round(mean, 1) for mean in tokens]}
     return found | tables

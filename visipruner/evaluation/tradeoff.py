@@ -19,7 +19,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from visipruner.choice import Side, make, method_at, methods_of, name_of, parse, settings_of_side
+from visipruner.choice import (
+    Side,
+    least_of,
+    make,
+    method_at,
+    methods_of,
+    name_of,
+    parse,
+    reachable_of,
+    settings_of_side,
+)
 from visipruner.evaluation.evaluate import FULL, UNPRUNED
 from visipruner.evaluation.intervals import paired_difference, wilson
 from visipruner.evaluation.interview import add_common, interview, open_model, share_cut
@@ -29,8 +39,9 @@ from visipruner.evaluation.tradeoff_tables import TABLES, tables
 from visipruner.files import write_whole
 from visipruner.levels import PRESETS, Facts
 from visipruner.methods import METHODS, PruningMethod
-from visipruner.models.catalogue import MODELS, VLM
+from visipruner.models.catalogue import MODELS, VLM, ModelSpec
 from visipruner.running.clocks import machine
+from visipruner.training.config import FOLDER
 from visipruner.world.questions import SKILLS
 
 PER_SKILL = 39  # of 13 skills: 507 questions
@@ -54,11 +65,13 @@ GOAL_CUT, GOAL_LOSS = 0.75, 0.01
 def contestants(vlm: VLM) -> dict[str, Side]:
     """Every point of the curve: its wish as `choice.parse` reads it -> the method or stack."""
     facts, found = vlm.facts(), {UNPRUNED: PruningMethod()}
-    found |= {f"{ADAPTS}:{level}": method_at(vlm, ADAPTS, level) for level in PRESETS}
+    adapts = not vlm.serves(METHODS[ADAPTS])
+    if adapts:
+        found |= {f"{ADAPTS}:{level}": method_at(vlm, ADAPTS, level) for level in PRESETS}
     for name, kind in METHODS.items():
         if name not in ("none", ADAPTS) and not vlm.serves(kind):
             found |= at_budgets(name, facts)
-    for name in STACKS:
+    for name in STACKS if adapts else ():
         found |= at_budgets(name, facts)
     return found | {
         f"{PLACED}{wish}": without_renumbering(side)
@@ -79,24 +92,30 @@ def without_renumbering(side: Side) -> Side:
 def at_budgets(name: str, facts: Facts) -> dict[str, Side]:
     """A method or stack at each budget that its first method can be given."""
     kind = METHODS[name.partition("+")[0]]
-    least, few = kind.least(facts), kind.reachable(facts)
-    budgets = [round(share * facts.num_visual) for share in SHARES]
+    least, few = least_of(kind, facts), reachable_of(kind, facts)
+    budgets = [round(share * facts.most) for share in SHARES]
     wishes = [budget for budget in budgets if budget >= least]
     if few is not None and len(few) <= len(budgets):
-        wishes = [budget for budget in few if budget < facts.num_visual]
+        wishes = [budget for budget in few if budget < facts.most]
     elif len(wishes) < FEWEST:  # evenly from its least on
         step = (budgets[0] - least) / (FEWEST - 1)
         wishes = [math.ceil(least + step * place) for place in reversed(range(FEWEST))]
     return {f"{name}@{wish:g}": make(parse(f"{name}@{wish:g}"), facts) for wish in wishes}
 
 
-def points(sides: Mapping[str, Side], rows: Sequence[dict]) -> list[dict]:
+def points(
+    sides: Mapping[str, Side], rows: Sequence[dict], spec: ModelSpec = MODELS["tiny"]
+) -> list[dict]:
     """One line per point: FLOPs cut, tokens used, accuracy with interval, paired difference."""
     by_column: dict[str, list[dict]] = {name: [] for name in sides}
     for row in rows:
         by_column[row["column"]].append(row)
     full, pooled = by_column[UNPRUNED], _wrong_when_pooled(by_column)
-    return [_line(wish, sides[wish], mine, full, pooled) for wish, mine in by_column.items()]
+    return [
+        _line(wish, sides[wish], mine, full, pooled)
+        | {"untrained": bool(spec.untrained(methods_of(sides[wish])))}
+        for wish, mine in by_column.items()
+    ]
 
 
 def _line(wish: str, side: Side, mine: list[dict], full: list[dict], pooled: Mapping) -> dict:
@@ -114,7 +133,6 @@ def _line(wish: str, side: Side, mine: list[dict], full: list[dict], pooled: Map
         "difference": paired_difference(*scores),
         "skills": {skill: _right([r for r in mine if r["skill"] == skill]) for skill in SKILLS},
         "where_rival_fails": _among(mine, pooled.get(budget)),
-        "untrained": bool(MODELS["tiny"].untrained(methods_of(side))),
     }
 
 
@@ -200,7 +218,7 @@ def run(options: argparse.Namespace):
     vlm, store = open_model(options)
     sides = contestants(vlm)
     chosen = chosen_of(sides, options.only, vlm.facts())
-    table = points(chosen, interview(vlm, chosen, ("heldout",), options.questions, store))
+    table = points(chosen, interview(vlm, chosen, ("heldout",), options.questions, store), vlm.spec)
     for line in table:
         print(as_line(line))
     for cut in CUTS:
@@ -212,7 +230,7 @@ def run(options: argparse.Namespace):
     final = []
     if options.final:
         chosen = chosen_of(sides, options.final, vlm.facts())
-        final = points(chosen, interview(vlm, chosen, ("heldout",), FULL, store))
+        final = points(chosen, interview(vlm, chosen, ("heldout",), FULL, store), vlm.spec)
         for line in final:
             print(as_line(line))
     if options.write:
@@ -260,8 +278,10 @@ def curve(vlm: VLM, table: list[dict], final: list[dict], agreed: dict) -> dict:
 
 
 def write(folder: Path, found: dict) -> None:
-    """Write the curve as data beside the weights, and as picture and tables into assets."""
+    """Write the curve beside the weights; `tiny`'s picture and tables, the README's, to assets."""
     write_whole(folder / "tradeoff.json", json.dumps(found, indent=1) + "\n")
-    write_whole(PICTURE, picture(found))
+    of_readme = folder.resolve() == FOLDER.resolve()
+    places = [path if of_readme else folder / path.name for path in (PICTURE, TABLES)]
+    write_whole(places[0], picture(found))
     table = [found["unpruned"], *found["points"]]
-    write_whole(TABLES, tables(found, {cut: at_cut(table, cut) for cut in CUTS}))
+    write_whole(places[1], tables(found, {cut: at_cut(table, cut) for cut in CUTS}))

@@ -39,12 +39,14 @@ class Contestant:
         method: as `--methods` takes it: "visipruner:balanced"; "": a recipe.
         recipe: a name of `RECIPES`; "": a method.
         set: settings of the method's or the recipe's own.
+        model: another model than the lesson's, by its name in the menu; "": the lesson's.
     """
 
     name: str = ""
     method: str = ""
     recipe: str = ""
     set: Mapping = field(default_factory=dict)
+    model: str = ""
 
     def made(self, **more) -> Intervention:
         """The recipe, with more settings.
@@ -92,6 +94,7 @@ class Try:
         say: what to do.
         view: of the page. method, others, level: of its form.
         analyses: that "Look inside" chooses; empty: those of the form.
+        model: another model than the lesson's; "": the lesson's.
     """
 
     say: str
@@ -100,6 +103,7 @@ class Try:
     others: tuple[str, ...] = ()
     level: float = 0.5
     analyses: tuple[str, ...] = ()
+    model: str = ""
 
 
 @dataclass(frozen=True)

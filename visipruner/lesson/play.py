@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 
@@ -97,12 +97,12 @@ class Shown:
         return not self.doing
 
 
-def play(job, step: Step, again: Callable[[str], object]) -> Iterator[Shown]:
+def play(job, step: Step, again: Callable[..., object]) -> Iterator[Shown]:
     """Run a step; yields one growing `Shown`. Closing the generator stops the model.
 
     Args:
         job: of the step's picture and question, as `ui.handlers.check` makes it.
-        again: question -> a job with the same picture.
+        again: (question, name of another model if there is one) -> a job with the same picture.
 
     Raises:
         Refused: the model cannot run one of the sides or maps.
@@ -112,7 +112,8 @@ def play(job, step: Step, again: Callable[[str], object]) -> Iterator[Shown]:
     if step.show.maps:
         yield from _maps(job, step, shown)
     if step.show.sides or step.show.bill:
-        yield from _sides(job, step, shown)
+        full = yield from _sides(job, step, shown)
+        yield from _other_models(step, shown, again, full)
     if step.show.longer:
         yield from _clocks(job, step, shown, again)
     shown.doing = ""
@@ -174,14 +175,19 @@ def sides_of(job, one: Contestant, **more) -> dict[str, Side]:
     )
 
 
-def _sides(job, step: Step, shown: Shown) -> Iterator[Shown]:
-    """The full model, then every side; with a slider every side at each of its values."""
+def _sides(job, step: Step, shown: Shown) -> Generator[Shown, None, Answer]:
+    """The full model, then every side; with a slider every side at each of its values.
+
+    Returns:
+        the full model's answer.
+    """
     slider, places = step.show.slider, []
     for value in slider.values if slider else (None,):
         more = {} if value is None else {slider.setting: value}
         named = {}
         for one in step.show.sides:
-            named |= sides_of(job, one, **more)
+            if not one.model:
+                named |= sides_of(job, one, **more)
         places.append((value, named))
     full = method_at(job.vlm, "none", "balanced", "paper", job.prompt.layout.num_visual)
     runs = [full, *(side for _, named in places for side in named.values())]
@@ -196,6 +202,27 @@ def _sides(job, step: Step, shown: Shown) -> Iterator[Shown]:
                 yield shown
             elif event.kind == "layer":
                 yield shown  # the caller can close this generator here
+    return answers[0]
+
+
+def _other_models(step: Step, shown: Shown, again, full: Answer) -> Iterator[Shown]:
+    """Sides of other models, each beside the lesson's full model and its cost."""
+    for one in step.show.sides:
+        if not one.model:
+            continue
+        job = again(step.question, one.model)
+        shown.doing = f"{job.models.titles[one.model]} reads the picture"
+        yield shown
+        options = Options(max_new_tokens=job.options.max_new_tokens, probe=False, clock_rounds=0)
+        ((name, side),) = sides_of(job, one).items()
+        with closing(job.compare([side], options)) as events:
+            for event in events:
+                if event.kind == "answer":
+                    saved = 1 - event.answer.counts.executed.prefill / full.counts.executed.prefill
+                    row = _row(job, name, event.answer, full)
+                    row = replace(row, stayed=f"{saved:.0%} less computing than the full model")
+                    shown.rows.append(row)
+                yield shown
 
 
 def _take(job, step: Step, shown: Shown, places, answers: dict[int, Answer]):
@@ -225,7 +252,7 @@ def _take(job, step: Step, shown: Shown, places, answers: dict[int, Answer]):
 def _row(job, name: str, answer: Answer, full: Answer | None) -> Row:
     right = None if job.truth is None else job.truth.fits(answer.text)
     same = answer.says_as(full) if full else None
-    known = all(one.name in METHODS for one in answer.trace.stories)
+    known = all(one.name in METHODS for one in answer.trace.chosen)
     return Row(name, answer.text, right, same, _stayed(answer.trace) if known else "")
 
 
@@ -283,7 +310,7 @@ def _table(columns) -> Table:
         heads.append("one word" if words == 1 else f"{words} words")
         ratios = (
             full.counts.paper_macs / max(1, pruned.counts.paper_macs),
-            full.counts.executed.prefill / pruned.counts.executed.prefill,
+            found.flops_ratio,
             full.times.first_token / pruned.times.first_token,
             full.times.total / pruned.times.total,
         )

@@ -27,6 +27,8 @@ MOST_PLACES = 40  # of a slider
 MOST_LETTERS = 1_000  # of one text
 VIEWS = ("compare", "inside", "arena", "curve")
 _ASKED = ("ask", "choices", "right")
+_WISH = ("method", "others", "level", "analyses", "model")
+_SIDE = ("name", "method", "recipe", "set", "model")
 _STEP = ("title", "minutes", "question", "say", "predict", "show", "told", "try", "notes")
 
 
@@ -88,7 +90,7 @@ def _step(number: int, data, folder: Path) -> Step:
         _prediction(part.part("predict", _ASKED, ("why",))),
         _show(part.part("show", (), ("sides", "slider", "maps", "at", "bill", "longer"))),
         tuple(part.texts("told", 1, 6)),
-        _attempt(part.part("try", ("say", "view"), ("method", "others", "level", "analyses"))),
+        _attempt(part.part("try", ("say", "view"), _WISH)),
         part.text("notes"),
         part.text("paper"),
         None if scene is None else part.asking(lambda: sources.scene(scene)) and scene,
@@ -112,7 +114,7 @@ def _prediction(part: _Part) -> Prediction:
 
 def _show(part: _Part) -> Show:
     sides = [
-        _contestant(_Part(f"{part.where}, side {n}", one, (), ("name", "method", "recipe", "set")))
+        _contestant(_Part(f"{part.where}, side {n}", one, (), _SIDE))
         for n, one in enumerate(part.many("sides", 0, MOST_SIDES), 1)
     ]
     slider = maps = None
@@ -120,6 +122,8 @@ def _show(part: _Part) -> Show:
         slider = _slider(part.part("slider", ("setting", "values", "label"), ()), sides)
     if "maps" in part.data:
         maps = _maps(part)
+    if slider and any(side.model for side in sides):
+        raise part.wrong("has a slider and another model; only the lesson's own model is varied")
     if slider and maps:
         raise part.wrong("has a slider and maps; one slider is what an audience can follow")
     show = Show(
@@ -151,7 +155,10 @@ def _contestant(part: _Part) -> Contestant:
     for name in given:
         if name not in known:
             raise part.wrong(f"has no setting {quoted(name)}; it has {', '.join(known) or 'none'}")
-    one = Contestant(part.text("name"), method, recipe, dict(given))
+    model = part.text("model")
+    if model and recipe:
+        raise part.wrong("has a recipe and another model; a recipe runs on the lesson's model")
+    one = Contestant(part.text("name"), method, recipe, dict(given), model)
     part.asking(lambda: recipe and one.made())
     return one
 
@@ -199,8 +206,8 @@ def _attempt(part: _Part) -> Try:
     for name in analyses:
         part.asking(lambda name=name: check_choice("analysis", name, ANALYSES))
     level = part.asking(lambda: level_number(part.data.get("level", 0.5)))
-    view = part.data["view"]
-    return Try(part.text("say"), view, method, tuple(others), level, tuple(analyses))
+    view, model = part.data["view"], part.text("model")
+    return Try(part.text("say"), view, method, tuple(others), level, tuple(analyses), model)
 
 
 class _Part:

@@ -36,6 +36,8 @@ class PruningMethod:
     where: ClassVar[str] = INSIDE
     # Does it need every visual token of the prompt, and so come first in a stack?
     whole: ClassVar[bool] = False
+    # Does it adapt to the question, so that its budgets are measured on each model?
+    adapts: ClassVar[bool] = False
     # Of "tower", what the vision tower computes, and "clip_text", CLIP's embeddings.
     needs: ClassVar[frozenset[str]] = frozenset()
     # The page's words for layers after a cut of this stage, or with this label.
@@ -71,9 +73,10 @@ class PruningMethod:
     def check_budget(cls, tokens: float, facts: Facts):
         """Raise `Refused` for a budget below the method's least."""
         if tokens < cls.least(facts):
+            wish, least = map(facts.over_all, (tokens, cls.least(facts)))
             raise Refused(
-                f"{cls.title.partition(':')[0]} cannot use as few as {tokens:g} visual tokens per "
-                f"layer on this model; its least is {cls.least(facts):.1f}."
+                f"{cls.title.partition(':')[0]} cannot use as few as {wish:g} visual tokens per "
+                f"layer on this model; its least is {least:.1f}."
             )
 
     @classmethod
@@ -103,6 +106,27 @@ class PruningMethod:
         Raises:
             Refused: one sentence.
         """
+
+    # -- on a model with a schedule of its own (methods/trained.py)
+
+    @property
+    def cuts_after(self) -> tuple[int, ...]:
+        """The layers after which the settings say that it cuts; -1: before layer 0."""
+        return ()
+
+    def within(self, facts: Facts) -> Self:
+        """The method made for `facts.inside`, moved to the layers that compute visual tokens."""
+        return self
+
+    def check_span(self, facts: Facts):
+        """Check that it cuts in layers where the model has visual tokens.
+
+        Raises:
+            Refused: one sentence.
+        """
+        for layer in self.cuts_after:
+            if layer >= 0:
+                check_cut(self.title.partition(":")[0], layer, facts)
 
     # -- the moments of a run
 
@@ -183,3 +207,28 @@ def check_stages(layers: tuple[int, ...], name: str, values: tuple):
         )
     if list(layers) != sorted(set(layers)):
         raise Refused("layers must be ascending and distinct.")
+
+
+def check_cut(title: str, layer: int, facts: Facts):
+    """Check that a model has visual tokens in a layer and in the next one.
+
+    Raises:
+        Refused: one sentence.
+    """
+    if facts.enter <= layer < facts.last:
+        return
+    where = f"layers {facts.enter} to {facts.last}" if facts.span > 1 else f"layer {facts.enter}"
+    choose = f": choose from {facts.enter} to {facts.last - 1}" if facts.span > 1 else ""
+    raise Refused(
+        f"{title} would cut after layer {layer}, but this model has visual tokens only in {where}"
+        f"{choose}."
+    )
+
+
+def stages_within(
+    layers: tuple[int, ...], values: tuple, facts: Facts, last: int
+) -> tuple[tuple[int, ...], tuple]:
+    """Stages of `facts.inside` as layers of the model; those after `last` save nothing and go."""
+    moved = [(facts.enter + layer, v) for layer, v in zip(layers, values, strict=True)]
+    kept = [(layer, value) for layer, value in moved if layer <= last]
+    return tuple(layer for layer, _ in kept), tuple(value for _, value in kept)

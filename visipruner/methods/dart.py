@@ -14,7 +14,7 @@ README's own example would give 16, so the number is a setting. Layers count fro
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -59,7 +59,7 @@ class DART(PruningMethod):
 
     @classmethod
     def reachable(cls, facts):
-        usual, full = cls(), min(cls().before_layer, facts.layers)
+        usual, full = cls(), facts.early(cls().before_layer)
         means = []
         for each in range(facts.num_visual + 1):
             kept = min(usual._kept(each), facts.num_visual)
@@ -68,6 +68,14 @@ class DART(PruningMethod):
             if kept == facts.num_visual:
                 break
         return means
+
+    @property
+    def cuts_after(self):
+        return (self.before_layer - 1,)
+
+    def within(self, facts):
+        first = facts.inside.early(type(self)().before_layer)
+        return replace(self, before_layer=facts.enter + first)
 
     def _kept(self, each: int) -> int:
         return self.visual_pivots + (self.visual_pivots + self.text_pivots) * each

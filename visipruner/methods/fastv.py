@@ -10,7 +10,7 @@ answer and saves nothing.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -56,13 +56,21 @@ class FastV(PruningMethod):
     @classmethod
     def for_budget(cls, tokens, facts):
         cls.check_budget(tokens, facts)
-        full = cls().before_layer
+        full = facts.early(cls().before_layer)
         left = tokens * facts.layers - full * facts.num_visual
-        return cls(round(left / (facts.layers - full)), full)
+        return cls(round(left / max(1, facts.layers - full)), full)
 
     @classmethod
     def least(cls, facts):
-        return cls().before_layer * facts.num_visual / facts.layers
+        return facts.early(cls().before_layer) * facts.num_visual / facts.layers
+
+    @property
+    def cuts_after(self):
+        return (self.before_layer - 1,)
+
+    def within(self, facts):
+        first = facts.inside.early(type(self)().before_layer)
+        return replace(self, before_layer=facts.enter + first)
 
     def select(self, view):
         if view.layer != self.before_layer - 1 or view.layer == view.num_layers - 1:

@@ -10,13 +10,19 @@ published code's first ratio, 1.0, applies before the first stage and is left ou
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from torch import Tensor
 
 from visipruner.levels import Facts, least_for
-from visipruner.methods.base import TOO_LATE, PruningMethod, check_stages, renumbering
+from visipruner.methods.base import (
+    TOO_LATE,
+    PruningMethod,
+    check_stages,
+    renumbering,
+    stages_within,
+)
 from visipruner.settings import INTS, NUMBERS, setting
 
 
@@ -60,6 +66,14 @@ class PyramidDrop(PruningMethod):
     @classmethod
     def least(cls, facts):
         return facts.scaled_all(cls().layers)[0] * facts.num_visual / facts.layers
+
+    @property
+    def cuts_after(self):
+        return tuple(layer - 1 for layer in self.layers)
+
+    def within(self, facts):
+        layers, ratios = stages_within(self.layers, self.ratios, facts, facts.last)
+        return replace(self, layers=layers, ratios=ratios)
 
     def check(self):
         check_stages(self.layers, "ratios", self.ratios)

@@ -40,6 +40,10 @@ class Random(PruningMethod):
     def for_budget(cls, tokens, facts):
         return cls(round(tokens))
 
+    @property
+    def cuts_after(self):
+        return (self.after_layer,)
+
     def encode(self, view):
         return self._draw(view) if self.after_layer == -1 else None
 

@@ -14,11 +14,12 @@ stay true, as by VTW's default (`pe_type` "keep").
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
 
+from visipruner.errors import Refused
 from visipruner.inputs import check_number
 from visipruner.levels import PUBLISHED_LAYERS, Facts, budget
 from visipruner.methods.base import TOO_LATE, PruningMethod, stayed
@@ -95,6 +96,26 @@ class Schedule(PruningMethod):
             last = facts.layers  # the budget exceeds the published schedule
         keep = round((whole - full * facts.num_visual) / max(1, last - full))
         return cls(keep, full - 1, last - 1 if last < facts.layers else None)
+
+    @property
+    def cuts_after(self):
+        return tuple(n for n in (self.keep_after, self.none_after) if n is not None)
+
+    def within(self, facts):
+        keep_after, none_after = (
+            n if n is None or n < 0 else facts.enter + n for n in (self.keep_after, self.none_after)
+        )
+        if none_after is not None and none_after >= facts.last:
+            none_after = None  # the model's own schedule ends there
+        return replace(self, keep_after=keep_after, none_after=none_after)
+
+    def check_span(self, facts):
+        super().check_span(facts)
+        if self.enter is not None:
+            raise Refused(
+                f"This model's visual tokens enter at layer {facts.enter}: it was trained so, and "
+                "`enter` cannot change it."
+            )
 
     def encode(self, view):
         if self.enter is not None:

@@ -12,7 +12,7 @@ Layers count from 0.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -20,7 +20,7 @@ from torch import Tensor
 
 from visipruner.errors import Refused
 from visipruner.levels import Facts, least_for
-from visipruner.methods.base import TOO_LATE, PruningMethod, check_stages
+from visipruner.methods.base import TOO_LATE, PruningMethod, check_stages, stages_within
 from visipruner.settings import INT, INTS, NUMBER, setting
 from visipruner.trace import Selection
 
@@ -67,7 +67,7 @@ class SparseVLM(PruningMethod):
 
     @classmethod
     def for_budget(cls, tokens, facts):
-        layers = facts.scaled_all(cls().layers)
+        layers = facts.scaled_after(cls().layers)
         if tokens >= facts.num_visual:
             return cls((), ())
         cls.check_budget(tokens, facts)
@@ -79,7 +79,7 @@ class SparseVLM(PruningMethod):
 
     @classmethod
     def least(cls, facts):
-        layers = facts.scaled_all(cls().layers)
+        layers = facts.scaled_after(cls().layers)
         return cls._mean(cls._row(len(cls.table) - 1, facts), layers, facts)
 
     @classmethod
@@ -100,6 +100,14 @@ class SparseVLM(PruningMethod):
             present = kept + merged_count(present - kept, cls().recycle)
         return (whole + (facts.layers - start) * present) / facts.layers
 
+    @property
+    def cuts_after(self):
+        return self.layers
+
+    def within(self, facts):
+        layers, keep = stages_within(self.layers, self.keep, facts, facts.last - 1)
+        return replace(self, layers=layers, keep=keep)
+
     def check(self):
         check_stages(self.layers, "keep", self.keep)
 
@@ -118,6 +126,11 @@ class SparseVLM(PruningMethod):
     def queries(self, view):
         if view.layer not in self.layers or view.layer == view.num_layers - 1:
             return None
+        if not len(view.memory.raters):
+            raise Refused(
+                "SparseVLM found no text token that rates the picture; in a stack it comes before "
+                "late entry."
+            )
         return torch.isin(view.tokens, view.memory.raters).nonzero().flatten()
 
     def select(self, view):

@@ -15,7 +15,7 @@ published code (EIT-NLP/VisiPruner, commit d778622) with these quirks:
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from visipruner.attention import Plan, Span, size
@@ -77,6 +77,7 @@ class VisiPruner(PruningMethod):
     paper: ClassVar[str] = "arXiv 2510.17205 (EMNLP 2025)"
     source: ClassVar[str] = "EIT-NLP/VisiPruner d778622"
     rule: ClassVar[str] = "influence on the last prompt token; three stages"
+    adapts: ClassVar[bool] = True
     stage_words: ClassVar[Mapping[str, str]] = {
         "shallow": "Shallow",
         "search": "Searching",
@@ -190,6 +191,22 @@ class VisiPruner(PruningMethod):
             tokens_threshold=config.get("tokens_threshold") if "middle" in mode else 0.2,
             blind_half=model_size == "13b",
         )
+
+    def within(self, facts):
+        """Late entry takes the place of the shallow stage: the test starts where tokens enter."""
+        first = self.first_tested
+        if not facts.enter <= first < facts.last:
+            first = facts.enter
+        shallow = max(0, first - (self.first_tested - self.shallow_layers))
+        stages = self.stages if not facts.enter else tuple(s for s in self.stages if s != "shallow")
+        return replace(self, stages=stages, shallow_layers=shallow)
+
+    def check_span(self, facts):
+        if facts.enter and "shallow" in self.stages:
+            raise Refused(
+                f"This model has no shallow stage to edit: its visual tokens enter at layer "
+                f"{facts.enter}."
+            )
 
     @property
     def official(self) -> bool:
@@ -356,14 +373,14 @@ class VisiPruner(PruningMethod):
                 f"threshold {self.tokens_threshold:g}, so vision left there."
             )
         plural = "" if kept == 1 else "s"
-        ending = self._ending(memory, kept)
+        ending = self._ending(trace, memory, kept)
         return f"Layer {filtered} filtered: {kept} visual token{plural} stayed.{ending}"
 
-    def _ending(self, memory, kept: int) -> str:
+    def _ending(self, trace, memory, kept: int) -> str:
         if memory.left_at is not None:
             return f" No visual token was left after layer {memory.left_at}."
-        if "deep" not in self.stages:
-            return ""
+        if "deep" not in self.stages or not trace.layers[-1].visual_tokens:
+            return ""  # another method of the stack made them leave, and says so
         if self.official and memory.kept == memory.entered:
             return " The published code lets them leave only if it dropped some before."
         they = "It" if kept == 1 else "They"

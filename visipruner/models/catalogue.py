@@ -13,12 +13,13 @@ import torch
 from transformers import PreTrainedModel
 
 from visipruner import decoding
-from visipruner.choice import read_presets
+from visipruner.choice import Side, methods_of, read_presets
 from visipruner.errors import Refused
 from visipruner.families import FAMILIES, Encoded, Family, Parts, family_of
 from visipruner.files import shown
 from visipruner.levels import Facts
 from visipruner.methods import PruningMethod
+from visipruner.methods.trained import Trained
 from visipruner.models import clip, hub, loading
 from visipruner.models.checkpoint import size_in_16_bit
 from visipruner.models.presets import check_made_for, find_presets
@@ -43,6 +44,18 @@ class VLM:
     warm: set[int] = field(default_factory=set)  # prompt lengths that have run once
     runs: int = 0  # finished comparisons: it decides which side goes first
     embedder: clip.Embedder | None = None  # CLIP, once a method needs it
+
+    @cached_property
+    def schedule(self) -> Trained | None:
+        """The layers that the model was trained to compute visual tokens in; None: in all."""
+        return Trained.of(self.presets or {})
+
+    def stack(self, side: Side) -> Side:
+        """What runs for a side: its methods, then the model's own schedule, if it has one.
+
+        The schedule comes last, so that methods before the language model choose among all tokens.
+        """
+        return side if self.schedule is None else (*methods_of(side), self.schedule)
 
     @property
     def device(self) -> torch.device:
@@ -85,7 +98,9 @@ class VLM:
         layers = self.model.config.get_text_config().num_hidden_layers
         count = num_visual or self.family.tokens(self.model.config)
         grids = self.family.grids(self.model.config, count)
-        return Facts(count, layers, self.presets, grids, self.family.renumbers)
+        own = self.schedule or Trained()
+        span = own.enter or 0, own.leave
+        return Facts(count, layers, self.presets, grids, self.family.renumbers, *span)
 
     def prepare(self, picture, question: str, mode: str | None = None, reword=str) -> Prompt:
         """`Family.prepare` for this model, with the system sentence that it was trained with."""
@@ -93,7 +108,8 @@ class VLM:
         made = self.family.prepare(
             self.model.config, self.processor, picture, question, mode, system, reword
         )
-        return replace(made, notes=made.notes + decoding.notes(self.model))
+        notes = made.notes + decoding.notes(self.model)
+        return replace(made, notes=notes + (self.schedule.notes if self.schedule else ()))
 
     @torch.inference_mode()
     def encode(self, prompt: Prompt, note_tower: bool = False) -> Encoded:
@@ -113,7 +129,8 @@ class VLM:
 
         It costs nothing, and does not ask whether CLIP was downloaded.
         """
-        return self.family.serves(kind) or self.spec.serves(kind)
+        own = self.schedule.serves(kind, self.facts()) if self.schedule else ""
+        return self.family.serves(kind) or self.spec.serves(kind) or own
 
     def load_clip(self):
         """Load CLIP for methods that need it. Never downloads.
@@ -163,7 +180,7 @@ def load_vlm(
     """
     spec = spec_of(model)
     path = spec.find()
-    if spec.path and spec is MODELS.get("tiny") and not ASSETS.is_dir():
+    if spec.path and spec.drawn and not ASSETS.is_dir():
         raise Refused(f"{spec.title} comes with a clone of the repository; pip installs no model.")
     if path is None:
         # Check before gigabytes are fetched in vain.
@@ -178,6 +195,8 @@ def load_vlm(
     loaded = loading.load_model(path, placement, attention)
     found = replace(spec, path=str(path))
     vlm = VLM(found, loaded, processor, placement.precision, levels)
+    if vlm.schedule:
+        vlm.schedule.check_layers(vlm.facts().layers)
     try_prompt(path, vlm)
     _ = vlm.devices  # cached now: other threads of a ZeroGPU Space see all of it on the CPU
     return vlm
@@ -219,6 +238,11 @@ def check_served(model: ModelSpec | VLM, kinds: Iterable[type[PruningMethod]]):
     for kind in kinds:
         if reason := model.serves(kind):
             raise Refused(reason)
+
+
+def drawn(name) -> bool:
+    """Was the model of this name in MODELS trained on the drawn world?"""
+    return isinstance(name, str) and name in MODELS and MODELS[name].drawn
 
 
 def spec_of(model: str | Path) -> ModelSpec:

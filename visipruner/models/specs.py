@@ -30,6 +30,8 @@ class ModelSpec:
     licence: str = ""  # of a hub checkpoint, by its public page
     has_clip: bool = False  # is its vision tower that of models/clip.py?
     cls_trained: bool = True  # did training reach the tower's class token where methods read it?
+    drawn: bool = False  # was it trained on the drawn world (visipruner/world)?
+    reads_by: int | None = None  # by this layer it has read most of a drawn scene, as measured
 
     def serves(self, kind: type[PruningMethod]) -> str:
         """Why no model of this checkpoint can be pruned by a method; empty: it may be.
@@ -73,7 +75,21 @@ class ModelSpec:
 # The hub's, ascending by size: sizes follow from shapes.py, names and licences were read in public
 # pages. No real file of them was tried here.
 _MODELS = (
-    ModelSpec("tiny", "tiny-llava (bundled)", str(ASSETS / "tiny-llava"), cls_trained=False),
+    ModelSpec(
+        "tiny",
+        "tiny-llava (bundled)",
+        str(ASSETS / "tiny-llava"),
+        cls_trained=False,
+        drawn=True,
+        reads_by=4,
+    ),
+    ModelSpec(
+        "tiny-aligned",
+        "tiny-aligned (bundled)",
+        str(ASSETS / "tiny-aligned"),
+        cls_trained=False,
+        drawn=True,
+    ),
     ModelSpec(
         "smolvlm-256m",
         "SmolVLM 256M",

@@ -14,7 +14,7 @@ from pathlib import Path
 from visipruner.render.numbers import duration, flops, times
 from visipruner.render.values import Masks, run_value
 from visipruner.render.viewer import script_of
-from visipruner.running.results import Answer
+from visipruner.running.results import Answer, Pair
 from visipruner.trace import PruningTrace
 
 _HERE = Path(__file__).parent
@@ -106,7 +106,7 @@ def row(side: Shown, baseline: Answer | None) -> dict:
         "same": None if baseline is None else answer.says_as(baseline),
         "tokens": answer.trace.mean_tokens,
         "flops": answer.counts.executed.prefill,
-        "fewer": baseline and baseline.counts.executed.prefill / answer.counts.executed.prefill,
+        "fewer": baseline and Pair(baseline, answer).flops_ratio,
         "first": answer.times.first_token,
     }
 

@@ -93,3 +93,12 @@ def line(answer: Answer, kind: str) -> str:
     """An answer's counters of one kind: "prefill 1.2 GFLOP, its test 0 FLOP, ..."."""
     rows = [row for row in ROWS if row.kind == kind and row.short]
     return ", ".join(f"{row.short} {row.read(answer)}" for row in rows)
+
+
+def cut_of(answer: Answer) -> float | None:
+    """The share of the prefill FLOPs of all tokens in all layers that a run saved.
+
+    None if the model has no schedule of its own: the unpruned run then tells the same.
+    """
+    whole = answer.counts.dense
+    return 1 - answer.counts.executed.prefill / whole if answer.trace.trained and whole else None

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from visipruner.methods import METHODS
+from visipruner.methods.trained import Trained
 from visipruner.render.palette import STAGE_TITLES
 from visipruner.trace import NOBODY, Cut, LayerRecord, PruningTrace
 
+_NAMED = METHODS | {Trained.name: Trained}
 _LIVE = {
     "shallow": "The question does not read single patches yet.",
     "search": "Every patch is tested: does it move the last word's attention output?",
@@ -62,7 +64,7 @@ def stage_runs(records: Sequence[LayerRecord], named) -> list[dict]:
 
 def title_of_cut(trace: PruningTrace, cut: Cut) -> str:
     """What the method that cut calls this cut: "Drawn by lot"; "" if it has no words for it."""
-    method = METHODS.get(trace.stories[cut.by].name) if cut.by < len(trace.stories) else None
+    method = _NAMED.get(trace.stories[cut.by].name) if cut.by < len(trace.stories) else None
     return method.stage_words.get(cut.stage, "") if method else ""
 
 
@@ -70,12 +72,18 @@ def _named(trace: PruningTrace, record: LayerRecord) -> tuple[str, str]:
     """A layer's stage and title, as named by the method that labelled or cut the layer."""
     if entering(trace, record.layer) is not None:
         return "waiting", STAGE_TITLES["waiting"]
-    words = [METHODS[s.name].stage_words if s.name in METHODS else {} for s in trace.stories]
-    cut, stage = trace.cut_before(record.layer), record.stage
+    words = [_NAMED[s.name].stage_words if s.name in _NAMED else {} for s in trace.stories]
+    cut, stage = _chosen_before(trace, record.layer) or trace.cut_before(record.layer), record.stage
     if stage == "reduced" and cut and cut.by < len(words) and cut.stage in words[cut.by]:
         return stage, words[cut.by][cut.stage]
     titles = [own[stage] for own in words if stage in own]
     return stage, (titles or [_title(stage)])[0]
+
+
+def _chosen_before(trace: PruningTrace, layer: int) -> Cut | None:
+    """The last cut before `layer` that the model's own schedule did not make."""
+    cuts = [cut for cut in trace.cuts if cut.after_layer < layer and not trace.is_own(cut)]
+    return cuts[-1] if cuts else None
 
 
 def _named_live(records: Sequence[LayerRecord], record: LayerRecord) -> tuple[str, str]:
@@ -114,9 +122,11 @@ def entering(trace: PruningTrace, layer: int) -> int | None:
 def most_telling_layer(trace: PruningTrace) -> int:
     """The layer to show first: right after patches were dropped, or where that came nearest."""
     last = len(trace.layers) - 1
+    chosen = [cut for cut in dropping(trace) if not trace.is_own(cut)]
     if trace.layers and (entered := entering(trace, 0)) is not None:
-        return min(last, entered)
-    for cut in dropping(trace)[:1]:
+        if not (trace.trained and chosen and chosen[0].after_layer >= entered):
+            return min(last, entered)
+    for cut in chosen[:1] or dropping(trace)[:1]:
         return max(0, min(last, cut.after_layer + bool(cut.kept)))
     nearest = trace.most_influential()
     return nearest[1] if nearest else 0
@@ -195,6 +205,10 @@ def _exit(trace: PruningTrace, record: LayerRecord, step: dict) -> str:
 
 
 def _text_only(trace: PruningTrace, record: LayerRecord, step: dict) -> str:
+    own = [cut for cut in trace.cuts if cut.after_layer < record.layer and trace.is_own(cut)]
+    if own and own[-1].stage == "exit":
+        left = f"The model was trained without them from layer {own[-1].after_layer + 1} on."
+        return f"{_LIVE['text only']} {left}"
     return _LIVE["text only"]
 
 
@@ -202,6 +216,7 @@ def _waiting(trace: PruningTrace, record: LayerRecord, step: dict) -> str:
     return (
         f"The visual tokens wait outside and enter before layer {entering(trace, record.layer)}: "
         "till then the model works with words only."
+        + (" It was trained so." if trace.trained else "")
     )
 
 

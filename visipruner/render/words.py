@@ -88,7 +88,8 @@ def describe_computing(pair) -> str:
     if f"{ratio:.2f}" == "1.00":
         return "as many FLOPs executed in the prefill"
     many, word = (ratio, "fewer") if ratio > 1 else (1 / ratio, "more")
-    return f"{many:.2f} times {word} FLOPs executed in the prefill"
+    than = " than by all tokens in all layers" if sides(pair)[0].trace.trained else ""
+    return f"{many:.2f} times {word} FLOPs executed in the prefill{than}"
 
 
 def describe_agreement(pair) -> str:

@@ -100,6 +100,7 @@ class Counts:
     attention_executed: float
     kv_bytes: int
     peak_bytes: int | None  # measured, above the bytes before the run; None on a CPU
+    dense: int = 0  # prefill FLOPs if every layer computed all tokens
 
 
 @dataclass(frozen=True)
@@ -167,9 +168,18 @@ class Pair:
         return parts
 
     @property
+    def whole(self) -> int:
+        """The prefill FLOPs that the other side's are compared with: the baseline's, as executed.
+
+        Of a model with a schedule of its own: those of all tokens in all layers.
+        """
+        counts = self.baseline.counts
+        return counts.dense if self.baseline.trace.trained else counts.executed.prefill
+
+    @property
     def flops_ratio(self) -> float:
-        """The baseline's executed prefill FLOPs of the language model over the other side's."""
-        return self.baseline.counts.executed.prefill / self.answer.counts.executed.prefill
+        """`whole` over the other side's executed prefill FLOPs of the language model."""
+        return self.whole / self.answer.counts.executed.prefill
 
     @property
     def first_token_ratio(self) -> float:

@@ -24,6 +24,7 @@ from visipruner.families import Encoded
 from visipruner.flops import (
     ModelShape,
     attention_share,
+    dense,
     executed,
     kv_bytes,
     layer_flops,
@@ -245,7 +246,7 @@ def _answer(vlm, prompt, method, options, features, vision_ms, side, emit) -> An
         fixed_seed(vlm, options.seed),
         prune(
             vlm.model,
-            method,
+            vlm.stack(method),
             prompt.layout,
             tower=features.tower if needs_tower(methods_of(method)) else None,  # adds its FLOPs
             clip=clip,
@@ -323,7 +324,7 @@ def _warm_up(vlm, prompt, features, emit=lambda event: None):
     """Run once per model and prompt length: the first run of a shape is slower than later ones."""
     if prompt.layout.length not in vlm.warm:
         on_layer = lambda record: emit(Event("warming", record=record))  # noqa: E731 - as in _probe
-        with prune(vlm.model, PruningMethod(), prompt.layout, on_layer=on_layer):
+        with prune(vlm.model, vlm.stack(PruningMethod()), prompt.layout, on_layer=on_layer):
             generate(vlm, prompt, features, Options(max_new_tokens=2))
         vlm.warm.add(prompt.layout.length)
 
@@ -332,7 +333,8 @@ def _warm_up(vlm, prompt, features, emit=lambda event: None):
 def _probe(vlm, prompt, features, emit) -> PruningTrace:
     """Influence in every layer of the unpruned model, in a separate untimed run."""
     on_layer = lambda record: emit(Event("probed", record=record))  # noqa: E731 - may raise Stopped
-    with prune(vlm.model, PruningMethod(), prompt.layout, probe=True, on_layer=on_layer) as trace:
+    full = vlm.stack(PruningMethod())
+    with prune(vlm.model, full, prompt.layout, probe=True, on_layer=on_layer) as trace:
         generate(vlm, prompt, features, Options(max_new_tokens=1))
     return trace
 
@@ -349,4 +351,5 @@ def _count(vlm, prompt, trace, peak) -> Counts:
         share_executed,
         kv_bytes(shape, trace, vlm.dtype.itemsize),
         peak,
+        dense(shape, trace),
     )

@@ -143,7 +143,7 @@ def _room(models):
         vlm = models.peek(name) if isinstance(name, str) else None
         if vlm is None:
             return gr.skip(), gr.skip()
-        most = vlm.facts().num_visual
+        most = round(vlm.facts().most)
         kept = tokens if isinstance(tokens, int | float) and tokens <= most else round(most / 4)
         return gr.update(maximum=most, value=kept), share_line(kept, most)
 

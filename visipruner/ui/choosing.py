@@ -11,6 +11,7 @@ from visipruner.errors import Refused
 from visipruner.inputs import check_choice, open_picture
 from visipruner.levels import PRESETS
 from visipruner.methods import METHODS
+from visipruner.models.catalogue import MODELS, drawn
 from visipruner.ui import about, examples, fields, share, text, views
 from visipruner.ui.page import PRIVATE, SMALL, UNQUEUED, plainly
 from visipruner.world import sources
@@ -194,7 +195,8 @@ def _one_word(c, asked: list):
     Args:
         asked: events that put a scene's question into the form, as the bundled model words it.
     """
-    pleas, own = [*SHORT, LLAVA_SHORT], {"tiny": SHORT[0], "": LLAVA_SHORT}
+    learnt = {name: SHORT[0] for name in MODELS if drawn(name)}
+    pleas, own = [*SHORT, LLAVA_SHORT], {**learnt, "": LLAVA_SHORT}
     words = f"{json.dumps(pleas)}, {json.dumps(own)}"
     given, both = [c.one_word, c.question, c.model], [c.question, c.one_word]
     ask = f"(on, question, model) => vp.oneWord(on, question, model, {words})"

@@ -56,6 +56,8 @@ class Contest:
         entries: every side, the unpruned baseline first.
         every: whether it runs every method: then one that refuses stops no other.
         spec: of the model; a saved file must not load the model again.
+        most: mean visual tokens per layer if nothing is pruned.
+        told: sentences about the model.
         comparison: of all sides that ran, as soon as the last one has finished.
     """
 
@@ -64,6 +66,8 @@ class Contest:
     entries: list[Entry]
     every: bool
     spec: ModelSpec
+    most: int
+    told: tuple[str, ...] = ()
     comparison: Comparison | None = field(default=None, repr=False)
 
     @property
@@ -106,13 +110,13 @@ class Contest:
         job, truth = self.job, self.job.truth
         words = text.ARENA_ASKED.format(
             tokens=f"{self.tokens:g}",
-            all=job.prompt.layout.num_visual,
+            all=self.most,
             model=job.models.titles[job.form.model],
         )
         unmeasured = any(entry.words.endswith(":balanced") for entry in self.entries)
         true = f"{text.TRUE_ANSWER}: {truth.answer}" if truth else ""
         question = f"“{job.prompt.question}”"
-        told = [text.ARENA_UNMEASURED] * unmeasured
+        told = [*self.told, *[text.ARENA_UNMEASURED] * unmeasured]
         told += handlers.untrained(self.spec, [entry.side for entry in self.running])
         said = {"question": question, "words": words, "truth": true, "note": " ".join(told)}
         return {**said, "tokens": self.tokens}
@@ -166,11 +170,12 @@ def prepare(models, form: Form, scene, names: Sequence[str], tokens, every: bool
     form = replace(form, methods=("none",), semantics="paper", fields={}, options=options)
     job = running.job_of(models, form, scene)
     visual = job.prompt.layout.num_visual
-    check_number(text.THE_BUDGET, tokens, 1, visual)
+    facts, own = job.vlm.facts(visual), job.vlm.schedule
+    check_number(text.THE_BUDGET, tokens, 1, round(facts.most))
     entries = [Entry("none", PruningMethod())]
     for words in named(names, tokens):
         try:
-            words = in_level(words, job.vlm.facts(visual))
+            words = in_level(words, facts)
             side = method_at(job.vlm, words, "balanced", "paper", visual)
             check_served(job.vlm, map(type, methods_of(side)))
             if needs_clip(methods_of(side)):
@@ -181,7 +186,9 @@ def prepare(models, form: Form, scene, names: Sequence[str], tokens, every: bool
             if not every:
                 raise Refused(sentence) from None
             entries.append(Entry(words, refused=sentence))
-    return Contest(_of_entries(job, entries), float(tokens), entries, every, job.vlm.spec)
+    told = own.notes if own else ()
+    job, spec = _of_entries(job, entries), job.vlm.spec
+    return Contest(job, float(tokens), entries, every, spec, round(facts.most), told)
 
 
 def in_level(words: str, facts: Facts) -> str:

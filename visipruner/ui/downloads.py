@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from PIL import Image
 
 from visipruner.choice import settings_of_side
+from visipruner.models.catalogue import MODELS, drawn
 from visipruner.recorded import runs
 from visipruner.render.overlay import draw_survivors
 from visipruner.render.words import describe_agreement
@@ -56,13 +57,13 @@ class Result:
     def stays(self) -> list[str]:
         """For each side but the baseline, what the surviving patches show; "" if unknown.
 
-        Only scenes of the bundled model's world tell.
+        Only scenes of the drawn world tell.
         """
         job, sides = self.job, range(1, len(self.comparison.answers))
         if job.scene is None:
             return [""] * len(sides)
-        bundled = job.form.model == "tiny"
-        return [scenes.what_stays(job.scene, self.comparison, bundled, side) for side in sides]
+        read = drawn(job.form.model) and MODELS[job.form.model].reads_by
+        return [scenes.what_stays(job.scene, self.comparison, read, side) for side in sides]
 
     @property
     def notes(self) -> list[str]:

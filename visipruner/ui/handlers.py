@@ -208,8 +208,8 @@ def check(
         clip.found()
     options = Options(**form.options)
     asked = form.picture, form.question, form.picture_mode
-    bundled = form.model == "tiny"
-    prompt = scenes.prepare(vlm, *asked, scene is not None) if bundled else vlm.prepare(*asked)
+    drawn = vlm.spec.drawn
+    prompt = scenes.prepare(vlm, *asked, scene is not None) if drawn else vlm.prepare(*asked)
     visual = prompt.layout.num_visual
     methods = sides_at(vlm, form.sides, form.level, form.semantics, visual, **form.fields)
     notes = [*prompt.notes, *untrained(vlm.spec, methods), *_uncalibrated(vlm, methods)]

@@ -72,22 +72,25 @@ def connect(models, chosen, looked, shown: LessonView):
     board.submit(_applying(shown.plan), None, [*form, looked.names], **SMALL)
 
 
-def job_of(models, plan: Plan, step: Step, question: str | None = None) -> Job:
+def job_of(models, plan: Plan, step: Step, question: str = "", model: str = "") -> Job:
     """A job of a step's picture and question.
 
+    Args:
+        question, model: other ones than the step's and the lesson's.
+
     Raises:
-        Refused: the lesson's model is not here, or the question or picture does not fit it.
+        Refused: the model is not here, or the question or picture does not fit it.
     """
     asked = question or step.question
     picture = None if step.scene is not None else step.image()
-    form = Form(picture, asked, plan.model, "none")
+    form = Form(picture, asked, model or plan.model, "none")
     return running.job_of(models, form, step.scene)
 
 
 def shown_of(models, plan: Plan, step: Step):
     """(job, growing `Shown`) of a step; closing the generator stops the model."""
     job = job_of(models, plan, step)
-    for shown in play(job, step, lambda question: job_of(models, plan, step, question)):
+    for shown in play(job, step, lambda *other: job_of(models, plan, step, *other)):
         yield job, shown
 
 
@@ -145,8 +148,8 @@ def _applying(plan: Plan):
         preset = next((name for name, value in PRESETS.items() if value == wish.level), None)
         names = list(wish.analyses) if wish.analyses else gr.skip()
         return [
-            picture, scene, scene, step.question, plan.model, wish.method, list(wish.others),
-            wish.level, preset, names,
+            picture, scene, scene, step.question, wish.model or plan.model, wish.method,
+            list(wish.others), wish.level, preset, names,
         ]  # fmt: skip
 
     return on_apply

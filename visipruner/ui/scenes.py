@@ -1,4 +1,4 @@
-"""Sentences about the bundled model's world: which patches show a thing, and its limits."""
+"""Sentences about the drawn world: which patches show a thing, and its limits."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import replace
 from visipruner.errors import short
 from visipruner.models.catalogue import VLM
 from visipruner.prompt import Prompt
+from visipruner.render.stages import dropping
 from visipruner.running.results import Comparison
 from visipruner.trace import NOBODY
 from visipruner.ui import text
@@ -16,22 +17,20 @@ from visipruner.world.outside import looks_unlike_training
 from visipruner.world.phrases import ASK, as_learnt, respelt, unknown_words
 from visipruner.world.questions import bare
 
-MOSTLY_READ = 4  # by this layer the bundled model has read most of what it needs (dynamics.py)
 
-
-def what_stays(source, comparison: Comparison, bundled: bool, side: int = -1) -> str:
+def what_stays(source, comparison: Comparison, reads_by: int | None = None, side: int = -1) -> str:
     """How many patches of the first pruned set show a thing, out of all that show one.
 
     "" if none or all of them stayed, if some were merged into others, or if the model's patches do
     not align with the scene.
 
     Args:
-        bundled: whether the bundled model answered; only its layers have been measured.
+        reads_by: by this layer the model has read most of a scene; None: that was not measured.
         side: index of the answer.
     """
     shown, answer = sources.scene(source), comparison.answers[side]
     trace = answer.trace
-    cut = next(iter(trace.drops), None)
+    cut = next(iter(dropping(trace)), None)
     layout = comparison.prompt.layout
     grid = layout.grids[0] if len(layout.grids) == 1 else (0, 1)  # several: no patch by patch map
     if cut is None or not cut.kept or grid[0] != grid[1] or shown.side % grid[0]:
@@ -51,7 +50,7 @@ def what_stays(source, comparison: Comparison, bundled: bool, side: int = -1) ->
         return note  # nothing was measured, so the page says nothing about what matters
     if word := _first_word(source, comparison.prompt.question, answer.text):
         note += " " + text.STAYS_SENTENCE.format(word=word)
-    elif bundled and cut.after_layer >= MOSTLY_READ:
+    elif reads_by is not None and cut.after_layer >= reads_by:
         note += " " + text.STAYS_LATE
     return note
 

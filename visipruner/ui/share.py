@@ -12,6 +12,7 @@ from visipruner.errors import Refused
 from visipruner.inputs import check_choice, clean_question
 from visipruner.levels import level_number
 from visipruner.methods.visipruner import SEMANTICS
+from visipruner.models.catalogue import drawn
 from visipruner.ui import text
 from visipruner.ui.controls import sides_of
 from visipruner.ui.handlers import Form
@@ -87,7 +88,7 @@ def python(form: Form, scene: int | dict | None, local: bool = False) -> str:
             "from visipruner.world.scenes import make_scene\n"
         )
     question = form.question
-    if form.model == "tiny":  # the page asked the run in the wording that the model learnt
+    if drawn(form.model):  # the page asked the run in the wording that the model learnt
         question = as_learnt(question or "")
     own = f", **{form.fields!r}" if form.fields else ""  # a name may hold a dot
     options = ", ".join(f"{name}={value!r}" for name, value in form.options.items())

@@ -10,7 +10,7 @@ from html import escape
 from visipruner.errors import Refused
 from visipruner.evaluation.jsonl import Line
 from visipruner.methods import PruningMethod
-from visipruner.running.results import CLOCKS, Comparison, Times
+from visipruner.running.results import CLOCKS, Comparison, Pair, Times
 from visipruner.ui import handlers, text, views
 from visipruner.ui.handlers import Form, Job
 from visipruner.ui.own import Own
@@ -222,7 +222,7 @@ def _sweep_row(name: str, answer, full, job: Job) -> str:
         return f'<tr><th scope="row">{name}</th><td colspan="4">{waits}</td></tr>'
     fewer, same = "–", ""
     if full is not None and answer is not full:
-        fewer = views.times(full.counts.executed.prefill / answer.counts.executed.prefill)
+        fewer = views.times(Pair(full, answer).flops_ratio)
         same = text.SWEEP_SAME if answer.says_as(full) else text.SWEEP_DIFFERENT
     if job.truth:
         same += " " + views.mark(job.truth, answer)

@@ -9,7 +9,7 @@ from html import escape
 
 from visipruner.choice import brief_title, names_of, settings_of_side, short_title
 from visipruner.levels import PRESETS, level_number
-from visipruner.render.counters import ROWS
+from visipruner.render.counters import ROWS, cut_of
 from visipruner.render.numbers import duration, flops, in_bytes, times, unbroken
 from visipruner.render.stages import dropping, entering
 from visipruner.render.words import describe_agreement
@@ -286,7 +286,7 @@ def mark(truth: Truth, answer) -> str:
 
 def _numbers(comparison: Comparison) -> str:
     pruned = comparison.answers[-1]
-    before, after = (a.counts.executed.prefill for a in comparison.answers)
+    before, after = comparison.last.whole, pruned.counts.executed.prefill
     why = text.FEWER_FLOPS_WHY.format(full=unbroken(flops(before)), pruned=unbroken(flops(after)))
     cells = [_number(*_flops(comparison.flops_ratio), why, text.EXECUTED)]
     cells.append(_number(*tokens(pruned.trace), text.EXECUTED))
@@ -437,9 +437,15 @@ def _ended(answer: Answer) -> list[str]:
         f"{escape(text.COUNTERS['first'])} {first}",
         _row("token", duration(clock.per_token), text.MEASURED, token),
         _row("total", duration(clock.total), text.MEASURED, how["total"]),
-        _row("flops", flops(counts.executed.prefill), text.EXECUTED),
+        _row("flops", flops(counts.executed.prefill) + _own_cut(answer), text.EXECUTED),
         _row("kv", in_bytes(counts.kv_bytes), text.EXECUTED),
     ]
+
+
+def _own_cut(answer: Answer) -> str:
+    """Of a model with a schedule of its own: how much less that is than all tokens everywhere."""
+    cut = cut_of(answer)
+    return "" if cut is None else f" ({text.CUT_OF_ALL.format(cut=f'{cut:.0%}')})"
 
 
 def table_head(*names: str) -> str:
