@@ -175,7 +175,7 @@ def test_the_whole_lesson_is_saved_to_print(visit, tmp_path):
     with page.expect_download(timeout=2 * PATIENCE) as caught:
         page.locator("#vp-lesson-print").click()
         status = page.locator("#vp-view-lesson .vp-status")
-        expect(status).to_contain_text(re.compile(r"Step \d of 7"), timeout=PATIENCE)
+        expect(status).to_contain_text(re.compile(r"Step \d of 8"), timeout=PATIENCE)
     caught.value.save_as(tmp_path / "lesson.html")
     assert all(step.title in (tmp_path / "lesson.html").read_text() for step in PLAN.steps)
     expect(status).to_have_text(text.LESSON_PRINTED)

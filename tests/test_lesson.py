@@ -182,9 +182,9 @@ def by_value(shown: Shown, row: int) -> list[str]:
     return [frame.rows[row].answer for frame in shown.frames]
 
 
-def test_the_whole_lesson_takes_twenty_minutes_and_seven_steps(plan):
-    assert len(plan.steps) == 7
-    assert sum(step.minutes for step in plan.steps) == 20
+def test_the_whole_lesson_takes_eight_steps_and_23_minutes(plan):
+    assert len(plan.steps) == 8
+    assert sum(step.minutes for step in plan.steps) == 23
     assert len(plan.quiz) == 3
     assert all(len(step.told) == 3 for step in plan.steps)
 
@@ -238,6 +238,13 @@ def test_step_7_formula_promises_more_than_what_ran(played):
     assert shown.table.head[1] == "one word"
     assert int(shown.table.head[2].split()[0]) > 40
     assert all(re.fullmatch(r"[0-9.]+×", cell) for row in shown.table.rows for cell in row[1:])
+
+
+def test_step_8_only_the_model_that_was_trained_so_reads_its_picture_in_three_layers(played):
+    _, shown = played[7]
+    full, late, aligned = shown.rows
+    assert full.right and not late.right and aligned.right
+    assert re.fullmatch(r"7\d% less computing than the full model", aligned.stayed)
 
 
 def test_the_notes_about_pruning_gently_are_true(models, plan):
