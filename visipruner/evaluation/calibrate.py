@@ -17,13 +17,12 @@ import json
 import statistics
 from collections.abc import Sequence
 
-from visipruner.choice import method_for
 from visipruner.evaluation.evaluate import UNPRUNED
 from visipruner.evaluation.interview import add_common, interview, open_model, share_cut
 from visipruner.files import write_whole
 from visipruner.levels import PRESETS, Facts
 from visipruner.methods import PruningMethod, VisiPruner
-from visipruner.methods.trained import IN_PRESETS
+from visipruner.methods.trained import IN_PRESETS, method_for
 from visipruner.models.catalogue import VLM, check_served
 from visipruner.world.phrases import SYSTEM
 
