@@ -454,8 +454,9 @@ def test_the_clocks_are_medians_of_rounds_and_each_row_is_its_own(models, plan):
     def times(first_token: float, total: float) -> Times:
         return Times(1.0, 2.0, first_token, 3.0, total)
 
+    plain = SimpleNamespace(trained=None)  # the model has no schedule of its own
     full, pruned = (
-        SimpleNamespace(text="a b", times=one, counts=SimpleNamespace(
+        SimpleNamespace(text="a b", times=one, trace=plain, counts=SimpleNamespace(
             paper_macs=macs, executed=SimpleNamespace(prefill=flops)))
         for one, macs, flops in ((times(8, 30), 90, 40), (times(4, 20), 10, 20))
     )  # fmt: skip

@@ -25,7 +25,7 @@ from visipruner.analyses.masked_answers import masked_answers
 from visipruner.analyses.masking import masked_words
 from visipruner.analyses.rerun import Rerun
 from visipruner.analyses.together import look
-from visipruner.choice import least_of, make, method_at, methods_of, parse, read_presets, sides_at
+from visipruner.choice import make, method_at, methods_of, parse, read_presets, sides_at
 from visipruner.errors import Refused
 from visipruner.evaluation import calibrate, interview, tradeoff
 from visipruner.evaluation.evaluate import UNPRUNED, summary
@@ -33,7 +33,7 @@ from visipruner.evaluation.interview import FORMS
 from visipruner.flops import ModelShape, dense, executed
 from visipruner.levels import Facts
 from visipruner.methods import METHODS, VisiPruner
-from visipruner.methods.trained import Trained
+from visipruner.methods.trained import Trained, least_of
 from visipruner.models import catalogue
 from visipruner.models.catalogue import MODELS, check_served, load_vlm
 from visipruner.render import arena, stages

@@ -10,7 +10,6 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from types import MappingProxyType
 
 from visipruner.errors import Refused
 from visipruner.files import named
@@ -18,7 +17,7 @@ from visipruner.inputs import check_choice, check_number
 from visipruner.levels import Facts, level_number
 from visipruner.methods import METHODS, PruningMethod
 from visipruner.methods.base import BEFORE
-from visipruner.methods.trained import IN_PRESETS, Trained
+from visipruner.methods.trained import IN_PRESETS, Trained, method_for
 from visipruner.methods.visipruner import SEMANTICS, check_presets
 
 MOST_CONTESTANTS = 4  # more sides are hard to compare at a glance
@@ -140,40 +139,6 @@ def _one(kind: type[PruningMethod], wish: Wish, facts: Facts, given: dict) -> Pr
         return method
     values = {name: getattr(method, name) for name in known}
     return kind(**{**values, **given})
-
-
-def method_for(
-    kind: type[PruningMethod],
-    level: float | None,
-    tokens: float | None,
-    facts: Facts,
-    given: Mapping = MappingProxyType({}),
-) -> PruningMethod:
-    """The method at a level or, if that is None, at a budget.
-
-    On a model with a schedule of its own, published layers are scaled to the layers that compute
-    visual tokens. A level means the same share there; a budget is a mean over all layers.
-    """
-    if facts.scheduled and kind.adapts:
-        wished = facts  # its budgets were measured on the whole model
-    else:
-        wished, tokens = facts.inside, tokens and tokens * facts.layers / facts.span
-    if tokens is None:
-        method = kind.at_level(level, wished, given)
-    else:
-        method = kind.for_budget(tokens, wished)
-    return method.within(facts) if facts.scheduled else method
-
-
-def least_of(kind: type[PruningMethod], facts: Facts) -> float:
-    """The smallest budget of a method, as a mean over all layers of the model."""
-    return facts.inside.over_all(kind.least(facts.inside))
-
-
-def reachable_of(kind: type[PruningMethod], facts: Facts) -> Sequence[float] | None:
-    """The only budgets of a method, if they are few, as means over all layers of the model."""
-    few = kind.reachable(facts.inside)
-    return few and [facts.inside.over_all(tokens) for tokens in few]
 
 
 def _by_method(names: tuple[str, ...], given: Mapping) -> list[dict]:

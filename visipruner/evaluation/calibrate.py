@@ -25,7 +25,6 @@ import argparse
 import json
 import statistics
 
-from visipruner.choice import method_for
 from visipruner.evaluation import calibrate_own
 from visipruner.evaluation.candidates import (
     FIRST_TESTED,
@@ -41,7 +40,7 @@ from visipruner.evaluation.interview import add_common, interview, open_model, s
 from visipruner.files import write_whole
 from visipruner.levels import PRESETS, Facts
 from visipruner.methods import PruningMethod, VisiPruner
-from visipruner.methods.trained import IN_PRESETS
+from visipruner.methods.trained import IN_PRESETS, method_for
 from visipruner.models.catalogue import VLM, check_served
 from visipruner.world.phrases import SYSTEM
 

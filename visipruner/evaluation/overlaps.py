@@ -5,11 +5,12 @@ from __future__ import annotations
 import itertools
 import statistics
 
-from visipruner.choice import Side, least_of, make, parse
+from visipruner.choice import Side, make, parse
 from visipruner.evaluation.agreement import chance, overlap
 from visipruner.evaluation.interview import ask, questions
 from visipruner.evaluation.items import kinds_in
 from visipruner.methods import METHODS
+from visipruner.methods.trained import least_of
 from visipruner.models.catalogue import VLM
 from visipruner.tower import needs_tower
 from visipruner.world.drawing import render

@@ -21,13 +21,11 @@ from pathlib import Path
 
 from visipruner.choice import (
     Side,
-    least_of,
     make,
     method_at,
     methods_of,
     name_of,
     parse,
-    reachable_of,
     settings_of_side,
 )
 from visipruner.evaluation.evaluate import FULL, UNPRUNED
@@ -39,6 +37,7 @@ from visipruner.evaluation.tradeoff_tables import TABLES, tables
 from visipruner.files import write_whole
 from visipruner.levels import PRESETS, Facts
 from visipruner.methods import METHODS, PruningMethod
+from visipruner.methods.trained import least_of, reachable_of
 from visipruner.models.catalogue import MODELS, VLM, ModelSpec
 from visipruner.running.clocks import machine
 from visipruner.training.config import FOLDER

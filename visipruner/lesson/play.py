@@ -14,7 +14,7 @@ from visipruner.lesson.bill import Bill, bills
 from visipruner.lesson.plan import Contestant, Step
 from visipruner.methods import METHODS
 from visipruner.render.stages import dropping
-from visipruner.running.results import Answer, Options, Times
+from visipruner.running.results import Answer, Options, Pair, Times
 
 FULL = "full model"
 MOST_PICTURES = 2  # side by side; more are too small for a lecture hall
@@ -310,7 +310,7 @@ def _table(columns) -> Table:
         heads.append("one word" if words == 1 else f"{words} words")
         ratios = (
             full.counts.paper_macs / max(1, pruned.counts.paper_macs),
-            found.flops_ratio,
+            Pair(full, pruned).flops_ratio,
             full.times.first_token / pruned.times.first_token,
             full.times.total / pruned.times.total,
         )

@@ -7,8 +7,9 @@ language model choose among all tokens, and what they keep enters late. In the l
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from types import MappingProxyType
 from typing import ClassVar
 
 from visipruner.errors import Refused
@@ -113,3 +114,40 @@ class Trained(PruningMethod):
 
     def explain(self, trace, memory):
         return (self.sentence if trace.num_visual else ""), {}
+
+
+# -- levels and budgets on such a model
+
+
+def method_for(
+    kind: type[PruningMethod],
+    level: float | None,
+    tokens: float | None,
+    facts: Facts,
+    given: Mapping = MappingProxyType({}),
+) -> PruningMethod:
+    """The method at a level or, if that is None, at a budget.
+
+    On a model with a schedule of its own, published layers are scaled to the layers that compute
+    visual tokens. A level means the same share there; a budget is a mean over all layers.
+    """
+    if facts.scheduled and kind.adapts:
+        wished = facts  # its budgets were measured on the whole model
+    else:
+        wished, tokens = facts.inside, tokens and tokens * facts.layers / facts.span
+    if tokens is None:
+        method = kind.at_level(level, wished, given)
+    else:
+        method = kind.for_budget(tokens, wished)
+    return method.within(facts) if facts.scheduled else method
+
+
+def least_of(kind: type[PruningMethod], facts: Facts) -> float:
+    """The smallest budget of a method, as a mean over all layers of the model."""
+    return facts.inside.over_all(kind.least(facts.inside))
+
+
+def reachable_of(kind: type[PruningMethod], facts: Facts) -> Sequence[float] | None:
+    """The only budgets of a method, if they are few, as means over all layers of the model."""
+    few = kind.reachable(facts.inside)
+    return few and [facts.inside.over_all(tokens) for tokens in few]
