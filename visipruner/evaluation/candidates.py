@@ -27,6 +27,7 @@ SHARES = (0.01, 0.03, 0.15)
 EXIT = 0.999
 FINALISTS = 4  # per preset
 FINALISTS_PER_LAYER = 2  # by loss
+ALIKE = 0.02  # by loss: a difference in FLOPs cut that is worth no answer
 
 
 def candidates(semantics: str, tested: Sequence[int] = FIRST_TESTED) -> list[VisiPruner]:
@@ -74,7 +75,8 @@ def choose_by_loss(
 ) -> dict[str, tuple[VisiPruner, dict]]:
     """For each preset the candidate that cuts most and loses no more than the preset may.
 
-    If none does, the one that loses least.
+    Of those that cut about as much, the one that loses least, and of equals the mildest, since few
+    questions do not show what it spares. If none loses so little, the one that loses least of all.
 
     Args:
         full: what the unpruned model reaches.
@@ -83,9 +85,15 @@ def choose_by_loss(
     for name, loss in LOSSES.items():
         # A hair's breadth, because 1 - 0.95 is not 0.05.
         enough = [pair for pair in tried if pair[1]["right"] >= full - loss - 1e-9]
-        best = max(tried, key=lambda pair: (pair[1]["right"], pair[1]["flops_cut"]))
-        chosen[name] = max(enough or [best], key=lambda pair: pair[1]["flops_cut"])
+        most = max((pair[1]["flops_cut"] for pair in enough), default=0)
+        alike = [pair for pair in enough if pair[1]["flops_cut"] >= most - ALIKE]
+        mildest = sorted(alike or tried, key=lambda pair: pair[1]["flops_cut"])
+        chosen[name] = max(mildest, key=lambda pair: pair[1]["right"])  # of equals, the first
     return chosen
+
+
+def _merit(pair: tuple[VisiPruner, dict]) -> tuple[float, float]:
+    return pair[1]["right"], pair[1]["flops_cut"]
 
 
 def best_of_each_layer(tried: list[tuple[VisiPruner, dict]]) -> list[VisiPruner]:
@@ -96,7 +104,7 @@ def best_of_each_layer(tried: list[tuple[VisiPruner, dict]]) -> list[VisiPruner]
     found = []
     for layer in dict.fromkeys(method.first_tested for method, _ in tried):
         mine = [pair for pair in tried if pair[0].first_tested == layer]
-        mine.sort(key=lambda pair: (pair[1]["right"], pair[1]["flops_cut"]), reverse=True)
+        mine.sort(key=_merit, reverse=True)
         found += [method for method, _ in mine[:FINALISTS_PER_LAYER]]
     return found
 
