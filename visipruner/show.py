@@ -1,5 +1,7 @@
 """Open a saved run again, without the model: what `ask --json` or the page's “Data (JSON)” wrote.
 
+The results of `evaluate --jsonl` (results.json) open as well.
+
     python -m visipruner show FILE
     python -m visipruner show FILE --html REPORT --png PICTURE
 
@@ -14,6 +16,7 @@ from pathlib import Path
 from visipruner.ask import describe, stay_quiet_and_offline
 from visipruner.errors import Refused
 from visipruner.files import check_place, print_whole, same_file, write_whole
+from visipruner.recorded.evaluations import Evaluation
 
 
 def add_options(show: argparse.ArgumentParser):
@@ -31,11 +34,25 @@ def run(args):
     stay_quiet_and_offline()
     _check_places(args)
     saved = opened(Path(args.file))
+    if isinstance(saved, Evaluation):
+        return _show_evaluation(saved, args)
     if args.html:  # first, because printing may fail
         write_whole(Path(args.html), downloads.html_of(saved).encode())
     if args.png:
         write_whole(Path(args.png), downloads.png_of(saved))
     print_whole(words(saved))
+
+
+def _show_evaluation(saved: Evaluation, args):
+    from visipruner.evaluation import own_page, own_tables
+
+    if args.png:
+        raise Refused("The results of an evaluation hold no picture: leave out --png.")
+    results = own_tables.opened(saved)
+    if args.html:
+        page = own_page.page(results, None, {"opened from": Path(args.file).name})
+        write_whole(Path(args.html), page.encode())
+    print_whole(f"{saved.label}\n\n{own_tables.markdown(results)}")
 
 
 def words(saved) -> str:

@@ -57,10 +57,11 @@ class Gallery:
             self.shown.setdefault(room[0], []).append(Changed(line, answers))
 
 
-def page(results: Results, gallery: Gallery, settings: dict) -> str:
+def page(results: Results, gallery: Gallery | None, settings: dict) -> str:
     """The whole file.
 
     Args:
+        gallery: None: the results were opened from a file, which holds no pictures.
         settings: printed as JSON with the versions.
     """
     title = f"Visual-token pruning on {results.file}"
@@ -68,12 +69,19 @@ def page(results: Results, gallery: Gallery, settings: dict) -> str:
         _STYLE,
         f"<h1>{escape(title)}</h1><p>{escape(RULE)}</p>",
         _table(results, EVERY, "All questions"),
-        *_gallery(gallery, results.columns),
+        *(_gallery(gallery, results.columns) if gallery else ()),
         *(_table(results, tag, tag) for tag in results.tags),
         _left_out(results),
         settings_part(settings, results.made),
     ]
     return document(title, body)
+
+
+def tables(results: Results) -> str:
+    """All questions, then each tag; for a part of a page."""
+    return "".join(
+        [_table(results, EVERY, "All questions"), *(_table(results, t, t) for t in results.tags)]
+    )
 
 
 def _table(results: Results, tag: str | None, title: str) -> str:

@@ -11,6 +11,7 @@ from html import escape
 
 from visipruner.evaluation.jsonl import Bad
 from visipruner.evaluation.tallies import EVERY
+from visipruner.recorded.evaluations import Evaluation
 
 DIGITS = 6  # of a share in a file
 RULE = (
@@ -48,6 +49,11 @@ class Results:
         return [
             tag for tag in dict.fromkeys(line["tag"] for line in self.lines) if tag is not EVERY
         ]
+
+
+def opened(found: Evaluation) -> Results:
+    """The results of an evaluation that was opened from a file."""
+    return Results(found.file, found.made, found.methods, found.lines, (), found.skipped)
 
 
 def csv_text(results: Results) -> str:

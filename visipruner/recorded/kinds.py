@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from visipruner.errors import Refused
+from visipruner.recorded.evaluations import read_evaluation
 from visipruner.recorded.files import read, read_file
 from visipruner.recorded.runs import Run, read_run
 
 NOT_WHOLE = "This arena was stopped before its comparison was complete, so there is none to open."
 NO_RUN = (
-    "This file is {what}, which does not open here: a saved run is of one question, or an arena."
+    "This file is {what}, which does not open here: a run of one question, an arena and the "
+    "results of an evaluation do."
 )
 UNKNOWN = "This file is JSON, but not a saved run: it has no question with answers."
 
@@ -43,6 +45,7 @@ def _arena(data: dict) -> Run:
 KINDS = (
     Kind("an arena", lambda data: "arena" in data and "answers" in data, _arena),
     Kind("a run", lambda data: "answers" in data and "question" in data, read_run),
+    Kind("an evaluation", lambda data: "evaluation" in data and "table" in data, read_evaluation),
     Kind("a result of “Look inside”", lambda data: "analysis" in data or "analyses" in data),
     Kind("a measured curve", lambda data: "measured_here" in data),
 )

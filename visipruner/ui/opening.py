@@ -9,6 +9,8 @@ import gradio as gr
 
 from visipruner.choice import MOST_CONTESTANTS
 from visipruner.errors import Refused, short
+from visipruner.evaluation import own_page, own_tables
+from visipruner.recorded.evaluations import Evaluation
 from visipruner.recorded.kinds import opened
 from visipruner.recorded.runs import Run
 from visipruner.render.values import viewer_value
@@ -71,6 +73,8 @@ def _reading(results):
         """
         try:
             run = opened(Path(path))
+            if isinstance(run, Evaluation):
+                return tables_of(run, short(Path(path).name)), gr.skip()
             check_fits(run)
         except Refused as error:
             return views.says(str(error)), gr.skip()
@@ -78,6 +82,12 @@ def _reading(results):
         return views.says(words.OPENED.format(name=name, when=run.when)), results.kept.put(run)
 
     return on_read
+
+
+def tables_of(found: Evaluation, name: str) -> str:
+    """An evaluation's tables, under the button; what runs goes on."""
+    said = views.says(words.EVALUATION.format(name=name, label=found.label))
+    return f'{said}<div class="vp-evaluation">{own_page.tables(own_tables.opened(found))}</div>'
 
 
 def check_fits(run: Run):

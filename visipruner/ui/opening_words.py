@@ -4,7 +4,7 @@ TITLE = "Open a saved run"
 INFO = (
     "A run saved with “Data (JSON)”, here or on another machine, or with `ask --json`, opens as it "
     "was: answers, counters, patches, charts and report. Its model is not needed, and nothing is "
-    "computed."
+    "computed. The results of an evaluation (`results.json`) open as tables."
 )
 CHOOSE = "Choose a file (JSON)"
 OPENED = "“{name}” is open above: recorded{when}, not run here."
@@ -28,3 +28,4 @@ for answer in run.comparison.answers:
     print(answer.text, answer.counts.executed.prefill, answer.trace.why)
 """
 SHOW_AGAIN = "python -m visipruner show visipruner.json --html report.html --png overlays.png"
+EVALUATION = "“{name}” holds the results of an evaluation, not run here. {label}"
