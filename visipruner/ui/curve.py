@@ -215,8 +215,8 @@ def connect(models: Models, chosen, shown: Shown | None):
     gr.on(changed, on_draw, **drawn, trigger_mode="always_last", **SMALL)
     _trying(models, chosen, shown)
     lit = f'vp.lesson("{shown.table.elem_id}", "{run_state.SHOWN}", values)'
-    begins = f"(...values) => vp.rested({lit})"
     ends = f'() => vp.lesson("{shown.table.elem_id}", "{run_state.UNFINISHED}")'
+    begins = f"(...values) => vp.rested({lit}, {ends})"
     measuring = shown.again.click(
         _measuring(models, shown),
         [shown.picks, shown.count, *shown.drawn],

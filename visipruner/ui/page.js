@@ -87,11 +87,13 @@ window.vp = {
 
   // When a run may begin. Stop closes the page's stream of news; when the server notices, it
   // cancels all that this page runs, a new run too. So a run waits for a second after any Stop.
-  // A Stop in that second means this run, which then never begins.
-  async rested(values) {
+  // A Stop in that second means this run, which then never begins: `left` says so on the page.
+  async rested(values, left = () => {}) {
     const [before, rest] = [stoppedAt, stoppedAt + REST - performance.now()];
     if (rest > 0) await new Promise((go) => setTimeout(go, rest));
-    return before === stoppedAt ? values : new Promise(() => {});
+    if (before === stoppedAt) return values;
+    left();
+    return new Promise(() => {});
   },
 
   // The same for another view, in its own column (beside.py).

@@ -80,8 +80,8 @@ def _teaching(models, chosen, results, tools) -> list:
     for button, answer, inputs, outputs in tasks:
         box = outputs[0]
         lit = f'vp.lesson("{box.elem_id}", "{run_state.SHOWN}", values)'
-        begins = f"(...values) => vp.rested({lit})"
         ends = f'() => vp.lesson("{box.elem_id}", "{run_state.UNFINISHED}")'
+        begins = f"(...values) => vp.rested({lit}, {ends})"
         event = button.click(
             answer, inputs, outputs, js=begins, show_progress_on=[box], **MODEL_TURN
         )
