@@ -619,7 +619,9 @@ def test_on_a_phone_charts_and_counters_are_folded(visit):
     page.get_by_role("button", name=re.compile(text.ADVANCED)).click()  # folded again
     run(page)
     wait_until_still(page)
-    assert page.evaluate("document.documentElement.scrollHeight") < 3100  # three and a half screens, with all accordions closed
+    assert (
+        page.evaluate("document.documentElement.scrollHeight") < 3100
+    )  # three and a half screens, with all accordions closed
     fold, chart = page.locator("#vp-fold"), page.locator(".js-plotly-plot").first
     expect(page.locator(".vp-counters")).to_be_hidden()
     expect(chart).to_be_hidden()
