@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 import runpy
 import shutil
 import string
@@ -243,9 +244,11 @@ def test_the_page_downloads_clip_when_its_method_runs(asked):
     assert server.is_missing("llava-1.5-7b", [CDPruner])
     assert list(server.fetch("llava-1.5-7b", "auto", [PruningMethod])) == [] == asked
     said = list(server.fetch("llava-1.5-7b", "auto", [PruningMethod, CDPruner]))
-    assert said == [
+    [line] = said
+    first = (
         "Downloading CLIP ViT-L/14-336: 1.0 GB of 1.7 GB. Stop pauses; what has arrived is kept."
-    ]
+    )
+    assert re.fullmatch(re.escape(first) + r" \d+ s", line)
     assert asked == [(clip.REPO, clip.SIZE, clip.PATTERNS)]
     assert not server.is_missing("llava-1.5-7b", [CDPruner])
     assert list(server.fetch("llava-1.5-7b", "auto", [CDPruner])) == [] and len(asked) == 1
@@ -385,6 +388,6 @@ def test_the_command_fetches_clip_and_answers(asked, picture, tmp_path, capsys):
     command = ["ask", str(path), QUESTION, "--model", "llava-1.5-7b", "--device", "cpu"]
     assert main([*command, "--method", "cdpruner@5", "--max-new-tokens", "2"]) == 0
     said = capsys.readouterr()
-    assert "downloading: 1.0 of 1.7 GB" in said.err and len(asked) == 1
+    assert len(asked) == 1  # a download that ends at once has no line of its own
     assert "5 visual tokens stayed, picked before the first layer to be diverse" in said.out
     assert memory.gigabytes(clip.SIZE) == "1.7 GB"
