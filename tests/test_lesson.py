@@ -341,7 +341,7 @@ def test_the_paper_holds_sheets_results_and_the_teachers_pages(plan, played):
         assert step.title in sheets
         assert step.told[0].replace("'", "&#x27;") in results
         assert step.predict.choices[step.predict.right].replace("'", "&#x27;") in teacher
-    assert results.count("<figure>") == 1 + 24 + 22 + 11 + 1 + 1
+    assert results.count("<figure>") == 1 + 24 + 22 + 11 + 1
     assert not re.search(r"https?://", page)
     assert "<script" not in page
     assert len(page) < 3_000_000

@@ -58,7 +58,7 @@ def test_a_search_goes_through_the_file_and_on_from_where_it_was(models, form, f
     assert state.found, "pruning everything changes a random model's answer"
     assert state.line.picture == file.parent / "1.png"
     assert f"{text.TRUE_ANSWER}: &lt;i&gt;red" in html
-    assert text.OWN_LINE.format(number=2) in html
+    assert text.FOUND_LINE.format(number=2) in html
 
 
 def test_a_search_without_a_difference_ends_and_says_so(models, form, file):

@@ -158,3 +158,19 @@ def test_no_file_but_its_own_names_a_method():
         if isinstance(node, ast.Constant) and node.value in others
     ]
     assert not wrong
+
+
+def test_no_file_gives_a_name_twice():
+    """The second constant of a name would replace the first one's words without a sign."""
+    wrong = []
+    for module, path in MODULES.items():
+        targets = [
+            name.id
+            for node in ast.parse(path.read_text()).body
+            if isinstance(node, ast.Assign)
+            for target in node.targets
+            for name in ast.walk(target)
+            if isinstance(name, ast.Name) and name.id.isupper()
+        ]
+        wrong += [f"{module} {name}" for name in set(targets) if targets.count(name) > 1]
+    assert not wrong

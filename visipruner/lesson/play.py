@@ -233,7 +233,7 @@ def _take(job, step: Step, shown: Shown, places, answers: dict[int, Answer]):
         for name in named:
             if number in answers:
                 rows.append(_row(job, name, answers[number], full))
-                pictures += _survivors(name, answers[number].trace)
+                pictures += _survivors(name, answers[number].trace, bool(step.show.slider))
             number += 1
         frames.append(Frame("" if value is None else str(value), tuple(rows), tuple(pictures)))
     frames = [replace(frame, pictures=frame.pictures[:MOST_PICTURES]) for frame in frames]
@@ -268,9 +268,14 @@ def _stayed(trace) -> str:
     return f"of {trace.num_visual} patches go on: {', '.join(told[:3])}{more}" if told else ""
 
 
-def _survivors(name: str, trace) -> list[Survivors]:
-    """The first cut; nothing if all patches stay."""
-    return [Survivors(name, tuple(cut.kept)) for cut in dropping(trace)[:1]]
+def _survivors(name: str, trace, even_none: bool) -> list[Survivors]:
+    """The first cut; nothing if all patches stay.
+
+    Args:
+        even_none: also a picture that is all dark, which says something beside others on a slider.
+    """
+    cuts = dropping(trace)[:1]
+    return [Survivors(name, tuple(cut.kept)) for cut in cuts if cut.kept or even_none]
 
 
 # -- the three numbers

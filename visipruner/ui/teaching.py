@@ -124,7 +124,7 @@ def _quick(job: Job) -> Iterator[Comparison | None]:
 
 def search_html(state: Search) -> str:
     answers = [escape(answer) for answer in state.answers]
-    place = (text.OWN_LINE if state.line else text.SCENE).format(number=state.seed)
+    place = (text.FOUND_LINE if state.line else text.FOUND_SCENE).format(number=state.seed)
     if state.found:
         line = text.FOUND.format(place=place, tried=state.tried)
         said = "".join(
