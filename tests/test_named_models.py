@@ -120,7 +120,7 @@ def test_a_space_offers_downloads_only_if_its_owner_names_them(monkeypatch):
     monkeypatch.delenv("VISIPRUNER_MODELS", raising=False)
     here = {"llava-hf/llava-1.5-7b-hf": "/somewhere"}
     monkeypatch.setattr(specs.hub, "find", here.get)
-    assert list(menu()) == ["tiny", "llava-1.5-7b"]
+    assert list(menu()) == ["tiny", "tiny-aligned", "llava-1.5-7b"]
     monkeypatch.setenv("VISIPRUNER_MODELS", "smolvlm-256m")
     assert list(menu()) == ["smolvlm-256m"]
 

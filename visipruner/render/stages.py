@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from visipruner.methods import METHODS
 from visipruner.methods.trained import Trained
 from visipruner.render.palette import STAGE_TITLES
 from visipruner.trace import NOBODY, Cut, LayerRecord, PruningTrace
 
-_NAMED = METHODS | {Trained.name: Trained}
 _LIVE = {
     "shallow": "The question does not read single patches yet.",
     "search": "Every patch is tested: does it move the last word's attention output?",
@@ -64,15 +63,21 @@ def stage_runs(records: Sequence[LayerRecord], named) -> list[dict]:
 
 def title_of_cut(trace: PruningTrace, cut: Cut) -> str:
     """What the method that cut calls this cut: "Drawn by lot"; "" if it has no words for it."""
-    method = _NAMED.get(trace.stories[cut.by].name) if cut.by < len(trace.stories) else None
-    return method.stage_words.get(cut.stage, "") if method else ""
+    words = _words_of(trace.stories[cut.by].name) if cut.by < len(trace.stories) else {}
+    return words.get(cut.stage, "")
+
+
+def _words_of(name: str) -> Mapping[str, str]:
+    """What a method of this name, or a model's own schedule, calls its stages."""
+    method = Trained if name == Trained.name else METHODS.get(name)
+    return method.stage_words if method else {}
 
 
 def _named(trace: PruningTrace, record: LayerRecord) -> tuple[str, str]:
     """A layer's stage and title, as named by the method that labelled or cut the layer."""
     if entering(trace, record.layer) is not None:
         return "waiting", STAGE_TITLES["waiting"]
-    words = [_NAMED[s.name].stage_words if s.name in _NAMED else {} for s in trace.stories]
+    words = [_words_of(story.name) for story in trace.stories]
     cut, stage = _chosen_before(trace, record.layer) or trace.cut_before(record.layer), record.stage
     if stage == "reduced" and cut and cut.by < len(words) and cut.stage in words[cut.by]:
         return stage, words[cut.by][cut.stage]
