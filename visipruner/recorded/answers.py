@@ -41,7 +41,7 @@ def read_probe(node: Node | None, first: PruningTrace) -> PruningTrace | None:
 def _answer(node: Node) -> Answer:
     trace = read_trace(node.get("trace"))
     tokens = node.get("tokens").wholes(0, 10**9, MOST_STEPS)
-    times, counts = _times(node.get("times")), _counts(node.get("counts"), len(trace.layers))
+    times, counts = _times(node.get("times")), _counts(node.get("counts"), trace)
     return Answer(node.get("text").words(), tokens, times, counts, trace)
 
 
@@ -61,8 +61,9 @@ def _times(node: Node) -> Times:
     )
 
 
-def _counts(node: Node, layers: int) -> Counts:
+def _counts(node: Node, trace: PruningTrace) -> Counts:
     executed, per_layer = node.get("executed"), node.get("executed_per_layer")
+    layers = len(trace.layers)
     peak = node.find("peak_bytes")
     found = Counts(
         ExecutedFlops(
@@ -77,9 +78,18 @@ def _counts(node: Node, layers: int) -> Counts:
         node.get("attention_executed").number(0, 1e6),
         node.get("kv_bytes").whole(),
         None if peak is None else peak.whole(),
+        _dense(node, trace),
     )
     same_length(found.executed_per_layer, range(layers), per_layer)
     return found
+
+
+def _dense(node: Node, trace: PruningTrace) -> int:
+    """What a run with a schedule of the model's own is compared with; older files lack it."""
+    if trace.trained:
+        return node.get("dense").whole(1)
+    dense = node.find("dense")
+    return 0 if dense is None else dense.whole()
 
 
 def _check_together(node: Node, answers: Sequence[Answer]):
@@ -92,6 +102,9 @@ def _check_together(node: Node, answers: Sequence[Answer]):
 
 
 def _check_same_prompt(node: Node, trace: PruningTrace, first: PruningTrace):
-    facts = [(t.length, t.spans, t.grids, len(t.layers)) for t in (trace, first)]
+    facts = [
+        (t.length, t.spans, t.grids, len(t.layers), t.trained and t.trained.settings)
+        for t in (trace, first)
+    ]
     if facts[0] != facts[1]:
         raise Refused(f"This saved run is damaged: {node.place} is of another prompt or model.")

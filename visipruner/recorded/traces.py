@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Container
 from itertools import pairwise
 
 from visipruner.errors import Refused, quoted
 from visipruner.methods import METHODS
+from visipruner.methods.trained import Trained
 from visipruner.recorded.checked import Node, same_length
 from visipruner.settings import CHOICE, CHOICES, FLAG, INT, INTS, NUMBERS, settings_of
-from visipruner.trace import PruningTrace
+from visipruner.trace import TRAINED, PruningTrace
 
 MOST_TOKENS = 1_000_000  # of a prompt
 MOST_LAYERS = 500
 MOST_STEPS = 10_000  # decoded tokens
 _STAGE = re.compile(r"[\w -]{0,40}")
-_ANYWHERE = {name for method in METHODS.values() for name in settings_of(method)}
+# Every story of a trace is of one of these; nobody chooses the model's own schedule.
+_TOLD = {**METHODS, TRAINED: Trained}
+_ANYWHERE = {name for method in _TOLD.values() for name in settings_of(method)}
 _NOTES = ("filtering_layer", "exit_layer")  # a layer each; other notes are not drawn
 
 
@@ -146,10 +150,14 @@ def stage_of(node: Node) -> str:
 def _stories(node: Node) -> dict:
     """The stories of a stack; or what files held that were written before there were stacks."""
     if stories := node.find("stories"):
-        return {"stories": [_story(one) for one in stories.each(len(METHODS), least=1)]}
+        told = [_story(one) for one in stories.each(len(_TOLD), least=1)]
+        names = [story["name"] for story in told]
+        if TRAINED in names[:-1] or names == [TRAINED]:  # the engine stacks it, as the last one
+            raise stories.refuse("methods, and at most one schedule of the model's own at the end")
+        return {"stories": told}
     others = ("calm_layers", "attention_free_layers")
     old = {name: one.plain() for name in others if (one := node.find(name))}
-    name = _method(node.get("method"))
+    name = _method(node.get("method"), METHODS)
     return {
         "method": name,
         "settings": _settings(node.get("settings"), name),
@@ -160,7 +168,7 @@ def _stories(node: Node) -> dict:
 
 
 def _story(node: Node) -> dict:
-    name, notes = _method(node.get("name")), node.find("notes")
+    name, notes = _method(node.get("name"), _TOLD), node.find("notes")
     return {
         "name": name,
         "settings": _settings(node.get("settings"), name),
@@ -174,17 +182,17 @@ def _layers_of_notes(node: Node) -> dict:
     return {name: one.whole(-1, MOST_LAYERS) for name, one in found.items() if one}
 
 
-def _method(node: Node) -> str:
+def _method(node: Node, known: Container[str]) -> str:
     name = node.words(100)
-    if name not in METHODS:
+    if name not in known:
         raise Refused(f"This saved run is of a method that is not known here: {quoted(name)}.")
     return name
 
 
 def _settings(node: Node, method: str) -> dict:
     """A method's settings, each of its kind; ranges and names may have changed since the run."""
-    kinds, data = settings_of(METHODS[method]), _object(node)
-    known = {field.name for field in dataclasses.fields(METHODS[method])}
+    kinds, data = settings_of(_TOLD[method]), _object(node)
+    known = {field.name for field in dataclasses.fields(_TOLD[method])}
     for name, value in data.items():
         one = node.get(name) if value is not None else Node(None, f"{node.place}.{name}")
         if name not in known and name in _ANYWHERE:  # it would be drawn as the other method's
