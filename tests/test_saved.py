@@ -416,4 +416,5 @@ def test_what_the_page_gives_to_repeat_it_opens_it_again(saved, tmp_path, monkey
 
 
 def test_kinds_that_are_known_are_named():
-    assert [kind.what for kind in kinds.KINDS if kind.read] == ["an arena", "a run"]
+    read = [kind.what for kind in kinds.KINDS if kind.read]
+    assert read == ["an arena", "a run", "an evaluation"]
