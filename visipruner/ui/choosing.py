@@ -34,8 +34,10 @@ def connect(page, models, model_line, chosen, results, run):
 
     c.model.input(on_model, c.model, [model_line, c.model_about], **UNQUEUED)
 
+    @plainly
     def on_done(name):
         """The run has downloaded and loaded its model, and the menu shows that."""
+        check_choice("model", name, models.paths)
         return gr.update(choices=models.choices), about.of_model(models, name)
 
     run.success(on_done, c.model, [c.model, c.model_about], **UNQUEUED)
