@@ -50,7 +50,9 @@ def marks(trace: PruningTrace) -> list[tuple[int, str, str]]:
         present = trace.num_visual if before is None else len(before.kept)
         if len(cut.kept) == present:
             continue
-        word = {"filter": "filtering", "exit": "exit"}.get(cut.stage, "dropping")
+        word = {"filter": "filtering", "exit": "exit", "enter": "entering"}.get(
+            cut.stage, "dropping"
+        )
         colour = palette.EXIT if not cut.kept else palette.NEUTRAL
         found.append((cut.after_layer, f"{word}: {present} → {len(cut.kept)}", colour))
     return found
