@@ -1,8 +1,8 @@
 """Settings of VisiPruner to try, and which of them become gentle, balanced and aggressive.
 
 The bundled model's presets follow GOALS: the most accurate candidate that cuts enough executed
-prefill FLOPs, but fewer than the next preset must cut. Of another model nobody knows how much can
-be cut, so its presets follow LOSSES: the candidate that cuts most and loses no more answers.
+prefill FLOPs, but fewer than the next preset must cut. How much can be cut of another model is not
+known, so its presets follow LOSSES: the candidate that cuts most and loses no more answers.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A few general questions about any picture: what calibrating asks if nobody has any."""
+"""A few general questions about any picture, which `calibrate --pictures` asks."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ _MOST_SHOWN = 60  # letters of a wrong value in a sentence
 
 
 class Node:
-    """A value that nobody has checked yet.
+    """An unchecked value.
 
     Args:
         place: where it stands in the file: "answers[1].trace.layers".

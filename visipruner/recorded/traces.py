@@ -18,7 +18,7 @@ MOST_TOKENS = 1_000_000  # of a prompt
 MOST_LAYERS = 500
 MOST_STEPS = 10_000  # decoded tokens
 _STAGE = re.compile(r"[\w -]{0,40}")
-# Every story of a trace is of one of these; nobody chooses the model's own schedule.
+# Every story of a trace is of one of these; the model brings its own schedule itself.
 _TOLD = {**METHODS, TRAINED: Trained}
 _ANYWHERE = {name for method in _TOLD.values() for name in settings_of(method)}
 _NOTES = ("filtering_layer", "exit_layer")  # a layer each; other notes are not drawn

@@ -60,7 +60,7 @@ class Telling:
                 self._write(f"{line}\n")
 
     def _write(self, words: str):
-        with contextlib.suppress(OSError, ValueError):  # nobody reads it any more
+        with contextlib.suppress(OSError, ValueError):  # the reader has gone
             sys.stderr.write(words)
             sys.stderr.flush()
 
