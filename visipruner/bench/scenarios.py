@@ -19,6 +19,7 @@ from visipruner.levels import PUBLISHED_LAYERS
 from visipruner.methods import Schedule, VisiPruner
 from visipruner.models.catalogue import load_vlm
 from visipruner.models.loading import keep_odd_layers_unpacked
+from visipruner.models.saving import TEXT
 from visipruner.stock import find_decoder
 
 # LLaVA-1.5-7B in the paper: of 32 layers, the first FULL_LAYERS run in full; layer 23 is the last
@@ -28,7 +29,6 @@ FULL_LAYERS = (15, 12, 8)
 LAST_VISUAL_LAYER = 23
 KEPT = 10
 VISUAL = 24 * 24  # patches of one picture in LLaVA-1.5
-TEXT = (35, 40)  # tokens before and after the picture: 651 in all with one picture
 
 
 def timetable(full_layers: int, layers: int, semantics: str = "paper") -> Side:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections import ChainMap
 from collections.abc import Container
 from itertools import pairwise
 
@@ -19,7 +20,7 @@ MOST_LAYERS = 500
 MOST_STEPS = 10_000  # decoded tokens
 _STAGE = re.compile(r"[\w -]{0,40}")
 # Every story of a trace is of one of these; the model brings its own schedule itself.
-_TOLD = {**METHODS, TRAINED: Trained}
+_TOLD = ChainMap(METHODS, {TRAINED: Trained})  # a view: a method that comes later is in it
 _ANYWHERE = {name for method in _TOLD.values() for name in settings_of(method)}
 _NOTES = ("filtering_layer", "exit_layer")  # a layer each; other notes are not drawn
 
