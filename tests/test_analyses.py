@@ -176,7 +176,7 @@ def test_the_lens_of_patches_costs_a_prefill_at_most():
     small = ModelShape(28, 1024, 2048, 1024, 3072, 151_936)  # 0.6 B
     llava = ModelShape(32, 4096, 4096, 4096, 11_008, 32_000)
     assert affordable(llava, layout) == list(range(32))
-    assert affordable(small, layout) == [9, 18, 27]
+    assert affordable(small, layout) == [13, 27]
     assert affordable(ModelShape(3, 8, 8, 8, 8, 10**9), layout) == [2]  # one at least: the last
     cost = len(affordable(small, layout)) * 576 * 1024 * 151_936
     assert cost <= 650 * 28 * small.token_macs()

@@ -5,6 +5,7 @@ import itertools
 import json
 import random
 from dataclasses import replace
+from statistics import fmean
 from types import SimpleNamespace
 
 import pytest
@@ -374,21 +375,37 @@ def test_the_pages_examples_are_what_their_file_says(bundled):
         share = shows[list(trace.cuts[0].kept)].mean()
         assert share == pytest.approx(line["on_things"])
         assert share == pytest.approx(file["of"]["kept patches on things"], abs=0.1)
-        run = typical.Run(seed, role.skill, True, truth.fits(answer), share, trace.exit_layer)
+        kept = trace.cuts[0].kept
+        assert len(kept) == line["kept"]
+        run = typical.Run(
+            seed,
+            role.skill,
+            True,
+            truth.fits(answer),
+            len(kept),
+            share,
+            line["on_asked"],
+            trace.exit_layer,
+        )
         assert role.fits(run)
         assert not run.right or all(truth.fits(answer) for answer, _ in said.values())
 
 
 def test_examples_are_the_nearest_to_the_mean_that_play_their_roles():
-    def made(scene, skill, share, right=True, left=None):
-        return typical.Run(scene, skill, True, right, share, left)
+    def made(scene, skill, share, right=True, left=None, kept=40, on_asked=0.1):
+        kept = 0 if share is None else kept
+        return typical.Run(scene, skill, True, right, kept, share, on_asked, left)
 
     runs = [made(n, skill, 0.5 + n / 100) for skill in typical.SKILLS[:4] for n in range(5)]
     runs += [made(7, "shape", 0.52), made(8, "shape", 0.9, left=9), made(9, "count", 0.4, False)]
     runs += [made(10, "count", 0.52), made(11, "colour", None), replace(runs[2], full_right=False)]
+    mean = fmean(run.on_things for run in runs if run.on_things is not None)
+    runs += [made(12, "colour", mean, kept=2), made(13, "place", mean, on_asked=0.0)]
     picked = typical.choose(runs, lambda run: run.scene != 1)
     assert [run.skill for run in picked] == list(typical.SKILLS)
-    assert len({run.scene for run in picked}) == 6 and 1 not in {run.scene for run in picked}
+    assert len({run.scene for run in picked}) == 6 and {1, 12, 13}.isdisjoint(
+        run.scene for run in picked
+    )
     assert picked[4].scene == 8 and picked[5].scene == 9
 
 

@@ -146,13 +146,12 @@ def top_words(vlm, logits: Tensor, count: int) -> tuple[tuple, tuple]:
     Raises:
         Refused: the logits are not numbers.
     """
-    logits = logits.float()
-    if bool(logits.isnan().any()):
+    shares, ids = logits.float().softmax(-1).topk(min(count, logits.shape[-1]))
+    if bool(shares.isnan().any()):  # one such logit makes all shares of its row such
         raise Refused(
             "This model computed something that is not a number (NaN), so its layers have no words:"
             " its weights are damaged, or too large for their precision."
         )
-    shares, ids = logits.softmax(-1).topk(min(count, logits.shape[-1]))
     words = tuple(tuple(word_of(vlm, token) for token in row) for row in ids.tolist())
     return words, numbers(shares)
 

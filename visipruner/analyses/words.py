@@ -19,7 +19,11 @@ from visipruner.flops import ModelShape
 from visipruner.observing import Observer
 from visipruner.settings import INTS, setting
 
-ROWS = 64  # whose logits are in memory at a time
+# Logits in memory at a time: 64 MB in float32. For fewer, lm_head's weights are read too often.
+AT_A_TIME = 2**24
+# A logit's multiplications take longer than a layer's, and its softmax and its rank come on top:
+# 1.15 to 1.3 times as long in all (bench/NOTES.md, "Words on patches").
+DEARER = 1.3
 CAUTION = (
     "Read it with care: a plain lens reads only about a quarter of the visual tokens "
     "(LatentLens, ICML 2026)."
@@ -77,8 +81,8 @@ class WordsOnPatches(Observed):
 def affordable(shape: ModelShape, layout) -> list[int]:
     """Layers at even distances, the last among them, whose lens costs at most one prefill."""
     prefill = layout.length * shape.layers * shape.token_macs()
-    lens = layout.num_visual * shape.width * shape.vocabulary
-    count = max(1, min(shape.layers, prefill // max(1, lens)))
+    lens = DEARER * layout.num_visual * shape.width * shape.vocabulary
+    count = max(1, min(shape.layers, int(prefill / max(1, lens))))
     return sorted({shape.layers - 1 - number * shape.layers // count for number in range(count)})
 
 
@@ -94,7 +98,8 @@ class _Patches(Observer):
         if view.layer not in self.layers:
             words, shares = [""] * len(rows), [None] * len(rows)
             rows = rows[:0]
-        for some in rows.split(ROWS) if len(rows) else ():
+        at_a_time = max(1, AT_A_TIME // self.vlm.model.config.get_text_config().vocab_size)
+        for some in rows.split(at_a_time) if len(rows) else ():
             logits = view.logits(view.hidden[:, some.to(view.hidden.device)])[0]
             found, sure = top_words(self.vlm, logits, 1)
             words += [word for (word,) in found]

@@ -5,8 +5,9 @@
 Asks the questions of many held-out scenes for one word, in full and under VisiPruner's balanced
 level. Their measure is the share of the patches kept by the first cut that show a thing. For each
 of `ROLES` the example is the scene whose share is nearest to the mean of all runs, among those that
-the full model answers right and that fit the role: one shows vision leaving, one pruning that
-fails. Writes examples.json beside the weights; the page shows them in this order.
+the full model answers right, that keep a usual number of patches for their skill (its middle half),
+and that fit the role: four keep something of what they are asked about, one shows vision leaving,
+one pruning that fails. Writes examples.json beside the weights; the page shows them in this order.
 """
 
 from __future__ import annotations
@@ -17,15 +18,20 @@ import statistics
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 
+import numpy as np
+
 from visipruner.choice import method_at
 from visipruner.evaluation.interview import add_common, ask, open_model
 from visipruner.files import write_whole
 from visipruner.levels import PRESETS
 from visipruner.methods import PruningMethod
 from visipruner.models.catalogue import VLM
+from visipruner.trace import PruningTrace
+from visipruner.training.grounding import mentioned
 from visipruner.world import sources
 from visipruner.world.drawing import BACKGROUND, thing_of_patches
-from visipruner.world.questions import asked_for
+from visipruner.world.questions import Question, asked_for
+from visipruner.world.scenes import Scene
 
 FILE = "examples.json"
 
@@ -35,8 +41,9 @@ class Run:
     """One question, in full and under balanced.
 
     Args:
-        on_things: the share of the kept patches that show a thing; None: nothing was cut, or
-            nothing is left.
+        kept: patches that the first cut keeps; 0 also if nothing was cut.
+        on_things: the share of the kept patches that show a thing; None: there are none.
+        on_asked: the share of them on the things that the question names; None: it names none.
         exit: the layer after which no visual token is left; None: some stay.
     """
 
@@ -44,7 +51,9 @@ class Run:
     skill: str
     full_right: bool
     right: bool
+    kept: int
     on_things: float | None
+    on_asked: float | None
     exit: int | None
 
 
@@ -58,7 +67,7 @@ class Role:
 
 
 def _stays(run: Run) -> bool:
-    return run.right
+    return run.right and run.on_asked != 0
 
 
 def _leaves(run: Run) -> bool:
@@ -85,7 +94,8 @@ def runs(vlm: VLM, scenes: range) -> Iterator[Run]:
     method = method_at(vlm, "visipruner", "balanced")
     patch = vlm.model.config.vision_config.patch_size
     for number in scenes:
-        shows = thing_of_patches(sources.scene(number), patch) != BACKGROUND
+        scene = sources.scene(number)
+        shows = thing_of_patches(scene, patch)
         for known in sources.questions(number):
             if known.skill not in SKILLS:
                 continue
@@ -95,10 +105,28 @@ def runs(vlm: VLM, scenes: range) -> Iterator[Run]:
             features = vlm.encode(prompt)
             full, _ = ask(vlm, PruningMethod(), prompt, features)
             said, trace = ask(vlm, method, prompt, features)
-            kept = trace.cuts[0].kept if trace.cuts else []
-            share = float(shows[list(kept)].mean()) if kept else None
-            fits = truth.fits(full), truth.fits(said)
-            yield Run(number, known.skill, *fits, share, trace.exit_layer)
+            yield Run(
+                number,
+                known.skill,
+                truth.fits(full),
+                truth.fits(said),
+                *_what_is_kept(trace, shows, named_in(scene, known)),
+                trace.exit_layer,
+            )
+
+
+def named_in(scene: Scene, asked: Question) -> list[int]:
+    """The numbers of the things that a question names."""
+    return [scene.things.index(thing) for thing in mentioned(scene, asked)]
+
+
+def _what_is_kept(trace: PruningTrace, shows: np.ndarray, named: list[int]) -> tuple:
+    """How many patches the first cut keeps, the share on any thing, and on the named things."""
+    kept = list(trace.cuts[0].kept) if trace.cuts else []
+    if not kept:
+        return 0, None, None
+    on_named = float(np.isin(shows[kept], named).mean()) if named else None
+    return len(kept), float((shows[kept] != BACKGROUND).mean()), on_named
 
 
 def choose(found: list[Run], steady: Callable[[Run], bool]) -> list[Run]:
@@ -108,17 +136,31 @@ def choose(found: list[Run], steady: Callable[[Run], bool]) -> list[Run]:
         steady: whether a run that stays right under balanced does so under every preset.
     """
     mean = statistics.fmean(run.on_things for run in found if run.on_things is not None)
+    usual = {
+        skill: _middle_half(run.kept for run in found if run.skill == skill) for skill in SKILLS
+    }
     chosen: list[Run] = []
     for role in ROLES:
         able = [
             run
             for run in found
             if run.skill == role.skill and run.full_right and role.fits(run)
-            if run.on_things is not None and run.scene not in {one.scene for one in chosen}
+            if run.on_things is not None and _within(run.kept, usual[run.skill])
+            if run.scene not in {one.scene for one in chosen}
         ]
         able.sort(key=lambda run: (abs(run.on_things - mean), run.scene))
         chosen.append(next(run for run in able if role.fits is _fails or steady(run)))
     return chosen
+
+
+def _middle_half(numbers: list[int]) -> tuple[float, float]:
+    """The first and the third quartile."""
+    first, _, third = statistics.quantiles(numbers, n=4, method="inclusive")
+    return first, third
+
+
+def _within(number: float, ends: tuple[float, float]) -> bool:
+    return ends[0] <= number <= ends[1]
 
 
 def is_steady(vlm: VLM, run: Run) -> bool:
@@ -134,9 +176,12 @@ def is_steady(vlm: VLM, run: Run) -> bool:
 def summary(found: list[Run]) -> dict:
     """What the distribution looks like, from which the examples are chosen."""
     shares = [run.on_things for run in found if run.on_things is not None]
+    asked = [run.on_asked for run in found if run.on_asked is not None]
     return {
         "questions": len(found),
+        "median of kept patches": statistics.median(run.kept for run in found),
         "kept patches on things": statistics.fmean(shares),
+        "nothing of what is asked about kept": sum(share == 0 for share in asked) / len(asked),
         "nothing but ground kept": sum(share == 0 for share in shares) / len(found),
         "nothing cut or kept": 1 - len(shares) / len(found),
         "vision left": sum(run.exit is not None for run in found) / len(found),

@@ -35,6 +35,7 @@ from visipruner.training.lessons import (
     Stage,
     ask_all,
     first_right,
+    looking_loss,
     some_pictures,
     some_scenes,
     tower_features,
@@ -130,11 +131,16 @@ class Aligned:
     Args:
         teacher: the unpruned model, frozen.
         distil: weight of the teacher's probabilities beside the answers.
+        pull: weight of the distance of what enters from the teacher's states at that layer. It
+            keeps painted scenes like written ones, whose states enter as the teacher has them.
+        looking: weight of the natural recipe's lesson on heads that count.
     """
 
     teacher: nn.Module
     span: Span
     distil: float
+    pull: float = 0.0
+    looking: float = 0.0
 
     def stages(self) -> dict[str, Stage]:
         projector = "model.model.multi_modal_projector."
@@ -189,22 +195,27 @@ class Aligned:
         packed = learner.packer.pack(scenes, asked, self._every_patch(learner, len(scenes)))
         entering, theirs = self._visual(learner, painted, scenes[len(painted) :])
         language = learner.model.model.language_model
-        hidden, _ = in_spans(language, packed, entering, self.span)
+        hidden, states = in_spans(language, packed, entering, self.span)
         targets, weights = packed.targets.to(hidden.device), packed.weights.to(hidden.device)
         is_answer = targets != IGNORE
         targets, weights = targets[is_answer], weights[is_answer]
         logits = learner.model.lm_head(hidden[is_answer])  # (answer token, word)
         answers = F.cross_entropy(logits, targets, reduction="none")
-        apart = self._divergence(learner, scenes, asked, theirs, logits)
+        apart, wanted = self._of_teacher(learner, scenes, asked, theirs, logits)
         answers, apart = ((loss * weights).sum() / weights.sum() for loss in (answers, apart))
         right = (logits.argmax(-1) == targets).float()
+        shown = slice(0, len(painted))
+        astray = F.mse_loss(entering[shown], wanted[shown]) / wanted[shown].var()
+        looking = looking_loss(language, states, packed)
         seen = {
             "loss": answers,
             "distance": apart,
+            "astray": astray,
+            "looking": looking,
             "tokens_right": right.mean(),
         }
         seen = {name: value.item() for name, value in seen.items()}
-        loss = answers + self.distil * apart
+        loss = answers + self.distil * apart + self.pull * astray + self.looking * looking
         return loss, seen | {"first_right": first_right(right, weights)}
 
     def _visual(self, learner, painted: list, written: list) -> tuple[Tensor, Tensor]:
@@ -257,12 +268,19 @@ class Aligned:
         """# (picture, patch)"""
         return torch.arange(learner.grid**2).expand(pictures, -1)
 
-    def _divergence(self, learner, scenes, asked, visual: Tensor, logits: Tensor) -> Tensor:
-        """KL divergence from the teacher, who sees all patches in all layers.  # (answer token,)"""
+    def _of_teacher(self, learner, scenes, asked, visual: Tensor, logits: Tensor) -> tuple:
+        """What the teacher makes of the questions, who sees all patches in all layers.
+
+        Returns:
+            The KL divergence from its probabilities, (answer token,); and the states of its visual
+            tokens where the learner's enter, (picture, patch, width).
+        """
         packed = learner.packer.pack(scenes, asked, self._every_patch(learner, len(scenes)))
-        teacher = self.teacher.model.language_model
+        teacher, prefix = self.teacher.model.language_model, len(packed.prefix)
         with torch.no_grad():
-            hidden, _ = in_spans(teacher, packed, visual, Span(0, len(teacher.layers) - 1))
+            hidden, states = in_spans(teacher, packed, visual, Span(0, len(teacher.layers) - 1))
             is_answer = packed.targets.to(hidden.device) != IGNORE
             theirs = self.teacher.lm_head(hidden[is_answer]).log_softmax(-1)
-        return F.kl_div(logits.log_softmax(-1), theirs, reduction="none", log_target=True).sum(-1)
+        mine = logits.log_softmax(-1)
+        apart = F.kl_div(mine, theirs, reduction="none", log_target=True).sum(-1)
+        return apart, states[self.span.enter][:, prefix : prefix + visual.shape[1]]

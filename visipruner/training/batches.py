@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -177,13 +177,14 @@ def user_prompt(processor, question: str) -> str:
 
 
 def ask_many(
-    scene: Scene, rng: random.Random, count: int = QUESTIONS, favour: str | None = None
+    scene: Scene, rng: random.Random, count: int = QUESTIONS, favour: Sequence[str] = ()
 ) -> list[Question]:
-    """Questions of all kinds about one scene, at most one description; three of four favoured."""
+    """Questions of all kinds about one scene, at most one description; over half are favoured."""
     skills = list(SKILLS)
     weights = [WEIGHTS.get(skill, 1.0) for skill in skills]
-    if favour:
-        weights[skills.index(favour)] += 3 * sum(weights)
+    total = sum(weights)
+    for skill in favour:
+        weights[skills.index(skill)] += total / len(favour)
     asked = []
     for skill in rng.choices(skills, weights, k=count):
         question = ask_rarer(scene, skill, rng)

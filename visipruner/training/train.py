@@ -119,7 +119,9 @@ def add_options(parser: argparse.ArgumentParser):
     parser.add_argument("--lr", type=float, help="instead of the stage's own learning rate")
     parser.add_argument("--pictures", type=int, help="per step, instead of the stage's own number")
     parser.add_argument("--keep-tower", action="store_true", help="the vision tower stays as it is")
-    parser.add_argument("--favour", choices=SKILLS, help="a skill to ask three times of four")
+    parser.add_argument(
+        "--favour", nargs="+", choices=SKILLS, default=(), help="skills of half of the questions"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--report", type=int, default=20, help="steps between two lines")
@@ -128,6 +130,8 @@ def add_options(parser: argparse.ArgumentParser):
     aligned.add_argument("--enter", type=int, default=3, help="first layer with visual tokens")
     aligned.add_argument("--leave", type=int, default=5, help="last layer with visual tokens")
     aligned.add_argument("--distil", type=float, default=1.0, help="weight of the teacher")
+    aligned.add_argument("--pull", type=float, default=0.0, help="weight of the teacher's states")
+    aligned.add_argument("--looking", type=float, default=0.0, help="weight of heads that count")
     aligned.add_argument("--check", type=int, default=100, help="steps between two validations")
     aligned.add_argument("--to", type=Path, help="where the export goes; else assets/tiny-aligned")
 
@@ -142,7 +146,8 @@ def run(options: argparse.Namespace):
         number = getattr(options, name)
         if number is not None:
             check_number(f"--{name}", number, 1, 10_000_000, integer=True)
-    check_number("--distil", options.distil, 0, 1000)
+    for name in ("distil", "pull", "looking"):
+        check_number(f"--{name}", getattr(options, name), 0, 1000)
     aligned = options.recipe == "aligned"
     if aligned and not options.init_from:
         options.init_from = FOLDER
@@ -185,4 +190,5 @@ def _aligned_stages(learner: Learner, options) -> tuple[dict[str, Stage], dict[s
     teacher = Learner(options.init_from).model.to(learner.device).requires_grad_(False)
     span = Span(options.enter, options.leave)
     schedule = {"enter": options.enter, "leave": options.leave}
-    return Aligned(teacher, span, options.distil).stages(), schedule
+    weights = options.distil, options.pull, options.looking
+    return Aligned(teacher, span, *weights).stages(), schedule

@@ -41,7 +41,8 @@ def what_stays(source, comparison: Comparison, reads_by: int | None = None, side
     on = thing_of_patches(shown, shown.side // grid[0]) != BACKGROUND
     there, everywhere = int(on[cut.kept].sum()), int(on.sum())
     of_all = {"every": everywhere, "all": len(on)}
-    note = text.STAYS.format(on=there, kept=len(cut.kept), **of_all)
+    show = "shows" if there == 1 else "show"
+    note = text.STAYS.format(on=there, show=show, kept=len(cut.kept), **of_all)
     if len(cut.kept) == 1:
         note = text.STAYS_ONE.format(what=text.STAYS_WHAT[there], **of_all)
     if 2 * there >= len(cut.kept):

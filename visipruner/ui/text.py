@@ -223,7 +223,7 @@ OUTSIDE = (
     "is a guess. Photographs are for LLaVA-1.5: see Model, or start the page with --model-path."
 )
 
-STAYS = "Of the {kept} patches that stay, {on} show a thing; of all {all}, {every} do."
+STAYS = "Of the {kept} patches that stay, {on} {show} a thing; of all {all}, {every} do."
 STAYS_ONE = "The one patch that stays shows {what}; of all {all}, {every} show a thing."
 STAYS_WHAT = ("ground", "a thing")
 STAYS_SENTENCE = (
