@@ -2,6 +2,7 @@
 
 import copy
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -19,11 +20,13 @@ from visipruner.bench.comparing import run_comparisons, run_presets
 from visipruner.bench.contestants import NAMES, contestants
 from visipruner.bench.published import edited_weights, full_matrices
 from visipruner.bench.report import markdown
-from visipruner.bench.scenarios import Scenario, scenario, timetable, to_4_bit
+from visipruner.bench.scenarios import ALIGNED, Scenario, aligned, scenario, timetable, to_4_bit
 from visipruner.bench.timing import peak_bytes, quartiles
+from visipruner.choice import read_presets
 from visipruner.engine import prune
 from visipruner.files import write_whole
 from visipruner.flops import ModelShape, executed
+from visipruner.models.catalogue import MODELS
 from visipruner.models.loading import keep_odd_layers_unpacked
 
 
@@ -50,7 +53,7 @@ def test_the_floor_has_the_matrix_products_of_the_run_but_for_the_test(where):
 
 def test_stock_layers_are_the_model_and_compute_what_dropping_tokens_leaves(where):
     shape = ModelShape.of(where.model.config)
-    for contestant in contestants(where, ["paper-15"]):
+    for contestant in contestants(where, ["paper-15", ALIGNED]):
         contestant.learn()
         for record in contestant.trace.layers:  # without a plan
             record.pairs, record.probe_flops = record.tokens**2, 0
@@ -67,10 +70,17 @@ def test_stock_layers_are_the_model_and_compute_what_dropping_tokens_leaves(wher
             assert torch.equal(logits, whole)
 
 
+def test_the_aligned_contestant_runs_the_shipped_models_schedule():
+    schedule = aligned(12)
+    shipped = read_presets(Path(MODELS["tiny-aligned"].path))["schedule"]
+    assert {"enter": schedule.enter, "leave": schedule.none_after} == shipped
+    assert (aligned(2).enter, aligned(2).none_after) == (1, 1)  # one layer at least
+
+
 def test_a_timetable_is_kept_and_really_tests(where):
     for contestant in contestants(where):
-        if contestant.method is None:
-            continue
+        if not isinstance(contestant.method, tuple):
+            continue  # no timetable
         contestant.learn()
         visual = [record.visual_tokens for record in contestant.trace.layers]
         full = sum(n == 40 for n in visual)
@@ -86,8 +96,8 @@ def test_a_timetable_is_kept_and_really_tests(where):
 def test_a_timetable_caches_as_visipruner_does(where):
     """No visual token in shallow layers, then the kept ones; the published code caches all."""
     for contestant in contestants(where):
-        if contestant.method is None:
-            continue
+        if not isinstance(contestant.method, tuple):
+            continue  # no timetable
         contestant.learn()
         tests = contestant.method[1]
         kept = [record.kv_tokens - 20 for record in contestant.trace.layers]  # 20 of text

@@ -14,7 +14,7 @@ from visipruner.bench.clocks import Spent, clocked, noting_plans
 from visipruner.bench.floor import prefill_floor, stock_layers
 from visipruner.bench.published import full_matrices
 from visipruner.bench.replay import Replayer
-from visipruner.bench.scenarios import FULL_LAYERS, Scenario, timetable
+from visipruner.bench.scenarios import ALIGNED, FULL_LAYERS, Scenario, aligned, timetable
 from visipruner.bench.timing import peak_bytes, quartiles, ratio, seconds, synchronise
 from visipruner.choice import Side
 from visipruner.engine import prune
@@ -212,6 +212,7 @@ def _all(where: Scenario) -> Iterator[Contestant]:
     official = timetable(FULL_LAYERS[0], where.layers, "official")
     yield Contestant(f"official-{FULL_LAYERS[0]}", where, official)
     yield Contestant(f"published-{FULL_LAYERS[0]}", where, official, published=True)
+    yield Contestant(ALIGNED, where, aligned(where.layers))
     replayer = Replayer(where.model)  # shared: one capture per length serves all
     yield Contestant("dense-replayed", where, replayer=replayer)
     for full in FULL_LAYERS:
@@ -224,6 +225,7 @@ NAMES = (
     *(f"paper-{full}" for full in FULL_LAYERS),
     f"official-{FULL_LAYERS[0]}",
     f"published-{FULL_LAYERS[0]}",
+    ALIGNED,
     "dense-replayed",
     *(f"paper-{full}-replayed" for full in FULL_LAYERS),
 )

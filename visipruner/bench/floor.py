@@ -101,8 +101,9 @@ def _layer(layer, given: _Inputs):
 def stock_layers(model, trace: PruningTrace, embeds: Tensor) -> Callable[[], Tensor]:
     """A function that runs the model's own layers at the trace's token counts; returns the logits.
 
-    No test, no plan, no hook and no choice: the last rows go on. So it shows the most that dropping
-    these tokens can gain with stock layers.
+    No test, no plan, no hook and no choice: the last rows go on, and the rows before them enter
+    where there are more tokens again. So it shows the most that these token counts can gain with
+    stock layers.
 
     Args:
         embeds: (1, tokens, width) of the prompt.
@@ -112,11 +113,12 @@ def stock_layers(model, trace: PruningTrace, embeds: Tensor) -> Callable[[], Ten
 
     def run():
         hidden, cache = embeds, DynamicCache(config=decoder.config)
-        turns = decoder.rotary_emb(hidden, places)
+        everywhere = turns = decoder.rotary_emb(hidden, places)
         for layer, record in zip(decoder.layers, trace.layers, strict=True):
-            if record.tokens < hidden.shape[1]:
-                hidden = hidden[:, -record.tokens :]
-                turns = tuple(part[:, -record.tokens :] for part in turns)
+            if record.tokens != hidden.shape[1]:
+                entering = embeds[:, -record.tokens : -hidden.shape[1]]  # empty where some leave
+                hidden = torch.cat([entering, hidden[:, -record.tokens :]], dim=1)
+                turns = tuple(part[:, -record.tokens :] for part in everywhere)
             hidden = run_layer(layer, hidden, turns, cache)
         return head(decoder.norm(hidden[:, -1:]))
 

@@ -28,6 +28,8 @@ SHALLOW_LAYERS = 7
 FULL_LAYERS = (15, 12, 8)
 LAST_VISUAL_LAYER = 23
 KEPT = 10
+ALIGNED = "aligned"
+ENTER, LEAVE, ALIGNED_LAYERS = 3, 5, 12  # the schedule that tiny-aligned was trained for
 VISUAL = 24 * 24  # patches of one picture in LLaVA-1.5
 
 
@@ -58,6 +60,13 @@ def with_tests(cuts: Schedule, layers: int, semantics: str = "paper") -> Side:
         tokens_threshold=0.0,
     )
     return cuts, tests, caches
+
+
+def aligned(layers: int) -> Schedule:
+    """Visual tokens in the middle layers alone, as in tiny-aligned, scaled to `layers`."""
+    enter = max(1, round(layers * ENTER / ALIGNED_LAYERS))
+    leave = round(layers * (LEAVE + 1) / ALIGNED_LAYERS) - 1
+    return Schedule(keep_after=None, enter=enter, none_after=max(enter, leave))
 
 
 @dataclass

@@ -6,6 +6,11 @@
 Two sets: scenes from seeds outside the training, and scenes of colour-shape pairs outside it.
 Decoding is greedy. A description's score is its share of right facts.
 
+    python -m visipruner evaluate --model tiny-aligned --beside tiny --write
+
+Two models on the same held-out questions, against the second one unpruned. With
+`--stock` a model runs without the schedule that it was trained for, as stock transformers runs it.
+
     python -m visipruner evaluate --jsonl FILE --model MODEL --methods visipruner fastv@64
 
 Questions of your own to any model: one JSON object a line with picture (relative to the file),
@@ -21,16 +26,25 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
 
 from visipruner.choice import method_at
 from visipruner.errors import Refused
 from visipruner.evaluation import lmms, own_command
 from visipruner.evaluation.intervals import paired_difference, wilson
-from visipruner.evaluation.interview import FORMS, add_common, interview, open_model, share_cut
+from visipruner.evaluation.interview import (
+    FORMS,
+    add_common,
+    folder_of,
+    interview,
+    open_model,
+    share_cut,
+)
 from visipruner.files import write_whole
 from visipruner.levels import PRESETS
 from visipruner.methods import PruningMethod, VisiPruner
+from visipruner.methods.trained import IN_PRESETS
 from visipruner.models.catalogue import VLM
 from visipruner.world.questions import SKILLS
 
@@ -39,7 +53,8 @@ QUICK, FULL = 20, 300  # questions per skill and set
 UNPRUNED = "unpruned"
 # Each skill; all answers in one requested form (a description has one form only); everything.
 GROUPS = (*SKILLS, *FORMS, "all")
-MARK = "<!-- results -->"  # the model card's table stands between two of these
+# The model card's tables each stand between two of these.
+MARK, MARK_BESIDE = "<!-- results -->", "<!-- beside -->"
 
 
 def columns(vlm: VLM, presets: bool) -> dict[str, PruningMethod]:
@@ -50,20 +65,20 @@ def columns(vlm: VLM, presets: bool) -> dict[str, PruningMethod]:
     return found
 
 
-def summary(rows: list[dict]) -> list[dict]:
+def summary(rows: list[dict], reference: str = UNPRUNED) -> list[dict]:
     """One line per column, set and group: the share of right answers, its interval, the FLOPs cut
-    and, for a pruning method, the paired difference from the unpruned answers."""
+    and, for other columns than the reference, the paired difference from its answers."""
     table = []
     for column, split in dict.fromkeys((row["column"], row["set"]) for row in rows):
         for skill in GROUPS:
-            mine, full = (_chosen(rows, name, split, skill) for name in (column, UNPRUNED))
+            mine, full = (_chosen(rows, name, split, skill) for name in (column, reference))
             scores = [row["score"] for row in mine]
             low, high = wilson(sum(scores), len(scores))
             line = {"column": column, "set": split, "skill": skill, "questions": len(scores)}
             line |= {"right": sum(scores) / len(scores), "low": low, "high": high}
-            if column != UNPRUNED or "dense" in mine[0]:  # a model's own schedule cuts too
+            if column != reference or "dense" in mine[0]:  # a model's own schedule cuts too
                 line["flops_cut"] = share_cut(mine, full)
-            if column != UNPRUNED:
+            if column != reference:
                 line["difference"] = paired_difference([row["score"] for row in full], scores)
             table.append(line)
     return table
@@ -106,13 +121,13 @@ def _points(difference) -> str:
     return f"{mean:+.1f} ({low:+.1f} to {high:+.1f})"
 
 
-def write_results(folder: Path, table: list[dict]) -> None:
+def write_results(folder: Path, table: list[dict], name: str = "evaluation", mark: str = MARK):
     """Write the table as data beside the weights, and as text between the model card's marks."""
-    write_whole(folder / "evaluation.json", json.dumps(table, indent=1) + "\n")
+    write_whole(folder / f"{name}.json", json.dumps(table, indent=1) + "\n")
     card = folder / "README.md"
-    before, _, rest = card.read_text().partition(MARK)
-    after = rest.partition(MARK)[2]
-    write_whole(card, f"{before}{MARK}\n{as_markdown(table)}\n{MARK}{after}")
+    before, _, rest = card.read_text().partition(mark)
+    after = rest.partition(mark)[2]
+    write_whole(card, f"{before}{mark}\n{as_markdown(table)}\n{mark}{after}")
 
 
 def add_options(parser: argparse.ArgumentParser):
@@ -122,6 +137,8 @@ def add_options(parser: argparse.ArgumentParser):
     parser.add_argument("--quick", action="store_true", help=f"{QUICK} per skill, unpruned only")
     parser.add_argument("--questions", type=int, help="per skill and set, another number")
     parser.add_argument("--tasks", help="benchmarks of lmms-eval, by comma; takes its flags too")
+    parser.add_argument("--beside", metavar="MODEL", help="compare with this model, unpruned")
+    parser.add_argument("--stock", action="store_true", help="without the model's own schedule")
     parser.add_argument("--write", action="store_true", help="put the table beside the weights")
 
 
@@ -138,9 +155,54 @@ def run(options: argparse.Namespace):
         return lmms.run(options, options.more)
     if options.jsonl:
         return own_command.run(options)
+    if options.beside and options.stock:
+        raise Refused("--beside and --stock are two evaluations: name one.")
+    if options.stock and options.write:
+        raise Refused("--write is for a model as it is meant to run, so not with --stock.")
     vlm, store = open_model(options)
     count = options.questions or (QUICK if options.quick else FULL)
+    if options.beside:
+        table = compared(vlm, store, options, count)
+        print(as_markdown(table))
+        if options.write:
+            write_results(options.model, table, "beside", MARK_BESIDE)
+        return
+    if options.stock:
+        vlm = without_schedule(vlm)
     table = summary(interview(vlm, columns(vlm, not options.quick), SETS, count, store))
     print(as_markdown(table))
     if options.write:
         write_results(options.model, table)
+
+
+def compared(vlm: VLM, store: Path, options: argparse.Namespace, count: int) -> list[dict]:
+    """The summary of two models on the same held-out questions; the other one unpruned is the
+    reference.
+
+    Raises:
+        Refused: there is no such other model, or both are the same.
+    """
+    folder = folder_of(options.beside)
+    if folder.resolve() == options.model.resolve():
+        raise Refused("--beside names the model itself; name another one.")
+    other, place = open_model(
+        argparse.Namespace(**{**vars(options), "model": folder, "store": None})
+    )
+    rows = []
+    for one, answers in ((other, place), (vlm, store)):
+        sides = columns(one, not options.quick)
+        for row in interview(one, sides, ("heldout",), count, answers):
+            pruned = "" if row["column"] == UNPRUNED else f", {row['column']}"
+            rows.append(row | {"column": f"{one.spec.name}{pruned}"})
+    return summary(rows, other.spec.name)
+
+
+def without_schedule(vlm: VLM) -> VLM:
+    """The same model as stock transformers runs it, with all visual tokens in all layers.
+
+    Raises:
+        Refused: it has no schedule of its own.
+    """
+    if vlm.schedule is None:
+        raise Refused(f"{vlm.spec.title} has no schedule of its own, so --stock changes nothing.")
+    return replace(vlm, presets={k: v for k, v in vlm.presets.items() if k != IN_PRESETS})

@@ -6,8 +6,9 @@ Asks the questions of many held-out scenes for one word, in full and under VisiP
 level. Their measure is the share of the patches kept by the first cut that show a thing. For each
 of `ROLES` the example is the scene whose share is nearest to the mean of all runs, among those that
 the full model answers right, that keep a usual number of patches for their skill (its middle half),
-and that fit the role: four keep something of what they are asked about, one shows vision leaving,
-one pruning that fails. Writes examples.json beside the weights; the page shows them in this order.
+and that fit the role: one shows vision leaving, one pruning that fails. The others keep something
+of the things that the question names, if it names any, though half of all runs keep none of it.
+Writes examples.json beside the weights; the page shows them in this order.
 """
 
 from __future__ import annotations
@@ -71,7 +72,7 @@ def _stays(run: Run) -> bool:
 
 
 def _leaves(run: Run) -> bool:
-    return run.right and run.exit is not None
+    return _stays(run) and run.exit is not None
 
 
 def _fails(run: Run) -> bool:
@@ -79,8 +80,8 @@ def _fails(run: Run) -> bool:
 
 
 ROLES = (
-    Role("colour", "an answer that stays", _stays),
     Role("place", "an answer that stays", _stays),
+    Role("colour", "an answer that stays", _stays),
     Role("two_digits", "an answer that stays", _stays),
     Role("relation", "an answer that stays", _stays),
     Role("shape", "vision that leaves", _leaves),

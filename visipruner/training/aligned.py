@@ -35,7 +35,6 @@ from visipruner.training.lessons import (
     Stage,
     ask_all,
     first_right,
-    looking_loss,
     some_pictures,
     some_scenes,
     tower_features,
@@ -133,14 +132,12 @@ class Aligned:
         distil: weight of the teacher's probabilities beside the answers.
         pull: weight of the distance of what enters from the teacher's states at that layer. It
             keeps painted scenes like written ones, whose states enter as the teacher has them.
-        looking: weight of the natural recipe's lesson on heads that count.
     """
 
     teacher: nn.Module
     span: Span
     distil: float
     pull: float = 0.0
-    looking: float = 0.0
 
     def stages(self) -> dict[str, Stage]:
         projector = "model.model.multi_modal_projector."
@@ -195,7 +192,7 @@ class Aligned:
         packed = learner.packer.pack(scenes, asked, self._every_patch(learner, len(scenes)))
         entering, theirs = self._visual(learner, painted, scenes[len(painted) :])
         language = learner.model.model.language_model
-        hidden, states = in_spans(language, packed, entering, self.span)
+        hidden, _ = in_spans(language, packed, entering, self.span)
         targets, weights = packed.targets.to(hidden.device), packed.weights.to(hidden.device)
         is_answer = targets != IGNORE
         targets, weights = targets[is_answer], weights[is_answer]
@@ -206,16 +203,14 @@ class Aligned:
         right = (logits.argmax(-1) == targets).float()
         shown = slice(0, len(painted))
         astray = F.mse_loss(entering[shown], wanted[shown]) / wanted[shown].var()
-        looking = looking_loss(language, states, packed)
         seen = {
             "loss": answers,
             "distance": apart,
             "astray": astray,
-            "looking": looking,
             "tokens_right": right.mean(),
         }
         seen = {name: value.item() for name, value in seen.items()}
-        loss = answers + self.distil * apart + self.pull * astray + self.looking * looking
+        loss = answers + self.distil * apart + self.pull * astray
         return loss, seen | {"first_right": first_right(right, weights)}
 
     def _visual(self, learner, painted: list, written: list) -> tuple[Tensor, Tensor]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -159,26 +159,20 @@ def sum_of_lessons(model, states: tuple, packed: Packed, length: int) -> torch.T
     return total
 
 
-def looking_loss(
-    language, states: Sequence[torch.Tensor] | Mapping[int, torch.Tensor], packed: Packed
-) -> torch.Tensor:
+def looking_loss(language, states: tuple, packed: Packed) -> torch.Tensor:
     """How far some heads are from attending equally to every thing that a word counts.
 
-    Cross entropy minus its minimum, so 0 is perfect. `states` holds the input of every layer, or by
-    its number that of each layer that computes visual tokens; others have nothing to look at.
+    Cross entropy minus its minimum, so 0 is perfect.
     """
-    computed = range(len(states)) if isinstance(states, Sequence) else sorted(states)
-    some = states[computed[0]]
-    total, device = some.new_zeros(()), some.device
-    counting = [(index, head) for index, head in COUNTING if index in computed]
-    if not len(packed.glances) or not counting:
+    total, device = states[0].new_zeros(()), states[0].device
+    if not len(packed.glances):
         return total
     picture, token = packed.glances.to(device).unbind(1)
-    token = token + some.shape[1] - packed.ids.shape[1]
+    token = token + states[0].shape[1] - packed.ids.shape[1]
     allowed = packed.allowed.to(device)[picture, 0, token]
     wanted = packed.looks.to(device)
-    turns = language.rotary_emb(some, packed.positions.to(device))
-    for index, head in counting:
+    turns = language.rotary_emb(states[0], packed.positions.to(device))
+    for index, head in COUNTING:
         layer = language.layers[index]
         hidden = layer.input_layernorm(states[index])
         heads = (*hidden.shape[:2], -1, layer.self_attn.head_dim)
@@ -189,7 +183,7 @@ def looking_loss(
         scores = (scores * layer.self_attn.scaling).masked_fill(~allowed, float("-inf"))
         log_share = scores.log_softmax(-1)[:, : wanted.shape[1]]
         total = total - (torch.special.entr(wanted) + wanted * log_share).sum(-1).mean()
-    return total / len(counting)
+    return total / len(COUNTING)
 
 
 def first_right(right: torch.Tensor, weights: torch.Tensor) -> float:

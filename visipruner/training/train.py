@@ -131,7 +131,6 @@ def add_options(parser: argparse.ArgumentParser):
     aligned.add_argument("--leave", type=int, default=5, help="last layer with visual tokens")
     aligned.add_argument("--distil", type=float, default=1.0, help="weight of the teacher")
     aligned.add_argument("--pull", type=float, default=0.0, help="weight of the teacher's states")
-    aligned.add_argument("--looking", type=float, default=0.0, help="weight of heads that count")
     aligned.add_argument("--check", type=int, default=100, help="steps between two validations")
     aligned.add_argument("--to", type=Path, help="where the export goes; else assets/tiny-aligned")
 
@@ -146,7 +145,7 @@ def run(options: argparse.Namespace):
         number = getattr(options, name)
         if number is not None:
             check_number(f"--{name}", number, 1, 10_000_000, integer=True)
-    for name in ("distil", "pull", "looking"):
+    for name in ("distil", "pull"):
         check_number(f"--{name}", getattr(options, name), 0, 1000)
     aligned = options.recipe == "aligned"
     if aligned and not options.init_from:
@@ -190,5 +189,4 @@ def _aligned_stages(learner: Learner, options) -> tuple[dict[str, Stage], dict[s
     teacher = Learner(options.init_from).model.to(learner.device).requires_grad_(False)
     span = Span(options.enter, options.leave)
     schedule = {"enter": options.enter, "leave": options.leave}
-    weights = options.distil, options.pull, options.looking
-    return Aligned(teacher, span, *weights).stages(), schedule
+    return Aligned(teacher, span, options.distil, options.pull).stages(), schedule
