@@ -57,6 +57,7 @@ def test_what_stays_is_counted_against_the_whole_picture():
     assert said([in_the_middle]).startswith("The one patch that stays shows a thing; of all 576")
     assert said([575]).startswith("The one patch that stays shows ground; of all 576")
     assert said([575, 574]).startswith("Of the 2 patches that stay, 0 show a thing; of all 576, ")
+    assert said([in_the_middle, 575]).startswith("Of the 2 patches that stay, 1 shows a thing;")
     assert text.STAYS_LATE in said([575, 574])
     assert text.STAYS_LATE not in said([575, 574], reads_by=None)
     known = {question.skill: question for question in sources.questions(source)}

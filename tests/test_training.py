@@ -94,6 +94,34 @@ def test_an_answer_counts_as_right_only_as_a_whole(learner):
     assert sum(count for (_, right), count in wrong.items() if right) == asked - 1
 
 
+@torch.inference_mode()
+def test_what_the_learner_is_pulled_to_are_the_teachers_states(learner):
+    recipe = Aligned(learner.model, Span(3, 5), 1.0)
+    visual = features_of(learner, SCENES)
+    rows = [[ask_about(scene, "shape", random.Random(2))] for scene in SCENES]
+    packed = learner.packer.pack(SCENES, rows, recipe._every_patch(learner, 2))
+    language = learner.model.model.language_model
+    hidden, _ = in_spans(language, packed, visual, Span(0, 11))
+    mine = learner.model.lm_head(hidden[packed.targets != -100])
+    apart, wanted = recipe._of_teacher(learner, SCENES, rows, visual, mine)
+    assert torch.allclose(apart, torch.zeros_like(apart), atol=1e-5)  # it is its own teacher
+    found = states_at(language, packed.prefix, visual, 3)
+    torch.testing.assert_close(wanted, found, atol=1e-4, rtol=1e-4)
+
+
+def test_half_of_the_questions_or_more_ask_for_favoured_skills():
+    def share(favour):
+        rng = random.Random(3)
+        asked = [
+            question
+            for number in range(20)
+            for question in ask_many(make_scene(number), rng, favour=favour)
+        ]
+        return sum(question.skill in ("count", "digit") for question in asked) / len(asked)
+
+    assert share(()) < 0.3 and share(("count", "digit")) > 0.5
+
+
 def train(folder, *more):
     return main(
         ["train", "--recipe", "aligned", "--checkpoints", str(folder), "--pictures", "1", *more]
@@ -149,6 +177,7 @@ def test_the_recipe_resumes_where_it_stopped_and_exports_its_schedule(
         (["--enter", "5", "--leave", "4"], "--leave must be"),
         (["--leave", "12"], "--leave must be"),
         (["--distil", "-1"], "--distil must be"),
+        (["--pull", "nan"], "--pull must be"),
         (["--stage", "joint"], "no stage joint"),
         (["--stage", "export"], "nothing to export"),
     ],
