@@ -24,6 +24,7 @@ def address(mini_path, tmp_path_factory):
     from visipruner.ui.layout import build, launch
 
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(curve, "OTHERS", {})
         patch.setattr(curve, "RECORDED", curve_file.written(tmp_path_factory.mktemp("curve")))
         page = build(page_server.models(mini_path))
     launch(page, "127.0.0.1", prevent_thread_lock=True, quiet=True)

@@ -32,7 +32,9 @@ from visipruner.render.curve import (
     describe_curve,
     describe_point,
     describe_source,
+    group_of,
     read_curve,
+    side_of,
 )
 from visipruner.render.curve_chart import SHAPES, STAR, curve_chart, style_of
 from visipruner.render.curve_svg import HIGH, TOP, curve_svg
@@ -364,6 +366,7 @@ def test_one_to_four_points_are_measured(recorded):
     assert curve.picked(recorded, ["3", "1", "3"]) == [3, 1]
     answers = SimpleNamespace(close=lambda: None)
     server = SimpleNamespace(
+        paths={"tiny": "tiny"},
         get=lambda *_: SimpleNamespace(facts=lambda _: curve_file.FACTS),
         asked=lambda key, columns, asking: answers,
     )
@@ -373,10 +376,44 @@ def test_one_to_four_points_are_measured(recorded):
             curve.picked(recorded, wrong)
 
 
-def test_a_server_without_the_bundled_model_says_so():
-    curve.check_offered(Server(None))
-    with pytest.raises(Refused, match="does not offer it: see VISIPRUNER_MODELS"):
-        curve.check_offered(SimpleNamespace(paths={"llava-1.5-7b": "llava-1.5-7b"}))
+def test_a_server_without_the_bundled_model_says_so(recorded):
+    point = recorded.points[0]
+    assert curve.model_of(Server(None), [point]) == "tiny"
+    with pytest.raises(Refused, match="model “tiny”, and this server does not offer it"):
+        curve.model_of(SimpleNamespace(paths={"llava-1.5-7b": "llava-1.5-7b"}), [point])
+
+
+def test_points_of_another_model_stand_beside(path, recorded, bundled):
+    both = read_curve(path, {"tiny-aligned": path})
+    count, name = len(recorded.points), "tiny-aligned"
+    assert both.points[:count] == recorded.points
+    whole, *others = both.points[count:]
+    assert [replace(point, model="") for point in others] == list(recorded.points)
+    assert whole.title == "tiny-aligned, unpruned" and whole.shares == both.unpruned_of(name)
+    assert others[0].title == "tiny-aligned, VisiPruner" and both.unpruned_of("") == both.unpruned
+    assert {group_of(point.series) for point in others} == {"model"}
+    assert name in curve_parts.shown(both, "model", "")[0]
+    assert side_of(others[0].series) == side_of(recorded.points[0].series)
+    first, second = (style_of(both, point.series) for point in (recorded.points[0], others[0]))
+    assert first.path == second.path and first.dash != second.dash
+    assert f"The points of {name}" in describe_source(both) and name not in describe_source(
+        recorded
+    )
+    assert both.source["models"][name] == recorded.source
+    with pytest.raises(Refused, match="two models"):
+        next(curve.measure(Server(bundled), both, [0, count], 1))
+    rows = curve_parts.csv_rows(both)
+    assert [row["model"] for row in rows].count(name) == len(curve_parts.csv_rows(recorded))
+
+
+def test_another_models_curve_must_have_the_same_skills(path, tmp_path):
+    body = curve_file.body()
+    for one in (body["unpruned"], *body["points"], *body["final"]):
+        one["skills"].pop("count", None)
+    other = tmp_path / "other.json"
+    other.write_text(json.dumps(body))
+    with pytest.raises(Refused, match="has other skills than"):
+        read_curve(path, {"tiny-aligned": other})
 
 
 # -- measured again

@@ -17,7 +17,7 @@ MOST_PER_SKILL = 10  # a server has other visitors
 # Series that the page shows first: the best of each kind, and random choice.
 FEW = (
     "visipruner", "fastv", "sparsevlm_plus", "random", "divprune, places kept",
-    "divprune+visipruner, places kept",
+    "divprune+visipruner, places kept", "tiny-aligned: none", "tiny-aligned: visipruner",
 )  # fmt: skip
 
 

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 
 from visipruner.choice import brief_title, names_of
 from visipruner.errors import Refused
@@ -19,7 +20,9 @@ from visipruner.methods.base import BEFORE
 
 MAIN = "visipruner"  # the page's main method is the first series
 PLACED = ", places kept"  # of a series: tokens keep the places that their method would renumber
+OF = ": "  # in a series of another model than the bundled one, between its name and the methods
 ALL = "all"  # every skill together
+UNPRUNED = "none"  # the side that prunes nothing; its point belongs to another model than the curve
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,8 @@ class Point:
             wrong, and their number; None if it was not counted.
         untrained: it scores by a class token that was never trained.
         final: the same point, measured on more questions; None if it was not.
+        model: its name; empty: the bundled model, of which the curve is. `flops_cut` of another one
+            is against all tokens in all its layers, `difference` against the same model unpruned.
     """
 
     name: str
@@ -62,11 +67,12 @@ class Point:
     untrained: bool = False
     final: Point | None = None
     placed: bool = False
+    model: str = ""
 
     @property
     def series(self) -> str:
         """The line in the plot that holds the point."""
-        return self.side + PLACED * self.placed
+        return self.model + OF * bool(self.model) + self.side + PLACED * self.placed
 
     @property
     def title(self) -> str:
@@ -103,7 +109,7 @@ class Curve:
     machine: str
     date: str
     unpruned: Mapping[str, Share]
-    points: tuple[Point, ...]
+    points: tuple[Point, ...]  # other models' last
     source: Mapping = field(default_factory=dict)  # the file's whole content
 
     @property
@@ -121,6 +127,11 @@ class Curve:
         """(number, point) of one series, by the FLOPs it cuts."""
         found = [(n, point) for n, point in enumerate(self.points) if point.series == series]
         return sorted(found, key=lambda entry: entry[1].flops_cut)
+
+    def unpruned_of(self, model: str) -> Mapping[str, Share]:
+        """What a model gets right that nothing prunes, by skill."""
+        own = (point for point in self.points if point.model == model and point.side == UNPRUNED)
+        return next((point.shares for point in own), self.unpruned)
 
     def skill(self, given) -> str:
         """A skill, or `ALL`, as a browser sent it.
@@ -143,19 +154,33 @@ class Curve:
 
 def side_of(series: str) -> str:
     """The methods of a series."""
-    return series.removesuffix(PLACED)
+    return series.rpartition(OF)[2].removesuffix(PLACED)
+
+
+def model_of(series: str) -> str:
+    """The model of a series; empty: the bundled one."""
+    return series.rpartition(OF)[0]
 
 
 def title_of(series: str) -> str:
     """A series as the page calls it."""
-    return brief_title(side_of(series)) + PLACED * series.endswith(PLACED)
+    side = side_of(series)
+    methods = "unpruned" if side == UNPRUNED else brief_title(side)
+    return (
+        model_of(series)
+        + ", " * bool(model_of(series))
+        + methods
+        + PLACED * series.endswith(PLACED)
+    )
 
 
 def group_of(series: str) -> str:
-    """A kind of series: "stacks", "inside" the language model, or before it.
+    """A kind of series: another "model", "stacks", "inside" the language model, or before it.
 
     Before it, a series counts as "placed" if the tokens keep their places, and else as "before".
     """
+    if model_of(series):
+        return "model"
     if "+" in side_of(series):
         return "stacks"
     kind = METHODS[side_of(series)]
@@ -169,12 +194,34 @@ def group_of(series: str) -> str:
 # -- the file
 
 
-def read_curve(path: Path) -> Curve:
+def read_curve(path: Path, others: Mapping[str, Path] = MappingProxyType({})) -> Curve:
     """Read what `python -m visipruner tradeoff` wrote.
+
+    Args:
+        others: the same of other models, by name; their points follow.
 
     Raises:
         Refused: one sentence: there is no such file, or what is wrong in it.
     """
+    curve = _read(path)
+    for name, place in others.items():
+        other = _read(place)
+        if other.unpruned.keys() != curve.unpruned.keys():
+            raise Refused(f"The curve {named(place)} has other skills than {named(path)}.")
+        known = [replace(point, model=name) for point in (_whole(other), *other.points)]
+        models = {**curve.source.get("models", {}), name: other.source}
+        source = {**curve.source, "models": models}
+        curve = replace(curve, points=(*curve.points, *known), source=source)
+    return curve
+
+
+def _whole(curve: Curve) -> Point:
+    """The unpruned model as a point of its own."""
+    line = curve.source["unpruned"]
+    return _point({**line, "side": UNPRUNED, "settings": {}})
+
+
+def _read(path: Path) -> Curve:
     try:
         return _curve(json.loads(path.read_text(encoding="utf-8")))
     except OSError as error:
@@ -292,7 +339,14 @@ def describe_source(curve: Curve) -> str:
     """Where the points come from."""
     counts = sorted({point.shares[ALL].questions for point in curve.points})
     many = " or ".join(f"{count:,}" for count in counts)
+    others = " and ".join(dict.fromkeys(point.model for point in curve.points if point.model))
+    beside = (
+        f" The points of {others} are on the same questions; its FLOPs are compared with all "
+        "tokens in all layers, and its points with the same model unpruned."
+        if others
+        else ""
+    )
     return (
         f"Recorded on {curve.date} ({curve.machine}), of the bundled model on {many} held-out "
-        "questions a point. Other models give other curves."
+        f"questions a point.{beside} Other models give other curves."
     )

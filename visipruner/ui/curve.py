@@ -34,8 +34,9 @@ from visipruner.world.questions import SKILLS
 from visipruner.world.scenes import ASSETS
 
 RECORDED = ASSETS / "tiny-llava" / "tradeoff.json"
+OTHERS: dict = {}
 BUNDLED = "tiny"
-KEY = (BUNDLED, "sdpa", "auto")
+HOW = ("sdpa", "auto")  # attention and precision
 MOST_PICKS = 4
 REDRAW = 3  # seconds between two drawings of the plot while points are measured
 # Not the turn of the runs: those come in between. One visitor measures at a time.
@@ -89,7 +90,7 @@ class Shown:
 def build(path: Path | None = None) -> Shown | None:
     """Lay the view out; None if there is no curve to show, which the page then says."""
     try:
-        curve = read_curve(path or RECORDED)
+        curve = read_curve(path or RECORDED, OTHERS)
     except Refused as error:
         gr.HTML(views.told(words.NO_CURVE.format(why=error)))
         return None
@@ -168,10 +169,19 @@ def _again(curve: Curve) -> dict:
 # -- what a point means
 
 
-def check_offered(models: Models):
-    """Raise `Refused` if this server does not offer the model that the curve is of."""
-    if BUNDLED not in models.paths:
-        raise Refused(words.NO_BUNDLED)
+def model_of(models: Models, points: Sequence[Point]) -> str:
+    """The model that the points are of.
+
+    Raises:
+        Refused: they are of two, or this server does not offer it.
+    """
+    names = {point.model or BUNDLED for point in points}
+    if len(names) > 1:
+        raise Refused(words.TWO_MODELS)
+    (name,) = names
+    if name not in models.paths:
+        raise Refused(words.NO_BUNDLED.format(name=name))
+    return name
 
 
 def form_of(point: Point) -> dict:
@@ -264,14 +274,17 @@ def _trying(models: Models, chosen, shown: Shown):
     @plainly
     def on_try(picks, event: gr.EventData):
         """Put a point's settings into the form; the browser then presses Run."""
-        check_offered(models)
         data = event._data if isinstance(event._data, dict) else {}
         number = shown.curve.number(data.get("point"))
-        values = form_of(shown.curve.points[number])
+        point = shown.curve.points[number]
+        model, values = model_of(models, [point]), form_of(point)
         gr.Info(words.TRIED, duration=8)
-        picks = [*dict.fromkeys([*(picks or []), str(number)])]
+        alike = [
+            n for n in picks or [] if shown.curve.points[shown.curve.number(n)].model == point.model
+        ]
+        picks = [*dict.fromkeys([*alike, str(number)])]
         return [
-            BUNDLED, values["method"], [], values.get("semantics", gr.skip()),
+            model, values["method"], [], values.get("semantics", gr.skip()),
             *(values.get(name, gr.skip()) for name in names),
             picks if len(picks) <= MOST_PICKS else gr.skip(),
         ]  # fmt: skip
@@ -285,7 +298,6 @@ def _trying(models: Models, chosen, shown: Shown):
 def _measuring(models: Models, shown: Shown) -> Callable:
     @plainly
     def on_recompute(picks, count, skill, group, follow, before):
-        check_offered(models)
         numbers = picked(shown.curve, picks)
         shown.kept.drop(before)
         key, drawn = None, time.monotonic()
@@ -316,17 +328,19 @@ def picked(curve: Curve, picks) -> list[int]:
 
 
 def measure(models: Models, curve: Curve, numbers: Sequence[int], count) -> Iterator[Standing]:
-    """Ask the bundled model `count` questions with each point; one growing standing.
+    """Ask the points' model `count` questions with each of them; one growing standing.
 
     Raises:
-        Refused: a wrong number of questions, or a setting that this version does not have.
+        Refused: a wrong number of questions, points of two models, a model that is not offered, or
+            a setting that this version does not have.
     """
-    asking, vlm = recompute.asking(count), models.get(*KEY)
+    key = (model_of(models, [curve.points[number] for number in numbers]), *HOW)
+    asking, vlm = recompute.asking(count), models.get(*key)
     sides = {str(number): side_of(vlm, curve.points[number]) for number in numbers}
     names = recompute.columns_of(list(sides))
     columns = {names[0]: method_at(vlm, "none"), **sides}
     standing = Standing(names, len(asking))
-    return recompute.growing(standing, models.asked(KEY, columns, asking))
+    return recompute.growing(standing, models.asked(key, columns, asking))
 
 
 def _saving(shown: Shown):

@@ -26,6 +26,7 @@ from visipruner.ui import text, views
 from visipruner.ui.downloads import file_of
 
 MOST_FEW = 6
+BUNDLED = "tiny"  # in the files: the model that the curve is of
 
 
 def shown(curve: Curve, group: str, followed: str) -> list[str]:
@@ -129,7 +130,7 @@ def standing_html(curve: Curve, standing: Standing, numbers: Sequence[int]) -> s
         line = say = words.MEASURED.format(questions=standing.total)
         bar = end = ""
     rows = "".join(
-        _standing_row(curve, standing, column, number)
+        _standing_row(curve, standing, column, number, curve.points[numbers[0]].model)
         for column, number in zip(standing.columns, (None, *numbers), strict=True)
     )
     return (
@@ -138,8 +139,10 @@ def standing_html(curve: Curve, standing: Standing, numbers: Sequence[int]) -> s
     )
 
 
-def _standing_row(curve: Curve, standing: Standing, column: str, number: int | None) -> str:
-    recorded = curve.unpruned[ALL] if number is None else curve.points[number].shares[ALL]
+def _standing_row(
+    curve: Curve, standing: Standing, column: str, number: int | None, model: str
+) -> str:
+    recorded = (curve.unpruned_of(model) if number is None else curve.points[number].shares)[ALL]
     title = text.FULL if number is None else curve.points[number].label
     told = f"{recorded.right:.1%} of {recorded.questions:,}"
     tally, nothing = standing.tally(column), words.NOTHING_MEASURED
@@ -188,27 +191,33 @@ def points_of(difference: tuple[float, float, float]) -> str:
 def csv_rows(curve: Curve, here: Sequence[Measured] = ()) -> list[dict]:
     """One row per point and measurement, recorded ones first; every row has the same names."""
     full = curve.unpruned
-    rows = [_row("recorded", "unpruned", "none", "", full, 0.0, None)]
+    rows = [_row("recorded", "", "unpruned", "none", "", full, 0.0, None)]
     for point in curve.points:
         for one in filter(None, (point, point.final)):
             row = _row(
-                "recorded", one.name, one.side, one.tokens, one.shares, one.flops_cut,
+                "recorded", point.model, one.name, one.side, one.tokens, one.shares, one.flops_cut,
                 one.difference,
             )  # fmt: skip
             rows.append(row | {"untrained": one.untrained, "settings": json.dumps(one.settings)})
+    picks = [curve.points[one.number] for one in here if one.number is not None]
+    model = picks[0].model if picks else ""  # all are of one
     for one in here:
         point = None if one.number is None else curve.points[one.number]
         name, side = (point.name, point.side) if point else ("unpruned", "none")
         difference = one.difference if point else None
-        rows.append(_row("here", name, side, "", {ALL: one.share}, one.flops_cut, difference))
+        shares = {ALL: one.share}
+        rows.append(_row("here", model, name, side, "", shares, one.flops_cut, difference))
     names = dict.fromkeys(name for row in rows for name in row)
     return [{name: row.get(name, "") for name in names} for row in rows]
 
 
-def _row(where: str, point: str, side: str, tokens, shares, cut: float, difference) -> dict:
+def _row(
+    where: str, model: str, point: str, side: str, tokens, shares, cut: float, difference
+) -> dict:
     share, (mean, low, high) = shares[ALL], difference or ("", "", "")
     return {
         "measured": where,
+        "model": model or BUNDLED,
         "point": point,
         "method": side,
         "tokens_per_layer": tokens,

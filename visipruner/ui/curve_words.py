@@ -10,6 +10,7 @@ GROUPS = (
     ("before it, renumbered", "before"),
     ("before it, places kept", "placed"),
     ("stacks", "stacks"),
+    ("the aligned model", "model"),
     ("all", "all"),
 )
 FOLLOW = "Follow one, with 95% intervals"
@@ -34,13 +35,13 @@ TRIED = (
     "empties them."
 )
 NO_BUNDLED = (
-    "The curve is of the bundled model, and this server does not offer it: see VISIPRUNER_MODELS."
+    "This point is of the model “{name}”, and this server does not offer it: see VISIPRUNER_MODELS."
 )
 NO_SUCH_SETTING = "The curve was recorded with other choices of “{name}” than this version has."
 
 RECOMPUTE = "Recompute here"
 RECOMPUTE_INFO = (
-    "Asks the bundled model held-out questions now, on this server, unpruned and with one to four "
+    "Asks the points' model held-out questions now, on this server, unpruned and with one to four "
     "points. They are the first of each skill, with which the recorded points began too. The stars "
     "in the plot are what was measured here, of all skills. Other visitors' runs come in between."
 )
@@ -49,6 +50,7 @@ PICKS, PICKS_HINT = (
     "Choose points here, or try one in the plot",
 )
 COUNT, COUNT_INFO = "Number of questions", "the same number of each of {skills} skills"
+TWO_MODELS = "These points are of two models; choose points of one."
 NO_PICKS = "Choose one to {most} points to measure first."
 STOP = "Stop measuring"
 BEGINS = "Measuring here, now"
