@@ -59,6 +59,11 @@ def test_settings_follow_what_is_chosen_and_refusals_are_sentences(visit):
     head.fill("99")
     press(page, inside_words.RUN)
     expect(page.locator(f"{VIEW} .vp-status")).to_contain_text("head must be", timeout=PATIENCE)
+    head.fill("<s>9</s>&lt;")
+    press(page, inside_words.RUN)
+    # As typed, but for invisible letters: gradio draws this line as HTML.
+    expect(page.locator(".toast-body")).to_contain_text("<\u2060s>9<\u2060/s>&\u2060lt;")
+    head.fill("")
     page.get_by_label(ANALYSES["attention"].title, exact=True).uncheck()
     expect(head).to_be_hidden()
     look(page)

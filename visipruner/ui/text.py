@@ -14,7 +14,7 @@ TO_DOWNLOAD = "{} ({} to download)"
 DOWNLOADING = "Downloading {title}: {done} of {total}. Stop pauses; what has arrived is kept."
 FETCHING = "Downloading the model"
 LOADING = "Loading the model…"
-SECONDS = " {seconds:.0f} s"
+SECONDS = " · {seconds:.0f} s"
 NOT_HERE = "{title} is not on this machine yet: choose it on the page and press Run ({size})."
 NO_CLIP = "{clip}, which this method needs, was not on this Space's disk when it started."
 FIXED_AT_START = "Here every model runs in its usual precision with sdpa attention; choose those."
@@ -156,7 +156,7 @@ COUNTERS = {
 }
 COUNTERS_HEAD = "All counters"
 MACHINE = (
-    "Measured on {device}, {threads} threads, {dtype}, {attention} attention, torch {torch}, "
+    "Measured on {device}, threads: {threads}, {dtype}, {attention} attention, torch {torch}, "
     "transformers {transformers}. {clocks} The full model's untimed probe is not counted."
 )
 CLOCKS_ONCE = "Every clock is of the one run that was shown."
