@@ -18,6 +18,9 @@ VIEW = "#vp-view-inside"
 
 
 def look(page: Page):
+    # An old "Done" stands for a second when a run follows a Stop.
+    old = page.locator(f"{VIEW} .vp-status")
+    old.evaluate_all("all => all.forEach((one) => { one.textContent = ''; })")
     press(page, inside_words.RUN)
     expect(page.locator(f"{VIEW} .vp-status")).to_contain_text("Done", timeout=PATIENCE)
 
