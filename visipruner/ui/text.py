@@ -220,7 +220,7 @@ RESPELT = "The bundled model learnt British spelling, so it reads {words}."
 ONE_WORD_PICTURE = "A description does not fit into one word, so the bundled model may guess."
 OUTSIDE = (
     "This picture is outside the bundled model's world of drawn shapes and digits, so its answer "
-    "is a guess. Photographs are for LLaVA-1.5: see Model, or start the page with --model-path."
+    "is a guess. Photographs need a larger model: see Model, or start the page with --model-path."
 )
 
 STAYS = "Of the {kept} patches that stay, {on} show a thing; of all {all}, {every} do."
