@@ -174,7 +174,8 @@ LATE = """() => {
     const send = window.fetch;
     window.fetch = async (...asked) => {
         const answer = await send(...asked);
-        if (String(asked[0]).includes("queue/join")) await new Promise((go) => setTimeout(go, 1500));
+        const begins = String(asked[0]).includes("queue/join");
+        if (begins) await new Promise((go) => setTimeout(go, 1500));
         return answer;
     };
 }"""

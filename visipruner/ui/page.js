@@ -96,9 +96,11 @@ window.vp = {
     return new Promise(() => {});
   },
 
-  // A run's second event follows its first one, even if Stop came just before: then it must not.
-  goesOn: (values, stopped = vp.stopped) => (stopped ? new Promise(() => {}) : values),
-  goesOnIn: (view, values) => vp.goesOn(values, "stopped" in columnOf(view).dataset),
+  // A run's second event follows its first one, even if Stop came just before: then it must not,
+  // and Stop, pressed again, says so on the page.
+  goesOn: (values) => (vp.stopped ? stopAgain("vp-stop") : values),
+  goesOnIn: (view, values) =>
+    "stopped" in columnOf(view).dataset ? stopAgain(`vp-${view}-stop`) : values,
 
   // The same for another view, in its own column (beside.py).
   stateOf(view, state) {

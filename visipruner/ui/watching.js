@@ -159,6 +159,11 @@ function noteStops() {
   document.addEventListener("click", note, true);
 }
 
+function stopAgain(button) {
+  setTimeout(() => document.getElementById(button).click());
+  return new Promise(() => {});
+}
+
 // Gradio does not report a camera or clipboard that is missing or forbidden.
 function explainDevices() {
   window.addEventListener("unhandledrejection", (event) => {
