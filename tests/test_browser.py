@@ -169,6 +169,32 @@ def test_stop_stops_within_a_second(visit, mini_path):
     run(page)  # the next run works
 
 
+# A slow network: the server's answers to a started event come late.
+LATE = """() => {
+    const send = window.fetch;
+    window.fetch = async (...asked) => {
+        const answer = await send(...asked);
+        const begins = String(asked[0]).includes("queue/join");
+        if (begins) await new Promise((go) => setTimeout(go, 1500));
+        return answer;
+    };
+}"""
+
+
+@pytest.mark.parametrize("wait", [300, 2000])
+def test_stop_stops_a_run_whose_name_is_still_on_its_way(visit, wait):
+    """Gradio would ask the server to stop "null": the visit also fails at that refused request."""
+    page = visit()
+    page.evaluate(LATE)
+    press(page, text.RUN)
+    page.wait_for_timeout(wait)
+    press(page, text.STOP)
+    page.wait_for_timeout(6000)
+    expect(page.locator(".vp-verdict.same, .vp-verdict.different")).to_have_count(0)
+    expect(page.locator(".vp-status.busy")).to_have_count(0)
+    run(page)  # the next run works
+
+
 def test_two_visitors_do_not_disturb_each_other(visit):
     links, answers = ("?seed=5", "?seed=8"), []
     for link in links:

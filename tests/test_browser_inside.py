@@ -18,6 +18,9 @@ VIEW = "#vp-view-inside"
 
 
 def look(page: Page):
+    # An old "Done" stands for a second when a run follows a Stop.
+    old = page.locator(f"{VIEW} .vp-status")
+    old.evaluate_all("all => all.forEach((one) => { one.textContent = ''; })")
     press(page, inside_words.RUN)
     expect(page.locator(f"{VIEW} .vp-status")).to_contain_text("Done", timeout=PATIENCE)
 
@@ -59,6 +62,11 @@ def test_settings_follow_what_is_chosen_and_refusals_are_sentences(visit):
     head.fill("99")
     press(page, inside_words.RUN)
     expect(page.locator(f"{VIEW} .vp-status")).to_contain_text("head must be", timeout=PATIENCE)
+    head.fill("<s>9</s>&lt;")
+    press(page, inside_words.RUN)
+    # As typed, but for invisible letters: gradio draws this line as HTML.
+    expect(page.locator(".toast-body")).to_contain_text("<\u2060s>9<\u2060/s>&\u2060lt;")
+    head.fill("")
     page.get_by_label(ANALYSES["attention"].title, exact=True).uncheck()
     expect(head).to_be_hidden()
     look(page)

@@ -60,6 +60,39 @@ def test_a_presenter_plays_a_step_with_keys_alone(visit):
     expect(page.locator(".le-told li")).to_have_count(3)  # what was revealed stays
 
 
+def test_the_tab_key_keeps_its_place_among_choices(visit):
+    page = open_step(visit, 4)
+    choice = page.locator(".le-predict .le-choice").nth(1)
+    choice.focus()
+    page.keyboard.press("Space")
+    expect(choice).to_have_attribute("aria-pressed", "true")
+    expect(choice).to_be_focused()
+    page.keyboard.press("Enter")  # on what is chosen already it goes on
+    wait_for(page)
+    page.get_by_role("button", name="Quiz", exact=True).click()
+    boxes = page.locator(".le-quiz fieldset")
+    boxes.nth(0).locator(".le-choice").first.focus()
+    page.keyboard.press("Enter")
+    expect(boxes.nth(1).locator(".le-choice").first).to_be_focused()
+
+
+def test_notes_of_a_long_step_come_into_view(visit):
+    page = open_step(visit, 8)
+    page.evaluate("vp.projector()")
+    reveal(page)
+    page.keyboard.press("n")
+    page.wait_for_timeout(300)
+    notes, nav = (page.locator(part).bounding_box() for part in (".le-notes", ".le-nav"))
+    assert notes["y"] + notes["height"] <= nav["y"] + 1
+
+
+def test_a_step_may_choose_another_model_and_the_page_says_so(visit):
+    page = open_step(visit, 8)
+    reveal(page)
+    page.keyboard.press("t")
+    expect(page.locator(".vp-modelline")).to_contain_text("tiny-aligned", timeout=PATIENCE)
+
+
 def test_a_clicker_works_at_once_after_the_tab_was_chosen(visit):
     page = visit("", **LAPTOP)
     page.get_by_role("tab", name=tabs.TITLES[tabs.LESSON]).click()
@@ -128,6 +161,8 @@ def test_stop_ends_a_wait_and_the_step_can_run_again(visit, mini_path):
         page.locator(".le-next").click()
         expect(page.locator(".le-doing")).to_contain_text("reads the picture", timeout=PATIENCE)
         expect(page.locator(".le-next")).to_be_disabled()
+        expect(page.locator(".le-seconds")).to_have_text(re.compile(r"^\d+ s$"), timeout=PATIENCE)
+        assert page.locator(".le-news").inner_text().endswith("…")  # seconds are not read aloud
         page.keyboard.press("Escape")
         wait_for(page, "stopped")
         expect(page.locator(".le-doing")).to_contain_text("Stopped")

@@ -248,7 +248,7 @@ def test_the_page_downloads_clip_when_its_method_runs(asked):
     first = (
         "Downloading CLIP ViT-L/14-336: 1.0 GB of 1.7 GB. Stop pauses; what has arrived is kept."
     )
-    assert re.fullmatch(re.escape(first) + r" \d+ s", line)
+    assert re.fullmatch(re.escape(first) + r" · \d+ s", line)
     assert asked == [(clip.REPO, clip.SIZE, clip.PATTERNS)]
     assert not server.is_missing("llava-1.5-7b", [CDPruner])
     assert list(server.fetch("llava-1.5-7b", "auto", [CDPruner])) == [] and len(asked) == 1

@@ -6,6 +6,7 @@ import base64
 import io
 import json
 import re
+import time
 from contextlib import closing
 
 import page_server
@@ -20,8 +21,9 @@ from visipruner.analyses.together import look
 from visipruner.errors import Refused
 from visipruner.render import inside as drawing
 from visipruner.render import palette
+from visipruner.running import stream as streaming
 from visipruner.sheets import Box, Sheet, grid_boxes
-from visipruner.ui import inside, inside_events, running, text
+from visipruner.ui import inside, inside_events, inside_words, running, text
 from visipruner.ui.handlers import Form
 
 
@@ -91,6 +93,20 @@ def test_settings_are_read_as_typed_and_refused_by_their_words():
 def test_every_analysis_has_a_title_of_its_own():
     titles = [kind.title for kind in ANALYSES.values()]
     assert len(set(titles)) == len(titles) and set(inside.FIRST) <= set(ANALYSES)
+
+
+def test_a_slow_tower_repeats_the_last_step(job, monkeypatch):
+    """The picture's encoding comes before the first step, so that step is one of nothing."""
+    monkeypatch.setattr(streaming, "WAIT_SECONDS", 0.02)
+    monkeypatch.setattr(streaming, "TICK_SECONDS", 0.05)
+    encode = job.vlm.encode
+    monkeypatch.setattr(job.vlm, "encode", lambda prompt: time.sleep(0.3) or encode(prompt))
+    events = list(job.look(inside.chosen(["influence"], {}), False))
+    assert events[:3] == [Step(0, 0)] * 3 and isinstance(events[-1], tuple)
+    [analysis] = inside.chosen(["influence"], {})
+    first, later = (inside_events._status(events[0], analysis, seconds) for seconds in (0.2, 3.2))
+    assert inside_words.ENCODING in first and "3 s<" in later
+    assert analysis.title in inside_events._status(Step(1, 9), analysis, 4)
 
 
 def test_a_stopped_look_leaves_the_model_free_and_untouched(job):

@@ -10,6 +10,7 @@ import random
 import re
 import shlex
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 
 import page_server
@@ -115,6 +116,8 @@ def replace_label(run):
 def test_it_is_labelled_with_machine_and_date(live, saved):
     run, machine = opened(saved), live.comparison.machine
     assert run.label.startswith(f"Recorded {live.comparison.date[:10]} ")
+    saved_at = datetime.fromisoformat(live.comparison.date)
+    assert f"{saved_at:%Z}" and f" {saved_at:%H:%M %Z} on " in run.label
     assert machine["device"] in run.label and machine["model"] in run.label
     assert run.missing == () and "not saved" not in run.label
     drawn = views.recorded(run), views.counters(run.comparison, run.label), downloads.html_of(run)

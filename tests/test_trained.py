@@ -157,7 +157,7 @@ def test_the_trace_tells_the_schedule_apart_from_what_was_chosen(aligned, asked)
         assert type(trace).from_json(json.loads(json.dumps(trace.to_json()))) == trace
     assert trace.settings == method_at(aligned, "random@30").settings
     assert comparison.last.called == ("full", "pruned")
-    assert "saved counts from all tokens in all layers" in comparison.prompt.notes[-1]
+    assert "Savings are counted against all tokens in all layers" in comparison.prompt.notes[-1]
     titles = [step["title"] for step in stages.steps(trace)]
     assert titles == ["Waiting outside", "Drawn by lot", "Words only"]
 

@@ -161,7 +161,7 @@ def _triangle(result: Masked) -> Figure:
         )
     }
     return Figure(
-        "What masking a range of layers changes: KL of the first word, nats",
+        "What masking layers changes: KL of the first word in nats, 0 is none",
         f"{_stages_in_words(result)} {_blocks_in_words(result)}".strip(),
         "last masked layer",
         "first masked layer",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 
@@ -11,6 +12,7 @@ from visipruner.analyses.answered import with_answer
 from visipruner.analyses.base import Analysis, Step
 from visipruner.analyses.observed import Observed, observe
 from visipruner.errors import Refused
+from visipruner.running.stream import stream
 
 
 def together(
@@ -59,3 +61,24 @@ def look(
     if answered:
         prompt = with_answer(vlm, prompt, features, options)
     yield from together(vlm, prompt, features, analyses)
+
+
+def watched(
+    vlm, prompt, analyses: Sequence[Analysis], answered: bool = False, options=None
+) -> Iterator[Step | tuple[Analysis, object]]:
+    """As `look`, in a thread of its own; after each second without news the last step again.
+
+    Before the first step that is `Step(0, 0)`: the picture is being encoded.
+    """
+
+    def work(emit):
+        with closing(look(vlm, prompt, analyses, answered, options)) as events:
+            for event in events:
+                emit(event)
+
+    last, tick = Step(0, 0), object()
+    # A lock of its own: `look` takes the model's.
+    with closing(stream(work, threading.Lock(), last, tick)) as events:
+        for event in events:
+            last = event if isinstance(event, Step) else last
+            yield last if event is tick else event

@@ -5,7 +5,7 @@ const { steps, quiz, title, about, minutes } = props.lesson;
 const find = (name) => element.querySelector(".le-" + name);
 const END = steps.length; // the quiz stands behind the last step
 const got = [], said = [], places = [], answers = [];
-let at = 0, busy = -1, stopped = 0;
+let at = 0, busy = -1, stopped = 0, begun = 0;
 let turn = 0; // each run has its own, so that late news of another is known
 
 function make(name, className, ...parts) {
@@ -20,6 +20,15 @@ function button(className, words, act) {
   node.type = "button";
   node.addEventListener("click", act);
   return node;
+}
+
+// New parts in place of the old ones; the keyboard's focus stays where it was, or goes on to the
+// next button that can be pressed.
+function renew(box, ...parts) {
+  const buttons = () => [...box.querySelectorAll("button")];
+  const place = buttons().indexOf(document.activeElement);
+  box.replaceChildren(...parts);
+  if (place >= 0) buttons().slice(place).find((one) => !one.disabled)?.focus({ preventScroll: true });
 }
 
 const stateOf = (step) => got[step]?.state ?? "ready";
@@ -56,7 +65,7 @@ function reveal() {
   if (busy >= 0 || at >= END || isDone(at)) return;
   const rest = stopped + 1000 - Date.now(); // the server still cancels what Stop left
   if (rest > 0) return void setTimeout(reveal, rest);
-  busy = at;
+  [busy, begun] = [at, Date.now()];
   got[at] = { state: "running", doing: "The model starts", rows: [], frames: [], bills: [] };
   turn += 1;
   trigger("select", { step: at, turn });
@@ -110,9 +119,10 @@ function draw() {
   find("question").textContent = `“${step.question}”`;
   find("say").textContent = shown ? "" : step.say;
   drawPrediction(step, shown);
-  find("doing").textContent = { running: `${found?.doing}…`, refused: found?.doing ?? "",
+  find("news").textContent = { running: `${found?.doing}…`, refused: found?.doing ?? "",
     stopped: "Stopped. Go on to run it again.", unfinished: "The run ended early; try again.",
   }[state] ?? "";
+  tick();
   drawPictures(step, found);
   find("found").replaceChildren(...(shown ? results(found) : []));
   const told = isDone(at) && state === "done";
@@ -121,6 +131,12 @@ function draw() {
   find("try").hidden = !told;
   find("try").querySelector("span").textContent = step.try;
   find("notes").querySelector("span").textContent = step.notes;
+}
+
+// The seconds since a run began: they show that it goes on. Not part of what is read aloud.
+function tick() {
+  const seconds = busy === at ? Math.floor((Date.now() - begun) / 1000) : 0;
+  find("seconds").textContent = seconds >= 1 ? `${seconds} s` : "";
 }
 
 function drawDots() {
@@ -153,7 +169,7 @@ function drawPrediction(step, shown) {
   box.querySelector("legend").textContent = ask;
   const told = stateOf(at) === "done";
   box.toggleAttribute("data-told", told);
-  find("choices").replaceChildren(...choices.map((words, number) => {
+  renew(find("choices"), ...choices.map((words, number) => {
     const chosen = said[at] === number, mark = told && number === right ? " ✓" : "";
     const yours = told && chosen ? (number === right ? " your guess" : " ✗ your guess") : "";
     const node = button("le-choice", "", () => choose(number));
@@ -293,7 +309,7 @@ function drawQuiz() {
   const guessed = steps.filter((step, number) => said[number] !== undefined && isDone(number));
   const hits = guessed.filter((step) => said[steps.indexOf(step)] === step.predict.right).length;
   const done = quiz.every((one, number) => answers[number] !== undefined);
-  find("quiz").replaceChildren(...quiz.map((one, number) => {
+  renew(find("quiz"), ...quiz.map((one, number) => {
     const answer = answers[number], told = answer !== undefined;
     const box = make("fieldset", "le-predict", make("legend", "", `${number + 1}. ${one.ask}`));
     box.toggleAttribute("data-told", told);
@@ -323,7 +339,8 @@ function onKey(event) {
   // A press on the tab "Lesson" leaves the focus there; these keys are the tab's own.
   const switching = target.matches?.("[role=tab]") && /^Arrow|^Enter$|^ $/.test(event.key);
   const sliding = target.matches?.("input[type=range]");
-  const pressing = target.matches?.("button, a, summary");
+  // On a choice that is made already, Enter goes on.
+  const pressing = target.matches?.("button:not(.le-choice[aria-pressed=true]), a, summary");
   if (typing || switching) return;
   const digit = /^[1-9]$/.test(event.key) ? Number(event.key) - 1 : -1;
   if (event.key === "PageDown" || (event.key === "ArrowRight" && !sliding)) goOn();
@@ -342,6 +359,7 @@ function onKey(event) {
 function notes() {
   const hidden = find("notes").toggleAttribute("hidden");
   find("note").setAttribute("aria-pressed", String(!hidden));
+  if (!hidden) find("notes").scrollIntoView({ block: "nearest" }); // they stand below a long step
 }
 
 function attempt() {
@@ -356,6 +374,7 @@ function copyLink() {
 }
 
 document.addEventListener("keydown", onKey);
+setInterval(() => busy >= 0 && tick(), 1000);
 find("back").addEventListener("click", () => go(at - 1));
 find("next").addEventListener("click", goOn);
 find("stop").addEventListener("click", stop);

@@ -90,7 +90,7 @@ class Trained(PruningMethod):
     @property
     def notes(self) -> tuple[str, str]:
         """The same for a run, and how its FLOPs are counted."""
-        return self.sentence, "What is saved counts from all tokens in all layers."
+        return self.sentence, "Savings are counted against all tokens in all layers."
 
     def serves(self, kind: type[PruningMethod], facts: Facts) -> str:
         """Why a model with this schedule cannot be pruned by a method; empty: it can."""

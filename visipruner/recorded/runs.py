@@ -61,9 +61,9 @@ class Run:
 
     @property
     def when(self) -> str:
-        """The day and minute with a blank before; "" if the file does not say it."""
+        """The day, minute and time zone with a blank before; "" if the file does not say it."""
         date = self.comparison.date
-        return f" {datetime.fromisoformat(date):%Y-%m-%d %H:%M}" if date else ""
+        return f" {datetime.fromisoformat(date):%Y-%m-%d %H:%M %Z}".rstrip() if date else ""
 
     @property
     def label(self) -> str:

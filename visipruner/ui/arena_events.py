@@ -153,5 +153,5 @@ def _room(models):
 def _budgets(page, models, chosen, arena):
     outputs, inputs = _tokens(arena), [chosen.model, arena.tokens]
     page.load(_room(models), inputs, outputs, **UNQUEUED)
-    chosen.model.input(_room(models), inputs, outputs, **UNQUEUED)
+    chosen.model.change(_room(models), inputs, outputs, **UNQUEUED)
     arena.tokens.change(None, arena.tokens, None, js="(n) => vp.budget(n)", **PRIVATE)

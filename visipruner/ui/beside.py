@@ -51,7 +51,12 @@ def connect_run(button, place: Place, fetch, inputs, answer, result, outputs):
         **PRIVATE,
     )
     run = fetched.success(
-        answer, [result, place.asked], outputs, show_progress_on=[place.status], **MODEL_TURN
+        answer,
+        [result, place.asked],
+        outputs,
+        js=f'(...values) => vp.goesOnIn("{place.view}", values)',
+        show_progress_on=[place.status],
+        **MODEL_TURN,
     )
     return [fetched, run]
 

@@ -13,7 +13,7 @@ from visipruner.levels import PRESETS
 from visipruner.methods import METHODS
 from visipruner.models.catalogue import MODELS, drawn
 from visipruner.ui import about, examples, fields, share, text, views
-from visipruner.ui.page import PRIVATE, SMALL, UNQUEUED, plainly
+from visipruner.ui.page import PRIVATE, SMALL, UNQUEUED, as_written, plainly
 from visipruner.world import sources
 from visipruner.world.composed import composer_value
 from visipruner.world.phrases import LLAVA_SHORT, SHORT
@@ -32,7 +32,8 @@ def connect(page, models, model_line, chosen, results, run):
         check_choice("model", name, models.paths)
         return views.model_line(models, name), about.of_model(models, name)
 
-    c.model.input(on_model, c.model, [model_line, c.model_about], **UNQUEUED)
+    # Not `input`: a lesson or a point of the curve may choose the model, too.
+    c.model.change(on_model, c.model, [model_line, c.model_about], **UNQUEUED)
 
     @plainly
     def on_done(name):
@@ -75,7 +76,8 @@ def on_seed(seed, question, scene):
     try:
         return numbered_scene(seed, question)
     except Refused as error:
-        gr.Warning(str(error), duration=12)  # and the box shows which scene the picture is
+        gr.Warning(as_written(str(error)), duration=12)
+        # The box shows which scene the picture is.
         return gr.skip(), gr.skip(), scene if isinstance(scene, int) else None, gr.skip()
 
 
@@ -142,7 +144,7 @@ def on_upload(path):
         return open_picture(path), None, None
     except Refused as error:
         # Not an error: the event must also remove the broken file from the page.
-        gr.Warning(str(error), duration=12)
+        gr.Warning(as_written(str(error)), duration=12)
         return None, None, None
 
 
@@ -217,7 +219,7 @@ def _one_word(c, asked: list):
 def _fields(loaded, run, models, c):
     """Advanced shows the settings of the chosen methods, and the level's value for each."""
     triggers = [
-        c.model.input,
+        c.model.change,
         c.method.change,
         c.others.change,
         c.level.change,  # changed by mouse, keys or preset

@@ -166,7 +166,7 @@ def _asking() -> dict[str, gr.Component]:
         format="png",  # lossless: the model gets these pixels
         elem_classes="vp-picture",
     )
-    # Keyed by the names of the browser's errors; page.js shows the sentence.
+    # Keyed by the names of the browser's errors; watching.js shows the sentence.
     words = f'data-notfounderror="{text.NO_DEVICE}" data-notallowederror="{text.NOT_ALLOWED}"'
     gr.HTML(f'<p id="vp-device" {words} hidden></p>')
     with gr.Row(elem_classes="vp-tight vp-scene"):

@@ -125,21 +125,29 @@ def _stream(job, analyses, answer: bool, shown, frame: Frame, results) -> Iterat
     frame.set(shown.place.status, views.says(words.ENCODING, words.ENCODING))
     board.draw()
     yield frame.take()
-    told = 0.0
+    told, since = 0.0, time.monotonic()
     with closing(job.look(analyses, answer)) as events:
         for event in events:
             if not isinstance(event, Step):
                 made.found.append(event)
             elif board.is_behind or time.monotonic() - told > PAUSE:
                 told, left = time.monotonic(), analyses[min(len(made.found), len(analyses) - 1)]
-                line = words.STEP.format(title=left.title, done=event.done, total=event.total)
-                frame.set(shown.place.status, views.says(line, words.LOOKING))
+                frame.set(shown.place.status, _status(event, left, told - since))
                 board.draw()
                 yield frame.take()
     board.draw()
     frame.set(shown.place.state, run_state.DONE)
     frame.set(shown.place.status, views.says(words.DONE, kind="done"))
     yield frame.take()
+
+
+def _status(step: Step, left: Analysis, seconds: float) -> str:
+    """The status line; a step of nothing is one of the picture's encoding."""
+    line, stage = words.ENCODING, words.ENCODING
+    if step.total:
+        line = words.STEP.format(title=left.title, done=step.done, total=step.total)
+        stage = words.LOOKING
+    return views.says(line + views.ticked(seconds), stage)
 
 
 class _Board:

@@ -311,7 +311,8 @@ def _asked_for(host: str | None, port: int | None) -> dict:
 
 
 def _settings() -> dict:
-    script = "".join((HERE / name).read_text() for name in ("page.js", "curve.js"))
+    scripts = "page.js", "watching.js", "curve.js"
+    script = "".join((HERE / name).read_text() for name in scripts)
     return dict(  # noqa: C408 - reads like the call that it is for
         share=False,
         run_history=False,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 
 import gradio as gr
@@ -123,12 +124,13 @@ def _printing(models, plan: Plan):
     @plainly
     def on_print():
         """Run every step, and write the lesson for paper."""
-        found = []
+        found, start = [], time.monotonic()
         for number, step in enumerate(plan.steps, 1):
             line = text.LESSON_STEP.format(step=number, steps=len(plan.steps))
             yield views.says(line, line), None
             for job, shown in handlers.paced(shown_of(models, plan, step), lambda _: PAUSE):  # noqa: B007
-                yield gr.skip(), gr.skip()
+                ticked = line + views.ticked(time.monotonic() - start)
+                yield views.says(ticked, line), gr.skip()
             found.append((shown, job.prompt.sheets))
         title = models.titles[plan.model]
         content = page_of(plan, found, title).encode()

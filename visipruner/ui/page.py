@@ -7,6 +7,7 @@ import functools
 import inspect
 import logging
 import os
+import re
 import traceback
 
 import gradio as gr
@@ -32,7 +33,16 @@ UNQUEUED = {**PRIVATE, "show_progress": "hidden", "queue": False}
 
 def sorry(sentence: str) -> gr.Error:
     """An error that a visitor reads and that is not logged."""
-    return gr.Error(sentence, duration=12, print_exception=False)
+    return gr.Error(as_written(sentence), duration=12, print_exception=False)
+
+
+def as_written(sentence: str) -> str:
+    """A sentence whose tags and entities gradio's pop-up shows as they were typed.
+
+    Gradio draws the pop-up as HTML, and gives a program the same words. So an invisible letter
+    (U+2060) breaks the tag: an escaped one would be wrong in the program.
+    """
+    return re.sub("[<&](?=[^ \u2060])", "\\g<0>\u2060", sentence)
 
 
 def plainly(function):

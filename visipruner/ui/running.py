@@ -256,6 +256,7 @@ def connect(models, model_line, chosen, results) -> tuple:
         _answering(models, model_line, chosen, results),
         [results.result, results.asked],
         outputs_of(model_line, chosen, results),
+        js="(...values) => vp.goesOn(values)",
         show_progress_on=[results.status],
         **MODEL_TURN,
     )

@@ -14,7 +14,7 @@ TO_DOWNLOAD = "{} ({} to download)"
 DOWNLOADING = "Downloading {title}: {done} of {total}. Stop pauses; what has arrived is kept."
 FETCHING = "Downloading the model"
 LOADING = "Loading the model…"
-SECONDS = " {seconds:.0f} s"
+SECONDS = " · {seconds:.0f} s"
 NOT_HERE = "{title} is not on this machine yet: choose it on the page and press Run ({size})."
 NO_CLIP = "{clip}, which this method needs, was not on this Space's disk when it started."
 FIXED_AT_START = "Here every model runs in its usual precision with sdpa attention; choose those."
@@ -156,7 +156,7 @@ COUNTERS = {
 }
 COUNTERS_HEAD = "All counters"
 MACHINE = (
-    "Measured on {device}, {threads} threads, {dtype}, {attention} attention, torch {torch}, "
+    "Measured on {device}, threads: {threads}, {dtype}, {attention} attention, torch {torch}, "
     "transformers {transformers}. {clocks} The full model's untimed probe is not counted."
 )
 CLOCKS_ONCE = "Every clock is of the one run that was shown."
@@ -220,7 +220,7 @@ RESPELT = "The bundled model learnt British spelling, so it reads {words}."
 ONE_WORD_PICTURE = "A description does not fit into one word, so the bundled model may guess."
 OUTSIDE = (
     "This picture is outside the bundled model's world of drawn shapes and digits, so its answer "
-    "is a guess. Photographs are for LLaVA-1.5: see Model, or start the page with --model-path."
+    "is a guess. Photographs need a larger model: see Model, or start the page with --model-path."
 )
 
 STAYS = "Of the {kept} patches that stay, {on} {show} a thing; of all {all}, {every} do."

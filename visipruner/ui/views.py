@@ -90,7 +90,7 @@ def _stage(progress: Progress) -> tuple[str, str]:
 def says(line: str, busy: str = "", kind: str = "still") -> str:
     """The status line. A line with `busy` names its stage, and is announced once per stage.
 
-    page.js reads a line aloud when its `data-say` is new on the page.
+    watching.js reads a line aloud when its `data-say` is new on the page.
 
     Args:
         kind: of a line that is not busy: "still", or "done" if it contains the verdict.

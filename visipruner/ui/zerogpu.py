@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 
-from visipruner.analyses.together import look
+from visipruner.analyses.together import watched
 from visipruner.evaluation.interview import asked_one_by_one
 from visipruner.running.results import Times
 from visipruner.running.runner import CLOCK_SECONDS, Event, compare, measure
@@ -44,7 +44,7 @@ def runs(models) -> tuple[Callable, Callable, Callable, Callable]:
         yield from asked_one_by_one(models.get(*key), columns, asking)
 
     def look_on(key, prompt, analyses, answered, options) -> Iterator:
-        yield from look(models.get(*key), prompt, analyses, answered, options)
+        yield from watched(models.get(*key), prompt, analyses, answered, options)
 
     if not active():
         return compare_on, measure_on, asked_on, look_on
