@@ -374,7 +374,7 @@ def test_the_pages_examples_are_what_their_file_says(bundled):
         shows = thing_of_patches(sources.scene(seed), 14) != BACKGROUND
         share = shows[list(trace.cuts[0].kept)].mean()
         assert share == pytest.approx(line["on_things"])
-        assert share == pytest.approx(file["of"]["kept patches on things"], abs=0.1)
+        assert share == pytest.approx(file["of"]["kept patches on things"], abs=0.2)
         kept = trace.cuts[0].kept
         assert len(kept) == line["kept"]
         run = typical.Run(
