@@ -407,6 +407,8 @@ def test_examples_are_the_nearest_to_the_mean_that_play_their_roles():
         run.scene for run in picked
     )
     assert picked[4].scene == 8 and picked[5].scene == 9
+    with pytest.raises(Refused, match="No question about count shows pruning that fails"):
+        typical.choose([run for run in runs if run.scene != 9], lambda run: True)
 
 
 @needs_weights

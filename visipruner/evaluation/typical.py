@@ -22,6 +22,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from visipruner.choice import method_at
+from visipruner.errors import Refused
 from visipruner.evaluation.interview import add_common, ask, open_model
 from visipruner.files import write_whole
 from visipruner.levels import PRESETS
@@ -123,7 +124,8 @@ def named_in(scene: Scene, asked: Question) -> list[int]:
 
 def _what_is_kept(trace: PruningTrace, shows: np.ndarray, named: list[int]) -> tuple:
     """How many patches the first cut keeps, the share on any thing, and on the named things."""
-    kept = list(trace.cuts[0].kept) if trace.cuts else []
+    cuts = [cut for cut in trace.cuts if not trace.is_own(cut)]  # not of a model's own schedule
+    kept = list(cuts[0].kept) if cuts else []
     if not kept:
         return 0, None, None
     on_named = float(np.isin(shows[kept], named).mean()) if named else None
@@ -135,11 +137,13 @@ def choose(found: list[Run], steady: Callable[[Run], bool]) -> list[Run]:
 
     Args:
         steady: whether a run that stays right under balanced does so under every preset.
+
+    Raises:
+        Refused: no run fits a role.
     """
     mean = statistics.fmean(run.on_things for run in found if run.on_things is not None)
-    usual = {
-        skill: _middle_half(run.kept for run in found if run.skill == skill) for skill in SKILLS
-    }
+    kept = {skill: [run.kept for run in found if run.skill == skill] for skill in SKILLS}
+    usual = {skill: _middle_half(numbers) for skill, numbers in kept.items()}
     chosen: list[Run] = []
     for role in ROLES:
         able = [
@@ -150,13 +154,18 @@ def choose(found: list[Run], steady: Callable[[Run], bool]) -> list[Run]:
             if run.scene not in {one.scene for one in chosen}
         ]
         able.sort(key=lambda run: (abs(run.on_things - mean), run.scene))
-        chosen.append(next(run for run in able if role.fits is _fails or steady(run)))
+        fit = next((run for run in able if role.fits is _fails or steady(run)), None)
+        if fit is None:
+            raise Refused(
+                f"No question about {role.skill} shows {role.shows}: ask about more scenes."
+            )
+        chosen.append(fit)
     return chosen
 
 
 def _middle_half(numbers: list[int]) -> tuple[float, float]:
-    """The first and the third quartile."""
-    first, _, third = statistics.quantiles(numbers, n=4, method="inclusive")
+    """The first and the third quartile; of nothing: zeros."""
+    first, third = np.quantile(numbers or [0], (0.25, 0.75))
     return first, third
 
 

@@ -34,7 +34,7 @@ from visipruner.world.questions import SKILLS
 from visipruner.world.scenes import ASSETS
 
 RECORDED = ASSETS / "tiny-llava" / "tradeoff.json"
-OTHERS: dict = {}
+OTHERS = {"tiny-aligned": ASSETS / "tiny-aligned" / "tradeoff.json"}
 BUNDLED = "tiny"
 HOW = ("sdpa", "auto")  # attention and precision
 MOST_PICKS = 4
