@@ -11,7 +11,9 @@ and leave after layer `leave`; all other layers run on text alone. Two steps:
    the projector alone learns the hidden states that the teacher's visual tokens have there.
 2. *Aligned.* Projector and language model learn the answers, and the teacher's probabilities of
    every word of them. The tower stays. Lessons of the natural recipe that say where heads look, and
-   steps with a part of the visual tokens, were tried for 700 steps and slowed it down.
+   steps with a part of the visual tokens, were tried for 700 steps and slowed it down. With
+   `--pull` what enters also stays near the teacher's states. The published weights took several
+   cycles of this step; their model card names them.
 
 Some scenes of the second step are written as words (`WrittenScenes`) and enter as the states that
 the teacher has of them at that layer, so that pairs which no picture shows are not forgotten.
