@@ -166,12 +166,8 @@ def title_of(series: str) -> str:
     """A series as the page calls it."""
     side = side_of(series)
     methods = "unpruned" if side == UNPRUNED else brief_title(side)
-    return (
-        model_of(series)
-        + ", " * bool(model_of(series))
-        + methods
-        + PLACED * series.endswith(PLACED)
-    )
+    model = f"{model_of(series)}, " if model_of(series) else ""
+    return model + methods + PLACED * series.endswith(PLACED)
 
 
 def group_of(series: str) -> str:
