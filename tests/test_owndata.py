@@ -84,6 +84,14 @@ def test_differences_that_are_not_kept_have_the_same_interval():
         assert growing.interval == pytest.approx(expected, abs=1e-12)
 
 
+def test_equal_answers_differ_by_nothing_and_no_share_is_below_nothing():
+    scores = [0.3, 0.6, 0.9]  # shares that a binary number only comes near to
+    assert paired_difference(scores, scores) == (0, 0, 0)
+    for count in range(1, 200):
+        assert wilson(0, count)[0] >= 0 and wilson(count, count)[1] <= 1
+        assert f"{wilson(0, count)[0]:.1%}" == "0.0%"
+
+
 # -- the store
 
 
