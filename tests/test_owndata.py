@@ -146,6 +146,16 @@ def test_a_store_that_another_process_holds_is_said(tmp_path, monkeypatch):
     answers["a"] = {}
 
 
+@pytest.mark.parametrize(
+    ("kind", "says"),
+    [("BUSY_RECOVERY", "Another process writes"), ("CORRUPT_INDEX", "is damaged")],
+)
+def test_every_error_of_a_kind_is_said_as_that_kind(tmp_path, kind, says):
+    error = sqlite3.OperationalError("x")
+    error.sqlite_errorcode = getattr(sqlite3, f"SQLITE_{kind}")
+    assert says in Answers(tmp_path / "answers.db")._why(error)
+
+
 # -- the command, on a miniature model
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import json
-import os
 import sys
 from collections.abc import Sequence
 from contextlib import closing
@@ -18,8 +16,8 @@ from visipruner.errors import Refused
 from visipruner.evaluation import jsonl, own_page, own_tables
 from visipruner.evaluation.answers import Answers
 from visipruner.evaluation.items import Wished
-from visipruner.evaluation.matching import same
-from visipruner.evaluation.own import Asking, Told
+from visipruner.evaluation.own import Asking
+from visipruner.evaluation.own_files import ANSWERS, FILES, answer_line, write
 from visipruner.evaluation.own_tables import Results
 from visipruner.evaluation.progress import Progress
 from visipruner.evaluation.tallies import Table
@@ -30,7 +28,6 @@ from visipruner.files import (
     print_whole,
     same_file,
     shown,
-    write_whole,
 )
 from visipruner.inputs import check_choice, check_number
 from visipruner.models import clip
@@ -48,8 +45,7 @@ MOST_METHODS = 32  # each is a column
 MOST_TOKENS = 96  # of an answer, as in `ask`
 BAD_LINES = ("refuse", "skip")
 TOLD = 10  # bad lines that are named while the command runs; the results name more
-STORE, ANSWERS = "answers.db", "answers.jsonl"
-FILES = ("results.csv", "results.json", "results.md", "results.html", ANSWERS)
+STORE = "answers.db"
 
 
 def add_options(parser: argparse.ArgumentParser):
@@ -220,8 +216,7 @@ def ask_all(asking: Asking, found: jsonl.Survey, folder: Path):
                 table.add(told.rows, told.line.tags)
                 answers = {name: row["answer"] for name, row in told.rows.items()}
                 gallery.add(told.line, answers)
-                line = json.dumps(_answered(told, asking.file), ensure_ascii=False)
-                file.write(_bytes(f"{line}\n"))
+                file.write(answer_line(told, asking.file))
                 progress.step(told.asked)
     except KeyboardInterrupt:
         say(f"\nstopped: {progress.line()}; what is answered is kept, and the same command goes on")
@@ -241,30 +236,6 @@ def say_left_out(asking: Asking, found: jsonl.Survey):
         say(f"left out while asking: {more:,} more, such as: {last}")
 
 
-def _answered(told: Told, file: Path) -> dict:
-    """A line of answers.jsonl."""
-    line, first = told.line, next(iter(told.rows.values()))
-    return {
-        "line": line.number,
-        "picture": os.path.relpath(line.picture, file.parent),
-        "question": line.question,
-        "answers": line.answers,
-        "tags": line.tags,
-        "said": {
-            name: {
-                "answer": row["answer"],
-                "right": row["score"],
-                "same": same(row["answer"], first["answer"]),
-                "flops_cut": round(1 - row["flops"] / first["flops"], own_tables.DIGITS),
-                "tokens": row["tokens"],
-                "filtered_after": row["filtered"],
-                "vision_left_after": row["left"],
-            }
-            for name, row in told.rows.items()
-        },
-    }
-
-
 def _results(asking: Asking, table: Table) -> Results:
     made = {
         "model": asking.vlm.spec.title,
@@ -274,29 +245,3 @@ def _results(asking: Asking, table: Table) -> Results:
     }
     columns = tuple(asking.columns)
     return Results(asking.file.name, made, columns, table.lines(), asking.bad, asking.skipped)
-
-
-def write(folder: Path, results: Results, gallery: own_page.Gallery, settings: dict):
-    """Write the files of the results.
-
-    Raises:
-        Refused: a file cannot be written; the answers are kept.
-    """
-    texts = {
-        "results.csv": own_tables.csv_text(results),
-        "results.json": own_tables.json_text(results),
-        "results.md": own_tables.markdown(results),
-        "results.html": own_page.page(results, gallery, settings),
-    }
-    for name, text in texts.items():
-        try:
-            write_whole(folder / name, _bytes(text))
-        except NotWritten as error:
-            raise Refused(
-                f"{error} All answers are kept; the same command writes the results."
-            ) from None
-
-
-def _bytes(text: str) -> bytes:
-    """As UTF-8; a letter of a file's name that is none in UTF-8 is written as in JSON: \\udcff."""
-    return text.encode("utf-8", "backslashreplace")
