@@ -36,16 +36,18 @@ def test_all_fields_are_read(folder):
         GOOD | {"answer": "red", "tags": ["café", "x"], "id": 7},
         GOOD | {"answers": [4, "four", "4"], "tags": "one"},
         GOOD | {"answer": None, "tags": None},
+        GOOD | {"answer": None, "answers": [2.0, 2.5], "tags": [1.0]},  # as a table writes it
     )
     picture = folder / "a.png"
     assert list(read(path)) == [
         Line(1, picture, GOOD["question"], ("red",), ("café", "x")),
         Line(2, picture, GOOD["question"], ("4", "four"), ("one",)),
         Line(3, picture, GOOD["question"]),
+        Line(4, picture, GOOD["question"], ("2", "2.5"), ("1",)),
     ]
     found = survey(path)
-    assert (found.questions, found.labelled, found.skipped) == (3, 2, 0)
-    assert list(found.tags) == ["café", "x", "one"]
+    assert (found.questions, found.labelled, found.skipped) == (4, 3, 0)
+    assert list(found.tags) == ["café", "x", "one", "1"]
     assert found.unused == {"id": 1}  # such as a misspelt field
 
 
@@ -86,6 +88,8 @@ BAD = {
     "answers must be": GOOD | {"answers": []},
     "answers must be a list of texts, not 'red'": GOOD | {"answers": "red"},
     "answer must be a text or a number, not True": GOOD | {"answer": True},
+    "answer must be a text or a number, not nan": GOOD | {"answer": float("nan")},
+    "each answer must be a text or a number, not inf": GOOD | {"answers": [1, float("inf")]},
     "each answer must have 1 to 1,000": GOOD | {"answers": [" "]},
     "each answer cannot be read": b'{"picture": "a.png", "question": "x", "answers": ["\\ud800"]}',
     "each tag must be": GOOD | {"tags": [["a"]]},

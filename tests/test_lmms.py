@@ -4,8 +4,10 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import nullcontext
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 
 import lmms_sets
 import pytest
@@ -137,6 +139,42 @@ def test_tables_pair_the_questions_and_count_what_ran():
         {"none": (results(1.0), {"toy": full}), "half": (results(0.75), {"toy": less})}
     )
     assert lmms_table.NO_SCORE in lmms_table.as_markdown(found)
+
+
+def test_one_question_gives_no_interval_and_no_number_that_json_lacks():
+    metrics = {"exact_match,none": float("nan"), "right,none": 1.0}
+    results = {
+        "results": {"toy": metrics},
+        "configs": {"toy": {"metric_list": [{"metric": "exact_match"}]}},
+    }
+    found = lmms_table.tables({"none": (results, {"toy": [sample(0, 1.0, 4e9, [8])]})})
+    assert "+0.0000 (no interval: one question)" in lmms_table.as_markdown(found)
+    text = lmms_table.as_json(found, {})
+    (line,) = json.loads(text, parse_constant=pytest.fail)["tasks"]["toy"]
+    assert line["difference"] == [0, None, None] and line["metrics"] == {"right": 1.0}
+
+
+def test_tables_are_saved_before_they_are_printed(tmp_path, monkeypatch):
+    """And in the folder that --out names."""
+    results = {
+        "results": {"toy": {}},
+        "configs": {"toy": {"metric_list": []}},
+    }
+    samples = {"toy": [sample(0, 1.0, 4e9, [8])]}
+    monkeypatch.setattr(lmms.metadata, "version", lambda _: lmms.PINNED)
+    monkeypatch.setattr(lmms, "_one", lambda *_: (results, samples))
+    model = SimpleNamespace(register=lambda: None, serving=lambda session: nullcontext())
+    monkeypatch.setitem(sys.modules, "visipruner.evaluation.lmms_model", model)
+
+    def closed(*_):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(sys, "stdout", SimpleNamespace(write=closed, fileno=lambda: 99))
+    monkeypatch.setattr("visipruner.files._print_no_more", lambda: None)
+    out = tmp_path / "mine"
+    assert main(["evaluate", "--tasks", "toy", "--out", str(out), "--device", "cpu"]) == 2
+    assert (out / "visipruner.md").read_text().startswith("**toy**")
+    assert json.loads((out / "visipruner.json").read_text())["tasks"].keys() == {"toy"}
 
 
 @pytest.mark.skipif(find_spec("lmms_eval") is not None, reason="lmms-eval is installed")

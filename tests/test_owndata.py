@@ -84,6 +84,14 @@ def test_differences_that_are_not_kept_have_the_same_interval():
         assert growing.interval == pytest.approx(expected, abs=1e-12)
 
 
+def test_equal_answers_differ_by_nothing_and_no_share_is_below_nothing():
+    scores = [0.3, 0.6, 0.9]  # shares that a binary number only comes near to
+    assert paired_difference(scores, scores) == (0, 0, 0)
+    for count in range(1, 200):
+        assert wilson(0, count)[0] >= 0 and wilson(count, count)[1] <= 1
+        assert f"{wilson(0, count)[0]:.1%}" == "0.0%"
+
+
 # -- the store
 
 
@@ -136,6 +144,16 @@ def test_a_store_that_another_process_holds_is_said(tmp_path, monkeypatch):
         answers["a"] = {}
     other.execute("COMMIT")
     answers["a"] = {}
+
+
+@pytest.mark.parametrize(
+    ("kind", "says"),
+    [("BUSY_RECOVERY", "Another process writes"), ("CORRUPT_INDEX", "is damaged")],
+)
+def test_every_error_of_a_kind_is_said_as_that_kind(tmp_path, kind, says):
+    error = sqlite3.OperationalError("x")
+    error.sqlite_errorcode = getattr(sqlite3, f"SQLITE_{kind}")
+    assert says in Answers(tmp_path / "answers.db")._why(error)
 
 
 # -- the command, on a miniature model

@@ -72,6 +72,13 @@ def test_the_page_shows_it_under_the_button_and_leaves_the_run_alone(data, tmp_p
     assert SCRIPT not in said and key == {"__type__": "update"}
 
 
+@pytest.mark.parametrize("end", ["difference_low", "difference_high"])
+def test_half_an_interval_is_refused(data, end):
+    data["table"][1][end] = None
+    with pytest.raises(Refused, match="both ends of its interval, or none"):
+        opened(saved(data))
+
+
 def paths(value, way=()):
     yield way
     if not isinstance(value, dict | list):

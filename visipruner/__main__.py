@@ -22,14 +22,17 @@ COMMANDS = {
     "show": ("visipruner.show", "a saved run again: words, report, overlays; no model"),
     "analyse": ("visipruner.analyse", "the paper's analyses of one picture, as files"),
     "lesson": ("visipruner.handout", "the page's lesson as a file to print"),
-    "evaluate": ("visipruner.evaluation.evaluate", "how often the bundled model is right"),
+    "evaluate": (
+        "visipruner.evaluation.evaluate",
+        "how often a model is right; your own questions",
+    ),
     "tradeoff": ("visipruner.evaluation.tradeoff", "accuracy against FLOPs, every method"),
     "dynamics": (
         "visipruner.evaluation.dynamics",
         "what the layers of the bundled model do with vision",
     ),
     "examples": ("visipruner.evaluation.typical", "choose the examples of the page, by a rule"),
-    "calibrate": ("visipruner.evaluation.calibrate", "VisiPruner's presets for the bundled model"),
+    "calibrate": ("visipruner.evaluation.calibrate", "VisiPruner's levels for a model"),
     "train": ("visipruner.training.train", "train the bundled model"),
 }
 

@@ -5,11 +5,18 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from visipruner.errors import MOST_QUOTED, Refused
 
 ROOT = Path(__file__).resolve().parent.parent  # of the project
+
+
+class NotWritten(Refused):
+    """A file could not be written, such as on a full disk."""
 
 
 def check_place(path: Path):
@@ -65,21 +72,34 @@ def named(folder: Path) -> str:
 
 
 def write_whole(path: Path, text: str | bytes):
-    """Write the whole text or bytes or nothing, so that no half-written file remains.
+    """Write the whole text, as UTF-8, or bytes, or nothing: no half-written file remains.
 
     Raises:
-        Refused: one sentence, naming the file and the obstacle.
+        NotWritten: one sentence, naming the file and the obstacle.
+        Refused: as `check_place`.
+    """
+    with growing(path) as file:
+        file.write(text if isinstance(text, bytes) else text.encode())
+
+
+@contextmanager
+def growing(path: Path) -> Iterator[BinaryIO]:
+    """A file to write to inside; it gets its name at the end. If anything fails, nothing remains.
+
+    Raises:
+        NotWritten: as `write_whole`.
     """
     check_place(path)
     place = _real(path)
     try:
         # In the same folder, so on the same disk: only then can it be moved in one step.
-        with tempfile.TemporaryDirectory(dir=place.parent) as folder:
+        with tempfile.TemporaryDirectory("", f"{place.name[:40]}-part-", place.parent) as folder:
             part = Path(folder) / place.name
-            part.write_bytes(text) if isinstance(text, bytes) else part.write_text(text)
+            with open(part, "wb") as file:
+                yield file
             part.replace(place)
     except OSError as error:
-        raise Refused(f"{shown(path)} could not be written: {error.strerror}.") from None
+        raise NotWritten(f"{shown(path)} could not be written: {error.strerror}.") from None
 
 
 def print_whole(text: str):

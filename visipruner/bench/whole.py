@@ -13,22 +13,13 @@ from visipruner.bench.timing import seconds
 from visipruner.families.base import Encoded
 from visipruner.layout import TokenLayout
 from visipruner.models.catalogue import VLM, ModelSpec, load_vlm
+from visipruner.models.shapes import CLIP_L  # LLaVA-1.5's vision tower
 from visipruner.prompt import Prompt
 from visipruner.tower import Clip
 from visipruner.world.drawing import render
 from visipruner.world.questions import ask_about
 from visipruner.world.scenes import make_scene
 
-# LLaVA-1.5's vision tower, exactly: openai/clip-vit-large-patch14-336.
-CLIP_L = {
-    "hidden_size": 1024,
-    "intermediate_size": 4096,
-    "num_hidden_layers": 24,
-    "num_attention_heads": 16,
-    "image_size": 336,
-    "patch_size": 14,
-    "projection_dim": 768,
-}
 SCENE, SKILL = 8, "colour"  # the bundled model's picture and question
 
 

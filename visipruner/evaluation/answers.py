@@ -81,7 +81,7 @@ class Answers(MutableMapping):
             raise NotKept(self._why(error)) from None
 
     def _why(self, error: sqlite3.Error) -> str:
-        code = getattr(error, "sqlite_errorcode", None)
+        code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the kind; the rest says which of it
         name = shown(self.path)
         if code == sqlite3.SQLITE_FULL:
             return (

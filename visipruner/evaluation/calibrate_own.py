@@ -79,6 +79,7 @@ class Plan:
     folder: Path
     jsonl: Path
     found: Survey
+    judged: int  # questions that can decide: those with a known answer, if labels do
     left_out: int  # pictures that cannot be read
 
 
@@ -136,7 +137,8 @@ def _plan(options: argparse.Namespace) -> Plan:
     found = own_command.survey(options)
     if options.by == "labels" and found.labelled < 2:
         raise Refused(f"{shown(options.jsonl)} has no answers, so --by must be agreement.")
-    return Plan(model, spec.name, out, folder, options.jsonl, found, left_out)
+    judged = found.labelled if options.by == "labels" else found.questions
+    return Plan(model, spec.name, out, folder, options.jsonl, found, judged, left_out)
 
 
 def spread(count: int, total: int) -> Callable[[int], bool]:
@@ -161,7 +163,7 @@ class _Rounds:
         tested = sorted({max(1, round(share * layers)) for share in TESTED})
         methods = candidates(semantics, tested)
         for number, count in enumerate((self.options.questions, self.options.final), 1):
-            count = min(count, self.plan.found.questions)
+            count = min(count, self.plan.judged)
             told = f"answers of round {number} of 2, {semantics}"
             measured = self._measure(methods, count, told)
             full = measured.pop(BASELINE)
@@ -186,13 +188,12 @@ class _Rounds:
         tallies, progress = Table(columns, ()), Progress(count * len(columns), told)
         asking = Asking(
             self.vlm, columns, self.plan.jsonl, self.store, self.options.max_new_tokens,
-            self.options.bad_lines == "skip", spread(count, self.plan.found.questions),
-            progress.step,
+            self.options.bad_lines == "skip", self.options.by == "labels",
+            spread(count, self.plan.judged), progress.step,
         )  # fmt: skip
         try:
             for one in asking.told():
-                if self.options.by == "agreement" or one.line.answers:
-                    tallies.add(one.rows, ())
+                tallies.add(one.rows, ())
         except KeyboardInterrupt:
             own_command.say(
                 f"\nstopped: {progress.line()}; all answers are kept, and the same command goes on"
@@ -202,7 +203,7 @@ class _Rounds:
         own_command.say_left_out(asking, self.plan.found)
         lines = tallies.lines()
         if not lines:
-            raise Refused(f"No question of {shown(self.plan.jsonl)} could be asked and judged.")
+            raise Refused(f"No question of {shown(self.plan.jsonl)} could be asked.")
         return {line["method"]: self._result(line) for line in lines}
 
     def _result(self, line: Mapping) -> dict:
@@ -236,7 +237,7 @@ def _made(options, plan: Plan, vlm: VLM, rounds: _Rounds) -> dict:
         "weights": fingerprint(Path(vlm.spec.path)),
         "questions": rounds.questions,
         "may_lose": LOSSES,
-        "first_round": min(options.questions, plan.found.questions),
+        "first_round": min(options.questions, plan.judged),
         "left_out": plan.left_out + rounds.skipped,
         "file": options.pictures.name if options.pictures else plan.jsonl.name,
         "max_new_tokens": options.max_new_tokens,

@@ -11,7 +11,7 @@ from PIL import Image
 
 from visipruner.errors import Refused
 from visipruner.evaluation import own_command
-from visipruner.files import shown
+from visipruner.files import growing, shown
 from visipruner.inputs import FORMATS, check_picture
 
 # Asked of each picture. Short answers: a long one differs by a word without meaning another thing.
@@ -36,25 +36,21 @@ def write_questions(pictures: Path, path: Path) -> int:
     """
     if not pictures.is_dir():
         raise Refused(f"There is no folder {shown(pictures)} with pictures.")
-    count, left_out, part = 0, 0, path.with_suffix(".part")
-    try:
-        with open(part, "w", encoding="utf-8") as file:
-            for picture in _pictures(pictures):
-                try:
-                    check_picture(picture)
-                except Refused as error:
-                    own_command.say(f"left out: {shown(picture)}: {error}")
-                    left_out += 1
-                    continue
-                count += 1
-                for question in GENERAL:
-                    asked = {"picture": str(picture.absolute()), "question": f"{question} {PLEA}"}
-                    file.write(json.dumps(asked) + "\n")
-        part.replace(path)
-    except OSError as error:
-        raise Refused(f"{shown(path)} could not be written: {error.strerror}.") from None
-    if not count:
-        raise Refused(f"{shown(pictures)} has no pictures; {', '.join(FORMATS)} are read.")
+    count, left_out = 0, 0
+    with growing(path) as file:
+        for picture in _pictures(pictures):
+            try:
+                check_picture(picture)
+            except Refused as error:
+                own_command.say(f"left out: {shown(picture)}: {error}")
+                left_out += 1
+                continue
+            count += 1
+            for question in GENERAL:
+                asked = {"picture": str(picture.absolute()), "question": f"{question} {PLEA}"}
+                file.write(f"{json.dumps(asked)}\n".encode())
+        if not count:
+            raise Refused(f"{shown(pictures)} has no pictures; {', '.join(FORMATS)} are read.")
     return left_out
 
 

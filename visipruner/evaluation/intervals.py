@@ -15,12 +15,14 @@ def wilson(right: float, count: int) -> tuple[float, float]:
     share, z2 = right / count, Z**2 / count
     middle = (share + z2 / 2) / (1 + z2)
     half = Z * math.sqrt(share * (1 - share) / count + z2 / (4 * count)) / (1 + z2)
-    return middle - half, middle + half
+    # Rounding may leave a hair below 0, which would be printed as -0.0%.
+    return max(0.0, middle - half), min(1.0, middle + half)
 
 
 def paired_difference(first: list[float], second: list[float]) -> tuple[float, float, float]:
     """Mean of second - first over the same questions, and its 95% interval."""
-    differences = torch.tensor(second, dtype=torch.float64) - torch.tensor(first)
+    before, after = (torch.tensor(side, dtype=torch.float64) for side in (first, second))
+    differences = after - before
     deviation = differences.std().item() if len(first) > 1 else 0.0
     return around(differences.mean().item(), deviation, len(first))
 

@@ -206,7 +206,8 @@ def interview(
 
 
 def _key(vlm: VLM, one: Item, column: Column) -> str:
-    """All that an answer depends on, except the weights, which name the store, and the engine."""
+    """All that an answer depends on, except the engine, and the model: the item's key or the
+    store's name has its weights."""
     words = [column.words] if isinstance(column, Wished) else []
     side = vlm.stack(column.made(vlm) if words else column)
     rules = [rule_hash(type(method)) for method in methods_of(side)]

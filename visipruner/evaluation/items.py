@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 from visipruner.choice import Side, kinds_of, method_at, methods_of
 from visipruner.methods import PruningMethod
 from visipruner.models.catalogue import VLM
+from visipruner.models.checkpoint import fingerprint, manner
 from visipruner.prompt import Prompt
 
 
@@ -37,6 +40,13 @@ class Wished:
 
 
 Column = Side | Wished
+
+
+def key_of(vlm: VLM) -> str:
+    """A name for all of a model that its answers depend on, but its precision and presets."""
+    folder, system = Path(vlm.spec.path), (vlm.presets or {}).get("system")
+    said = "" if system is None else f" {hashlib.sha256(system.encode()).hexdigest()[:8]}"
+    return f"{fingerprint(folder)} {manner(folder)}{said}"
 
 
 def kinds_in(columns: Mapping[str, Column]) -> list[type[PruningMethod]]:

@@ -4,13 +4,14 @@
      "tags": ["street"]}                                                     (all on one line)
 
 `picture` is a path, relative to the file. `answer`, or a list `answers` of which any is right, and
-`tags` are optional. Other fields are not used. Lines are read one by one, so that memory does not
-grow with the file.
+`tags` are optional; null is as if the field were not there. Other fields are not used. Lines are
+read one by one, so that memory does not grow with the file.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -199,11 +200,11 @@ def _picture(name, folder: Path) -> Path:
 
 
 def _answers(fields: dict) -> tuple[str, ...]:
-    if "answer" in fields and "answers" in fields:
+    one, given = fields.get("answer"), fields.get("answers")  # null is as if it were not there
+    if one is not None and given is not None:
         raise Refused("it has both answer and answers.")
-    if fields.get("answer") is not None:
-        return (_words("answer", fields["answer"]),)
-    given = fields.get("answers")
+    if one is not None:
+        return (_words("answer", one),)
     if given is None:
         return ()
     if not isinstance(given, list) or not given:
@@ -221,8 +222,11 @@ def _tags(given) -> tuple[str, ...]:
 
 def _words(name: str, value) -> str:
     """A text, or a number as text, on one line."""
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
+    endless = isinstance(value, float) and not math.isfinite(value)  # NaN: how tables say “none”
+    if endless or isinstance(value, bool) or not isinstance(value, str | int | float):
         raise Refused(f"{name} must be a text or a number, not {quoted(value)}.")
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)  # tables write 3 as 3.0 where another line has no number
     try:
         words = " ".join(str(value).split())
         words.encode()  # half a letter cannot be written to a file

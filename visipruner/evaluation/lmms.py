@@ -18,6 +18,7 @@ from visipruner.choice import kinds_of
 from visipruner.errors import Refused
 from visipruner.evaluation import lmms_table
 from visipruner.evaluation.answers import Answers
+from visipruner.evaluation.items import key_of
 from visipruner.evaluation.own_command import (
     STORE,
     USUAL,
@@ -26,9 +27,8 @@ from visipruner.evaluation.own_command import (
     model_of,
     open_own,
 )
-from visipruner.files import shown, write_whole
+from visipruner.files import print_whole, shown, write_whole
 from visipruner.models.catalogue import check_served, spec_of
-from visipruner.models.checkpoint import fingerprint
 
 PINNED = "0.7.3"  # its saved samples' layout is no promise
 OUT = Path("lmms-results")
@@ -43,6 +43,8 @@ OURS = {
     "--baseline": "the differences are in the table",
     "--config": "give its flags instead",
 }
+
+LETTERS = {"--use_cache": "-c", "--predict_only": "-x"}  # lmms-eval's short names of them
 
 
 def check(options: argparse.Namespace, more: list[str]):
@@ -60,9 +62,11 @@ def check(options: argparse.Namespace, more: list[str]):
         ) from None
     if found != PINNED:
         raise Refused(f"lmms-eval {found} is installed, and {PINNED} is what works; see NOTES.md.")
-    for flag in more:
-        if why := OURS.get(flag.partition("=")[0]):
-            raise Refused(f"{flag.partition('=')[0]} is not taken here: {why}.")
+    for word in more:
+        flag = word.partition("=")[0]
+        for known in OURS:
+            if _means(flag, known):
+                raise Refused(f"{flag} is not taken here: {OURS[known]}.")
 
 
 def run(options: argparse.Namespace, more: list[str]):
@@ -76,7 +80,7 @@ def run(options: argparse.Namespace, more: list[str]):
     """
     check(options, more)
     rank = int(os.environ.get("RANK", 0))
-    out = Path(_given(more, "--output_path") or OUT)
+    out = Path(options.out or _given(more, "--output_path") or OUT)
     check_reading(options)
     names, model = columns_of(options.methods or USUAL), model_of(options.model)
     kinds = kinds_of(names)
@@ -88,22 +92,21 @@ def run(options: argparse.Namespace, more: list[str]):
 
     vlm = open_own(options, model, kinds)
     check_served(vlm, kinds)
-    weights = fingerprint(spec_of(model).find())
     register()
     results = []
     with closing(Answers(options.store or out / STORE)) as store:
-        with serving(Session(vlm, names, store, weights)):
+        with serving(Session(vlm, names, store, key_of(vlm))):
             for column, name in enumerate(names):
                 results.append(_one(column, name, options.tasks, out, more))
     if rank:
         return  # lmms-eval gathers everything in process 0
     tables = lmms_table.tables(dict(zip(names, results, strict=True)))
     text = lmms_table.as_markdown(tables)
-    print(text)
     facts = {"model": str(model), "precision": vlm.precision, "lmms_eval": PINNED}
     write_whole(out / "visipruner.json", lmms_table.as_json(tables, facts))
     write_whole(out / "visipruner.md", text + "\n")
-    print(f"saved in {out}")
+    # Last, because printing may fail, and the tables must not be lost.
+    print_whole(f"{text}\nsaved in {shown(out)}")
 
 
 def _make(out: Path):
@@ -146,11 +149,17 @@ def _given(more: list[str], flag: str) -> str | None:
     """The value of a flag in "--flag value" or "--flag=value"; the last one counts."""
     found = None
     for number, word in enumerate(more):
-        if word == flag and number + 1 < len(more):
-            found = more[number + 1]
-        elif word.startswith(f"{flag}="):
-            found = word.partition("=")[2]
+        name, equals, value = word.partition("=")
+        if _means(name, flag):
+            found = value if equals else "".join(more[number + 1 : number + 2])
     return found
+
+
+def _means(word: str, flag: str) -> bool:
+    """Does argparse take a word as this flag? It takes a beginning of it too, or its letter."""
+    if word.startswith("--"):
+        return len(word) > 2 and flag.startswith(word)
+    return flag in LETTERS and word.startswith(LETTERS[flag])
 
 
 def _device(options: argparse.Namespace) -> str | None:

@@ -31,11 +31,11 @@ class Session:
     Args:
         words: methods or stacks as on the command line, `none` first.
         store: key -> row; every process of a run may write to it.
-        weights: a name for the weights (`checkpoint.fingerprint`).
+        model: its name in the store (`items.key_of`).
     """
 
-    def __init__(self, vlm: VLM, words: list[str], store: MutableMapping[str, dict], weights: str):
-        self.vlm, self.names, self.store, self.weights = vlm, words, store, weights
+    def __init__(self, vlm: VLM, words: list[str], store: MutableMapping[str, dict], model: str):
+        self.vlm, self.names, self.store, self.model = vlm, words, store, model
 
     @property
     def device(self) -> torch.device:
@@ -79,7 +79,7 @@ class Session:
         rules = [rule_hash(type(one)) for one in methods_of(side)]
         method = [name_of(side), settings_of_side(side), rules]
         asked = [seen, picture.size, context, options.max_new_tokens, options.temperature]
-        return json.dumps([self.weights, self.vlm.precision, *method, *asked])
+        return json.dumps([self.model, self.vlm.precision, *method, *asked])
 
 
 def options_of(settings: Mapping) -> Options:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import statistics
 from collections.abc import Mapping
 
@@ -50,8 +51,13 @@ def _line(name: str, results: dict, mine: dict, full: dict, task: str, scored: l
     }
     scores = [[_score(side[number], scored) for number in mine] for side in (full, mine)]
     if not any(score is None for side in scores for score in side):
-        line["difference"] = paired_difference(*scores)
+        line["difference"] = [_finite(number) for number in paired_difference(*scores)]
     return line
+
+
+def _finite(number: float) -> float | None:
+    """JSON has no word for an interval without an end."""
+    return number if math.isfinite(number) else None
 
 
 def _by_question(samples: list[dict]) -> dict:
@@ -68,7 +74,10 @@ def _metrics(found: dict) -> dict[str, float]:
     return {
         key.partition(",")[0]: value
         for key, value in found.items()
-        if isinstance(value, int | float) and "," in key and "_stderr" not in key
+        if isinstance(value, int | float)
+        and "," in key
+        and "_stderr" not in key
+        and math.isfinite(value)
     }
 
 
@@ -118,6 +127,8 @@ def _difference(line: dict) -> str:
     if "difference" not in line:
         return NO_SCORE
     mean, low, high = line["difference"]
+    if low is None:
+        return f"{mean:+.4f} (no interval: one question)"
     return f"{mean:+.4f} ({low:+.4f} to {high:+.4f})"
 
 

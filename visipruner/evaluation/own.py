@@ -12,12 +12,11 @@ from visipruner.errors import Refused
 from visipruner.evaluation import jsonl
 from visipruner.evaluation.answers import Answers, NotKept
 from visipruner.evaluation.interview import asked_one_by_one
-from visipruner.evaluation.items import Column
+from visipruner.evaluation.items import Column, key_of
 from visipruner.evaluation.jsonl import Bad, Line
 from visipruner.evaluation.matching import is_right
 from visipruner.files import shown
 from visipruner.models.catalogue import VLM
-from visipruner.models.checkpoint import fingerprint
 from visipruner.prompt import Prompt
 from visipruner.world.phrases import as_learnt
 
@@ -29,12 +28,12 @@ class Own:
     """A line of a file as an interview asks it.
 
     Args:
-        weights: of the model, `checkpoint.fingerprint`.
+        model: its name in a store, `items.key_of`.
         most: longest answer, in tokens.
     """
 
     line: Line
-    weights: str
+    model: str
     most: int
 
     @cached_property
@@ -45,15 +44,15 @@ class Own:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
         except OSError as error:
             raise Refused(f"{shown(self.line.picture)} cannot be read: {error.strerror}.") from None
-        return [self.weights, digest, self.line.question, self.most]
+        return [self.model, digest, self.line.question, self.most]
 
     @property
     def facts(self) -> dict:
         return {"line": self.line.number}
 
     def prompt(self, vlm: VLM) -> Prompt:
-        """As the page asks it: the bundled model in the wording that it learnt."""
-        reword = as_learnt if vlm.spec.name == "tiny" else str
+        """As the page asks it: a bundled model in the wording that it learnt."""
+        reword = as_learnt if vlm.spec.drawn else str
         return vlm.prepare(self.line.picture, self.line.question, None, reword)
 
     def judge(self, answer: str) -> float | None:
@@ -77,9 +76,12 @@ class Asking:
     Args:
         columns: the baseline first.
         skip: leave out a line that cannot be asked; else it is refused.
-        wanted: whether to ask the question with this number, from 0, of those in the file.
+        labelled: only questions with a known answer.
+        wanted: whether to ask the question with this number, from 0, of those in the file; with
+            `labelled`, of those with a known answer.
         on_answer: called after every answer; true: the model was asked.
         bad: the first lines that were left out; `skipped` counts all.
+        late: the last line that could be read, but not be asked.
     """
 
     vlm: VLM
@@ -88,10 +90,12 @@ class Asking:
     store: Answers
     most: int
     skip: bool = False
+    labelled: bool = False
     wanted: Callable[[int], bool] = lambda number: True
     on_answer: Callable[[bool], object] = lambda asked: None
     bad: list[Bad] = field(default_factory=list)
     skipped: int = 0
+    late: Bad | None = None
 
     def told(self) -> Iterator[Told]:
         """Every question with all answers, in the file's order.
@@ -99,12 +103,13 @@ class Asking:
         Raises:
             Refused: a line, without `skip`; its number is named. What was answered is kept.
         """
-        weights = fingerprint(Path(self.vlm.spec.path))
+        model = key_of(self.vlm)
         lines = jsonl.read(self.file, self._leave_out if self.skip else None)
+        lines = (line for line in lines if line.answers or not self.labelled)
         for line in (line for number, line in enumerate(lines) if self.wanted(number)):
             before = self.store.written
             try:
-                rows = self._rows(Own(line, weights, self.most))
+                rows = self._rows(Own(line, model, self.most))
             except NotKept:
                 raise
             except Refused as error:  # a damaged picture, or a method that cannot take it
@@ -112,6 +117,7 @@ class Asking:
                 if not self.skip:
                     raise Refused(bad.of(self.file)) from None
                 self._leave_out(bad)
+                self.late = bad
                 continue
             yield Told(line, rows, self.store.written > before)
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import json
-import os
 import sys
 from collections.abc import Sequence
 from contextlib import closing
@@ -18,12 +16,19 @@ from visipruner.errors import Refused
 from visipruner.evaluation import jsonl, own_page, own_tables
 from visipruner.evaluation.answers import Answers
 from visipruner.evaluation.items import Wished
-from visipruner.evaluation.matching import same
-from visipruner.evaluation.own import Asking, Told
+from visipruner.evaluation.own import Asking
+from visipruner.evaluation.own_files import ANSWERS, FILES, answer_line, write
 from visipruner.evaluation.own_tables import Results
 from visipruner.evaluation.progress import Progress
 from visipruner.evaluation.tallies import Table
-from visipruner.files import check_place, print_whole, shown, write_whole
+from visipruner.files import (
+    NotWritten,
+    check_place,
+    growing,
+    print_whole,
+    same_file,
+    shown,
+)
 from visipruner.inputs import check_choice, check_number
 from visipruner.models import clip
 from visipruner.models.catalogue import MODELS, VLM, check_served, load_vlm, spec_of
@@ -32,7 +37,6 @@ from visipruner.models.loading import PRECISIONS
 from visipruner.models.presets import uncalibrated
 from visipruner.running.clocks import machine
 from visipruner.tower import needs_clip
-from visipruner.training.config import FOLDER
 from visipruner.versions import __version__
 
 BASELINE = "none"
@@ -41,8 +45,7 @@ MOST_METHODS = 32  # each is a column
 MOST_TOKENS = 96  # of an answer, as in `ask`
 BAD_LINES = ("refuse", "skip")
 TOLD = 10  # bad lines that are named while the command runs; the results name more
-STORE, ANSWERS = "answers.db", "answers.jsonl"
-FILES = ("results.csv", "results.json", "results.md", "results.html", ANSWERS)
+STORE = "answers.db"
 
 
 def add_options(parser: argparse.ArgumentParser):
@@ -86,7 +89,7 @@ def run(options: argparse.Namespace):
     model = model_of(options.model)
     check_served(spec_of(model), kinds)
     found = survey(options)
-    folder = _folder(options.out or Path(f"{options.jsonl.stem}-results"))
+    folder = _folder(options.out or Path(f"{options.jsonl.stem}-results"), options.jsonl)
     vlm = open_own(options, model, kinds)
     check_served(vlm, kinds)
     columns = {one: Wished(one) for one in words}
@@ -132,9 +135,10 @@ def columns_of(methods: Sequence[str]) -> list[str]:
 
 def model_of(given: Path | str) -> str | Path:
     """The model as `load_vlm` takes it: a name of the menu, or a folder."""
-    if str(given) in MODELS:
-        return str(given)
-    return "tiny" if Path(given) == FOLDER else Path(given)
+    # `folder_of` has already turned the name of a bundled model into its folder.
+    bundled = {Path(spec.path): name for name, spec in MODELS.items() if spec.path}
+    name = bundled.get(Path(given).absolute(), str(given))
+    return name if name in MODELS else Path(given)
 
 
 def survey(options: argparse.Namespace) -> jsonl.Survey:
@@ -164,13 +168,22 @@ def say(line: str):
     sys.stderr.write(f"{line}\n")
 
 
-def _folder(path: Path) -> Path:
+def _folder(path: Path, questions: Path) -> Path:
+    """The folder for the results, made if it is not there.
+
+    Raises:
+        Refused: it cannot be made or written in, or a result would replace the questions.
+    """
     try:
         path.mkdir(exist_ok=True)
     except OSError as error:
         raise Refused(f"The folder {shown(path)} cannot be made: {error.strerror}.") from None
     for name in FILES:
         check_place(path / name)
+        if same_file(path / name, questions):
+            raise Refused(
+                f"The result {name} would replace the questions: name another folder by --out."
+            )
     return path
 
 
@@ -197,24 +210,19 @@ def ask_all(asking: Asking, found: jsonl.Survey, folder: Path):
     """(the results, the gallery) of all questions; `answers.jsonl` is written on the way."""
     columns, gallery = tuple(asking.columns), own_page.Gallery()
     table, progress = Table(columns, found.tags), Progress(found.questions)
-    part = folder / f"{ANSWERS}.part"
     try:
-        with open(part, "w", encoding="utf-8") as file:
+        with growing(folder / ANSWERS) as file:
             for told in asking.told():
                 table.add(told.rows, told.line.tags)
                 answers = {name: row["answer"] for name, row in told.rows.items()}
                 gallery.add(told.line, answers)
-                file.write(json.dumps(_answered(told, asking.file), ensure_ascii=False) + "\n")
+                file.write(answer_line(told, asking.file))
                 progress.step(told.asked)
-        part.replace(folder / ANSWERS)
     except KeyboardInterrupt:
         say(f"\nstopped: {progress.line()}; what is answered is kept, and the same command goes on")
         raise
-    except OSError as error:
-        raise Refused(
-            f"{shown(part)} could not be written: {error.strerror}. All answers are kept; the "
-            "same command goes on."
-        ) from None
+    except NotWritten as error:
+        raise Refused(f"{error} All answers are kept; the same command goes on.") from None
     say_left_out(asking, found)
     if not progress.done:
         raise Refused(f"No question of {shown(asking.file)} could be asked.")
@@ -223,34 +231,9 @@ def ask_all(asking: Asking, found: jsonl.Survey, folder: Path):
 
 def say_left_out(asking: Asking, found: jsonl.Survey):
     """Say which questions proved unusable only when they were asked."""
-    known = found.skipped
-    if asking.skipped > known:
-        last = asking.bad[-1].of(asking.file)
-        say(f"left out while asking: {asking.skipped - known:,} more, such as: {last}")
-
-
-def _answered(told: Told, file: Path) -> dict:
-    """A line of answers.jsonl."""
-    line, first = told.line, next(iter(told.rows.values()))
-    return {
-        "line": line.number,
-        "picture": os.path.relpath(line.picture, file.parent),
-        "question": line.question,
-        "answers": line.answers,
-        "tags": line.tags,
-        "said": {
-            name: {
-                "answer": row["answer"],
-                "right": row["score"],
-                "same": same(row["answer"], first["answer"]),
-                "flops_cut": round(1 - row["flops"] / first["flops"], own_tables.DIGITS),
-                "tokens": row["tokens"],
-                "filtered_after": row["filtered"],
-                "vision_left_after": row["left"],
-            }
-            for name, row in told.rows.items()
-        },
-    }
+    if asking.late:
+        more, last = asking.skipped - found.skipped, asking.late.of(asking.file)
+        say(f"left out while asking: {more:,} more, such as: {last}")
 
 
 def _results(asking: Asking, table: Table) -> Results:
@@ -262,24 +245,3 @@ def _results(asking: Asking, table: Table) -> Results:
     }
     columns = tuple(asking.columns)
     return Results(asking.file.name, made, columns, table.lines(), asking.bad, asking.skipped)
-
-
-def write(folder: Path, results: Results, gallery: own_page.Gallery, settings: dict):
-    """Write the files of the results.
-
-    Raises:
-        Refused: a file cannot be written; the answers are kept.
-    """
-    texts = {
-        "results.csv": own_tables.csv_text(results),
-        "results.json": own_tables.json_text(results),
-        "results.md": own_tables.markdown(results),
-        "results.html": own_page.page(results, gallery, settings),
-    }
-    for name, text in texts.items():
-        try:
-            write_whole(folder / name, text.encode())
-        except Refused as error:
-            raise Refused(
-                f"{error} All answers are kept; the same command writes the results."
-            ) from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 
@@ -41,8 +42,9 @@ class Progress:
         self._told = now
         end = "\r" if on_terminal and self.done < self.total else "\n"
         # Blanks cover what a longer line left on a terminal.
-        sys.stderr.write(f"{self.line():<60}{end}" if on_terminal else f"{self.line()}{end}")
-        sys.stderr.flush()
+        with contextlib.suppress(OSError):  # nobody reads it any more: no reason to stop the work
+            sys.stderr.write(f"{self.line():<60}{end}" if on_terminal else f"{self.line()}{end}")
+            sys.stderr.flush()
 
     def line(self) -> str:
         """Such as: 40 of 1,000 questions, about 12 min left."""

@@ -74,7 +74,8 @@ class Table:
         full = rows[self.columns[0]]
         for column, row in rows.items():
             for tag in (EVERY, *tags):
-                self.tallies[column, tag].add(row, full)
+                # A tag that is not known: the file was changed while it was read.
+                self.tallies.setdefault((column, tag), Tally()).add(row, full)
 
     def lines(self) -> list[dict]:
         """A line per method and tag, those about all questions first."""

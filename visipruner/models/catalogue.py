@@ -13,7 +13,7 @@ import torch
 from transformers import PreTrainedModel
 
 from visipruner import decoding
-from visipruner.choice import Side, methods_of, read_presets
+from visipruner.choice import Side, methods_of, read_presets, read_presets_file
 from visipruner.errors import Refused
 from visipruner.families import FAMILIES, Encoded, Family, Parts, family_of
 from visipruner.files import shown
@@ -185,6 +185,8 @@ def load_vlm(
     if path is None:
         # Check before gigabytes are fetched in vain.
         loading.place(spec.title, spec.size, device, precision)
+        if presets:
+            read_presets_file(presets, shown(presets))
         for progress in hub.download(spec.repo, spec.size):
             if on_progress:
                 on_progress(progress)
@@ -262,4 +264,5 @@ def local_spec(path: Path) -> ModelSpec:
             f"There is no model {shown(path)}: choose one of {', '.join(MODELS)} or name a folder "
             "with a checkpoint."
         )
-    return ModelSpec(path.name, path.name, str(path))
+    name = path.absolute().resolve().name if path.name in ("", "..") else path.name  # such as "."
+    return ModelSpec(name, name, str(path))

@@ -141,6 +141,16 @@ def fingerprint(folder: Path) -> str:
     return found.hexdigest()[:12]
 
 
+def manner(folder: Path) -> str:
+    """A short name for what else decides an answer: the configurations, tokens and templates."""
+    patterns = ("*config.json", "*token*.json", "chat_template*")
+    found = hashlib.sha256()
+    for file in sorted({file for pattern in patterns for file in folder.glob(pattern)}):
+        if file.is_file():
+            found.update(f"{file.name} {_sum(file)}\n".encode())
+    return found.hexdigest()[:8]
+
+
 def count_numbers(path: Path) -> list[int]:
     """The number of elements of each weight tensor in a folder, from the file headers.
 

@@ -73,9 +73,12 @@ def _line(node: Node, methods: list[str]) -> dict:
         line[name] = _number(node, name, -2, 2)
     line["flops_cut"] = _number(node, "flops_cut", -1e6, 1)
     line["tokens"] = node.get("tokens").number(0, 1e9)
-    for low, name in (("right_low", "right"), ("same_low", "same")):
-        if line[name] is not None and None in (line[low], line[low.replace("low", "high")]):
+    for name in ("right", "same"):
+        if line[name] is not None and None in (line[f"{name}_low"], line[f"{name}_high"]):
             raise node.get(name).refuse("beside its interval")
+    ends = line["difference_low"], line["difference_high"]  # both are missing of one question
+    if None in ends and ends != (None, None):
+        raise node.get("difference").refuse("beside both ends of its interval, or none")
     return line
 
 
