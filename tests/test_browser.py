@@ -760,12 +760,15 @@ def test_the_verdicts_numbers_are_whole_in_every_window(visit, mode):
         press(page, text.PROJECTOR)
     run(page)
     # Times that were too uneven show no third number; there is room for one all the same.
-    page.evaluate("""(words) => {
+    page.evaluate(
+        """(words) => {
         const numbers = document.querySelector(".vp-numbers");
         if (numbers.children.length < 3) numbers.append(numbers.firstElementChild.cloneNode(true));
         numbers.lastElementChild.querySelector("strong").textContent = "1.2×";
         numbers.lastElementChild.querySelector("b").textContent = words;
-    }""", text.FASTER)
+    }""",
+        text.FASTER,
+    )
     cut = """() => [...document.querySelectorAll(".vp-number strong, .vp-side")].filter((box) => {
         const words = document.createRange();
         words.selectNodeContents(box);
