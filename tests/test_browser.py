@@ -759,17 +759,27 @@ def test_the_verdicts_numbers_are_whole_in_every_window(visit, mode):
     if mode == "projector":
         press(page, text.PROJECTOR)
     run(page)
+    # Times that were too uneven show no third number; there is room for one all the same.
+    page.evaluate(
+        """(words) => {
+        const numbers = document.querySelector(".vp-numbers");
+        if (numbers.children.length < 3) numbers.append(numbers.firstElementChild.cloneNode(true));
+        numbers.lastElementChild.querySelector("strong").textContent = "1.2×";
+        numbers.lastElementChild.querySelector("b").textContent = words;
+    }""",
+        text.FASTER,
+    )
     cut = """() => [...document.querySelectorAll(".vp-number strong, .vp-side")].filter((box) => {
         const words = document.createRange();
         words.selectNodeContents(box);
         const rooms = [".vp-number", ".vp-verdict", ".vp-outputs"].map((name) => box.closest(name));
         const right = rooms.map((room) => room?.getBoundingClientRect().right ?? Infinity);
         return words.getBoundingClientRect().right > Math.min(...right) + 1;
-    }).length"""
+    }).map((box) => box.innerText)"""
     for width in (390, 640, 720, 800, 900, 1024, 1100, 1152, 1280, 1440, 1920):
         page.set_viewport_size({"width": width, "height": 800})
         page.wait_for_timeout(100)
-        assert page.evaluate(cut) == 0, width
+        assert page.evaluate(cut) == [], width
         # A mode that is on can be switched off in any window width.
         button = page.get_by_role("button", name=text.PROJECTOR)
         assert button.is_visible() == (mode == "projector" or width > 700), width
