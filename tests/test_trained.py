@@ -27,7 +27,7 @@ from visipruner.analyses.rerun import Rerun
 from visipruner.analyses.together import look
 from visipruner.choice import make, method_at, methods_of, parse, read_presets, sides_at
 from visipruner.errors import Refused
-from visipruner.evaluation import calibrate, interview, tradeoff
+from visipruner.evaluation import calibrate, interview, tradeoff, typical
 from visipruner.evaluation.evaluate import UNPRUNED, summary
 from visipruner.evaluation.interview import FORMS
 from visipruner.flops import ModelShape, dense, executed
@@ -47,6 +47,7 @@ from visipruner.ui.downloads import Result, html_file, json_file, png_file
 from visipruner.ui.handlers import Form
 from visipruner.ui.store import Models
 from visipruner.world import sources
+from visipruner.world.drawing import thing_of_patches
 from visipruner.world.questions import SKILLS
 
 needs_weights = pytest.mark.skipif(not (FOLDER / "model.safetensors").exists(), reason="no weights")
@@ -525,3 +526,15 @@ def test_the_menu_has_both_models_of_the_drawn_world():
     assert all(catalogue.drawn(name) for name in ("tiny", NAME))
     assert catalogue.drawn("tiny") and not catalogue.drawn("llava-1.5-7b")
     assert not catalogue.drawn("local") and not catalogue.drawn(["tiny"])
+
+
+def test_examples_count_what_a_method_keeps_and_not_the_schedule(aligned):
+    scene = sources.scene(3)
+    shows = thing_of_patches(scene, 14)
+    prompt = aligned.prepare(sources.picture(3), "how many shapes are there?")
+    features = aligned.encode(prompt)
+    _, trace = interview.ask(aligned, PruningMethod(), prompt, features, most=1)
+    assert trace.cuts and typical._what_is_kept(trace, shows, []) == (0, None, None)
+    half = make(parse("random@72"), aligned.facts())
+    _, trace = interview.ask(aligned, half, prompt, features, most=1)
+    assert typical._what_is_kept(trace, shows, [])[0] == 288

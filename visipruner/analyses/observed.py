@@ -147,7 +147,7 @@ def top_words(vlm, logits: Tensor, count: int) -> tuple[tuple, tuple]:
         Refused: the logits are not numbers.
     """
     shares, ids = logits.float().softmax(-1).topk(min(count, logits.shape[-1]))
-    if bool(shares.isnan().any()):  # one such logit makes all shares of its row such
+    if bool(shares.isnan().any()):  # a NaN among the logits makes every share of its row NaN
         raise Refused(
             "This model computed something that is not a number (NaN), so its layers have no words:"
             " its weights are damaged, or too large for their precision."

@@ -26,11 +26,11 @@ from visipruner.analyses.blind import Blind
 from visipruner.choice import method_at
 from visipruner.evaluation.evaluate import UNPRUNED
 from visipruner.evaluation.interview import FORMS, add_common, ask, interview, open_model, questions
+from visipruner.evaluation.typical import named_in
 from visipruner.files import write_whole
 from visipruner.levels import PRESETS
 from visipruner.methods import PruningMethod, VisiPruner
 from visipruner.models.catalogue import VLM
-from visipruner.training.grounding import mentioned
 from visipruner.world.drawing import BACKGROUND, render, thing_of_patches
 from visipruner.world.questions import SKILLS, asked_for
 
@@ -129,8 +129,8 @@ def kept(vlm: VLM, methods: dict[str, PruningMethod], count: int) -> list[dict]:
             if not asked.other:
                 continue  # a description has one form
             shows = thing_of_patches(scene, patch)
-            named = mentioned(scene, asked) if skill in ONE_THING else []
-            about = np.isin(shows, [scene.things.index(thing) for thing in named])
+            named = named_in(scene, asked) if skill in ONE_THING else []
+            about = np.isin(shows, named)
             for form, one_word in FORMS.items():
                 prompt = vlm.prepare(render(scene), asked_for(asked, one_word).text)
                 features, chosen = vlm.encode(prompt), {"all": list(range(len(shows)))}

@@ -32,7 +32,7 @@ from pathlib import Path
 from visipruner.choice import method_at
 from visipruner.errors import Refused
 from visipruner.evaluation import lmms, own_command
-from visipruner.evaluation.intervals import paired_difference, wilson
+from visipruner.evaluation.intervals import finite, paired_difference, wilson
 from visipruner.evaluation.interview import (
     FORMS,
     add_common,
@@ -79,7 +79,8 @@ def summary(rows: list[dict], reference: str = UNPRUNED) -> list[dict]:
             if column != reference or "dense" in mine[0]:  # a model's own schedule cuts too
                 line["flops_cut"] = share_cut(mine, full)
             if column != reference:
-                line["difference"] = paired_difference([row["score"] for row in full], scores)
+                pairs = paired_difference([row["score"] for row in full], scores)
+                line["difference"] = [finite(number) for number in pairs]
             table.append(line)
     return table
 
@@ -117,7 +118,7 @@ def as_markdown(table: list[dict]) -> str:
 def _points(difference) -> str:
     if difference is None:
         return ""
-    mean, low, high = (100 * value for value in difference)
+    mean, low, high = (100 * value for value in difference)  # of GROUPS' "all", so of many
     return f"{mean:+.1f} ({low:+.1f} to {high:+.1f})"
 
 
@@ -176,8 +177,7 @@ def run(options: argparse.Namespace):
 
 
 def compared(vlm: VLM, store: Path, options: argparse.Namespace, count: int) -> list[dict]:
-    """The summary of two models on the same held-out questions; the other one unpruned is the
-    reference.
+    """The summary of two models on the same held-out questions, against the other one unpruned.
 
     Raises:
         Refused: there is no such other model, or both are the same.

@@ -57,3 +57,8 @@ class Differences:
         """As `paired_difference` of all numbers added so far."""
         deviation = math.sqrt(self.squares / (self.count - 1)) if self.count > 1 else 0.0
         return around(self.mean, deviation, self.count)
+
+
+def finite(number: float) -> float | None:
+    """A number, or None for an interval without an end, for which JSON has no word."""
+    return number if math.isfinite(number) else None

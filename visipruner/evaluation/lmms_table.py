@@ -7,7 +7,7 @@ import math
 import statistics
 from collections.abc import Mapping
 
-from visipruner.evaluation.intervals import paired_difference
+from visipruner.evaluation.intervals import finite, paired_difference
 
 NO_SCORE = "this task gives no score per question"
 
@@ -51,13 +51,8 @@ def _line(name: str, results: dict, mine: dict, full: dict, task: str, scored: l
     }
     scores = [[_score(side[number], scored) for number in mine] for side in (full, mine)]
     if not any(score is None for side in scores for score in side):
-        line["difference"] = [_finite(number) for number in paired_difference(*scores)]
+        line["difference"] = [finite(number) for number in paired_difference(*scores)]
     return line
-
-
-def _finite(number: float) -> float | None:
-    """JSON has no word for an interval without an end."""
-    return number if math.isfinite(number) else None
 
 
 def _by_question(samples: list[dict]) -> dict:

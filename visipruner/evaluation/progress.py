@@ -42,7 +42,7 @@ class Progress:
         self._told = now
         end = "\r" if on_terminal and self.done < self.total else "\n"
         # Blanks cover what a longer line left on a terminal.
-        with contextlib.suppress(OSError):  # nobody reads it any more: no reason to stop the work
+        with contextlib.suppress(OSError):  # a closed terminal does not stop the work
             sys.stderr.write(f"{self.line():<60}{end}" if on_terminal else f"{self.line()}{end}")
             sys.stderr.flush()
 

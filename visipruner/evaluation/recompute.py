@@ -18,6 +18,7 @@ MOST_PER_SKILL = 10  # a server has other visitors
 FEW = (
     "visipruner", "fastv", "sparsevlm_plus", "random", "divprune, places kept",
     "divprune+visipruner, places kept", "tiny-aligned: none", "tiny-aligned: visipruner",
+    "tiny-aligned: divprune, places kept",
 )  # fmt: skip
 
 

@@ -335,12 +335,10 @@ def describe_source(curve: Curve) -> str:
     """Where the points come from."""
     counts = sorted({point.shares[ALL].questions for point in curve.points})
     many = " or ".join(f"{count:,}" for count in counts)
-    others = " and ".join(dict.fromkeys(point.model for point in curve.points if point.model))
-    beside = (
-        f" The points of {others} are on the same questions; its FLOPs are compared with all "
-        "tokens in all layers, and its points with the same model unpruned."
-        if others
-        else ""
+    beside = "".join(
+        f" {name} answered the same questions on {other['date']}: its FLOPs cut counts from all "
+        f"tokens in all layers; “against unpruned” is against {name} that nothing else prunes."
+        for name, other in curve.source.get("models", {}).items()
     )
     return (
         f"Recorded on {curve.date} ({curve.machine}), of the bundled model on {many} held-out "

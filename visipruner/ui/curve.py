@@ -35,7 +35,6 @@ from visipruner.world.scenes import ASSETS
 
 RECORDED = ASSETS / "tiny-llava" / "tradeoff.json"
 OTHERS = {"tiny-aligned": ASSETS / "tiny-aligned" / "tradeoff.json"}
-BUNDLED = "tiny"
 HOW = ("sdpa", "auto")  # attention and precision
 MOST_PICKS = 4
 REDRAW = 3  # seconds between two drawings of the plot while points are measured
@@ -175,7 +174,7 @@ def model_of(models: Models, points: Sequence[Point]) -> str:
     Raises:
         Refused: they are of two, or this server does not offer it.
     """
-    names = {point.model or BUNDLED for point in points}
+    names = {point.model or parts.BUNDLED for point in points}
     if len(names) > 1:
         raise Refused(words.TWO_MODELS)
     (name,) = names

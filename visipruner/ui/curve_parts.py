@@ -26,7 +26,7 @@ from visipruner.ui import text, views
 from visipruner.ui.downloads import file_of
 
 MOST_FEW = 6
-BUNDLED = "tiny"  # in the files: the model that the curve is of
+BUNDLED = "tiny"  # the model that the curve is of
 
 
 def shown(curve: Curve, group: str, followed: str) -> list[str]:
