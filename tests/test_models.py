@@ -496,5 +496,6 @@ def test_a_gpu_answers_as_the_cpu_in_outline(precision, mini_path, picture):
             with torch.inference_mode(), prune(vlm.model, method, prompt.layout):
                 firsts.append(vlm.model(**inputs, logits_to_keep=1).logits.float().cpu().flatten())
     assert done.answers[0].counts.peak_bytes > 0 and done.answers[1].times.prefill > 0
+    least = 0.98 if precision == "4-bit" else 0.99  # there the GPU multiplies in bfloat16
     for cpu, gpu in zip(firsts[:2], firsts[2:], strict=True):
-        assert torch.cosine_similarity(cpu, gpu, dim=0) > 0.99
+        assert torch.cosine_similarity(cpu, gpu, dim=0) > least

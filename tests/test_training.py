@@ -15,6 +15,7 @@ from visipruner.training.aligned import Aligned, Span, in_spans, right_answers, 
 from visipruner.training.batches import ask_many
 from visipruner.training.config import FOLDER
 from visipruner.training.loop import Learner
+from visipruner.training.vision import pixel_batch
 from visipruner.world.drawing import render
 from visipruner.world.questions import ask_about
 from visipruner.world.scenes import make_scene
@@ -42,7 +43,7 @@ def one_question(learner, scene):
 @torch.inference_mode()
 def features_of(learner, scenes):
     teacher = Aligned(learner.model, Span(3, 5), 1.0)
-    return teacher._seen(learner, scenes)[1]
+    return teacher._seen(learner, pixel_batch(scenes, learner.processor.image_processor))[1]
 
 
 @pytest.mark.parametrize("span", [Span(3, 5), Span(1, 11), Span(5, 5)])
@@ -103,7 +104,7 @@ def test_what_the_learner_is_pulled_to_are_the_teachers_states(learner):
     language = learner.model.model.language_model
     hidden, _ = in_spans(language, packed, visual, Span(0, 11))
     mine = learner.model.lm_head(hidden[packed.targets != -100])
-    apart, wanted = recipe._of_teacher(learner, SCENES, rows, visual, mine)
+    apart, wanted = recipe._of_teacher(packed, visual, mine)
     assert torch.allclose(apart, torch.zeros_like(apart), atol=1e-5)  # it is its own teacher
     found = states_at(language, packed.prefix, visual, 3)
     torch.testing.assert_close(wanted, found, atol=1e-4, rtol=1e-4)

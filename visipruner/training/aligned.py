@@ -125,6 +125,15 @@ def right_answers(logits: Tensor, packed: Packed, rows: list, packer: Packer) ->
     return found
 
 
+@dataclass
+class Drawn:
+    """What one aligned step learns from: painted scenes first, then written ones."""
+
+    pixels: Tensor  # (painted scene, 3, row, column)
+    labels: dict[str, Tensor] | None  # of the written scenes, each (scene, patch); None: no such
+    packed: Packed
+
+
 @dataclass(frozen=True)
 class Aligned:
     """The two stages of the recipe, as train.py runs them.
@@ -162,48 +171,57 @@ class Aligned:
                 ("model.model.language_model.", "model.lm_head.", projector),
                 self.aligned_loss,
                 self.check,
+                self.draw,
             ),
         }
 
-    def _seen(self, learner, scenes: list) -> tuple[Tensor, Tensor]:
+    def _seen(self, learner, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """What the tower sees, and what the teacher's projector makes of it.
 
         # each (picture, patch, width of the tower or of the language model)
         """
-        pixels = pixel_batch(scenes, learner.processor.image_processor).to(learner.device)
         with torch.no_grad():
-            features = tower_features(learner, pixels)
+            features = tower_features(learner, pixels.to(learner.device))
             return features, self.teacher.model.multi_modal_projector(features)
 
     def projector_loss(self, learner, rng: random.Random, progress: float, options) -> tuple:
         """Distance of the projector's output from the teacher's states, 1 for their mean."""
         scenes = some_pictures(rng, options.pictures or PICTURES)
-        features, theirs = self._seen(learner, scenes)
+        pixels = pixel_batch(scenes, learner.processor.image_processor)
+        features, theirs = self._seen(learner, pixels)
         prefix = torch.tensor(learner.packer.prefix)
         wanted = states_at(self.teacher.model.language_model, prefix, theirs, self.span.enter)
         found = learner.model.model.multi_modal_projector(features)
         loss = F.mse_loss(found, wanted) / wanted.var()
         return loss, {"loss": loss.item()}
 
-    def aligned_loss(self, learner, rng: random.Random, progress: float, options) -> tuple:
-        """Cross entropy of the answers, plus the divergence from the teacher's probabilities."""
+    def draw(self, learner, rng: random.Random, options) -> Drawn:
+        """Scenes and questions of one aligned step."""
         count = options.pictures or PICTURES
         painted = some_pictures(rng, max(1, count - count // WRITTEN))
-        scenes = painted + some_scenes(rng, count // WRITTEN, split="written")
+        written = some_scenes(rng, count // WRITTEN, split="written")
+        scenes = painted + written
         asked = ask_all(scenes, rng, options)
-        packed = learner.packer.pack(scenes, asked, self._every_patch(learner, len(scenes)))
-        entering, theirs = self._visual(learner, painted, scenes[len(painted) :])
+        return Drawn(
+            pixel_batch(painted, learner.processor.image_processor),
+            label_batch(written, learner.patch) if written else None,
+            learner.packer.pack(scenes, asked, self._every_patch(learner, len(scenes))),
+        )
+
+    def aligned_loss(self, learner, drawn: Drawn, progress: float, options) -> tuple:
+        """Cross entropy of the answers, plus the divergence from the teacher's probabilities."""
+        packed = drawn.packed.to(learner.device)
+        entering, theirs = self._visual(learner, drawn)
         language = learner.model.model.language_model
         hidden, _ = in_spans(language, packed, entering, self.span)
-        targets, weights = packed.targets.to(hidden.device), packed.weights.to(hidden.device)
-        is_answer = targets != IGNORE
-        targets, weights = targets[is_answer], weights[is_answer]
+        is_answer = packed.targets != IGNORE
+        targets, weights = packed.targets[is_answer], packed.weights[is_answer]
         logits = learner.model.lm_head(hidden[is_answer])  # (answer token, word)
         answers = F.cross_entropy(logits, targets, reduction="none")
-        apart, wanted = self._of_teacher(learner, scenes, asked, theirs, logits)
+        apart, wanted = self._of_teacher(packed, theirs, logits)
         answers, apart = ((loss * weights).sum() / weights.sum() for loss in (answers, apart))
         right = (logits.argmax(-1) == targets).float()
-        shown = slice(0, len(painted))
+        shown = slice(0, len(drawn.pixels))
         astray = F.mse_loss(entering[shown], wanted[shown]) / wanted[shown].var()
         seen = {
             "loss": answers,
@@ -215,17 +233,16 @@ class Aligned:
         loss = answers + self.distil * apart + self.pull * astray
         return loss, seen | {"first_right": first_right(right, weights)}
 
-    def _visual(self, learner, painted: list, written: list) -> tuple[Tensor, Tensor]:
+    def _visual(self, learner, drawn: Drawn) -> tuple[Tensor, Tensor]:
         """What enters, for painted and written scenes; and what the teacher reads at layer 0.
 
         # each (picture, patch, width)
         """
-        features, theirs = self._seen(learner, painted)
+        features, theirs = self._seen(learner, drawn.pixels)
         entering = learner.model.model.multi_modal_projector(features)
-        if not written:
+        if drawn.labels is None:
             return entering, theirs
-        labels = label_batch(written, learner.patch)
-        labels = {name: label.to(learner.device) for name, label in labels.items()}
+        labels = {name: label.to(learner.device) for name, label in drawn.labels.items()}
         language = self.teacher.model.language_model
         with torch.no_grad():
             read = learner.written(labels, language.embed_tokens)
@@ -248,7 +265,8 @@ class Aligned:
             scenes = [make_scene(number + one, "validation") for one in range(PICTURES)]
             asked = [ask_many(scene, rng) for scene in scenes]
             packed = learner.packer.pack(scenes, asked, self._every_patch(learner, len(scenes)))
-            features, read = self._seen(learner, scenes)
+            pixels = pixel_batch(scenes, learner.processor.image_processor)
+            features, read = self._seen(learner, pixels)
             entering = learner.model.model.multi_modal_projector(features)
             hidden, _ = in_spans(language[0], packed, entering, self.span)
             mine += right_answers(learner.model.lm_head(hidden), packed, asked, learner.packer)
@@ -265,19 +283,17 @@ class Aligned:
         """# (picture, patch)"""
         return torch.arange(learner.grid**2).expand(pictures, -1)
 
-    def _of_teacher(self, learner, scenes, asked, visual: Tensor, logits: Tensor) -> tuple:
+    def _of_teacher(self, packed: Packed, visual: Tensor, logits: Tensor) -> tuple:
         """What the teacher makes of the questions, who sees all patches in all layers.
 
         Returns:
             The KL divergence from its probabilities, (answer token,); and the states of its visual
             tokens where the learner's enter, (picture, patch, width).
         """
-        packed = learner.packer.pack(scenes, asked, self._every_patch(learner, len(scenes)))
         teacher, prefix = self.teacher.model.language_model, len(packed.prefix)
         with torch.no_grad():
             hidden, states = in_spans(teacher, packed, visual, Span(0, len(teacher.layers) - 1))
-            is_answer = packed.targets.to(hidden.device) != IGNORE
-            theirs = self.teacher.lm_head(hidden[is_answer]).log_softmax(-1)
+            theirs = self.teacher.lm_head(hidden[packed.targets != IGNORE]).log_softmax(-1)
         mine = logits.log_softmax(-1)
         apart = F.kl_div(mine, theirs, reduction="none", log_target=True).sum(-1)
         return apart, states[self.span.enter][:, prefix : prefix + visual.shape[1]]

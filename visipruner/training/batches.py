@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 
@@ -51,6 +51,12 @@ class Packed:
     lessons: list[torch.Tensor]
     glances: torch.Tensor  # (glance, 2): picture, and the token that counts something
     looks: torch.Tensor  # (glance, prefix + kept): its target attention
+
+    def to(self, device: torch.device) -> Packed:
+        """The same batch on a device."""
+        found = {one.name: getattr(self, one.name) for one in fields(self)}
+        lessons = [lesson.to(device) for lesson in found.pop("lessons")]
+        return Packed(lessons=lessons, **{name: part.to(device) for name, part in found.items()})
 
 
 class Packer:

@@ -82,7 +82,10 @@ class WrittenScenes(nn.Module):
 class Stage:
     """One stage. `loss` gets the learner, a random source, the progress (0 to 1), options.
 
-    `check` gets the learner and returns what validation says, for the curve.
+    `draw` gets the learner, the random source and options, and returns what `loss` then gets in
+    place of the random source. It computes nothing on the learner's device, so that other
+    processes can draw ahead. `check` gets the learner and returns what validation says, for the
+    curve.
     """
 
     steps: int
@@ -91,6 +94,7 @@ class Stage:
     prefixes: tuple[str, ...]  # prefixes of the learner's weights that the stage changes
     loss: Callable
     check: Callable | None = None
+    draw: Callable | None = None
 
 
 def most_things(progress: float) -> int:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import random
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
 from torch import nn
+from torch.utils.data import DataLoader, Dataset
 from transformers import AutoProcessor, LlavaForConditionalGeneration
 
 from visipruner.training.batches import Packer
@@ -77,15 +79,16 @@ def run_stage(learner: Learner, name: str, stage: Stage, steps: int, folder: Pat
     if first >= steps:
         print(f"nothing to do: {steps} steps are done; name more or another folder", flush=True)
     start = time.monotonic()
-    for step in range(first, steps):
+    for step, drawn in zip(
+        range(first, steps), draws(learner, name, stage, first, steps, options), strict=True
+    ):
         torch.manual_seed(step)
-        rng = random.Random(f"{options.seed} {name} {step}")
         for optimizer in optims:
             for group in optimizer.param_groups:
                 most = (options.lr or stage.lr) * group.get("scale", 1.0)
                 group["lr"] = learning_rate(step, steps, most)
             optimizer.zero_grad(set_to_none=True)
-        loss, seen = stage.loss(learner, rng, step / steps, options)
+        loss, seen = stage.loss(learner, drawn, step / steps, options)
         loss.backward()
         nn.utils.clip_grad_norm_([w for p in parts for w in p.parameters()], 1.0)
         for optimizer in optims:
@@ -97,6 +100,38 @@ def run_stage(learner: Learner, name: str, stage: Stage, steps: int, folder: Pat
             record(folder, {"stage": name, "step": step, **stage.check(learner)})
         if (step + 1) % options.save == 0 or step + 1 == steps:
             save_checkpoint(learner, optims, folder / f"{name}.pt", step + 1, minutes)
+
+
+def draws(learner: Learner, name: str, stage: Stage, first: int, steps: int, options) -> Iterator:
+    """What every step learns from; the same, whichever process draws it."""
+
+    def draw(step: int):
+        rng = random.Random(f"{options.seed} {name} {step}")
+        return stage.draw(learner, rng, options) if stage.draw else rng
+
+    if not stage.draw or not options.workers:
+        return map(draw, range(first, steps))
+    # The learner is inherited and not sent: forked processes see it as it is, on a GPU too.
+    return iter(
+        DataLoader(
+            Draws(draw),
+            batch_size=None,  # a draw is a whole step
+            sampler=range(first, steps),
+            num_workers=options.workers,
+            collate_fn=lambda drawn: drawn,
+            multiprocessing_context="fork",
+        )
+    )
+
+
+class Draws(Dataset):
+    """What a step learns from, by the step's number."""
+
+    def __init__(self, draw: Callable):
+        self.draw = draw
+
+    def __getitem__(self, step: int):
+        return self.draw(step)
 
 
 def record(folder: Path, line: dict) -> None:

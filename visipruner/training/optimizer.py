@@ -7,6 +7,8 @@ times slower than float32 on a CPU without bfloat16 units, so this module comput
 
 from __future__ import annotations
 
+from collections import defaultdict
+
 import torch
 from torch import nn
 
@@ -15,15 +17,16 @@ SMALL = 0.05  # of the learning rate, for the projector's first matrix: its inpu
 UPDATE_SIZE = 0.8  # root mean square of a step over the learning rate; AdamW's is 0.2
 
 
-def orthogonal(matrix: torch.Tensor, steps: int = 5) -> torch.Tensor:
-    """Roughly the nearest (semi-)orthogonal matrix."""
+def orthogonal(matrices: torch.Tensor, steps: int = 5) -> torch.Tensor:
+    """Roughly the nearest (semi-)orthogonal matrices.  # (matrix, row, column), likewise"""
     a, b, c = COEFFICIENTS
-    wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
-    x = wide / (wide.norm() + 1e-7)
+    is_wide = matrices.shape[-2] <= matrices.shape[-1]
+    x = matrices if is_wide else matrices.mT
+    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     for _ in range(steps):
-        square = x @ x.T
+        square = x @ x.mT
         x = a * x + (b * square + c * square @ square) @ x
-    return x if wide is matrix else x.T
+    return x if is_wide else x.mT
 
 
 class Muon(torch.optim.Optimizer):
@@ -33,17 +36,26 @@ class Muon(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self) -> None:
         for group in self.param_groups:
+            by_shape = defaultdict(
+                list
+            )  # matrices of one shape go together: a GPU waits for launches
             for weight in group["params"]:
-                if weight.grad is None:
-                    continue
-                state = self.state[weight]
-                if not state:
-                    state["momentum"] = torch.zeros_like(weight)
-                state["momentum"].lerp_(weight.grad, 1 - group["momentum"])
-                ahead = weight.grad.lerp(state["momentum"], group["momentum"])
-                size = UPDATE_SIZE * max(weight.shape) ** 0.5
-                weight.mul_(1 - group["lr"] * group["decay"])
-                weight.add_(orthogonal(ahead), alpha=-group["lr"] * size)
+                if weight.grad is not None:
+                    by_shape[weight.shape].append(weight)
+            for shape, weights in by_shape.items():
+                ahead = torch.stack([self._ahead(weight, group["momentum"]) for weight in weights])
+                size = UPDATE_SIZE * max(shape) ** 0.5
+                torch._foreach_mul_(weights, 1 - group["lr"] * group["decay"])
+                steps = orthogonal(ahead).unbind()
+                torch._foreach_add_(weights, steps, alpha=-group["lr"] * size)
+
+    def _ahead(self, weight: torch.Tensor, momentum: float) -> torch.Tensor:
+        """Nesterov's momentum: the gradient, drawn to the running mean that it has just moved."""
+        state = self.state[weight]
+        if not state:
+            state["momentum"] = torch.zeros_like(weight)
+        state["momentum"].lerp_(weight.grad, 1 - momentum)
+        return weight.grad.lerp(state["momentum"], momentum)
 
 
 def optimizers(parts: list[nn.Module], lr: float) -> list[torch.optim.Optimizer]:

@@ -124,11 +124,15 @@ def add_options(parser: argparse.ArgumentParser):
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument(
+        "--workers", type=int, default=0, help="processes that draw ahead, for the stage aligned"
+    )
     parser.add_argument("--report", type=int, default=20, help="steps between two lines")
     parser.add_argument("--save", type=int, default=100, help="steps between two checkpoints")
     aligned = parser.add_argument_group("the aligned recipe")
     aligned.add_argument("--enter", type=int, default=3, help="first layer with visual tokens")
     aligned.add_argument("--leave", type=int, default=5, help="last layer with visual tokens")
+    aligned.add_argument("--teacher", type=Path, help="the unpruned model; else --init-from")
     aligned.add_argument("--distil", type=float, default=1.0, help="weight of the teacher")
     aligned.add_argument("--pull", type=float, default=0.0, help="weight of the teacher's states")
     aligned.add_argument("--check", type=int, default=100, help="steps between two validations")
@@ -145,13 +149,14 @@ def run(options: argparse.Namespace):
         number = getattr(options, name)
         if number is not None:
             check_number(f"--{name}", number, 1, 10_000_000, integer=True)
+    check_number("--workers", options.workers, 0, 1000, integer=True)
     for name in ("distil", "pull"):
         check_number(f"--{name}", getattr(options, name), 0, 1000)
     aligned = options.recipe == "aligned"
     if aligned and not options.init_from:
         options.init_from = FOLDER
-    if options.init_from:
-        check_checkpoint(options.init_from)
+    for folder in filter(None, (options.init_from, options.teacher)):
+        check_checkpoint(folder)
     options.checkpoints = options.checkpoints or (ALIGNED_CHECKPOINTS if aligned else CHECKPOINTS)
     torch.set_num_threads(options.threads)
     torch.manual_seed(options.seed)
@@ -186,7 +191,9 @@ def _aligned_stages(learner: Learner, options) -> tuple[dict[str, Stage], dict[s
     layers = learner.model.config.text_config.num_hidden_layers
     check_number("--enter", options.enter, 1, layers - 1, integer=True)
     check_number("--leave", options.leave, options.enter, layers - 1, integer=True)
-    teacher = Learner(options.init_from).model.to(learner.device).requires_grad_(False)
+    teacher = (
+        Learner(options.teacher or options.init_from).model.to(learner.device).requires_grad_(False)
+    )
     span = Span(options.enter, options.leave)
     schedule = {"enter": options.enter, "leave": options.leave}
     return Aligned(teacher, span, options.distil, options.pull).stages(), schedule
