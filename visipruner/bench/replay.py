@@ -6,9 +6,9 @@ captured once as a CUDA graph and replayed with a single launch. Prompts are pad
 the next length bucket. Causality hides the padding from every real token, and the influence test
 masks it. Methods still decide between layers; a tested layer costs one read.
 
-Capture has not been run or measured on a GPU yet. Without it (on a CPU, in 4 bits) the same code
-calls the layers. The tests prove that equal to the hooks, which stay the reference. They also
-capture on a CPU, with a stand-in that keeps a graph's rules (tests/tape.py).
+Without capture (on a CPU, in 4 bits) the same code calls the layers. The tests prove both equal to
+the hooks, which stay the reference: on a GPU, and on a CPU with a stand-in that keeps a graph's
+rules (tests/tape.py). NOTES.md says what it gains.
 """
 
 from __future__ import annotations
