@@ -126,7 +126,7 @@ def write_results(folder: Path, table: list[dict], name: str = "evaluation", mar
     """Write the table as data beside the weights, and as text between the model card's marks."""
     write_whole(folder / f"{name}.json", json.dumps(table, indent=1) + "\n")
     card = folder / "README.md"
-    before, _, rest = card.read_text().partition(mark)
+    before, _, rest = card.read_text("utf-8").partition(mark)
     after = rest.partition(mark)[2]
     write_whole(card, f"{before}{mark}\n{as_markdown(table)}\n{mark}{after}")
 

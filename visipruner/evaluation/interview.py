@@ -190,7 +190,7 @@ def interview(
     """
     done = _read(store)
     kept, rows, now = set(done), [], None
-    with open(store, "a") as file:
+    with open(store, "a", encoding="utf-8") as file:
         for key, row in asked_one_by_one(vlm, columns, by_skill(splits, count), done):
             if key not in kept:
                 # Start a new line, in case the last one is incomplete.
@@ -226,7 +226,7 @@ def _read(store: Path) -> dict[str, dict]:
     if not store.exists():
         return {}
     found = {}
-    for line in store.read_text().splitlines():
+    for line in store.read_text("utf-8").splitlines():
         try:
             row = json.loads(line)
         except json.JSONDecodeError:

@@ -148,9 +148,9 @@ def LessonBoard(plan: Plan, **kwargs):
 
     arguments = {
         "value": NOTHING,
-        "html_template": (_HERE / "board.html").read_text(),
-        "css_template": (_HERE / "board.css").read_text(),
-        "js_on_load": (_HERE / "board.js").read_text(),
+        "html_template": (_HERE / "board.html").read_text("utf-8"),
+        "css_template": (_HERE / "board.css").read_text("utf-8"),
+        "js_on_load": (_HERE / "board.js").read_text("utf-8"),
         "apply_default_css": False,
         "elem_classes": ["lesson-board"],
         "lesson": plan_value(plan),

@@ -21,7 +21,7 @@ def has_bfloat16() -> tuple[bool, str]:
     """Does this processor multiply in bfloat16? With the reason, as the end of a sentence."""
     found = [UNITS[name] for name in UNITS if name in capabilities()]
     if found:
-        return True, f"this processor multiplies in it, by {found[0]}"
+        return True, f"this processor has instructions for it ({found[0]})"
     return False, "this processor is not known to multiply in bfloat16"
 
 

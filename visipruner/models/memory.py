@@ -43,9 +43,13 @@ def free_on_cpu() -> int:
     """Free bytes of this machine, or of the container that it runs in."""
     free = psutil.virtual_memory().available
     try:
-        limit, current = (int((CGROUP / f"memory.{n}").read_text()) for n in ("max", "current"))
+        limit, current = (
+            int((CGROUP / f"memory.{n}").read_text("utf-8")) for n in ("max", "current")
+        )
         # The page cache is given up when a process needs memory, so it counts as free.
-        parts = dict(line.split() for line in (CGROUP / "memory.stat").read_text().splitlines())
+        parts = dict(
+            line.split() for line in (CGROUP / "memory.stat").read_text("utf-8").splitlines()
+        )
         free = min(free, limit - current + int(parts.get("inactive_file", 0)))
     except (OSError, ValueError):  # no container, or a container without a limit ("max")
         pass

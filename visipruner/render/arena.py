@@ -178,8 +178,8 @@ def csv_text(sides: Sequence[Shown]) -> str:
 def board_parts() -> dict[str, str]:
     """The board's markup, style and script, for the page and the report."""
     return {
-        "html_template": (_HERE / "arena.html").read_text(),
-        "css_template": (_HERE / "arena.css").read_text(),
+        "html_template": (_HERE / "arena.html").read_text("utf-8"),
+        "css_template": (_HERE / "arena.css").read_text("utf-8"),
         "js_on_load": script_of([*_VIEWER, *_BOARD]),
     }
 

@@ -20,11 +20,11 @@ def SceneComposer(world: Mapping, **kwargs):
     """
     import gradio as gr  # the rest of this package needs no gradio
 
-    script = "\n".join((_HERE / f"compose{part}.js").read_text() for part in ("_shapes", ""))
+    script = "\n".join((_HERE / f"compose{part}.js").read_text("utf-8") for part in ("_shapes", ""))
     arguments = {
         "value": {"things": [], "seed": 0},
-        "html_template": (_HERE / "compose.html").read_text(),
-        "css_template": (_HERE / "compose.css").read_text(),
+        "html_template": (_HERE / "compose.html").read_text("utf-8"),
+        "css_template": (_HERE / "compose.css").read_text("utf-8"),
         "js_on_load": script,
         "apply_default_css": False,
         "elem_classes": ["scene-composer"],

@@ -183,7 +183,7 @@ def curve_html(
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
-        f"<title>{title}</title><style>{_STYLE.read_text()}\n{_FITTING}</style></head>"
+        f"<title>{title}</title><style>{_STYLE.read_text('utf-8')}\n{_FITTING}</style></head>"
         f"\n<body><h1>{title}</h1><p>{escape(describe_source(curve))}</p>{svg}{now}"
         f'<h2>All points</h2><div class="scroll"><table><thead><tr>{head}</tr></thead>'
         f"<tbody>{lines}</tbody></table></div></body></html>\n"

@@ -131,9 +131,9 @@ def InsideBoard(**kwargs):
     import gradio as gr  # the values and the files need no gradio
 
     parts = {
-        "html_template": (_HERE / "inside.html").read_text(),
-        "css_template": (_HERE / "inside.css").read_text(),
-        "js_on_load": (_HERE / "inside_page.js").read_text(),
+        "html_template": (_HERE / "inside.html").read_text("utf-8"),
+        "css_template": (_HERE / "inside.css").read_text("utf-8"),
+        "js_on_load": (_HERE / "inside_page.js").read_text("utf-8"),
     }
     arguments = {"value": EMPTY, "apply_default_css": False, "elem_classes": ["inside-board"]}
     return gr.HTML(**{**arguments, **parts, **kwargs})

@@ -69,7 +69,7 @@ def document(title: str, body: Sequence[str]) -> str:
         '<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
-        f"<title>{escape(title)}</title><style>{_STYLE.read_text()}</style></head>\n"
+        f"<title>{escape(title)}</title><style>{_STYLE.read_text('utf-8')}</style></head>\n"
         f"<body>{''.join(body)}</body></html>\n"
     )
 

@@ -20,8 +20,8 @@ EMPTY: dict = {"kind": "empty", "layers": [], "masks": [], "steps": []}
 def viewer_parts() -> dict[str, str]:
     """The viewer's markup, style and script, for the page and the report."""
     return {
-        "html_template": (_HERE / "viewer.html").read_text(),
-        "css_template": (_HERE / "viewer.css").read_text(),
+        "html_template": (_HERE / "viewer.html").read_text("utf-8"),
+        "css_template": (_HERE / "viewer.css").read_text("utf-8"),
         "js_on_load": script_of([f"viewer_{part}" for part in _SCRIPTS]),
     }
 
@@ -31,7 +31,7 @@ def script_of(files: Sequence[str]) -> str:
     # Constants of the script, not props: gradio loses props when a hidden column first appears.
     script = f"const PALETTE = {json.dumps(for_viewer())};\n"
     script += f"const LOG_RANGE = {json.dumps([LOG_LOW, LOG_HIGH])};\n"
-    return script + "\n".join((_HERE / f"{file}.js").read_text() for file in files)
+    return script + "\n".join((_HERE / f"{file}.js").read_text("utf-8") for file in files)
 
 
 def PatchViewer(**kwargs):

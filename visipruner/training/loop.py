@@ -137,7 +137,7 @@ class Draws(Dataset):
 def record(folder: Path, line: dict) -> None:
     rounded = {k: round(v, 4) if isinstance(v, float) else v for k, v in line.items()}
     print(" ".join(f"{k} {v}" for k, v in rounded.items()), flush=True)
-    with open(folder / "curve.jsonl", "a") as file:
+    with open(folder / "curve.jsonl", "a", encoding="utf-8") as file:
         file.write(json.dumps(rounded) + "\n")
 
 

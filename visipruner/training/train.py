@@ -78,7 +78,7 @@ def export(learner: Learner, folder: Path, to: Path, presets: dict) -> None:
     curve = folder / "curve.jsonl"
     if not curve.exists() or not any(folder.glob("*.pt")):
         raise Refused(f"There is nothing to export in {shown(folder)}: train a stage first.")
-    lines = [json.loads(line) for line in curve.read_text().splitlines()]
+    lines = [json.loads(line) for line in curve.read_text("utf-8").splitlines()]
     learner.model.to(torch.bfloat16).save_pretrained(to)
     parts = {"heads": learner.heads, "written": learner.written}
     lessons = {f"{k}.{n}": w for k, part in parts.items() for n, w in part.named_parameters()}

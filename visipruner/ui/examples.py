@@ -29,7 +29,7 @@ element.addEventListener("click", (event) => {
 def chosen() -> tuple[tuple[int, str], ...]:
     """(scene number, question) of every example."""
     found = []
-    for line in json.loads(FILE.read_text())["examples"]:
+    for line in json.loads(FILE.read_text("utf-8"))["examples"]:
         known = next(q for q in sources.questions(line["scene"]) if q.skill == line["skill"])
         found.append((line["scene"], asked_for(known, True).text))
     return tuple(found)
@@ -37,7 +37,7 @@ def chosen() -> tuple[tuple[int, str], ...]:
 
 def shown() -> list[str]:
     """What each example shows, in words."""
-    return [line["shows"] for line in json.loads(FILE.read_text())["examples"]]
+    return [line["shows"] for line in json.loads(FILE.read_text("utf-8"))["examples"]]
 
 
 def strip() -> gr.HTML:

@@ -312,14 +312,14 @@ def _asked_for(host: str | None, port: int | None) -> dict:
 
 def _settings() -> dict:
     scripts = "page.js", "watching.js", "curve.js"
-    script = "".join((HERE / name).read_text() for name in scripts)
+    script = "".join((HERE / name).read_text("utf-8") for name in scripts)
     return dict(  # noqa: C408 - reads like the call that it is for
         share=False,
         run_history=False,
         enable_monitoring=False,
         footer_links=["api"],
         theme=_theme(),
-        css=(HERE / "theme.css").read_text() + CHART_CSS,
+        css=(HERE / "theme.css").read_text("utf-8") + CHART_CSS,
         head=f"<script>{script}</script>",
         max_file_size="30mb",
         ssr_mode=False,
