@@ -449,7 +449,7 @@ def test_a_result_says_when_it_follows_the_published_rules(models, form):
     for semantics in ("paper", "official"):
         for method in ("visipruner", "fastv"):
             asked = replace(form, method=method, semantics=semantics)
-            said = text.ASKED_OFFICIAL in views.asked(handlers.check(models, asked))
+            said = text.ASKED_RULES["official"] in views.asked(handlers.check(models, asked))
             assert said == ((method, semantics) == ("visipruner", "official"))
 
 

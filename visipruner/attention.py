@@ -398,6 +398,27 @@ def influence(weights: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return cos, square.sqrt_(), whole.sqrt()
 
 
+def as_one(weights: Tensor, value: Tensor) -> Tensor:
+    """Weights of several tokens, scaled so that `influence` tests their outputs as one long output.
+
+    Each O_i is first brought to the last one's length, so that no token outweighs another, and
+    ||O|| is the last one's too. Of one token the test is the same as without this.
+
+    Args:
+        weights: (heads, n, keys), the last token last; value: (1, kv heads, keys, head width).
+
+    Returns:
+        (heads * n, keys) float64, in the order of `value`'s heads.
+    """
+    value = _double(value[0])
+    weights = _double(weights)
+    heads, count, keys = weights.shape
+    output = torch.bmm(weights.reshape(value.shape[0], -1, keys), value)  # (kv heads, group * n, _)
+    lengths = output.view(heads, count, -1).square().sum((0, 2)).sqrt_()  # (n,): ||O_i||
+    scale = lengths[-1] / (lengths.clamp_min(_NOTHING) * count**0.5)
+    return (weights * scale[:, None]).flatten(0, 1)
+
+
 def cosines_near(weights: Tensor, value: Tensor, keys: Tensor) -> Tensor:
     """cosine(O, O'_j) of `influence` for a few keys j, exact however much of O they carry.
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from types import SimpleNamespace
@@ -15,6 +16,7 @@ from visipruner.attention import (
     NEAR,
     Noted,
     Watch,
+    as_one,
     attention_row,
     attention_rows,
     cosines_near,
@@ -228,17 +230,41 @@ class LayerView(LayerInput):
             Refused: if the model computed something that is not a number.
         """
         if self.record.influence is None:
-            if not len(self.visual_rows):
-                raise ValueError("No visual token is left to test.")
-            # One copy to the host per tested layer: the decision is made on the CPU.
-            result = self._test().detach().cpu()  # a trace must not keep an autograd graph
-            cos, l2 = found = result[:-1].view(2, -1).index_select(1, self.visual_rows)
-            self._check_numbers(found.sum() + result[-1])
-            norm = result[-1].item()
-            if l2.max().item() >= (1 - NEAR) * norm:  # rare
-                self._look_closer(cos, l2, norm)
-            self.record.influence = Influence(self.patches, cos, l2, norm)
+            self.record.influence = self._influence(self._test, self._row)
         return self.record.influence
+
+    def influence_on_question(self) -> Influence:
+        """The same test on all rows that `queries` asked for together, instead of the last one.
+
+        Their outputs lie behind each other, each as long as the last one (`attention.as_one`). The
+        layer's record notes this test.
+
+        Raises:
+            ValueError: no visual token is left, or `queries` asked for no rows.
+            Refused: if the model computed something that is not a number.
+        """
+        noted = functools.cache(self._question_rows)
+        self.record.influence = self._influence(lambda: self._tested(noted()), noted)
+        return self.record.influence
+
+    def _question_rows(self) -> Tensor:
+        """(heads * n, rows) float64"""
+        weights = self.attention_rows()
+        self.spend(2 * weights.numel() * self.values.shape[-1])
+        return as_one(weights, self.values)
+
+    def _influence(self, test: Callable[[], Tensor], row: Callable[[], Tensor]) -> Influence:
+        """What a test says of the visual tokens; `row` has the weights for a closer look."""
+        if not len(self.visual_rows):
+            raise ValueError("No visual token is left to test.")
+        # One copy to the host per tested layer: the decision is made on the CPU.
+        result = test().detach().cpu()  # a trace must not keep an autograd graph
+        cos, l2 = found = result[:-1].view(2, -1).index_select(1, self.visual_rows)
+        self._check_numbers(found.sum() + result[-1])
+        norm = result[-1].item()
+        if l2.max().item() >= (1 - NEAR) * norm:  # rare
+            self._look_closer(cos, l2, norm, row)
+        return Influence(self.patches, cos, l2, norm)
 
     def _check_numbers(self, total: Tensor):
         """total: a sum, which is NaN if any term is. No sum here adds opposite infinities."""
@@ -251,17 +277,19 @@ class LayerView(LayerInput):
 
     def _test(self) -> Tensor:
         """One tensor: the cosines of all rows, then their L2 norms, then ||O||."""
-        row = self._row()
+        return self._tested(self._row())
+
+    def _tested(self, row: Tensor) -> Tensor:
         self.spend(4 * row.numel() * self.values.shape[-1])
         cos, l2, norm = influence(row, self.values)
         return torch.cat([cos, l2, norm[None]])
 
-    def _look_closer(self, cos: Tensor, l2: Tensor, norm: float):
+    def _look_closer(self, cos: Tensor, l2: Tensor, norm: float, row: Callable[[], Tensor]):
         """Recompute, in place, the cosines of tokens that may carry nearly all of the output."""
         near = ((l2 - norm).abs() <= NEAR * norm).nonzero().flatten()
         if not len(near):
             return
-        row = self._row()
+        row = row()
         self.spend(2 * row.numel() * self.values.shape[-1] * len(near))
         cos[near] = cosines_near(row, self.values, self.visual_rows[near]).detach().cpu()
 

@@ -29,6 +29,7 @@ from visipruner.evaluation import calibrate_own
 from visipruner.evaluation.candidates import (
     FIRST_TESTED,
     GOALS,
+    QUESTION_FIRST_TESTED,
     candidates,
     choose,
     five,
@@ -41,15 +42,18 @@ from visipruner.files import write_whole
 from visipruner.levels import PRESETS, Facts
 from visipruner.methods import PruningMethod, VisiPruner
 from visipruner.methods.trained import IN_PRESETS, method_for
+from visipruner.methods.visipruner import SEMANTICS
 from visipruner.models.catalogue import VLM, check_served
 from visipruner.world.phrases import SYSTEM
 
 FIRST, FINAL = 3, 20  # questions per skill: to every candidate, then to the finalists
 
 
-def first_tested(facts: Facts) -> tuple[int, ...]:
+def first_tested(facts: Facts, semantics: str) -> tuple[int, ...]:
     """The layers to begin the test in: of a model's own schedule, all where a cut can save."""
-    return tuple(range(facts.enter, facts.last)) if facts.scheduled else FIRST_TESTED
+    if facts.scheduled:
+        return tuple(range(facts.enter, facts.last))
+    return QUESTION_FIRST_TESTED if semantics == "question" else FIRST_TESTED
 
 
 def measure(vlm: VLM, methods: dict[str, PruningMethod], count: int, store) -> dict[str, dict]:
@@ -75,7 +79,7 @@ def measure(vlm: VLM, methods: dict[str, PruningMethod], count: int, store) -> d
 
 def measure_budgets(vlm: VLM, presets: dict, count: int, store) -> dict:
     """The presets with each one's mean visual tokens per layer, as `for_budget` reads them."""
-    for semantics in ("paper", "official"):
+    for semantics in (name for name in SEMANTICS if name in presets):
         given = {"semantics": semantics}
         methods = {n: method_for(VisiPruner, PRESETS[n], None, vlm.facts(), given) for n in GOALS}
         found = measure(vlm, methods, count, store)
@@ -116,8 +120,8 @@ def run(options: argparse.Namespace):
     check_served(vlm, [VisiPruner])
     presets = {"system": SYSTEM}
     presets |= {IN_PRESETS: vlm.presets[IN_PRESETS]} if vlm.schedule else {}
-    for semantics in ("paper", "official"):
-        methods = candidates(semantics, first_tested(vlm.facts()))
+    for semantics in SEMANTICS:
+        methods = candidates(semantics, first_tested(vlm.facts(), semantics))
         for count in (options.questions, options.final):
             found = measure(vlm, {str(m): m for m in methods}, count, store)
             full = found.pop(UNPRUNED)

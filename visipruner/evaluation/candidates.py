@@ -24,6 +24,11 @@ FIRST_TESTED = (4, 5, 6, 7, 8)
 COSINES = (0.995, 0.999)
 # Shares of sqrt(1 - cosine^2): below 1 the kept set is never empty.
 SHARES = (0.01, 0.03, 0.15)
+# The words of the question read the picture in every layer, some patch far below both cosines, and
+# a patch's influence is spread over them more evenly.
+QUESTION_FIRST_TESTED = (2, 3, *FIRST_TESTED)
+QUESTION_COSINES = (0.999,)
+QUESTION_SHARES = (0.03, 0.06, 0.1, 0.15, 0.3)
 EXIT = 0.999
 FINALISTS = 4  # per preset
 FINALISTS_PER_LAYER = 2  # by loss
@@ -36,6 +41,9 @@ def candidates(semantics: str, tested: Sequence[int] = FIRST_TESTED) -> list[Vis
     Args:
         tested: the layers from which a filtering layer is looked for.
     """
+    by_question = semantics == "question"
+    cosines = QUESTION_COSINES if by_question else COSINES
+    shares = QUESTION_SHARES if by_question else SHARES
     return [
         VisiPruner(
             semantics=semantics,
@@ -46,9 +54,9 @@ def candidates(semantics: str, tested: Sequence[int] = FIRST_TESTED) -> list[Vis
             tokens_threshold=round(share * (1 - cosine**2) ** 0.5, 4),
             relative=True,
             exit_threshold=EXIT,
-            cache_before_filter=CACHE if semantics == "paper" else "kept",
+            cache_before_filter="kept" if semantics == "official" else CACHE,
         )
-        for first, cosine, share in itertools.product(tested, COSINES, SHARES)
+        for first, cosine, share in itertools.product(tested, cosines, shares)
     ]
 
 

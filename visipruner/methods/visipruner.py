@@ -1,7 +1,9 @@
 """VisiPruner (arXiv 2510.17205): sinks in shallow layers, a few tokens in the middle, then none.
 
-It has two semantics. "paper" is the text of the paper with its gaps filled. "official" is the
-published code (EIT-NLP/VisiPruner, commit d778622) with these quirks:
+It has three semantics. "paper" is the text of the paper with its gaps filled. "question" is ours:
+as the paper, but the influence is measured on all words after the picture and not on the last
+prompt token alone, where only the answer's first word is made. "official" is the published code
+(EIT-NLP/VisiPruner, commit d778622) with these quirks:
 
 * the influence test starts one layer later than the shallow edits end (a strict comparison);
 * attention is zeroed after softmax without renormalising, in prefill only; caches stay whole;
@@ -28,7 +30,7 @@ from visipruner.settings import CHOICE, CHOICES, FLAG, INT, NUMBER, setting
 from visipruner.view import LayerInput
 
 STAGES = ("shallow", "middle", "deep")
-SEMANTICS = ("paper", "official")
+SEMANTICS = ("paper", "official", "question")
 CALM_LAYERS_BEFORE_EXIT = 2  # "two consecutive layers", paper section 5
 
 # Settings at the five tabulated levels for LLaVA-1.5; "balanced" is the paper's. A checkpoint's
@@ -42,6 +44,7 @@ _THRESHOLDS = {
 PUBLISHED = {
     "paper": {"shallow_layers": (7,) * 5, **_THRESHOLDS},
     "official": {"shallow_layers": (6,) * 5, **_THRESHOLDS},
+    "question": {"shallow_layers": (7,) * 5, **_THRESHOLDS},
 }
 
 
@@ -50,7 +53,7 @@ class VisiPruner(PruningMethod):
     """Prune by measured influence on the last prompt token.
 
     Args:
-        semantics: "paper" or "official".
+        semantics: "paper", "official" or "question".
         stages: any of "shallow", "middle", "deep"; a string with commas is accepted.
         shallow_layers: how many layers, from layer 0, have their attention edited.
         layer_threshold: the filtering layer is the first tested one where a visual token's cosine
@@ -87,9 +90,7 @@ class VisiPruner(PruningMethod):
         "text only": "Deep",
     }
 
-    semantics: str = setting(
-        "paper", "Rules", CHOICE, options={"paper": "paper", "official": "official"}
-    )
+    semantics: str = setting("paper", "Rules", CHOICE, options={name: name for name in SEMANTICS})
     stages: tuple[str, ...] = setting(
         STAGES,
         "Stages that act",
@@ -144,7 +145,10 @@ class VisiPruner(PruningMethod):
         check_choice("semantics", semantics, SEMANTICS)
         if level == 0:
             return cls(semantics, (), 0)
-        own = (facts.presets or {}).get(semantics)  # presets may hold only a system sentence
+        presets = facts.presets or {}  # may hold only a system sentence
+        own = presets.get(semantics)
+        if not own and semantics == "question":  # nearer than LLaVA's, if the model has them
+            own = presets.get("paper")
         # Each preset was calibrated as a whole: a mixture of two may be worse than both.
         table, take = (own, nearest) if own else (PUBLISHED[semantics], between)
         # The published code reads 13B from the path's name; 13B has 40 layers.
@@ -270,6 +274,22 @@ class VisiPruner(PruningMethod):
 
     # -- middle and deep: which tokens stay
 
+    def queries(self, view):
+        if self.semantics != "question" or "middle" not in self.stages:
+            return None
+        filtered = getattr(view.memory, "filtered_at", None)
+        tested = view.layer >= self.first_tested if filtered is None else "deep" in self.stages
+        if not tested or not len(view.visual_rows):
+            return None
+        (_, end), tokens = view.layout.spans[-1], view.tokens
+        rows = ((tokens >= end) & (tokens < view.layout.length)).nonzero().flatten()
+        if not len(rows):
+            raise Refused("VisiPruner's rules “question” need words after the picture.")
+        return rows
+
+    def _influence(self, view):
+        return view.influence_on_question() if self.semantics == "question" else view.influence()
+
     def select(self, view):
         memory = view.memory
         if not hasattr(memory, "filtered_at"):
@@ -287,7 +307,7 @@ class VisiPruner(PruningMethod):
             return None
         if not len(view.visual_rows):
             return None
-        found = view.influence()
+        found = self._influence(view)
         view.label("search")
         if not found.lowest < self.layer_threshold:
             return None
@@ -311,7 +331,7 @@ class VisiPruner(PruningMethod):
             # The published code goes on counting although the kept set is empty.
             memory.calm += self.official and memory.kept == 0
             return None
-        if view.influence().lowest < self.exit_threshold:
+        if self._influence(view).lowest < self.exit_threshold:
             memory.calm = memory.calm if self.official else 0
             return None
         memory.calm += 1

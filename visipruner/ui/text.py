@@ -49,8 +49,9 @@ ADVANCED = "Advanced"
 COMPOSE = "Compose a scene"
 SEMANTICS = "Rules of VisiPruner"
 SEMANTICS_INFO = (
-    "as the paper says, or as the published code does it: they differ in the early layers and in "
-    "when vision leaves, so at the bundled model's levels both drop nearly the same patches"
+    "paper: influence on the prompt's last token. official: as the published code does it, which "
+    "differs in the early layers and in when vision leaves. question, this project's own: on all "
+    "words after the picture, which loses less in counts and where a sentence is asked for"
 )
 PICTURE_MODE = "Fit the picture to the model's square"
 PICTURE_MODES = {"pad": "pad (nothing is lost)", "crop": "crop the middle"}
@@ -109,7 +110,10 @@ NO_VERDICT_YET = "No verdict: this run was not finished"
 ASKED = "“{question}” · {method}{level} · {model}"
 ASKED_PRESET, ASKED_NEAR = ", {preset} (level {level:g})", ", level {level:g} (here as {preset})"
 ASKED_LEVEL, ASKED_OWN = ", level {level:g}", ", own settings"
-ASKED_OFFICIAL = ", as the published code does it"
+ASKED_RULES = {
+    "official": ", as the published code does it",
+    "question": ", tested on all words after the picture",
+}
 
 SAME_OF_MANY = "{same} of {count} answer as with all patches"
 SAME_OF_MANY_GUESS = "All guess: {same} of {count} say the same as with all patches"

@@ -108,8 +108,9 @@ def asked(job: Job, leveled: bool = True) -> str:
     if any(name != "none" for name in pruning):
         level = _level(job) if leveled else ""
         level += text.ASKED_OWN if form.fields else ""
-    if any("official" in settings_of_side(side).values() for side in job.methods):
-        level += text.ASKED_OFFICIAL
+    for rules, words in text.ASKED_RULES.items():
+        if any(rules in settings_of_side(side).values() for side in job.methods):
+            level += words
     asked = pruning if leveled else [form.method]
     stacks = [" + ".join(short_title(name) for name in names_of(side)) for side in asked]
     method = ", ".join(stacks)
