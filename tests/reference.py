@@ -76,21 +76,23 @@ def weights_and_values(layer, hidden: Tensor, config, angles: Tensor | None = No
     return query @ key.transpose(1, 2) / attention.head_dim**0.5, value
 
 
-def influence(weights: Tensor, value: Tensor, last: int, tested: list[int]):
+def influence(weights: Tensor, value: Tensor, asking: list[int], tested: list[int]):
     """Zero one weight, compute the output again, compare: (cos, l2) per tested token, in float64.
 
-    Thresholds near 1 need these digits; the weights and values are the model's, in float32.
+    Thresholds near 1 need these digits; the weights and values are the model's, in float32. The
+    outputs of several asking tokens count as one, each brought to the last one's length.
     """
-    row, value = (
-        weights[:, last].double(),
-        value.double(),
-    )  # (heads, tokens), (heads, tokens, width)
-    output = torch.einsum("hk,hkd->hd", row, value).flatten()
+    rows = weights[:, asking].double()  # (heads, asking, tokens)
+    value = value.double()  # (heads, tokens, width)
+    outputs = torch.einsum("hak,hkd->ahd", rows, value).flatten(1)
+    size = outputs[-1].norm() / outputs.norm(dim=1) / len(asking) ** 0.5
+    output = (outputs * size[:, None]).flatten()
     cos, l2 = [], []
     for token in tested:
-        without = row.clone()
-        without[:, token] = 0
-        changed = torch.einsum("hk,hkd->hd", without, value).flatten()
+        without = rows.clone()
+        without[:, :, token] = 0
+        changed = torch.einsum("hak,hkd->ahd", without, value).flatten(1)
+        changed = (changed * size[:, None]).flatten()
         cos.append(torch.dot(output, changed) / output.norm() / changed.norm())
         l2.append((output - changed).norm())
     return torch.stack(cos), torch.stack(l2)
@@ -132,7 +134,7 @@ def softmax(scores: Tensor, visible: Tensor) -> Tensor:
 
 
 class VisiPrunerReference:
-    """arXiv 2510.17205, as published code (official) and as text (paper), on full matrices."""
+    """arXiv 2510.17205 on full matrices: as published code, as text, and tested on the question."""
 
     def __init__(self, model, layout, method, special=PLAIN):
         self.model, self.layout, self.method, self.special = model, layout, method, special
@@ -155,6 +157,14 @@ class VisiPrunerReference:
     @property
     def visual(self) -> list[int]:
         return list(self.layout.visual)
+
+    @property
+    def asking(self) -> list[int]:
+        """The tokens whose outputs are tested."""
+        prompt = self.layout.length
+        if self.method.semantics != "question":
+            return [prompt - 1]
+        return list(range(self.visual[-1] + 1, prompt))
 
     def is_visual(self, tokens: int) -> Tensor:
         mark = torch.zeros(tokens, dtype=torch.bool)
@@ -242,7 +252,7 @@ class VisiPrunerReference:
         if "middle" not in method.stages or layer < first_tested:
             pass
         elif decided.filtering_layer is None:
-            cos, l2 = influence(weights, value, last, self.visual)
+            cos, l2 = influence(weights, value, self.asking, self.visual)
             decided.cos[layer], decided.l2[layer] = cos, l2
             if (cos < method.layer_threshold).any():
                 bar = method.tokens_threshold
@@ -255,7 +265,7 @@ class VisiPrunerReference:
                 if not decided.kept and "deep" in method.stages and not official:
                     decided.exit_layer = layer
         elif "deep" in method.stages and not self._left_before(layer):
-            calm = self._count(layer, weights, value, last, calm)
+            calm = self._count(layer, weights, value, calm)
         elif official and "deep" in method.stages and not decided.kept:
             calm += 1
         decided.calm.append(calm)
@@ -265,10 +275,10 @@ class VisiPrunerReference:
         left = decided.exit_layer is not None and layer > decided.exit_layer
         return left or (self.method.semantics == "official" and not decided.kept)
 
-    def _count(self, layer, weights, value, last, calm):
+    def _count(self, layer, weights, value, calm):
         decided, official = self.decided, self.method.semantics == "official"
         tested = [self.visual[patch] for patch in decided.kept]
-        cos, l2 = influence(weights, value, last, tested)
+        cos, l2 = influence(weights, value, self.asking, tested)
         decided.cos[layer], decided.l2[layer] = cos, l2
         if (cos < self.method.exit_threshold).any():
             return calm if official else 0

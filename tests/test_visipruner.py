@@ -1,4 +1,4 @@
-"""VisiPruner against the plain reference, in both semantics."""
+"""VisiPruner against the plain reference, in all semantics."""
 
 import dataclasses
 
@@ -9,6 +9,7 @@ from reference import VisiPrunerReference
 from support import LAYOUTS, embeds_for, present_positions, run_pruned
 
 from visipruner import TokenLayout, VisiPruner
+from visipruner.methods.visipruner import SEMANTICS
 
 
 def check_against_reference(model, method, layout, embeds):
@@ -76,7 +77,7 @@ SETTINGS = {
 
 
 @pytest.mark.parametrize("kv_heads", [1, 2, 4])
-@pytest.mark.parametrize("semantics", ["paper", "official"])
+@pytest.mark.parametrize("semantics", SEMANTICS)
 @pytest.mark.parametrize("settings", SETTINGS)
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_unseen_cases_equal_the_reference(layout, settings, semantics, kv_heads, llama):
@@ -86,6 +87,15 @@ def test_unseen_cases_equal_the_reference(layout, settings, semantics, kv_heads,
     trace, reference = check_against_reference(model, method, layout, embeds_for(layout, 64))
     if semantics == "official":
         assert trace.calm_layers == reference.calm
+
+
+def test_a_question_of_one_token_is_the_papers_test(llama):
+    layout = TokenLayout(30, ((3, 29),))
+    methods = [VisiPruner(name, **SETTINGS["all"]) for name in ("paper", "question")]
+    traces = [run_pruned(llama(), one, layout, embeds_for(layout, 64))[-1] for one in methods]
+    paper, question = ([record.influence for record in trace.layers] for trace in traces)
+    assert any(paper) and paper == question
+    assert traces[0].cuts == traces[1].cuts
 
 
 def test_official_counts_on_where_all_are_kept_and_never_lets_them_leave(llama):
@@ -224,6 +234,11 @@ class TestConfiguration:
     def test_bad_size(self):
         with pytest.raises(ValueError, match="34b"):
             VisiPruner.from_official_config(self.GOOD, model_size="34b")
+
+    def test_question_semantics_need_words_after_the_picture(self, llama):
+        layout = TokenLayout(20, ((3, 20),))
+        with pytest.raises(ValueError, match="words after the picture"):
+            run_pruned(llama(), VisiPruner("question"), layout, embeds_for(layout, 64))
 
     def test_paper_semantics_need_text_before_the_picture(self, llama):
         layout = TokenLayout(20, ((0, 10),))
