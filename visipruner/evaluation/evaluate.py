@@ -42,9 +42,11 @@ from visipruner.evaluation.interview import (
     share_cut,
 )
 from visipruner.files import write_whole
+from visipruner.inputs import check_choice
 from visipruner.levels import PRESETS
 from visipruner.methods import PruningMethod, VisiPruner
 from visipruner.methods.trained import IN_PRESETS
+from visipruner.methods.visipruner import SEMANTICS
 from visipruner.models.catalogue import VLM
 from visipruner.world.questions import SKILLS
 
@@ -53,15 +55,16 @@ QUICK, FULL = 20, 300  # questions per skill and set
 UNPRUNED = "unpruned"
 # Each skill; all answers in one requested form (a description has one form only); everything.
 GROUPS = (*SKILLS, *FORMS, "all")
-# The model card's tables each stand between two of these.
-MARK, MARK_BESIDE = "<!-- results -->", "<!-- beside -->"
+# The model card's tables each stand between two of these; other rules than the paper's have
+# their own.
+MARK, MARK_BESIDE, MARK_RULES = "<!-- results -->", "<!-- beside -->", "<!-- {rules} -->"
 
 
-def columns(vlm: VLM, presets: bool) -> dict[str, PruningMethod]:
-    """What to compare: the unpruned model, and VisiPruner at each preset."""
+def columns(vlm: VLM, presets: bool, rules: str = "paper") -> dict[str, PruningMethod]:
+    """What to compare: the unpruned model, and VisiPruner at each preset, by these rules."""
     found = {UNPRUNED: PruningMethod()}
     if presets and not vlm.serves(VisiPruner):
-        found |= {name: method_at(vlm, "visipruner", name) for name in PRESETS}
+        found |= {name: method_at(vlm, "visipruner", name, rules) for name in PRESETS}
     return found
 
 
@@ -140,6 +143,9 @@ def add_options(parser: argparse.ArgumentParser):
     parser.add_argument("--tasks", help="benchmarks of lmms-eval, by comma; takes its flags too")
     parser.add_argument("--beside", metavar="MODEL", help="compare with this model, unpruned")
     parser.add_argument("--stock", action="store_true", help="without the model's own schedule")
+    parser.add_argument(
+        "--rules", default="paper", help=f"VisiPruner's at the presets: {', '.join(SEMANTICS)}"
+    )
     parser.add_argument("--write", action="store_true", help="put the table beside the weights")
 
 
@@ -160,6 +166,7 @@ def run(options: argparse.Namespace):
         raise Refused("--beside and --stock are two evaluations: name one.")
     if options.stock and options.write:
         raise Refused("--write is for a model as it is meant to run, so not with --stock.")
+    check_choice("--rules", options.rules, SEMANTICS)
     vlm, store = open_model(options)
     count = options.questions or (QUICK if options.quick else FULL)
     if options.beside:
@@ -170,9 +177,13 @@ def run(options: argparse.Namespace):
         return
     if options.stock:
         vlm = without_schedule(vlm)
-    table = summary(interview(vlm, columns(vlm, not options.quick), SETS, count, store))
+    sides = columns(vlm, not options.quick, options.rules)
+    table = summary(interview(vlm, sides, SETS, count, store))
     print(as_markdown(table))
-    if options.write:
+    if options.write and options.rules != "paper":
+        name, mark = f"evaluation-{options.rules}", MARK_RULES.format(rules=options.rules)
+        write_results(options.model, table, name, mark)
+    elif options.write:
         write_results(options.model, table)
 
 
@@ -190,7 +201,7 @@ def compared(vlm: VLM, store: Path, options: argparse.Namespace, count: int) -> 
     )
     rows = []
     for one, answers in ((other, place), (vlm, store)):
-        sides = columns(one, not options.quick)
+        sides = columns(one, not options.quick, options.rules)
         for row in interview(one, sides, ("heldout",), count, answers):
             pruned = "" if row["column"] == UNPRUNED else f", {row['column']}"
             rows.append(row | {"column": f"{one.spec.name}{pruned}"})
