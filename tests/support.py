@@ -117,6 +117,9 @@ KEEP_ALL = {
 
 DROPPING = {
     "visipruner": VisiPruner(shallow_layers=2, layer_threshold=0.9999, tokens_threshold=0.1),
+    "visipruner, question": VisiPruner(
+        "question", shallow_layers=2, layer_threshold=0.9999, tokens_threshold=0.1
+    ),
     "fastv": FastV(keep=7),
     "fastv late": FastV(keep=3, before_layer=8),
     "random at the door": Random(keep=9),

@@ -36,7 +36,6 @@ COUNTED = {
         semantics="official", shallow_layers=2, layer_threshold=0.9999, tokens_threshold=0.1
     ),
     "official 13b": VisiPruner(semantics="official", shallow_layers=2, blind_half=True),
-    "question": VisiPruner("question", shallow_layers=2, layer_threshold=0.9999),
 }
 
 

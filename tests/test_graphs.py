@@ -39,7 +39,13 @@ SHALLOW = {
         "only edits": {"stages": ("shallow",)},
     }.items()
 }
-NOT_REPLAYED = ("pyramiddrop", "sparsevlm_plus", "late entry", "late entry, few, exit")
+NOT_REPLAYED = (
+    "pyramiddrop",
+    "sparsevlm_plus",
+    "visipruner, question",
+    "late entry",
+    "late entry, few, exit",
+)
 METHODS = {**KEEP_ALL, **DROPPING, **SHALLOW, "merge": MergeAtTheDoor()}
 METHODS = {name: method for name, method in METHODS.items() if name not in NOT_REPLAYED}
 METHODS["renumber"] = RenumberLater(5, 2, 5)

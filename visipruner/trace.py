@@ -65,7 +65,7 @@ class MethodStory:
 
 
 class Influence:
-    """How far each visual token moves the last prompt token's attention output.
+    """How far each visual token moves the attention output of the last prompt token.
 
     The numbers become lists only on request: a run that no page shows needs only `lowest`.
 
@@ -74,10 +74,11 @@ class Influence:
         cos: (visual tokens,) float64, cosine(O, O'_j): float32 has too few numbers near 1.
         l2: (visual tokens,) float64, ||O - O'_j||.
         norm: ||O||, to compare l2 with.
+        on_question: of all words after the picture instead, together.
     """
 
-    def __init__(self, patches: Tensor, cos: Tensor, l2: Tensor, norm: float):
-        self._found, self.norm = (patches, cos, l2), norm
+    def __init__(self, patches: Tensor, cos: Tensor, l2: Tensor, norm: float, on_question=False):
+        self._found, self.norm, self.on_question = (patches, cos, l2), norm, on_question
 
     @cached_property
     def patches(self) -> list[int]:
@@ -105,14 +106,15 @@ class Influence:
         return (self._found[2] > bar).nonzero().flatten()
 
     def to_json(self) -> dict:
-        return {"patches": self.patches, "cos": self.cos, "l2": self.l2, "norm": self.norm}
+        found = {"patches": self.patches, "cos": self.cos, "l2": self.l2, "norm": self.norm}
+        return found | {"on_question": True} if self.on_question else found
 
     @classmethod
     def from_json(cls, data: dict) -> Influence:
         patches = torch.tensor(data["patches"], dtype=torch.long, device="cpu")
         numbers = {"dtype": torch.float64, "device": "cpu"}
         cos, l2 = (torch.tensor(data[name], **numbers) for name in ("cos", "l2"))
-        return cls(patches, cos, l2, data["norm"])
+        return cls(patches, cos, l2, data["norm"], data.get("on_question", False))
 
     def __reduce__(self):
         # Pickle plain numbers: tensors would use shared memory that dies with this process.

@@ -229,23 +229,29 @@ class LayerView(LayerInput):
             ValueError: no visual token is left.
             Refused: if the model computed something that is not a number.
         """
-        if self.record.influence is None:
-            self.record.influence = self._influence(self._test, self._row)
-        return self.record.influence
+        noted = self.record.influence
+        if noted is not None and not noted.on_question:
+            return noted
+        found = self._influence(self._test, self._row)
+        if noted is None:
+            self.record.influence = found
+        return found
 
     def influence_on_question(self) -> Influence:
         """The same test on all rows that `queries` asked for together, instead of the last one.
 
         Their outputs lie behind each other, each as long as the last one (`attention.as_one`). The
-        layer's record notes this test.
+        layer's record notes this test and not the other, for it decides.
 
         Raises:
             ValueError: no visual token is left, or `queries` asked for no rows.
             Refused: if the model computed something that is not a number.
         """
         noted = functools.cache(self._question_rows)
-        self.record.influence = self._influence(lambda: self._tested(noted()), noted)
-        return self.record.influence
+        found = self._influence(lambda: self._tested(noted()), noted)
+        found.on_question = True
+        self.record.influence = found
+        return found
 
     def _question_rows(self) -> Tensor:
         """(heads * n, rows) float64"""

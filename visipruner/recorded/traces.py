@@ -104,6 +104,8 @@ def _influence(node: Node, visual: int) -> dict:
         "l2": parts["l2"].numbers(0, 1e30, MOST_TOKENS),
         "norm": node.get("norm").number(),
     }
+    if told := node.find("on_question"):
+        data["on_question"] = told.flag()
     if not data["patches"]:
         raise parts["patches"].refuse("a list with at least one patch")
     for name in ("cos", "l2"):
