@@ -46,6 +46,9 @@ VISIPRUNERS = {
     "official": VisiPruner(
         "official", shallow_layers=2, layer_threshold=0.9999, tokens_threshold=0.1
     ),
+    "question": VisiPruner(
+        "question", stages=("middle",), shallow_layers=2, tokens_threshold=0.1, relative=True
+    ),
 }
 
 
