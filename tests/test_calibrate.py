@@ -246,6 +246,7 @@ def test_the_published_model_keeps_the_papers_level_unmarked(mini_path):
         assert bool(uncalibrated(vlm, [method_at(vlm, "visipruner", level)])) == marked
     assert not uncalibrated(vlm, [method_at(vlm, "random")])
     assert uncalibrated(vlm, [method_at(vlm, "visipruner:gentle")])
+    assert uncalibrated(vlm, [method_at(vlm, "visipruner", semantics="question")])
 
 
 def test_page_and_command_mark_levels_and_take_the_file(mini_path, picture_file, tmp_path, capsys):

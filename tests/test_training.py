@@ -150,7 +150,8 @@ def test_the_recipe_resumes_where_it_stopped_and_exports_its_schedule(
     monkeypatch.setattr(loop, "save_checkpoint", once)
     assert train(parts, *long, "--stage", "aligned", "--steps", "2") == 130
     monkeypatch.setattr(loop, "save_checkpoint", plain)
-    assert train(parts, *long, "--stage", "aligned", "--steps", "2") == 0
+    ahead = ["--workers", "1", "--teacher", str(FOLDER)]  # neither changes anything here
+    assert train(parts, *long, *ahead, "--stage", "aligned", "--steps", "2") == 0
     assert len(calls) == 1
     both = [torch.load(folder / "aligned.pt")["learner"] for folder in (whole, parts)]
     assert all(torch.equal(both[0][name], both[1][name]) for name in both[0])
@@ -178,6 +179,8 @@ def test_the_recipe_resumes_where_it_stopped_and_exports_its_schedule(
         (["--enter", "5", "--leave", "4"], "--leave must be"),
         (["--leave", "12"], "--leave must be"),
         (["--distil", "-1"], "--distil must be"),
+        (["--workers", "-1"], "--workers must be"),
+        (["--teacher", "/no/such/folder"], "/no/such/folder"),
         (["--pull", "nan"], "--pull must be"),
         (["--stage", "joint"], "no stage joint"),
         (["--stage", "export"], "nothing to export"),

@@ -106,4 +106,5 @@ def uncalibrated(vlm, sides: Iterable[Side]) -> str:
 
 def _papers_own(vlm) -> list[VisiPruner]:
     level, facts = PRESETS["balanced"], vlm.facts()
-    return [VisiPruner.at_level(level, facts, {"semantics": one}) for one in SEMANTICS]
+    theirs = (one for one in SEMANTICS if one != "question")  # which is ours
+    return [VisiPruner.at_level(level, facts, {"semantics": one}) for one in theirs]
