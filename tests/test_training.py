@@ -180,7 +180,7 @@ def test_the_recipe_resumes_where_it_stopped_and_exports_its_schedule(
         (["--leave", "12"], "--leave must be"),
         (["--distil", "-1"], "--distil must be"),
         (["--workers", "-1"], "--workers must be"),
-        (["--teacher", "/no/such/folder"], "/no/such/folder"),
+        (["--teacher", "/no/such/folder"], "holds no model"),
         (["--pull", "nan"], "--pull must be"),
         (["--stage", "joint"], "no stage joint"),
         (["--stage", "export"], "nothing to export"),
