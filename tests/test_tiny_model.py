@@ -175,6 +175,14 @@ def test_calibration_writes_the_sentence_beside_the_settings(tmp_path, monkeypat
     monkeypatch.setattr(calibrate, "open_model", lambda options: (vlm, None))
     assert main(["calibrate", "--model", str(tmp_path)]) == 0
     assert read_presets(tmp_path)["system"] == SYSTEM
+    again = read_presets(tmp_path)
+    again["system"], again["official"]["tokens"] = "Be brief.", [5.0] * 5
+    vlm.presets = again
+    assert main(["calibrate", "--model", str(tmp_path), "--semantics", "question"]) == 0
+    found = read_presets(tmp_path)
+    assert (found["system"], found["official"]) == ("Be brief.", again["official"])
+    asked = {"questions": 3, "right": 0.5}
+    assert found["question"]["measured"][UNPRUNED] == asked
 
 
 def test_an_exported_model_brings_its_sentence_before_it_is_calibrated(tmp_path):

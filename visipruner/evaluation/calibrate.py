@@ -8,7 +8,7 @@ with --by labels, by how often it is right. A level is the setting that saves mo
 the lines of a file are as in `evaluate`. Writes MODEL.presets.json, which page and commands take
 with --presets, or by themselves where it lies in VISIPRUNER_MODEL_DIR. Stop and go on at will.
 
-    python -m visipruner calibrate
+    python -m visipruner calibrate             or only --semantics question
     python -m visipruner calibrate --budgets   only measure the tokens of the presets there are
 
 Without MODEL, for the bundled model on its own validation split:
@@ -112,15 +112,19 @@ def run(options: argparse.Namespace):
     if options.own_model or options.jsonl or options.pictures:
         return calibrate_own.run(options)
     vlm, store = open_model(options)
+    calibrate_own.check_semantics(options.semantics or ())
     options.questions, options.final = options.questions or FIRST, options.final or FINAL
     if options.budgets:
         presets = measure_budgets(vlm, dict(vlm.presets), options.final, store)
         write_whole(options.model / "presets.json", json.dumps(presets, indent=1) + "\n")
         return
     check_served(vlm, [VisiPruner])
-    presets = {"system": SYSTEM}
-    presets |= {IN_PRESETS: vlm.presets[IN_PRESETS]} if vlm.schedule else {}
-    for semantics in SEMANTICS:
+    if options.semantics:
+        presets = dict(vlm.presets)
+    else:
+        presets = {"system": SYSTEM}
+        presets |= {IN_PRESETS: vlm.presets[IN_PRESETS]} if vlm.schedule else {}
+    for semantics in options.semantics or SEMANTICS:
         methods = candidates(semantics, first_tested(vlm.facts(), semantics))
         for count in (options.questions, options.final):
             found = measure(vlm, {str(m): m for m in methods}, count, store)
@@ -130,6 +134,7 @@ def run(options: argparse.Namespace):
             for method, result in sorted(tried, key=lambda pair: pair[1]["flops_cut"]):
                 print(f"{result['flops_cut']:6.1%} cut, {result['right']:6.1%} right: {method}")
             methods = shortlist(tried)
-        presets |= {"questions": full["questions"], "unpruned": round(full["right"], 4)}
         presets[semantics] = table(choose(tried), full["tokens"])
+        asked = {"questions": full["questions"], "right": round(full["right"], 4)}
+        presets[semantics]["measured"][UNPRUNED] = asked
     write_whole(options.model / "presets.json", json.dumps(presets, indent=1) + "\n")

@@ -62,8 +62,8 @@ def add_options(parser: argparse.ArgumentParser):
     group.add_argument(
         "--semantics",
         nargs="+",
-        default=["paper"],
-        help=f"VisiPruner as in: {', '.join(SEMANTICS)}; each takes as long again",
+        help=f"VisiPruner as in: {', '.join(SEMANTICS)}; each takes as long again. Usually paper, "
+        "of the bundled model all; its settings for the others stay",
     )
     group.add_argument("--out", type=Path, metavar="FILE", help=f"else MODEL{ENDING}")
     own_command.add_reading(group)
@@ -114,8 +114,8 @@ def _plan(options: argparse.Namespace) -> Plan:
         raise Refused("--budgets is for the bundled model's own presets.")
     own_command.check_reading(options)
     check_choice("--by", options.by, BY)
-    for semantics in options.semantics:
-        check_choice("semantics", semantics, SEMANTICS)
+    options.semantics = options.semantics or ["paper"]
+    check_semantics(options.semantics)
     if "paper" not in options.semantics:
         raise Refused("--semantics must have paper: every file of presets has its settings.")
     options.questions, options.final = options.questions or FIRST, options.final or FINAL
@@ -139,6 +139,12 @@ def _plan(options: argparse.Namespace) -> Plan:
         raise Refused(f"{shown(options.jsonl)} has no answers, so --by must be agreement.")
     judged = found.labelled if options.by == "labels" else found.questions
     return Plan(model, spec.name, out, folder, options.jsonl, found, judged, left_out)
+
+
+def check_semantics(names: Sequence[str]):
+    """Raises Refused if one of these is not known."""
+    for name in names:
+        check_choice("semantics", name, SEMANTICS)
 
 
 def spread(count: int, total: int) -> Callable[[int], bool]:

@@ -28,7 +28,7 @@ SHARES = (0.01, 0.03, 0.15)
 # a patch's influence is spread over them more evenly.
 QUESTION_FIRST_TESTED = (2, 3, *FIRST_TESTED)
 QUESTION_COSINES = (0.999,)
-QUESTION_SHARES = (0.03, 0.06, 0.1, 0.15, 0.3)
+QUESTION_SHARES = (0.003, 0.007, 0.015, 0.03, 0.06, 0.1, 0.15, 0.3)
 EXIT = 0.999
 FINALISTS = 4  # per preset
 FINALISTS_PER_LAYER = 2  # by loss
@@ -118,13 +118,19 @@ def best_of_each_layer(tried: list[tuple[VisiPruner, dict]]) -> list[VisiPruner]
 
 
 def shortlist(tried: list[tuple[VisiPruner, dict]]) -> list[VisiPruner]:
-    """For every preset, the few best candidates."""
+    """For every preset, the best candidates of a few layers.
+
+    Few questions cannot tell neighbours within a layer apart, so each layer sends one.
+    """
     found = []
-    for _ in range(FINALISTS):
-        picks = [method for method, _ in choose(tried).values()]
-        found = list(dict.fromkeys([*found, *picks]))  # two presets may pick the same one
-        tried = [pair for pair in tried if pair[0] not in picks] or tried
-    return found
+    for preset in GOALS:
+        left = tried
+        for _ in range(FINALISTS):
+            pick = choose(left)[preset][0]
+            found.append(pick)
+            rest = [pair for pair in left if pair[0].first_tested != pick.first_tested]
+            left = rest or [pair for pair in left if pair[0] is not pick] or left
+    return list(dict.fromkeys(found))
 
 
 def table(chosen: dict, full_tokens: float) -> dict:
