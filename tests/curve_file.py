@@ -16,7 +16,7 @@ FACTS = Facts(576, 12, grids=((24, 24),))
 WISHES = (
     "fastv@288", "fastv@96", "random@288", "random@96", "sparsevlm_plus@288", "pool@144", "pool@64",
     "places kept, pool@64", "visionzip@288", "visionzip@64", "visionzip+visipruner@64",
-    "pool+visipruner@64",
+    "pool+visipruner@64", "by the question, visipruner:balanced",
 )  # fmt: skip
 
 

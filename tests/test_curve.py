@@ -92,6 +92,9 @@ def test_the_reader_understands_what_the_command_writes(recorded):
     assert zipped.rival == (rival["right"], rival["questions"]) and rival["questions"] > 0
     assert recorded.series[0] == MAIN
     assert recorded.of("pool, places kept")[0][1].name == "places kept, pool@64"
+    [(_, asked)] = recorded.of("visipruner, by the question")
+    assert asked.settings["semantics"] == "question"
+    assert asked.title == "VisiPruner, by the question"
 
 
 @pytest.mark.parametrize(
@@ -172,8 +175,10 @@ def test_a_missing_or_foreign_file_is_refused_and_the_page_says_so(tmp_path):
 def test_every_series_has_its_own_colour_and_shape_or_dash(recorded):
     styles = {series: style_of(recorded, series) for series in recorded.series}
     assert len({(style.colour, style.dash) for style in styles.values()}) == len(styles)
-    placed = styles.pop("pool, places kept")
-    assert (placed.colour, placed.symbol) == (styles["pool"].colour, styles["pool"].symbol)
+    variants = {"pool, places kept": "pool", "visipruner, by the question": "visipruner"}
+    for variant, usual in variants.items():
+        found, same = styles.pop(variant), styles[usual]
+        assert (found.colour, found.symbol) == (same.colour, same.symbol)
     assert len({style.symbol for style in styles.values()}) == len(styles)
     assert len({symbol for symbol, _ in SHAPES}) == len({path for _, path in SHAPES}) == 18
 
@@ -214,6 +219,12 @@ def test_the_chart_shows_both_ends_of_intervals_and_the_followed_line_on_top(rec
     assert chart.layout.xaxis.range[1] > 100 * max(p.flops_cut for p in recorded.points)
     full = recorded.unpruned[ALL]
     assert chart.layout.annotations[0].text == f"unpruned {full.right:.1%}"
+
+
+def test_our_own_rules_are_explained_where_they_are_shown(recorded):
+    own = "visipruner, by the question"
+    assert "own rules" in curve_parts.told_html(recorded, [MAIN, own])
+    assert "own rules" not in curve_parts.told_html(recorded, [MAIN])
 
 
 def test_one_skill_has_its_own_numbers(recorded):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from xml.etree import ElementTree
@@ -11,10 +12,11 @@ import pytest
 import torch
 
 from visipruner import METHODS, FastV, PruningMethod, Random, Refused, VisionZip
+from visipruner.choice import settings_of_side
 from visipruner.evaluation import interview, overlaps, tradeoff
 from visipruner.evaluation.agreement import chance, overlap
 from visipruner.evaluation.evaluate import UNPRUNED
-from visipruner.evaluation.tradeoff_picture import PANELS, panel_of, picture
+from visipruner.evaluation.tradeoff_picture import PANELS, label, panel_of, picture
 from visipruner.evaluation.tradeoff_tables import tables
 from visipruner.levels import Facts
 from visipruner.world.questions import SKILLS
@@ -84,6 +86,30 @@ def test_a_series_with_places_kept_is_its_own(table):
     assert panel_of(point) == PANELS[1] and panel_of(placed) == PANELS[2]
     assert panel_of(replaced(point, side="random")) == PANELS[2]  # it never renumbers
     assert panel_of(replaced(point, side="fastv")) == PANELS[0]
+
+
+def test_our_own_rules_are_a_series_of_their_own(table):
+    [point] = [line for line in table if line["point"] == "random@64"]
+    side = tradeoff.chosen_of({UNPRUNED: PruningMethod()}, ["by the question, visipruner"], FACTS)
+    own = settings_of_side(side["by the question, visipruner"])
+    assert own["semantics"] == "question"
+    asked = replaced(point, side="visipruner", settings=own)
+    assert label(asked) == "visipruner, by the question" and panel_of(asked) == PANELS[0]
+
+
+def test_points_join_those_that_are_recorded(table, tmp_path):
+    body = {"unpruned": table[0], "points": table[1:]}
+    with pytest.raises(Refused, match="needs all points"):
+        tradeoff.recorded(tmp_path, table)
+    (tmp_path / "tradeoff.json").write_text(json.dumps(body))
+    known = tradeoff.recorded(tmp_path, table)
+    again, new = replaced(table[2], right=0.1), replaced(table[2], point="new")
+    found = tradeoff.joined(known, [table[0], again, new], ["new", UNPRUNED])
+    assert [line["point"] for line in found[:2]] == ["new", UNPRUNED]
+    assert len(found) == len(table) + 1
+    assert [line["right"] for line in found if line["point"] == table[2]["point"]] == [0.1]
+    with pytest.raises(Refused, match="other weights or questions"):
+        tradeoff.recorded(tmp_path, [replaced(table[0], right=0.1)])
 
 
 def test_the_goal_asks_for_a_stack(table):

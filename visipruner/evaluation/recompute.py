@@ -16,9 +16,9 @@ SPLIT = "heldout"
 MOST_PER_SKILL = 10  # a server has other visitors
 # Series that the page shows first: the best of each kind, and random choice.
 FEW = (
-    "visipruner", "fastv", "sparsevlm_plus", "random", "divprune, places kept",
-    "divprune+visipruner, places kept", "tiny-aligned: none", "tiny-aligned: visipruner",
-    "tiny-aligned: divprune, places kept",
+    "visipruner", "visipruner, by the question", "fastv", "sparsevlm_plus", "random",
+    "divprune, places kept", "divprune+visipruner, places kept", "tiny-aligned: none",
+    "tiny-aligned: visipruner", "tiny-aligned: divprune, places kept",
 )  # fmt: skip
 
 

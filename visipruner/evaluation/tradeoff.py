@@ -2,6 +2,7 @@
 
     python -m visipruner tradeoff --write             507 held-out questions a point; stop, go on
     python -m visipruner tradeoff --final WISH ...    then points that claim a goal, on all 3,900
+    python -m visipruner tradeoff --only WISH ... --write      these; the other points stay
 
 Writes tradeoff.json beside the weights, and into assets the README's figure, tradeoff.svg, and all
 points and the agreement between methods, tradeoff.md.
@@ -28,12 +29,14 @@ from visipruner.choice import (
     parse,
     settings_of_side,
 )
+from visipruner.errors import Refused
 from visipruner.evaluation.evaluate import FULL, UNPRUNED
 from visipruner.evaluation.intervals import paired_difference, wilson
 from visipruner.evaluation.interview import add_common, interview, open_model, share_cut
 from visipruner.evaluation.overlaps import agreement
 from visipruner.evaluation.tradeoff_picture import PICTURE, label, picture
 from visipruner.evaluation.tradeoff_tables import TABLES, tables
+from visipruner.files import shown as named
 from visipruner.files import write_whole
 from visipruner.levels import PRESETS, Facts
 from visipruner.methods import METHODS, PruningMethod
@@ -55,6 +58,7 @@ STACKS = (
     "pool+visipruner",
 )
 PLACED = "places kept, "  # before the wish of a point whose methods renumber nothing
+BY_QUESTION = "by the question, "  # before the wish of a point by VisiPruner's rules of that name
 RIVAL = "pool"  # VTC-Bench's smaller picture
 ADAPTS = "visipruner"  # to the question, so it has presets and no budgets
 CUTS = (0.4, 0.5, 0.6, 0.7, 0.8)  # where methods are compared at equal FLOPs
@@ -67,6 +71,10 @@ def contestants(vlm: VLM) -> dict[str, Side]:
     adapts = not vlm.serves(METHODS[ADAPTS])
     if adapts:
         found |= {f"{ADAPTS}:{level}": method_at(vlm, ADAPTS, level) for level in PRESETS}
+        found |= {
+            f"{BY_QUESTION}{ADAPTS}:{level}": method_at(vlm, ADAPTS, level, "question")
+            for level in PRESETS
+        }
     for name, kind in METHODS.items():
         if name not in ("none", ADAPTS) and not vlm.serves(kind):
             found |= at_budgets(name, facts)
@@ -233,24 +241,52 @@ def run(options: argparse.Namespace):
         for line in final:
             print(as_line(line))
     if options.write:
-        write(options.model, curve(vlm, table, final, agreement(vlm)))
+        known = recorded(options.model, table) if options.only else None
+        agreed = known["agreement"] if known else agreement(vlm)
+        table = joined(known, table, list(sides)) if known else table
+        write(options.model, curve(vlm, table, final or (known or {}).get("final", []), agreed))
+
+
+def recorded(folder: Path, table: Sequence[dict]) -> dict:
+    """The curve beside the weights, to which the points of `table` are to be added.
+
+    Raises:
+        Refused: there is none, or the unpruned model answered other questions or otherwise.
+    """
+    path = folder / "tradeoff.json"
+    if not path.is_file():
+        raise Refused(f"{named(folder)} has no tradeoff.json, so --write needs all points.")
+    found = json.loads(path.read_text("utf-8"))
+    if any(found["unpruned"][key] != table[0][key] for key in ("questions", "right")):
+        raise Refused(f"The points in {named(path)} are of other weights or questions.")
+    return found
+
+
+def joined(known: Mapping, table: Sequence[dict], order: Sequence[str]) -> list[dict]:
+    """All lines in this order of points; new points replace those of their name."""
+    found = {line["point"]: line for line in (known["unpruned"], *known["points"], *table)}
+    names = [name for name in order if name in found]
+    return [found[name] for name in dict.fromkeys([*names, *found])]
 
 
 def chosen_of(sides: dict[str, Side], wishes: Sequence[str] | None, facts: Facts) -> dict:
-    """The baseline, and the sides that were asked for; all, if none were.
+    """The baseline, the sides that were asked for and their rivals; all, if none were.
 
     Raises:
         Refused: a wish that is no point of the curve and cannot be made.
     """
     if not wishes:
         return sides
-    return {UNPRUNED: sides[UNPRUNED], **{wish: _wished(sides, wish, facts) for wish in wishes}}
+    found = {UNPRUNED: sides[UNPRUNED], **{wish: _wished(sides, wish, facts) for wish in wishes}}
+    rivals = [f"{RIVAL}@{wish.partition('@')[2]}" for wish in wishes]  # to compare with
+    return found | {name: sides[name] for name in rivals if name in sides}
 
 
 def _wished(sides: dict[str, Side], wish: str, facts: Facts) -> Side:
     if wish in sides:
         return sides[wish]
-    side = make(parse(wish.removeprefix(PLACED)), facts)
+    given = {"semantics": "question"} if wish.startswith(BY_QUESTION) else None
+    side = make(parse(wish.removeprefix(PLACED).removeprefix(BY_QUESTION)), facts, given)
     return without_renumbering(side) if wish.startswith(PLACED) else side
 
 

@@ -59,7 +59,9 @@ def picture(found: dict) -> str:
 
 def label(point: dict) -> str:
     """The name of a point's series."""
-    return point["side"] + (", places kept" if point["places_kept"] else "")
+    placed = ", places kept" if point["places_kept"] else ""
+    by_question = point["settings"].get("semantics") == "question"
+    return point["side"] + placed + (", by the question" if by_question else "")
 
 
 def panel_of(point: dict) -> str:

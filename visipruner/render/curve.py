@@ -20,6 +20,7 @@ from visipruner.methods.base import BEFORE
 
 MAIN = "visipruner"  # the page's main method is the first series
 PLACED = ", places kept"  # of a series: tokens keep the places that their method would renumber
+BY_QUESTION = ", by the question"  # of a series: VisiPruner by this project's own rules
 OF = ": "  # in a series of another model than the bundled one, between its name and the methods
 ALL = "all"  # every skill together
 UNPRUNED = "none"  # the side that prunes nothing; its point belongs to another model than the curve
@@ -72,7 +73,9 @@ class Point:
     @property
     def series(self) -> str:
         """The line in the plot that holds the point."""
-        return self.model + OF * bool(self.model) + self.side + PLACED * self.placed
+        by_question = self.settings.get("semantics") == "question"
+        variant = PLACED * self.placed + BY_QUESTION * by_question
+        return self.model + OF * bool(self.model) + self.side + variant
 
     @property
     def title(self) -> str:
@@ -154,7 +157,12 @@ class Curve:
 
 def side_of(series: str) -> str:
     """The methods of a series."""
-    return series.rpartition(OF)[2].removesuffix(PLACED)
+    return series.rpartition(OF)[2].removesuffix(variant_of(series))
+
+
+def variant_of(series: str) -> str:
+    """What is different from the methods as they are usually; empty: nothing."""
+    return next((one for one in (PLACED, BY_QUESTION) if series.endswith(one)), "")
 
 
 def model_of(series: str) -> str:
@@ -167,7 +175,7 @@ def title_of(series: str) -> str:
     side = side_of(series)
     methods = "unpruned" if side == UNPRUNED else brief_title(side)
     model = f"{model_of(series)}, " if model_of(series) else ""
-    return model + methods + PLACED * series.endswith(PLACED)
+    return model + methods + variant_of(series)
 
 
 def group_of(series: str) -> str:

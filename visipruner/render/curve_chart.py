@@ -11,7 +11,6 @@ from visipruner.render import palette
 from visipruner.render.charts import figure
 from visipruner.render.curve import (
     ALL,
-    PLACED,
     UNPRUNED,
     Curve,
     Measured,
@@ -20,12 +19,13 @@ from visipruner.render.curve import (
     model_of,
     side_of,
     title_of,
+    variant_of,
 )
 
 X_TITLE = "% of prefill FLOPs cut, as executed"  # of the language model
 UNTRAINED = ", score untrained"
 COLOURS = (palette.PRUNED, palette.FULL, palette.OTHERS[0], palette.EXIT, *palette.OTHERS[1:])
-DASHES, PLACED_DASH, OTHER_DASH = ("solid", "dash", "dashdot"), "longdash", "dot"
+DASHES, VARIANT_DASH, OTHER_DASH = ("solid", "dash", "dashdot"), "longdash", "dot"
 # Plotly's name of a shape, and the same as an SVG path: each series has one of its own.
 SHAPES = (
     ("circle", "M-6 0a6 6 0 1 0 12 0a6 6 0 1 0-12 0z"),
@@ -67,11 +67,11 @@ def style_of(curve: Curve, series: str) -> Style:
     """The same style whatever else is shown."""
     if side_of(series) == UNPRUNED:
         return Style(palette.NEUTRAL, OTHER_DASH, *SHAPES[0])
-    # Kept places and another model change a method's dashes, not its colour and shape.
+    # Kept places, other rules and another model change a method's dashes, not its colour and shape.
     place = list(dict.fromkeys(map(side_of, curve.series))).index(side_of(series))
     symbol, path = SHAPES[place % len(SHAPES)]
     dash = DASHES[place // len(COLOURS) % len(DASHES)]
-    dash = PLACED_DASH if series.endswith(PLACED) else dash
+    dash = VARIANT_DASH if variant_of(series) else dash
     dash = OTHER_DASH if model_of(series) else dash
     return Style(COLOURS[place % len(COLOURS)], dash, symbol, path)
 

@@ -12,6 +12,7 @@ from visipruner.evaluation.recompute import FEW, Standing
 from visipruner.inputs import check_choice
 from visipruner.render.curve import (
     ALL,
+    BY_QUESTION,
     Curve,
     Measured,
     Point,
@@ -19,6 +20,7 @@ from visipruner.render.curve import (
     describe_curve,
     describe_source,
     group_of,
+    variant_of,
 )
 from visipruner.render.curve_svg import curve_html, curve_svg
 from visipruner.ui import curve_words as words
@@ -76,9 +78,11 @@ def head_html(curve: Curve) -> str:
 
 
 def told_html(curve: Curve, shown: Sequence[str], skill: str = ALL) -> str:
-    """The plot in sentences, and what its hollow marks mean if it shows some."""
+    """The plot in sentences, and what is not plain in it, such as hollow marks."""
     hollow = any(point.untrained and point.series in shown for point in curve.points)
-    note = f'<p class="vp-small">{escape(words.HOLLOW)}</p>' if hollow else ""
+    asked = any(variant_of(series) == BY_QUESTION for series in shown)
+    notes = [words.HOLLOW] * hollow + [words.BY_QUESTION] * asked
+    note = "".join(f'<p class="vp-small">{escape(note)}</p>' for note in notes)
     return note + views.told(describe_curve(curve, shown, skill))
 
 

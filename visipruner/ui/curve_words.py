@@ -19,6 +19,10 @@ HOLLOW = (
     "token, which was never trained in the layer that they read. Here their points say nothing "
     "about the method."
 )
+BY_QUESTION = (
+    "“By the question”: this project's own rules for VisiPruner. What a patch changes is measured "
+    "on all words after the picture, and not on the prompt's last token alone."
+)
 POINTS = "All points as a table, each with a button that runs it"
 POINTS_HEAD = (
     "Method",
