@@ -11,6 +11,7 @@ import pytest
 from browsing import PATIENCE, press
 from playwright.sync_api import Page, expect
 
+from visipruner.evaluation.tradeoff_picture import label
 from visipruner.ui import curve, curve_words, text
 
 pytest_plugins = ["browsing"]
@@ -75,7 +76,8 @@ def test_a_click_on_a_point_runs_it(visit, scheme):
     page = visit(color_scheme=scheme)
     press_all = page.get_by_role("radio", name="all", exact=True)
     press_all.check()
-    expect(page.locator(PLOT + " .trace.scatter")).to_have_count(9)
+    series = {label(point) for point in curve_file.body()["points"]}
+    expect(page.locator(PLOT + " .trace.scatter")).to_have_count(len(series))
     click_point(page, "FastV", 0)
     expect(page.locator("#vp-view-compare")).to_be_visible()
     expect(page.locator(FINISHED)).to_be_visible(timeout=PATIENCE)
