@@ -937,7 +937,8 @@ def test_three_contestants_stand_beside_the_baseline(visit):
     page.set_viewport_size({"width": 390, "height": 844})
     lefts = cards.evaluate_all("cards => cards.map((card) => card.getBoundingClientRect().left)")
     assert len(set(lefts)) == 1  # one below the other
-    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    # The charts take a moment to follow the window.
+    page.wait_for_function("document.documentElement.scrollWidth <= 390", timeout=PATIENCE)
 
 
 @pytest.mark.parametrize(
