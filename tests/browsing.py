@@ -70,6 +70,12 @@ def question(page: Page):
     return page.get_by_label(text.QUESTION, exact=True)
 
 
+def fits(page: Page, width: int):
+    """Nothing makes the page wider than its window, which it follows within a moment."""
+    narrow = f"document.documentElement.scrollWidth <= {width}"
+    page.wait_for_function(narrow, polling=100, timeout=PATIENCE)
+
+
 def press(page: Page, name: str):
     page.get_by_role("button", name=name, exact=True).click()
 

@@ -11,7 +11,16 @@ from dataclasses import replace
 import page_server
 import pytest
 import torch
-from browsing import PATIENCE, PHONE, SEEN, colours_of, press, question, set_longest_answer
+from browsing import (
+    PATIENCE,
+    PHONE,
+    SEEN,
+    colours_of,
+    fits,
+    press,
+    question,
+    set_longest_answer,
+)
 from playwright.sync_api import Page, expect
 
 from visipruner.choice import short_title
@@ -506,7 +515,7 @@ def test_a_phone_needs_no_sideways_scrolling(visit, scheme):
     page.get_by_text(text.TEACHING).click()
     press(page, text.SWEEP)
     expect(page.locator(".vp-scroll td").nth(5)).to_be_visible(timeout=PATIENCE)
-    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    fits(page, 390)
 
 
 def test_stop_leaves_no_promise(visit, monkeypatch, request):
@@ -636,7 +645,7 @@ def test_the_patches_stand_on_the_first_screen(visit, width, height, longest):
         230 if longest == 1 else 200
     )
     assert (page.evaluate("scrollY") > 0) == (width < 700)
-    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    fits(page, width)
 
 
 def test_a_new_page_shows_one_picture(visit):
@@ -875,7 +884,7 @@ def test_one_very_long_word_widens_nothing(visit):
         "(line, note) => line.insertAdjacentHTML('afterend', note)",
         f'<ul class="vp-notes"><li>{word}</li></ul>',
     )
-    assert page.evaluate("document.documentElement.scrollWidth") <= 1440
+    fits(page, 1440)
 
 
 def check_charts(page: Page, heights: list[int]):
@@ -937,8 +946,7 @@ def test_three_contestants_stand_beside_the_baseline(visit):
     page.set_viewport_size({"width": 390, "height": 844})
     lefts = cards.evaluate_all("cards => cards.map((card) => card.getBoundingClientRect().left)")
     assert len(set(lefts)) == 1  # one below the other
-    # The charts take a moment to follow the window.
-    page.wait_for_function("document.documentElement.scrollWidth <= 390", timeout=PATIENCE)
+    fits(page, 390)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,16 @@ import re
 import threading
 
 import pytest
-from browsing import PATIENCE, PHONE, SEEN, colours_of, press, question, set_longest_answer
+from browsing import (
+    PATIENCE,
+    PHONE,
+    SEEN,
+    colours_of,
+    fits,
+    press,
+    question,
+    set_longest_answer,
+)
 from playwright.sync_api import Page, expect
 
 from visipruner.choice import brief_title
@@ -77,7 +86,7 @@ def test_four_methods_stand_beside_the_baseline_on_one_screen(visit):
         box = picture.bounding_box()
         assert box["y"] + box["height"] <= 720 and box["width"] > 120
         assert colours_of(picture) > 50
-    assert page.evaluate("document.documentElement.scrollWidth") <= 1280
+    fits(page, 1280)
     for number, costs in enumerate(page.locator(".ar-costs").all_inner_texts()):
         assert ("×" in costs or "as many" in costs) == (number > 0)
         assert "prefill" in costs and "first word" in costs
@@ -143,7 +152,7 @@ def test_on_a_phone_the_methods_are_swiped(visit):
     wide = "row => [row.scrollWidth, row.clientWidth, getComputedStyle(row).scrollSnapType]"
     inside, shown, snap = row.evaluate(wide)
     assert inside > 3 * shown and snap == "x mandatory"
-    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    fits(page, 390)
     first, second = (cards(page).nth(number).bounding_box() for number in (0, 1))
     assert first["x"] >= 0 and second["x"] < 390  # the next one peeps in
     row.evaluate("row => row.scrollBy({ left: 250, behavior: 'instant' })")
@@ -152,7 +161,7 @@ def test_on_a_phone_the_methods_are_swiped(visit):
         second["x"] - first["x"], abs=2
     )  # at the edge of a card
     run(page, text.ARENA_ALL)
-    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    fits(page, 390)
 
 
 def test_all_methods_are_a_sortable_table_and_a_gallery(visit):

@@ -6,7 +6,7 @@ import re
 
 import page_server
 import pytest
-from browsing import PATIENCE, PHONE, question
+from browsing import PATIENCE, PHONE, fits, question
 from playwright.sync_api import Page, expect
 
 from visipruner.lesson import reading
@@ -200,7 +200,7 @@ def test_a_phone_plays_it_without_sideways_scrolling(visit):
     page = visit("?view=lesson&step=5", **PHONE)
     page.locator(".le-choice").nth(1).tap()
     reveal(page)
-    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    fits(page, 390)
     found, told = (page.locator(part).bounding_box() for part in (".le-found", ".le-told"))
     assert found["y"] < told["y"]
 

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import page_server
-from browsing import PATIENCE, PHONE, colours_of, press
+from browsing import PATIENCE, PHONE, colours_of, fits, press
 from playwright.sync_api import Page, expect
 
 from visipruner.ui import opening_words, text
@@ -54,7 +54,7 @@ def test_what_one_visitor_saves_another_opens(visit, tmp_path):
     assert colours_of(second.locator(".patch-viewer canvas").first) > 50
     expect(second.get_by_role("button", name=text.MEASURE)).to_be_disabled()
     expect(second.locator("#vp-medians")).to_contain_text("Measure again” is off")
-    assert second.evaluate("document.documentElement.scrollWidth") <= 390
+    fits(second, 390)
     with second.expect_download() as report:
         press(second, text.SAVE_HTML)
     assert "Recorded" in Path(report.value.path()).read_text()
