@@ -17,6 +17,7 @@ from visipruner.choice import method_at, read_presets
 from visipruner.errors import Refused
 from visipruner.evaluation import calibrate, typical
 from visipruner.evaluation.calibrate import choose, table
+from visipruner.evaluation.candidates import candidates, shortlist
 from visipruner.evaluation.dynamics import Watch, kept
 from visipruner.evaluation.evaluate import UNPRUNED, summary
 from visipruner.evaluation.intervals import paired_difference, wilson
@@ -171,7 +172,7 @@ def test_calibration_writes_the_sentence_beside_the_settings(tmp_path, monkeypat
         return dict.fromkeys([UNPRUNED, *methods], found)
 
     monkeypatch.setattr(calibrate, "measure", measured)
-    vlm = SimpleNamespace(schedule=None, facts=lambda: Facts(576, 12), serves=lambda kind: "")
+    vlm = SimpleNamespace(presets=None, facts=lambda: Facts(576, 12), serves=lambda kind: "")
     monkeypatch.setattr(calibrate, "open_model", lambda options: (vlm, None))
     assert main(["calibrate", "--model", str(tmp_path)]) == 0
     assert read_presets(tmp_path)["system"] == SYSTEM
@@ -183,6 +184,26 @@ def test_calibration_writes_the_sentence_beside_the_settings(tmp_path, monkeypat
     assert (found["system"], found["official"]) == ("Be brief.", again["official"])
     asked = {"questions": 3, "right": 0.5}
     assert found["question"]["measured"][UNPRUNED] == asked
+
+
+def test_calibration_sends_one_setting_of_a_layer_to_the_second_round():
+    tried = [
+        (method, {"right": 0.9 - 0.001 * number, "flops_cut": 0.2 + 0.001 * number})
+        for number, method in enumerate(candidates("question", (5, 6, 7)))
+    ]
+    found = shortlist(tried)
+    assert [method.first_tested for method in found[:3]] == [5, 6, 7]
+    best = [next(m for m, _ in tried if m.first_tested == layer) for layer in (5, 6, 7)]
+    assert found[:3] == best
+
+
+def test_calibration_never_writes_a_file_without_the_papers_settings(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(
+        calibrate, "open_model", lambda options: (SimpleNamespace(presets=None), None)
+    )
+    assert main(["calibrate", "--model", str(tmp_path), "--semantics", "question"]) != 0
+    assert "must have paper" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_exported_model_brings_its_sentence_before_it_is_calibrated(tmp_path):

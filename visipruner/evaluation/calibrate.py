@@ -41,7 +41,7 @@ from visipruner.evaluation.interview import add_common, interview, open_model, s
 from visipruner.files import write_whole
 from visipruner.levels import PRESETS, Facts
 from visipruner.methods import PruningMethod, VisiPruner
-from visipruner.methods.trained import IN_PRESETS, method_for
+from visipruner.methods.trained import method_for
 from visipruner.methods.visipruner import SEMANTICS
 from visipruner.models.catalogue import VLM, check_served
 from visipruner.world.phrases import SYSTEM
@@ -112,19 +112,16 @@ def run(options: argparse.Namespace):
     if options.own_model or options.jsonl or options.pictures:
         return calibrate_own.run(options)
     vlm, store = open_model(options)
-    calibrate_own.check_semantics(options.semantics or ())
+    known, chosen = vlm.presets or {}, options.semantics or SEMANTICS
+    calibrate_own.check_semantics(chosen, known)
     options.questions, options.final = options.questions or FIRST, options.final or FINAL
     if options.budgets:
-        presets = measure_budgets(vlm, dict(vlm.presets), options.final, store)
+        presets = measure_budgets(vlm, dict(known), options.final, store)
         write_whole(options.model / "presets.json", json.dumps(presets, indent=1) + "\n")
         return
     check_served(vlm, [VisiPruner])
-    if options.semantics:
-        presets = dict(vlm.presets)
-    else:
-        presets = {"system": SYSTEM}
-        presets |= {IN_PRESETS: vlm.presets[IN_PRESETS]} if vlm.schedule else {}
-    for semantics in options.semantics or SEMANTICS:
+    presets = {"system": SYSTEM, **known}
+    for semantics in chosen:
         methods = candidates(semantics, first_tested(vlm.facts(), semantics))
         for count in (options.questions, options.final):
             found = measure(vlm, {str(m): m for m in methods}, count, store)

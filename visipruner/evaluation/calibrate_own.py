@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -116,8 +116,6 @@ def _plan(options: argparse.Namespace) -> Plan:
     check_choice("--by", options.by, BY)
     options.semantics = options.semantics or ["paper"]
     check_semantics(options.semantics)
-    if "paper" not in options.semantics:
-        raise Refused("--semantics must have paper: every file of presets has its settings.")
     options.questions, options.final = options.questions or FIRST, options.final or FINAL
     for name in ("questions", "final"):
         check_number(f"--{name}", getattr(options, name), 2, 100_000, integer=True)
@@ -141,10 +139,19 @@ def _plan(options: argparse.Namespace) -> Plan:
     return Plan(model, spec.name, out, folder, options.jsonl, found, judged, left_out)
 
 
-def check_semantics(names: Sequence[str]):
-    """Raises Refused if one of these is not known."""
+def check_semantics(names: Sequence[str], kept: Iterable[str] = ()):
+    """Check what is to be calibrated.
+
+    Args:
+        kept: what a file of presets has already, and keeps.
+
+    Raises:
+        Refused: one is not known, or the file would not have the paper's settings.
+    """
     for name in names:
         check_choice("semantics", name, SEMANTICS)
+    if "paper" not in {*names, *kept}:
+        raise Refused("--semantics must have paper: every file of presets has its settings.")
 
 
 def spread(count: int, total: int) -> Callable[[int], bool]:

@@ -240,11 +240,13 @@ def run(options: argparse.Namespace):
         final = points(chosen, interview(vlm, chosen, ("heldout",), FULL, store), vlm.spec)
         for line in final:
             print(as_line(line))
-    if options.write:
-        known = recorded(options.model, table) if options.only else None
-        agreed = known["agreement"] if known else agreement(vlm)
-        table = joined(known, table, list(sides)) if known else table
-        write(options.model, curve(vlm, table, final or (known or {}).get("final", []), agreed))
+    if options.write and options.only:
+        known = recorded(options.model, table)
+        table = joined(known, table, list(sides))
+        found = curve(vlm, table, final or known["final"], known["agreement"])
+        write(options.model, found)
+    elif options.write:
+        write(options.model, curve(vlm, table, final, agreement(vlm)))
 
 
 def recorded(folder: Path, table: Sequence[dict]) -> dict:

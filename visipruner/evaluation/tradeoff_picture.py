@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from visipruner.methods import METHODS
 from visipruner.methods.base import BEFORE
 from visipruner.render import palette
+from visipruner.render.curve import PLACED, series_of
 from visipruner.world.scenes import ASSETS
 
 PICTURE = ASSETS / "tradeoff.svg"
@@ -59,9 +60,7 @@ def picture(found: dict) -> str:
 
 def label(point: dict) -> str:
     """The name of a point's series."""
-    placed = ", places kept" if point["places_kept"] else ""
-    by_question = point["settings"].get("semantics") == "question"
-    return point["side"] + placed + (", by the question" if by_question else "")
+    return series_of(point["side"], point["places_kept"], point["settings"])
 
 
 def panel_of(point: dict) -> str:
@@ -94,7 +93,7 @@ def _panel(full: dict, points: Sequence[dict], low: float, title: str) -> str:
         # The legend stands in the empty corner at the lower left.
         row = BOTTOM - 18 * (len(names) - number)
         parts += _series([(LEFT + 16, row)], colour, dot, hollow, False)
-        words = name if title == PANELS[0] else name.removesuffix(", places kept")
+        words = name if title == PANELS[0] else name.removesuffix(PLACED)
         words = words.replace("+", " + ")
         parts.append(_text(LEFT + 28, row, words, "start"))
     if any(point["untrained"] for point in shown):

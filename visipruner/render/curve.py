@@ -73,9 +73,7 @@ class Point:
     @property
     def series(self) -> str:
         """The line in the plot that holds the point."""
-        by_question = self.settings.get("semantics") == "question"
-        variant = PLACED * self.placed + BY_QUESTION * by_question
-        return self.model + OF * bool(self.model) + self.side + variant
+        return self.model + OF * bool(self.model) + series_of(self.side, self.placed, self.settings)
 
     @property
     def title(self) -> str:
@@ -153,6 +151,12 @@ class Curve:
         if str(given) not in map(str, range(len(self.points))):
             raise Refused("The curve has no such point: choose one of those that are shown.")
         return int(given)
+
+
+def series_of(side: str, placed: bool, settings: Mapping) -> str:
+    """The series of a point of the curve's own model."""
+    by_question = settings.get("semantics") == "question"
+    return side + PLACED * placed + BY_QUESTION * by_question
 
 
 def side_of(series: str) -> str:
