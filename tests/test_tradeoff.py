@@ -18,7 +18,8 @@ from visipruner.evaluation.agreement import chance, overlap
 from visipruner.evaluation.evaluate import UNPRUNED
 from visipruner.evaluation.tradeoff_picture import PANELS, label, panel_of, picture
 from visipruner.evaluation.tradeoff_tables import tables
-from visipruner.levels import Facts
+from visipruner.levels import PRESETS, Facts
+from visipruner.models.catalogue import load_vlm
 from visipruner.world.questions import SKILLS
 
 FACTS = Facts(576, 12, grids=((24, 24),))
@@ -95,6 +96,21 @@ def test_our_own_rules_are_a_series_of_their_own(table):
     assert own["semantics"] == "question"
     asked = replaced(point, side="visipruner", settings=own)
     assert label(asked) == "visipruner, by the question" and panel_of(asked) == PANELS[0]
+
+
+def test_the_curve_has_our_own_rules_at_every_preset():
+    prefix, found = tradeoff.BY_QUESTION, tradeoff.contestants(load_vlm("tiny", device="cpu"))
+    own = {wish: side for wish, side in found.items() if wish.startswith(prefix)}
+    assert list(own) == [f"{prefix}visipruner:{level}" for level in PRESETS]
+    assert {side.semantics for side in own.values()} == {"question"}
+    assert found["visipruner:balanced"].semantics == "paper"
+
+
+def test_points_are_asked_with_the_rival_at_their_budget():
+    sides = {UNPRUNED: PruningMethod()} | tradeoff.at_budgets("pool", FACTS)
+    assert list(tradeoff.chosen_of(sides, ["random@64"], FACTS)) == [
+        UNPRUNED, "random@64", "pool@64"
+    ]  # fmt: skip
 
 
 def test_points_join_those_that_are_recorded(table, tmp_path):
